@@ -1,0 +1,1 @@
+"""Volumes in, answers out, over ZeroMQ."""

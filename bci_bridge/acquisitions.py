@@ -1,0 +1,175 @@
+"""One run's acquisitions: which index is due, which is lost, which trial is known.
+
+Pure: no socket, no clock. The theory is told in `bci_bridge.protocol`.
+"""
+
+from typing import Final
+
+from bci_bridge.actions import (
+    Action,
+    AddTrial,
+    AddVolume,
+    EndRun,
+    Note,
+    Refuse,
+    SkipVolume,
+)
+from bci_bridge.header import RejectReason
+from bci_bridge.messages import (
+    DecisionNote,
+    Event,
+    Missing,
+    RunEnd,
+    RunStart,
+    Volume,
+)
+from bci_bridge.wire import Envelope
+from runtime.errors import PeerError
+
+MAX_INDEX_JUMP: Final = 64
+"""An index further ahead of both this and the expected length is nonsense."""
+
+_FUTURE_NS: Final = 1_000_000_000
+_PAST_NS: Final = 3_600_000_000_000
+"""Instants outside [now - 1 h, now + 1 s] are another clock's: never used."""
+
+
+class Acquisitions:
+    """The outcomes that a run owes and has given.
+
+    Attributes:
+        next_index: First acquisition without an outcome.
+    """
+
+    def __init__(self, start: RunStart) -> None:
+        self.next_index = 0
+        self._start = start
+        # Index and end of acquisition of the newest volume, on the server's clock.
+        self._anchor: tuple[int, int] | None = None
+        # One more than the highest index of which the source has spoken.
+        self._came = 0
+        self._missed: set[int] = set()
+        self._trials: set[str] = set()
+
+    def check_end(self, end: RunEnd) -> None:
+        """Refuse a count that contradicts what came.
+
+        A run that is broken off may end below an index that time declared missing:
+        that outcome is out and stays.
+
+        Raises:
+            PeerError: If fewer, or absurdly more, acquisitions are claimed.
+        """
+        if not self._came <= end.count <= self._limit:
+            raise PeerError(
+                "BAD_COUNT",
+                f"expected {self._came} to {self._limit}, found {end.count}",
+            )
+
+    def take(self, peer: bytes, envelope: Envelope, now_ns: int) -> list[Action]:
+        """Use the content of an accepted message, or say why it cannot be used."""
+        match envelope.record:
+            case Volume() as volume:
+                return self._volume(peer, envelope, volume, now_ns)
+            case Missing(volume_index=index):
+                refusal = self._unusable_index(index)
+                if refusal is not None:
+                    return [Refuse(peer, envelope, *refusal)]
+                actions = self._miss_up_to(index)
+                self._came = index + 1
+                return [*actions, self._miss(index, "SOURCE")]
+            case Event(trial_id=trial_id) as event:
+                if trial_id in self._trials:
+                    detail = f"trial {trial_id!r} was announced before"
+                    return [Refuse(peer, envelope, "DUPLICATE_TRIAL", detail)]
+                self._trials.add(trial_id)
+                return [AddTrial(event)]
+            case RunEnd(count=count) as end:
+                return [*self._miss_up_to(count), EndRun(end)]
+            case _:
+                return []
+
+    def due_ns(self) -> int | None:
+        """Say when the next acquisition will be missing; None if never by time."""
+        if self.next_index >= self._start.expected_volumes:
+            return None
+        return self._deadline_ns(self.next_index)
+
+    def tick(self, now_ns: int) -> list[Action]:
+        """Declare missing what the live deadline has passed over."""
+        actions: list[Action] = []
+        due_ns = self.due_ns()
+        while due_ns is not None and now_ns > due_ns:
+            actions.append(self._miss(self.next_index, "DEADLINE"))
+            due_ns = self.due_ns()
+        return actions
+
+    @property
+    def _limit(self) -> int:
+        return max(self._start.expected_volumes, self.next_index + MAX_INDEX_JUMP)
+
+    def _unusable_index(self, index: int) -> tuple[RejectReason, str] | None:
+        if index < self.next_index:
+            return "DUPLICATE_VOLUME", f"volume {index} has its outcome"
+        if index >= self._limit:
+            return "INDEX_JUMP", f"expected below {self._limit}, found {index}"
+        return None
+
+    def _volume(
+        self, peer: bytes, envelope: Envelope, volume: Volume, now_ns: int
+    ) -> list[Action]:
+        index = volume.volume_index
+        if index in self._missed:
+            self._came = max(self._came, index + 1)
+            self._missed.discard(index)
+            return [
+                Note(
+                    DecisionNote(
+                        run=volume.run,
+                        stream="server",
+                        what="LATE_VOLUME_NOT_USED",
+                        volume_index=index,
+                    )
+                )
+            ]
+        refusal = self._unusable_index(index)
+        if refusal is not None:
+            return [Refuse(peer, envelope, *refusal)]
+        actions = self._miss_up_to(index)
+        degraded: tuple[str, ...] = ()
+        acquired_ns = volume.acquired_ns
+        is_plausible = now_ns - _PAST_NS <= acquired_ns <= now_ns + _FUTURE_NS
+        if self._start.pace == "live" and not is_plausible:
+            degraded, acquired_ns = ("TIME_ANOMALY",), now_ns
+        self._anchor = (index, acquired_ns)
+        self.next_index = self._came = index + 1
+        deadline_ns = self._deadline_ns(index)
+        reason = None
+        if volume.shape != self._start.shape:
+            reason = "SHAPE_MISMATCH"
+        elif index >= self._start.expected_volumes:
+            reason = "BEYOND_EXPECTED"
+        if reason is None:
+            add = AddVolume(volume, envelope, now_ns, deadline_ns, degraded)
+            return [*actions, add]
+        skip = SkipVolume(
+            index, "INVALID", reason, deadline_ns, volume, envelope.crc32, now_ns
+        )
+        return [*actions, skip]
+
+    def _miss_up_to(self, index: int) -> list[Action]:
+        return [
+            self._miss(missed, "SKIPPED") for missed in range(self.next_index, index)
+        ]
+
+    def _miss(self, index: int, reason: str) -> Action:
+        self.next_index = index + 1
+        self._missed.add(index)
+        return SkipVolume(index, "MISSING", reason, self._deadline_ns(index))
+
+    def _deadline_ns(self, index: int) -> int | None:
+        if self._start.pace != "live" or self._anchor is None:
+            return None
+        known, acquired_ns = self._anchor
+        ahead_s = (index - known) * self._start.tr_s + self._start.budget_s
+        return acquired_ns + round(ahead_s * 1e9)

@@ -1,0 +1,260 @@
+"""The messages that peers and server exchange; outcomes are in `bci_bridge.outcomes`.
+
+Pure: types and their ranges only. `bci_bridge.wire` puts them into frames. Header
+fields of a message that a caller builds may stay at their defaults: sender and server
+fill in stream, sequence and instants.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bci_bridge.header import (
+    MAX_PAYLOAD_BYTES,
+    VERSION,
+    Count,
+    Header,
+    Index,
+    Instant,
+    LatePolicy,
+    Name,
+    OptionalName,
+    Pace,
+    RejectReason,
+    Role,
+    Sha256,
+    Shape,
+    Text,
+    VoxelType,
+)
+from bci_bridge.outcomes import RunEnded, TrialOutcome, Update, VolumeOutcome
+
+__all__ = [
+    "ITEM_BYTES",
+    "VERSION",
+    "Ack",
+    "DecisionNote",
+    "Event",
+    "Goodbye",
+    "Header",
+    "Heartbeat",
+    "Hello",
+    "Message",
+    "Missing",
+    "Reject",
+    "RejectReason",
+    "ReplayDone",
+    "ReplayRequest",
+    "RunEnd",
+    "RunEnded",
+    "RunStart",
+    "Shown",
+    "TrialOutcome",
+    "Trigger",
+    "Update",
+    "Volume",
+    "VolumeOutcome",
+    "Welcome",
+]
+
+ITEM_BYTES: dict[VoxelType, int] = {"i2": 2, "u2": 2, "i4": 4, "f4": 4}
+
+
+class Hello(Header, frozen=True, kw_only=True, tag="HELLO"):
+    """A peer presents itself; answered by WELCOME or REJECT."""
+
+    versions: tuple[int, ...] = (VERSION,)
+    """Major versions that the peer speaks."""
+    role: Role
+    software: Text = ""
+
+
+class Welcome(Header, frozen=True, kw_only=True, tag="WELCOME"):
+    """The server's answer to HELLO: where everything is and where the stream stands."""
+
+    publish: Text
+    """Endpoint on which outcomes are announced (SUB)."""
+    replay: Text
+    """Endpoint that hands out outcomes again (DEALER)."""
+    received: Count = 0
+    """Sequence that the server expects next from this stream in run `run`."""
+    is_running: bool = False
+    outcome_count: Count = 0
+    """Outcomes so far in run `run`."""
+
+
+class RunStart(Header, frozen=True, kw_only=True, tag="RUN_START"):
+    """A run begins: what its volumes will be, and how punctual answers must be."""
+
+    shape: Shape
+    tr_s: Annotated[float, Meta(gt=0, le=60)]
+    expected_volumes: Annotated[int, Meta(ge=1, le=1_000_000)]
+    budget_s: Annotated[float, Meta(gt=0, le=600)]
+    """Deadline of a volume: this long after the end of its acquisition."""
+    pace: Pace = "live"
+    late: LatePolicy = "flag"
+    affine: tuple[float, ...] | None = None
+    """Row-major 4 x 4 matrix from voxel indices to millimetres; None if unknown."""
+    subject: OptionalName = ""
+    session: OptionalName = ""
+    task: OptionalName = ""
+    bundle_sha256: Sha256 | None = None
+    """Refuse the run unless the server has loaded exactly this bundle."""
+    gallery_sha256: Sha256 | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tr_s) and math.isfinite(self.budget_s)):
+            raise ValueError("tr_s and budget_s: expected finite seconds")
+        if self.affine is not None and (
+            len(self.affine) != 16 or not all(map(math.isfinite, self.affine))
+        ):
+            raise ValueError("affine: expected 16 finite numbers")
+
+
+class RunEnd(Header, frozen=True, kw_only=True, tag="RUN_END"):
+    """A run is over; `count` acquisitions were made, whether or not all arrived."""
+
+    count: Index
+    aborted: bool = False
+
+
+class Volume(Header, frozen=True, kw_only=True, tag="VOLUME"):
+    """One acquisition; the payload is its voxels in C order, little-endian."""
+
+    volume_index: Index
+    acquired_ns: Instant
+    """End of acquisition on the sender's monotonic clock."""
+    dtype: VoxelType
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        wanted = math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        if wanted > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"shape: expected at most {MAX_PAYLOAD_BYTES} bytes")
+
+
+class Missing(Header, frozen=True, kw_only=True, tag="MISSING"):
+    """The source says that this acquisition will never come."""
+
+    volume_index: Index
+    reason: Text = ""
+
+
+class Event(Header, frozen=True, kw_only=True, tag="EVENT"):
+    """A stimulus is presented."""
+
+    trial_id: Name
+    onset_s: Annotated[float, Meta(ge=-3600, le=86400)]
+    """After the start of acquisition of volume 0."""
+    duration_s: Annotated[float, Meta(ge=0, le=3600)]
+    stimulus_id: Text = ""
+    """What is shown, for the record; the decoder is never told."""
+    shown_ns: Instant | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.onset_s) and math.isfinite(self.duration_s)):
+            raise ValueError("onset_s and duration_s: expected finite seconds")
+
+
+class Trigger(Header, frozen=True, kw_only=True, tag="TRIGGER"):
+    """The scanner's pulse at the start of an acquisition."""
+
+    volume_index: Index
+    pulsed_ns: Instant
+
+
+class Shown(Header, frozen=True, kw_only=True, tag="SHOWN"):
+    """What really reached the participant, for the record."""
+
+    what: Text
+    shown_ns: Instant
+    trial_id: OptionalName = ""
+
+
+class Ack(Header, frozen=True, kw_only=True, tag="ACK"):
+    """Cumulative: all sequences below `received` are logged, below `durable` synced.
+
+    `received` survives the end of the process, `durable` the loss of power.
+    """
+
+    received: Count
+    durable: Count
+    recording: Literal["ON", "DEGRADED", "OFF"] = "ON"
+    """Unless ON, `durable` will not advance: do not wait for it."""
+
+
+class Reject(Header, frozen=True, kw_only=True, tag="REJECT"):
+    """One message was refused; `sequence` names it."""
+
+    reason: RejectReason
+    detail: Text = ""
+    is_consumed: bool = False
+    """The sequence advanced: the message is logged, its content not used."""
+
+
+class Heartbeat(Header, frozen=True, kw_only=True, tag="HEARTBEAT"):
+    """Nothing but a sign of life; the server's tells how many outcomes there are."""
+
+    outcome_count: Count = 0
+
+
+class Goodbye(Header, frozen=True, kw_only=True, tag="GOODBYE"):
+    """The peer leaves; its stream is free for another."""
+
+
+class ReplayRequest(Header, frozen=True, kw_only=True, tag="REPLAY"):
+    """Ask for the outcomes of run `run` (empty: the newest) from one index on."""
+
+    from_index: Count = 0
+    limit: Annotated[int, Meta(ge=1, le=256)] = 256
+
+
+class ReplayDone(Header, frozen=True, kw_only=True, tag="REPLAY_DONE"):
+    """End of one replay answer."""
+
+    next_index: Count
+    """Ask again from here while it is below `outcome_count`."""
+    outcome_count: Count
+    has_ended: bool
+    is_known: bool = True
+    """False where the server no longer, or never, had this run."""
+
+
+class DecisionNote(Header, frozen=True, kw_only=True, tag="DECISION"):
+    """A decision that a replay of the log must repeat; stays in the log."""
+
+    what: Literal["LATE_VOLUME_NOT_USED", "RUN_TAKEN_OVER", "SERVER_STOPPED"]
+    volume_index: Index | None = None
+    detail: Text = ""
+
+
+Message = (
+    Hello
+    | Welcome
+    | RunStart
+    | RunEnd
+    | Volume
+    | Missing
+    | Event
+    | Trigger
+    | Shown
+    | Ack
+    | Reject
+    | Heartbeat
+    | Goodbye
+    | ReplayRequest
+    | ReplayDone
+    | DecisionNote
+    | VolumeOutcome
+    | TrialOutcome
+    | Update
+    | RunEnded
+)
+"""Every kind of message; `kind` on the wire tells which."""
+
+
+def kind_of(record: Header) -> str:
+    """Name the kind of a message as the wire does."""
+    return str(msgspec.inspect.type_info(type(record)).tag)  # type: ignore[attr-defined]

@@ -1,0 +1,82 @@
+"""The outcomes of the last runs, numbered, to be handed out again.
+
+Pure: no socket, no file. A subscriber that missed an announcement asks here, so that
+what is published is a convenience and what is kept here is the truth.
+"""
+
+from collections import OrderedDict
+from typing import Final
+
+from msgspec import structs
+
+from bci_bridge.messages import ReplayDone, ReplayRequest
+from bci_bridge.outcomes import Outcome, RunEnded
+from bci_bridge.wire import Envelope, encode
+
+KEPT_RUNS: Final = 2
+BATCH_BYTES: Final = 8 << 20
+"""One replay answer holds at most this much, or a single outcome."""
+
+
+class Outbox:
+    """Numbers outcomes per run and keeps those of the last `KEPT_RUNS` runs."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[str, list[Envelope]] = OrderedDict()
+        self._ended: set[str] = set()
+
+    @property
+    def run_id(self) -> str:
+        """The newest run; empty before the first."""
+        return next(reversed(self._runs), "")
+
+    @property
+    def count(self) -> int:
+        """Outcomes of the newest run so far."""
+        return len(self._runs.get(self.run_id, ()))
+
+    def start_run(self, run_id: str) -> None:
+        """Begin to number from 0 again."""
+        self._runs[run_id] = []
+        while len(self._runs) > KEPT_RUNS:
+            oldest, _ = self._runs.popitem(last=False)
+            self._ended.discard(oldest)
+
+    def seal(self, outcome: Outcome, payload: bytes, now_ns: int) -> Envelope:
+        """Give an outcome its index and instant, keep it and return it as it goes."""
+        kept = self._runs[outcome.run]
+        index = len(kept)
+        sealed = structs.replace(
+            outcome,
+            outcome_index=index,
+            sequence=index,
+            published_ns=now_ns,
+            sent_ns=now_ns,
+        )
+        envelope = encode(sealed, payload)
+        kept.append(envelope)
+        if isinstance(outcome, RunEnded):
+            self._ended.add(outcome.run)
+        return envelope
+
+    def replay(self, request: ReplayRequest) -> list[Envelope]:
+        """Answer a request: outcomes in order, then REPLAY_DONE."""
+        run = request.run or self.run_id
+        kept = self._runs.get(run, [])
+        batch: list[Envelope] = []
+        nbytes = 0
+        for envelope in kept[request.from_index : request.from_index + request.limit]:
+            nbytes += len(envelope.header) + len(envelope.payload)
+            if batch and nbytes > BATCH_BYTES:
+                break
+            batch.append(envelope)
+        done = ReplayDone(
+            run=run,
+            stream="server",
+            sequence=request.sequence,
+            next_index=min(request.from_index, len(kept)) + len(batch),
+            outcome_count=len(kept),
+            has_ended=run in self._ended,
+            is_known=run in self._runs or not run,
+        )
+        return [*batch, encode(done)]

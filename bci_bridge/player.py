@@ -1,0 +1,171 @@
+"""A recording that plays itself as a scanner, with its events, in real time or faster.
+
+Volume i leaves at the end of its acquisition, ``(i + 1) * tr_s``; an event leaves at
+its onset, hence before the volume during which it happens. Both go through one sender,
+so that their order is the log's. Waiting turns the sender's crank.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Shaped
+
+from bci_bridge.messages import RunStart
+from bci_bridge.sender import Sender
+from runtime.errors import UsageError
+
+
+@runtime_checkable
+class RecordedEvent(Protocol):
+    """One presentation of a recording."""
+
+    @property
+    def trial_id(self) -> str:
+        """Name of the trial, unique in its run."""
+        ...
+
+    @property
+    def stimulus_id(self) -> str:
+        """What was shown."""
+        ...
+
+    @property
+    def onset_s(self) -> float:
+        """After the start of volume 0."""
+        ...
+
+    @property
+    def duration_s(self) -> float:
+        """How long it was shown."""
+        ...
+
+
+@runtime_checkable
+class RecordedRun(Protocol):
+    """One run of a recording, as `runtime.recording` opens it."""
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        ...
+
+    @property
+    def tr_s(self) -> float:
+        """Repetition time."""
+        ...
+
+    @property
+    def affine(self) -> Shaped[np.ndarray, "4 4"]:
+        """Voxel indices to millimetres, 4 x 4."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along x, y and z."""
+        ...
+
+    @property
+    def volume_count(self) -> int:
+        """Number of volumes."""
+        ...
+
+    def volumes(self) -> Shaped[np.ndarray, "times x y z"]:
+        """Read the images: times, x, y, z."""
+        ...
+
+    @property
+    def events(self) -> tuple[RecordedEvent, ...]:
+        """Presentations in any order."""
+        ...
+
+
+def run_start_from(
+    run: RecordedRun,
+    *,
+    speed: float | None = 1.0,
+    budget_s: float | None = None,
+    run_id: str | None = None,
+) -> RunStart:
+    """Announce a recorded run: live at a speed, or catching up without one."""
+    return RunStart(
+        run=run_id or run.run_id,
+        shape=run.shape,
+        tr_s=run.tr_s,
+        expected_volumes=run.volume_count,
+        budget_s=run.tr_s if budget_s is None else budget_s,
+        pace="catchup" if speed is None else "live",
+        affine=tuple(float(entry) for entry in np.ravel(run.affine)),
+    )
+
+
+def play(
+    run: RecordedRun,
+    address: str,
+    speed: float | None = 1.0,
+    *,
+    run_start: RunStart | None = None,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    clock_ns: Callable[[], int] = time.monotonic_ns,
+    wait_ms: Callable[[Sender, int], None] = Sender.pump,
+) -> int:
+    """Send a recorded run to a server, as the scanner and the stimulus software would.
+
+    Args:
+        run: What to play.
+        address: Where the server listens.
+        speed: 1 is real time; None is as fast as acknowledgements allow.
+        run_start: How to announce the run; by default `run_start_from`.
+        is_cancelled: Asked while waiting; True ends the run as aborted.
+        clock_ns: Monotonic clock.
+        wait_ms: Lets time pass; by default in the sender's `pump`.
+
+    Returns:
+        The number of volumes sent.
+
+    Raises:
+        UsageError: If the speed is not positive.
+        PeerError: If the server refuses the run.
+        BackendError: If there is no server, or it falls silent.
+    """
+    if speed is not None and not speed > 0:
+        raise UsageError(f"speed: expected more than 0, found {speed:g}")
+    start = run_start or run_start_from(run, speed=speed)
+    volumes = run.volumes()
+    n_sent = 0
+    with Sender(address, start, clock_ns=clock_ns) as sender:
+        begin_ns = clock_ns()
+        for at_s, event, index in _timeline(run):
+            if speed is not None:
+                due_ns = begin_ns + round(at_s / speed * 1e9)
+                while (left_ns := due_ns - clock_ns()) > 0 and not is_cancelled():
+                    wait_ms(sender, min(max(left_ns // 1_000_000, 1), 50))
+            if is_cancelled():
+                sender.close(n_sent, aborted=True)
+                return n_sent
+            if event is not None:
+                sender.event(
+                    event.trial_id,
+                    float(event.onset_s),
+                    float(event.duration_s),
+                    stimulus_id=event.stimulus_id,
+                    shown_ns=clock_ns(),
+                )
+            else:
+                sender.volume(index, volumes[index], clock_ns())
+                n_sent += 1
+    return n_sent
+
+
+def _timeline(run: RecordedRun) -> Iterator[tuple[float, RecordedEvent | None, int]]:
+    """Merge events and volumes by time; at the same instant the event comes first."""
+    events = sorted(run.events, key=lambda event: event.onset_s)
+    for index in range(run.volume_count):
+        end_s = (index + 1) * run.tr_s
+        while events and events[0].onset_s <= end_s:
+            event = events.pop(0)
+            yield max(event.onset_s, 0.0), event, -1
+        yield end_s, None, index
+    for event in events:
+        yield event.onset_s, event, -1

@@ -1,0 +1,351 @@
+"""The server's state machine: what every message means, and when silence means a loss.
+
+Pure: no socket, no clock, no file. `Protocol.receive` takes a peer, a decoded message
+and the instant it was read; `Protocol.tick` takes an instant. Both return actions, to
+be carried out in order.
+
+Theory of operation
+===================
+
+**Run.** One run at a time goes IDLE -> RUNNING -> ENDED, by `TRANSITIONS`; the next
+RUN_START leaves ENDED (or IDLE) again. What the table does not list is refused.
+
+**Streams.** A peer says HELLO and thereby leases a stream name. It keeps the lease
+while it is heard from within `LEASE_NS`; a second peer with that name is BUSY until
+then, and takes over where the first one stopped afterwards. The stream that starts a
+run is its scanner: only it sends volumes. A scanner that is silent beyond its lease
+cannot block the rig: another RUN_START then aborts its run, and begins when it is sent
+again. GOODBYE gives a lease back at once.
+
+**Sequence** counts the messages of one stream in one run, contiguous from 0. The next
+one expected is accepted; an older one is acknowledged again if its CRC is the same and
+a CONFLICT if not (the first is kept); a newer one, up to `MAX_AHEAD`, changes nothing
+but repeats the acknowledgement, upon which the sender goes back; beyond that it is a
+SEQUENCE_JUMP. So what is accepted is one total order.
+
+**Two ways to say no.** A message that is illegal here (state, role, run, sequence)
+raises `PeerError` and changes nothing: its sequence is not used up. A message that is
+legal but whose content cannot be used (an index twice, another shape) uses up its
+sequence, is logged, and is answered by a REJECT that says so; otherwise a single bad
+volume would block its stream for ever.
+
+**Acquisitions.** `next_index` is the first without an outcome; outcomes are given in
+order of the index, one each. A volume beyond it proves the ones between MISSING,
+because sequences do not skip: the source did. So does RUN_END's count. And, in a live
+run, so does time: index i is expected at the end of acquisition of the last known
+volume plus the TRs between, and is MISSING when that is more than the budget ago. A
+volume that comes after its MISSING outcome is logged, with the decision not to use it.
+A volume that was read in time but decided too late is LATE, which the worker sees.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from bci_bridge.acquisitions import Acquisitions
+from bci_bridge.actions import (
+    Acknowledge,
+    Action,
+    EndRun,
+    Log,
+    Note,
+    Reply,
+    StartRun,
+)
+from bci_bridge.header import VERSION, Header, Role
+from bci_bridge.messages import (
+    DecisionNote,
+    Event,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Missing,
+    RunEnd,
+    RunStart,
+    Shown,
+    Trigger,
+    Volume,
+    Welcome,
+)
+from bci_bridge.wire import Envelope
+from runtime.errors import PeerError
+
+State = Literal["IDLE", "RUNNING", "ENDED"]
+
+TRANSITIONS: Final[dict[tuple[State, type[Header]], State]] = {
+    ("IDLE", RunStart): "RUNNING",
+    ("RUNNING", Volume): "RUNNING",
+    ("RUNNING", Missing): "RUNNING",
+    ("RUNNING", Event): "RUNNING",
+    ("RUNNING", Trigger): "RUNNING",
+    ("RUNNING", Shown): "RUNNING",
+    ("RUNNING", RunEnd): "ENDED",
+    ("ENDED", RunStart): "RUNNING",
+}
+"""What a run may go through. HELLO and HEARTBEAT are allowed in every state."""
+
+ROLES: Final[dict[type[Header], frozenset[Role]]] = {
+    RunStart: frozenset({"scanner", "operator"}),
+    RunEnd: frozenset({"scanner", "operator"}),
+    Volume: frozenset({"scanner"}),
+    Missing: frozenset({"scanner"}),
+    Event: frozenset({"scanner", "stimulus"}),
+    Trigger: frozenset({"scanner", "stimulus"}),
+    Shown: frozenset({"scanner", "stimulus"}),
+}
+"""Who may say what. A scanner may report events: a played recording has both."""
+
+LEASE_NS: Final = 5_000_000_000
+MAX_AHEAD: Final = 64
+MAX_PEERS: Final = 64
+
+
+@dataclass(slots=True)
+class _Peer:
+    role: Role
+    stream: str
+    seen_ns: int
+
+
+@dataclass(slots=True)
+class _Run:
+    start: RunStart
+    scanner: bytes
+    """The peer from which the run's volumes came last."""
+    acquisitions: Acquisitions
+    crcs: dict[str, list[int]] = field(default_factory=dict)
+    """Per stream, the CRC of each accepted message: position is sequence."""
+
+
+def _admit_all(start: RunStart) -> None:
+    del start
+
+
+class Protocol:
+    """One server's view of its peers and of the run.
+
+    Attributes:
+        state: Where the run stands.
+    """
+
+    def __init__(
+        self,
+        *,
+        publish: str = "",
+        replay: str = "",
+        admit: Callable[[RunStart], None] = _admit_all,
+    ) -> None:
+        """Begin without peers or run.
+
+        Args:
+            publish: Endpoint that WELCOME names for outcomes.
+            replay: Endpoint that WELCOME names for asking again.
+            admit: Prepares the decoder for a run, or raises `PeerError`.
+        """
+        self.state: State = "IDLE"
+        self._publish, self._replay, self._admit = publish, replay, admit
+        self._peers: dict[bytes, _Peer] = {}
+        self._run: _Run | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The current or last run; empty before the first."""
+        return "" if self._run is None else self._run.start.run
+
+    @property
+    def next_index(self) -> int:
+        """The first acquisition of the run that has no outcome yet."""
+        return 0 if self._run is None else self._run.acquisitions.next_index
+
+    def streams(self) -> list[tuple[bytes, str, int]]:
+        """List peer, stream and sequence expected next, for all that hold a lease."""
+        return [
+            (peer, known.stream, self._expected(known.stream))
+            for peer, known in self._peers.items()
+            if known.stream
+        ]
+
+    def receive(self, peer: bytes, envelope: Envelope, now_ns: int) -> list[Action]:
+        """Take one message.
+
+        Raises:
+            PeerError: If it is not allowed here; then nothing has changed.
+        """
+        record = envelope.record
+        if isinstance(record, Hello):
+            return self._hello(peer, record, now_ns)
+        known = self._peers.get(peer)
+        if known is None:
+            raise PeerError("NO_HELLO", "expected HELLO first")
+        if isinstance(record, Goodbye):
+            del self._peers[peer]
+            return []
+        if isinstance(record, Heartbeat):
+            known.seen_ns = now_ns
+            # The answer to a stream repeats what an earlier, lost one said.
+            return self._standing(peer, known.stream)
+        if not known.stream or record.stream != known.stream:
+            raise PeerError(
+                "WRONG_STREAM",
+                f"expected stream {known.stream!r}, found {record.stream!r}",
+            )
+        repeated = self._repeated(peer, envelope)
+        if repeated is not None:
+            known.seen_ns = now_ns
+            return repeated
+        actions = self._accept(peer, known, envelope, now_ns)
+        known.seen_ns = now_ns
+        return actions
+
+    def deadline_ns(self) -> int | None:
+        """Say when `tick` next has something to do; None if time decides nothing."""
+        run = self._run
+        if self.state != "RUNNING" or run is None:
+            return None
+        return run.acquisitions.due_ns()
+
+    def tick(self, now_ns: int) -> list[Action]:
+        """Declare missing what the live deadline has passed over."""
+        if self.state != "RUNNING" or self._run is None:
+            return []
+        return self._run.acquisitions.tick(now_ns)
+
+    def stop(self) -> list[Action]:
+        """End a run that is under way, because the server stops."""
+        if self.state != "RUNNING" or self._run is None:
+            return []
+        return self._abort(self._run, "SERVER_STOPPED")
+
+    def _hello(self, peer: bytes, hello: Hello, now_ns: int) -> list[Action]:
+        if VERSION not in hello.versions:
+            raise PeerError(
+                "BAD_VERSION", f"expected {VERSION} among {list(hello.versions)[:8]}"
+            )
+        if hello.role != "observer" and not hello.stream:
+            raise PeerError("WRONG_STREAM", f"expected a stream for {hello.role}")
+        rivals = [
+            other
+            for other, known in self._peers.items()
+            if other != peer and hello.stream and known.stream == hello.stream
+        ]
+        if any(now_ns - self._peers[rival].seen_ns < LEASE_NS for rival in rivals):
+            raise PeerError("BUSY", f"stream {hello.stream!r} has a sender")
+        silent = [
+            other
+            for other, known in self._peers.items()
+            if now_ns - known.seen_ns >= LEASE_NS
+        ]
+        if peer not in self._peers and len(self._peers) - len(silent) >= MAX_PEERS:
+            raise PeerError("BUSY", f"{MAX_PEERS} peers are connected")
+        if len(self._peers) >= MAX_PEERS:
+            rivals += silent
+        for rival in rivals:
+            self._peers.pop(rival, None)
+        stream = "" if hello.role == "observer" else hello.stream
+        self._peers[peer] = _Peer(hello.role, stream, now_ns)
+        welcome = Welcome(
+            run=self.run_id,
+            stream=stream,
+            publish=self._publish,
+            replay=self._replay,
+            received=self._expected(stream),
+            is_running=self.state == "RUNNING",
+        )
+        return [Reply(peer, welcome)]
+
+    def _standing(self, peer: bytes, stream: str) -> list[Action]:
+        if not stream or self._run is None:
+            return []
+        return [Acknowledge(peer, self.run_id, stream, self._expected(stream))]
+
+    def _expected(self, stream: str) -> int:
+        return 0 if self._run is None else len(self._run.crcs.get(stream, ()))
+
+    def _repeated(self, peer: bytes, envelope: Envelope) -> list[Action] | None:
+        record, run = envelope.record, self._run
+        if run is None or record.run != run.start.run:
+            return None
+        crcs = run.crcs.get(record.stream, [])
+        if record.sequence >= len(crcs):
+            return None
+        if crcs[record.sequence] != envelope.crc32:
+            raise PeerError(
+                "CONFLICT", f"sequence {record.sequence} came before, different"
+            )
+        return [Acknowledge(peer, record.run, record.stream, len(crcs))]
+
+    def _accept(
+        self, peer: bytes, known: _Peer, envelope: Envelope, now_ns: int
+    ) -> list[Action]:
+        record = envelope.record
+        if known.role not in ROLES.get(type(record), frozenset()):
+            raise PeerError(
+                "WRONG_ROLE", f"{known.role} may not send {type(record).__name__}"
+            )
+        if isinstance(record, RunStart):
+            return self._start(peer, envelope, record, now_ns)
+        run = self._run
+        after = TRANSITIONS.get((self.state, type(record)))
+        if after is None or run is None:
+            raise PeerError(
+                "ILLEGAL_STATE", f"{type(record).__name__} while {self.state}"
+            )
+        if record.run != run.start.run:
+            raise PeerError(
+                "WRONG_RUN", f"expected {run.start.run!r}, found {record.run!r}"
+            )
+        scanner = run.start.stream
+        if isinstance(record, Volume | Missing) and known.stream != scanner:
+            raise PeerError("BUSY", f"the run's scanner is {scanner!r}")
+        expected = self._expected(known.stream)
+        if record.sequence > expected + MAX_AHEAD:
+            raise PeerError(
+                "SEQUENCE_JUMP", f"expected {expected}, found {record.sequence}"
+            )
+        if record.sequence > expected:
+            return [Acknowledge(peer, record.run, known.stream, expected)]
+        if isinstance(record, RunEnd):
+            run.acquisitions.check_end(record)
+        if known.stream == scanner:
+            run.scanner = peer
+        run.crcs.setdefault(known.stream, []).append(envelope.crc32)
+        self.state = after
+        return [
+            Log(envelope),
+            Acknowledge(peer, record.run, known.stream, expected + 1),
+            *run.acquisitions.take(peer, envelope, now_ns),
+        ]
+
+    def _start(
+        self, peer: bytes, envelope: Envelope, start: RunStart, now_ns: int
+    ) -> list[Action]:
+        run = self._run
+        if not start.run:
+            raise PeerError("WRONG_RUN", "expected a name, found none")
+        if start.sequence != 0:
+            raise PeerError("SEQUENCE_JUMP", f"expected 0, found {start.sequence}")
+        if run is not None and start.run == run.start.run:
+            raise PeerError("WRONG_RUN", f"{start.run!r} has been; name the run anew")
+        if self.state == "RUNNING" and run is not None:
+            owner = self._peers.get(run.scanner)
+            if owner is not None and now_ns - owner.seen_ns < LEASE_NS:
+                raise PeerError("BUSY", f"run {run.start.run!r} is under way")
+            # The abandoned run gets its end first; this message will be sent again.
+            return self._abort(run, "RUN_TAKEN_OVER")
+        self._admit(start)
+        self._run = _Run(start, peer, Acquisitions(start))
+        self._run.crcs[start.stream] = [envelope.crc32]
+        self.state = TRANSITIONS[self.state, RunStart]
+        return [
+            Log(envelope),
+            StartRun(start),
+            Acknowledge(peer, start.run, start.stream, 1),
+        ]
+
+    def _abort(
+        self, run: _Run, why: Literal["RUN_TAKEN_OVER", "SERVER_STOPPED"]
+    ) -> list[Action]:
+        self.state = "ENDED"
+        name = run.start.run
+        end = RunEnd(run=name, stream="server", count=self.next_index, aborted=True)
+        return [Note(DecisionNote(run=name, stream="server", what=why)), EndRun(end)]

@@ -1,0 +1,100 @@
+"""Read a recorder's folder back, in its total order, checking every CRC.
+
+Not the stock MCAP reader, because that one stops at the first damaged chunk: here a
+damaged message is named, and can be passed over on request. A segment that ends in the
+middle of a record is what a killed process leaves; its whole records are all there.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bci_bridge.wire import OUTCOME_HEADER_BYTES, Envelope, decode
+from runtime.errors import PeerError, RecordingError
+
+_MAGIC = b"\x89MCAP0\r\n"
+_CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x04, 0x05, 0x06, 0x0F
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One message of the log."""
+
+    order: int
+    """Position in the total order of its server's life."""
+    log_ns: int
+    topic: str
+    envelope: Envelope
+
+
+def read_recording(folder: Path, *, skip_damaged: bool = False) -> Iterator[Logged]:
+    """Yield every message of every segment.
+
+    Args:
+        folder: What the recorder was given.
+        skip_damaged: Pass over chunks whose CRC is wrong.
+
+    Raises:
+        RecordingError: If there is no segment, or one is damaged.
+    """
+    segments = sorted(folder.glob("[0-9]*.mcap"))
+    if not segments:
+        raise RecordingError(f"{folder}: expected *.mcap segments, found none")
+    for path in segments:
+        yield from _segment(path, skip_damaged)
+
+
+def _segment(path: Path, skip_damaged: bool) -> Iterator[Logged]:
+    data = path.read_bytes()
+    if not data.startswith(_MAGIC):
+        if _MAGIC.startswith(data):
+            return  # killed before the first write
+        raise RecordingError(f"{path}: expected an MCAP file, found other bytes")
+    topics: dict[int, str] = {}
+    for opcode, content, offset in _records(data, len(_MAGIC)):
+        if opcode == _DATA_END:
+            return
+        if opcode != _CHUNK:
+            continue
+        try:
+            yield from _chunk(content, topics)
+        except (PeerError, ValueError, struct.error) as error:
+            if not skip_damaged:
+                raise RecordingError(
+                    f"{path}: damaged at byte {offset}: {error}"
+                ) from error
+
+
+def _records(data: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
+    while at + 9 <= len(data):
+        opcode, size = struct.unpack_from("<BQ", data, at)
+        if at + 9 + size > len(data):
+            return
+        yield opcode, data[at + 9 : at + 9 + size], at
+        at += 9 + size
+
+
+def _chunk(content: bytes, topics: dict[int, str]) -> list[Logged]:
+    crc, name_bytes = struct.unpack_from("<II", content, 24)
+    start = 32 + name_bytes
+    (size,) = struct.unpack_from("<Q", content, start)
+    records = content[start + 8 :]
+    if name_bytes or size != len(records):
+        raise ValueError("expected an uncompressed chunk of the stated size")
+    if zlib.crc32(records) != crc:
+        raise ValueError("chunk and CRC do not match")
+    logged: list[Logged] = []
+    for opcode, record, _ in _records(records, 0):
+        if opcode == _CHANNEL:
+            number, _, size = struct.unpack_from("<HHI", record)
+            topics[number] = record[8 : 8 + size].decode()
+        elif opcode == _MESSAGE:
+            number, order, log_ns, _ = struct.unpack_from("<HIQQ", record)
+            (size,) = struct.unpack_from("<I", record, 22)
+            frames = [record[26 : 26 + size], record[26 + size :]]
+            envelope = decode(frames, header_bytes=OUTCOME_HEADER_BYTES)
+            topic = topics.get(number, "")
+            logged.append(Logged(order, log_ns, topic, envelope))
+    return logged

@@ -1,0 +1,175 @@
+"""Messages to frames and back: two frames, typed header and raw payload, one CRC.
+
+The header frame is msgpack of ``[record, crc]``; its last four bytes are the zlib
+CRC-32, little-endian, of all header bytes before them followed by the payload. Any
+bytes whatever give a message or a `PeerError`, never another exception. Checks run
+from cheap to dear: parts, sizes, typed decoding, ranges, payload length, CRC.
+
+Pure: no socket, no clock. Roles, runs and sequences are `bci_bridge.protocol`'s.
+"""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar, cast
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+from jaxtyping import Shaped
+from safetensors import SafetensorError
+
+from bci_bridge import messages
+from bci_bridge.header import MAX_PAYLOAD_BYTES, VERSION, Header
+from bci_bridge.messages import ITEM_BYTES, Volume
+from runtime.errors import PeerError, UsageError
+
+T = TypeVar("T", bound=Header)
+
+INPUT_HEADER_BYTES: Final = 1024
+"""Cap on what peers send; checked before decoding, which bounds its cost."""
+
+OUTCOME_HEADER_BYTES: Final = 1 << 16
+"""Cap on what the server sends."""
+
+_ARRAY_OF_TWO = b"\x92"
+_FOUR_BYTES = b"\xc4\x04"
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[tuple[messages.Message, bytes]] = (
+    msgspec.msgpack.Decoder(tuple[messages.Message, bytes])
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One message as it travels: what it says, and the very bytes that say it."""
+
+    record: Header
+    header: bytes
+    payload: bytes
+
+    @property
+    def crc32(self) -> int:
+        """CRC of header and payload, as the header's last four bytes give it."""
+        return int.from_bytes(self.header[-4:], "little")
+
+    @property
+    def frames(self) -> list[bytes]:
+        """Header and payload, in the order of the wire."""
+        return [self.header, self.payload]
+
+
+def encode(record: Header, payload: bytes = b"") -> Envelope:
+    """Put a record and its payload into frames; `nbytes` is filled in here."""
+    filled = msgspec.structs.replace(record, nbytes=len(payload))
+    body = _ARRAY_OF_TWO + _ENCODER.encode(filled) + _FOUR_BYTES
+    crc = zlib.crc32(payload, zlib.crc32(body))
+    return Envelope(filled, body + crc.to_bytes(4, "little"), payload)
+
+
+def checked(record: T) -> T:
+    """Give the record back if every field is in its range.
+
+    Raises:
+        UsageError: Naming the field.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(record), type(record))
+    except (msgspec.ValidationError, TypeError) as error:
+        raise UsageError(f"{type(record).__name__}: {error}") from error
+
+
+def decode(
+    frames: Sequence[bytes],
+    *,
+    header_bytes: int = INPUT_HEADER_BYTES,
+    payload_bytes: int = MAX_PAYLOAD_BYTES,
+) -> Envelope:
+    """Read two frames.
+
+    Args:
+        frames: All parts of one multipart message, without routing id.
+        header_bytes: Longest header that is looked at.
+        payload_bytes: Longest payload.
+
+    Raises:
+        PeerError: For whatever is not a message; nothing else.
+    """
+    if len(frames) != 2:
+        raise PeerError("BAD_PARTS", f"expected 2 frames, found {len(frames)}")
+    header, payload = frames
+    if len(payload) > payload_bytes:
+        raise PeerError(
+            "BAD_SIZE", f"expected {payload_bytes} bytes at most, found {len(payload)}"
+        )
+    if not 7 <= len(header) <= header_bytes:
+        raise PeerError(
+            "BAD_SIZE",
+            f"expected a header of 7 to {header_bytes} bytes, found {len(header)}",
+        )
+    record = _record_from(header)
+    if len(payload) != record.nbytes:
+        raise PeerError(
+            "BAD_SIZE",
+            f"expected a payload of {record.nbytes} bytes, found {len(payload)}",
+        )
+    if isinstance(record, Volume):
+        wanted = math.prod(record.shape) * ITEM_BYTES[record.dtype]
+        if wanted != record.nbytes:
+            raise PeerError(
+                "BAD_SIZE",
+                f"expected {wanted} bytes for {record.dtype} of shape "
+                f"{record.shape}, found {record.nbytes}",
+            )
+    crc = zlib.crc32(payload, zlib.crc32(header[:-4]))
+    if crc.to_bytes(4, "little") != header[-4:]:
+        raise PeerError("BAD_CRC", "header and payload do not match their CRC")
+    return Envelope(record, header, payload)
+
+
+def _record_from(header: bytes) -> Header:
+    try:
+        record, crc = _DECODER.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # The last two are not subclasses of DecodeError, and random bytes raise them.
+        raise PeerError("BAD_HEADER", str(error)[:200]) from error
+    if len(crc) != 4 or crc != header[-4:]:
+        raise PeerError("BAD_HEADER", f"expected a CRC of 4 bytes, found {len(crc)}")
+    if record.version != VERSION:
+        raise PeerError(
+            "BAD_VERSION", f"expected version {VERSION}, found {record.version}"
+        )
+    unknown = [name for name in record.crit if name not in record.__struct_fields__]
+    if unknown:
+        raise PeerError("UNKNOWN_CRITICAL", f"expected known fields, found {unknown}")
+    return record
+
+
+def volume_from(envelope: Envelope) -> Shaped[np.ndarray, "x y z"]:
+    """View the payload of a VOLUME as x, y, z; read-only, shares the frame's bytes."""
+    record = cast("Volume", envelope.record)
+    flat = np.frombuffer(envelope.payload, dtype=np.dtype(f"<{record.dtype}"))
+    return flat.reshape(record.shape)
+
+
+def bytes_from_arrays(arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> bytes:
+    """Encode named arrays as safetensors; nothing at all where there are none."""
+    if not arrays:
+        return b""
+    held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(held)
+
+
+def arrays_from_bytes(payload: bytes) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Decode what `bytes_from_arrays` wrote.
+
+    Raises:
+        PeerError: If the payload is not safetensors.
+    """
+    if not payload:
+        return {}
+    try:
+        return safetensors.numpy.load(payload)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise PeerError("BAD_HEADER", f"payload: {str(error)[:200]}") from error

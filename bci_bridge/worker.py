@@ -1,0 +1,331 @@
+"""Decoder actions to outcomes: the one place where the decoder is called.
+
+Pure but for the clock that it is given: no socket, no file. It sees to it that every
+acquisition and every trial gets exactly one final outcome, whatever the decoder says,
+and that a decoder which cannot use a volume costs that volume only.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Shaped
+from msgspec import structs
+
+from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
+from bci_bridge.messages import Event, RunStart
+from bci_bridge.outcomes import (
+    Outcome,
+    RunEnded,
+    ScoredStimulus,
+    Timing,
+    TrialOutcome,
+    VolumeOutcome,
+)
+from bci_bridge.wire import bytes_from_arrays, volume_from
+from runtime.answers import Answer, RunGeometry, Trial, TrialReport, VolumeReport
+from runtime.errors import NeuroFlowError, PeerError
+
+Outgoing = tuple[Outcome, bytes]
+"""An outcome without its index and instant of publication, and its payload."""
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What the bridge needs of a decoder; `runtime.decoder.RunDecoder` is one."""
+
+    @property
+    def bundle_sha256(self) -> str:
+        """Identity of the model."""
+        ...
+
+    @property
+    def gallery_sha256(self) -> str:
+        """Identity of what it chooses from."""
+        ...
+
+    @property
+    def preprocessing_sha256(self) -> str:
+        """Identity of what is done to volumes before."""
+        ...
+
+    def start_run(self, run: RunGeometry) -> None:
+        """Forget the last run; raise `TensorMismatchError` if this one does not fit."""
+        ...
+
+    def add_trial(self, trial: Trial) -> None:
+        """Learn that something is presented."""
+        ...
+
+    def add_volume(
+        self, volume_index: int, volume: Shaped[np.ndarray, "x y z"]
+    ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
+        """Use the next acquisition; answer it and the trials that are due by it.
+
+        A `NeuroFlowError` means that nothing was used; `skip_volume` follows.
+        """
+        ...
+
+    def skip_volume(self, volume_index: int) -> tuple[TrialReport, ...]:
+        """Go without the next acquisition; answer the trials that are due by it."""
+        ...
+
+    def end_run(self) -> tuple[TrialReport, ...]:
+        """Answer every trial that is still open."""
+        ...
+
+
+class Worker:
+    """One decoder, and the accounts of the run that it is in."""
+
+    def __init__(self, decoder: Decoder, clock_ns: Callable[[], int]) -> None:
+        self._decoder, self._clock_ns = decoder, clock_ns
+        self._run: RunStart | None = None
+        self._open: dict[str, Event] = {}
+        self._inputs: Counter[str] = Counter()
+        self._decisions: Counter[str] = Counter()
+        self._last_volume = -1
+        self._last_answer: Answer | None = None
+
+    def admit(self, start: RunStart) -> None:
+        """Make the decoder ready for a run.
+
+        Raises:
+            PeerError: If the run wants another bundle, or does not fit this one.
+        """
+        for what, wanted, found in (
+            ("bundle", start.bundle_sha256, self._decoder.bundle_sha256),
+            ("gallery", start.gallery_sha256, self._decoder.gallery_sha256),
+        ):
+            if wanted is not None and wanted != found:
+                raise PeerError(
+                    "WRONG_BUNDLE", f"{what}: expected {wanted}, found {found}"
+                )
+        geometry = RunGeometry(
+            start.run, start.shape, start.tr_s, start.expected_volumes
+        )
+        try:
+            self._decoder.start_run(geometry)
+        except NeuroFlowError as error:
+            raise PeerError("BAD_GEOMETRY", str(error)) from error
+
+    def start(self, start: RunStart) -> None:
+        """Begin the accounts of a run that has been admitted."""
+        self._run = start
+        self._open = {}
+        self._inputs, self._decisions = Counter(), Counter()
+        self._last_volume, self._last_answer = -1, None
+
+    def add_trial(self, action: AddTrial) -> list[Outgoing]:
+        """Pass a presentation on; one that the decoder refuses is answered at once."""
+        event = action.record
+        self._open[event.trial_id] = event
+        trial = Trial(event.trial_id, event.onset_s, event.duration_s)
+        try:
+            self._decoder.add_trial(trial)
+        except NeuroFlowError as error:
+            decided_ns = self._clock_ns()
+            refused = _no_report(event.trial_id, str(error)[:512])
+            timing = self._timing(decided_ns, None)
+            return self._trials([refused], decided_ns, timing)
+        return []
+
+    def add_volume(self, action: AddVolume) -> list[Outgoing]:
+        """Decode a volume: its outcome, and those of the trials now due."""
+        record, index = action.record, action.record.volume_index
+        volume = volume_from(action.envelope)
+        if volume.dtype.kind == "f" and not np.isfinite(volume).all():
+            return self._unusable(action, "NOT_FINITE", ())
+        try:
+            report, trials = self._decoder.add_volume(index, volume)
+        except NeuroFlowError as error:
+            return self._unusable(action, "DECODER_FAILED", (str(error)[:512],))
+        decided_ns = self._clock_ns()
+        timing = self._timing(decided_ns, action.deadline_ns)
+        answer, degraded = self._by_policy(report.answer, timing, action.degraded)
+        outcome = VolumeOutcome(
+            **self._common(decided_ns),
+            volume_index=index,
+            input="OK",
+            timing=timing,
+            degraded=degraded,
+            quality=dict(report.quality),
+            stage_ns=dict(report.stage_ns),
+            input_crc32=action.envelope.crc32,
+            acquired_ns=record.acquired_ns,
+            received_ns=action.received_ns,
+            deadline_ns=action.deadline_ns,
+            **_said(answer),
+        )
+        self._last_volume = index
+        self._inputs["OK"] += 1
+        return [(outcome, b""), *self._trials(trials, decided_ns, timing)]
+
+    def skip_volume(self, action: SkipVolume) -> list[Outgoing]:
+        """Account for an acquisition without usable volume."""
+        trials: tuple[TrialReport, ...] = ()
+        degraded: tuple[str, ...] = ()
+        # Past the announced length a decoder has no row for the acquisition.
+        if self._run is not None and action.volume_index < self._run.expected_volumes:
+            try:
+                trials = self._decoder.skip_volume(action.volume_index)
+            except NeuroFlowError as error:
+                degraded = (str(error)[:512],)
+        decided_ns = self._clock_ns()
+        timing = self._timing(decided_ns, action.deadline_ns)
+        outcome = VolumeOutcome(
+            **self._common(decided_ns),
+            volume_index=action.volume_index,
+            input=action.input,
+            timing=timing,
+            degraded=degraded,
+            reason=action.reason,
+            input_crc32=action.input_crc32,
+            acquired_ns=None if action.volume is None else action.volume.acquired_ns,
+            received_ns=action.received_ns,
+            deadline_ns=action.deadline_ns,
+        )
+        self._last_volume = action.volume_index
+        self._inputs[action.input] += 1
+        return [(outcome, b""), *self._trials(trials, decided_ns, timing)]
+
+    def end(self, action: EndRun) -> list[Outgoing]:
+        """Answer all open trials, then say that nothing will follow."""
+        trials: tuple[TrialReport, ...] = ()
+        degraded: tuple[str, ...] = ()
+        try:
+            trials = self._decoder.end_run()
+        except NeuroFlowError as error:
+            degraded = (str(error)[:512],)
+        decided_ns = self._clock_ns()
+        timing = self._timing(decided_ns, None)
+        outgoing = self._trials(trials, decided_ns, timing)
+        # A promise of the wire, kept even where a decoder forgets one of its trials.
+        forgotten = [
+            _no_report(trial_id, "the decoder gave no report")
+            for trial_id in self._open
+        ]
+        outgoing += self._trials(forgotten, decided_ns, timing)
+        ended = RunEnded(
+            **self._common(decided_ns),
+            count=action.record.count,
+            aborted=action.record.aborted,
+            degraded=degraded,
+            inputs=dict(self._inputs),
+            decisions=dict(self._decisions),
+        )
+        return [*outgoing, (ended, b"")]
+
+    def _unusable(
+        self, action: AddVolume, reason: str, degraded: tuple[str, ...]
+    ) -> list[Outgoing]:
+        skip = SkipVolume(
+            action.record.volume_index,
+            "INVALID",
+            reason,
+            action.deadline_ns,
+            action.record,
+            action.envelope.crc32,
+            action.received_ns,
+        )
+        (outcome, payload), *trials = self.skip_volume(skip)
+        degraded = (*action.degraded, *degraded, *outcome.degraded)
+        return [(structs.replace(outcome, degraded=degraded), payload), *trials]
+
+    def _timing(self, decided_ns: int, deadline_ns: int | None) -> Timing:
+        if self._run is not None and self._run.pace == "catchup":
+            return "CATCHUP"
+        is_late = deadline_ns is not None and decided_ns > deadline_ns
+        return "LATE" if is_late else "LIVE"
+
+    def _by_policy(
+        self, answer: Answer | None, timing: Timing, degraded: tuple[str, ...]
+    ) -> tuple[Answer | None, tuple[str, ...]]:
+        policy = "flag" if self._run is None else self._run.late
+        if answer is None or timing != "LATE" or policy == "flag":
+            self._last_answer = answer
+            return answer, degraded
+        if policy == "drop":
+            return Answer("ABSTAIN", reason="too late"), (*degraded, "LATE_DROPPED")
+        held = self._last_answer or Answer("ABSTAIN", reason="too late")
+        return held, (*degraded, "LATE_HELD_LAST")
+
+    def _trials(
+        self, reports: Iterable[TrialReport], decided_ns: int, timing: Timing
+    ) -> list[Outgoing]:
+        outgoing: list[Outgoing] = []
+        for report in reports:
+            event = self._open.pop(report.trial_id, None)
+            if event is None:
+                continue  # its final outcome is out, and is never edited
+            arrays = {
+                name: array
+                for name, array in (
+                    ("z_v", report.z_v),
+                    ("image", report.image),
+                    ("beta", report.beta),
+                    ("standard_error", report.standard_error),
+                )
+                if array is not None
+            }
+            outcome = TrialOutcome(
+                **self._common(decided_ns),
+                trial_id=report.trial_id,
+                onset_s=event.onset_s,
+                delay_s=report.delay_s,
+                first_volume=report.first_volume,
+                last_volume=report.last_volume,
+                volumes_used=report.volumes_used,
+                timing=timing,
+                after_volume=self._last_volume,
+                stage_ns=dict(report.stage_ns),
+                arrays=tuple(arrays),
+                **_said(report.answer),
+            )
+            self._decisions[report.answer.decision] += 1
+            outgoing.append((outcome, bytes_from_arrays(arrays)))
+        return outgoing
+
+    def _common(self, decided_ns: int) -> dict[str, Any]:
+        return {
+            "run": "" if self._run is None else self._run.run,
+            "stream": "server",
+            "outcome_index": 0,
+            "decided_ns": decided_ns,
+            "published_ns": decided_ns,
+            "bundle_sha256": self._decoder.bundle_sha256,
+            "gallery_sha256": self._decoder.gallery_sha256,
+            "preprocessing_sha256": self._decoder.preprocessing_sha256,
+        }
+
+
+def _said(answer: Answer | None) -> dict[str, Any]:
+    if answer is None:
+        return {}
+    return {
+        "decision": answer.decision,
+        "label": answer.label,
+        "confidence": answer.confidence,
+        "candidates": tuple(
+            ScoredStimulus(
+                stimulus_id=candidate.stimulus_id,
+                label=candidate.label,
+                cosine=candidate.cosine,
+            )
+            for candidate in answer.candidates
+        ),
+        "abstention": answer.reason,
+    }
+
+
+def _no_report(trial_id: str, why: str) -> TrialReport:
+    return TrialReport(
+        trial_id=trial_id,
+        answer=Answer("ABSTAIN", reason=why),
+        delay_s=0.0,
+        first_volume=-1,
+        last_volume=-1,
+        volumes_used=0,
+        stage_ns={},
+    )

@@ -1,0 +1,210 @@
+"""The client: announcements in order, whatever was missed asked for again."""
+
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import zmq
+
+from neuroflow_client.errors import (
+    GapError,
+    ProtocolError,
+    RefusedError,
+    SilenceError,
+)
+from neuroflow_client.frames import (
+    VERSION,
+    Frames,
+    Said,
+    frames_from,
+    outcome_from,
+    request,
+)
+from neuroflow_client.outcomes import (
+    AnyOutcome,
+    RunEnded,
+    TrialOutcome,
+    Update,
+    VolumeOutcome,
+)
+
+_MAX_BYTES = 1 << 29
+_ATTEMPTS = 3
+"""Fruitless requests for the same outcome before it is given up."""
+
+
+class Client:
+    """Iterate over the outcomes of a run, from the first one to its end.
+
+    Attributes:
+        run: Name of the run being received; empty until there is one.
+        next_index: Index of the outcome that comes next.
+        ended: How the last run ended; None before.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        from_index: int = 0,
+        *,
+        run: str = "",
+        follow: bool = False,
+        timeout_s: float = 5.0,
+    ) -> None:
+        """Describe what is wanted; iteration connects.
+
+        Args:
+            address: Where the server listens, such as ``tcp://127.0.0.1:5760``.
+            from_index: First outcome wanted of the run.
+            run: Name of the run; the newest by default.
+            follow: Go on with the next run instead of ending.
+            timeout_s: How long the server may be silent before `SilenceError`.
+        """
+        self.run = run
+        self.next_index = from_index
+        self.ended: Optional[RunEnded] = None
+        self._address, self._follow, self._timeout_s = address, follow, timeout_s
+        self._is_done = self._has_begun = False
+        self._asked = 0
+
+    def __iter__(self) -> Iterator[AnyOutcome]:
+        """Connect, then yield outcome after outcome.
+
+        Raises:
+            GapError: If outcomes were missed that cannot be had again.
+            SilenceError: If the server is not there.
+            RefusedError: If the server does not want this client.
+            ProtocolError: If the other end is not such a server.
+        """
+        context: Any = zmq.Context()
+        try:
+            yield from self._received(context)
+        finally:
+            context.destroy(linger=0)
+
+    def _received(self, context: Any) -> Iterator[AnyOutcome]:
+        welcome = self._welcome(context)
+        with (
+            _socket(context, zmq.SUB) as announced,
+            _socket(context, zmq.DEALER) as replay,
+        ):
+            announced.setsockopt(zmq.SUBSCRIBE, b"")
+            announced.connect(welcome.publish)
+            replay.connect(welcome.replay)
+            yield from self._replayed(replay)
+            while not self._is_done or self._follow:
+                frames = _next(announced, self._timeout_s, self._address)
+                yield from self._announced(frames, replay)
+
+    def _announced(self, frames: Frames, replay: Any) -> Iterator[AnyOutcome]:
+        said = frames.said
+        if not said.run:
+            return
+        if not self.run:
+            self.run = said.run
+        if said.run != self.run:
+            yield from self._next_run(replay, said.run)
+        elif said.outcome_index == self.next_index:
+            yield from self._taken(frames)
+        elif _count(said) > self.next_index:
+            yield from self._replayed(replay)
+
+    def _welcome(self, context: Any) -> Said:
+        with _socket(context, zmq.DEALER) as socket:
+            try:
+                socket.connect(self._address)
+            except zmq.ZMQError as error:
+                raise SilenceError(
+                    f"server {self._address}: expected tcp://HOST:PORT, found {error}"
+                ) from error
+            hello = request("HELLO", versions=[VERSION], role="observer")
+            socket.send_multipart(hello)
+            said = _next(socket, self._timeout_s, self._address).said
+            socket.send_multipart(request("GOODBYE"))
+        if said.kind == "REJECT":
+            raise RefusedError(f"server {self._address}: {said.reason}: {said.detail}")
+        if said.kind != "WELCOME":
+            raise ProtocolError(f"server: expected WELCOME, found {said.kind}")
+        return said
+
+    def _next_run(self, replay: Any, run: str) -> Iterator[AnyOutcome]:
+        """Finish the run that a newer one has followed; with `follow`, begin that."""
+        if not self._is_done:
+            yield from self._replayed(replay)
+            if not self._is_done and self._has_begun:
+                raise GapError(self.run, self.next_index, self.next_index)
+        if self._is_done and self._follow:
+            self.run, self.next_index = run, 0
+            self._is_done = self._has_begun = False
+            yield from self._replayed(replay)
+
+    def _replayed(self, replay: Any) -> Iterator[AnyOutcome]:
+        """Ask for what there is from `next_index` on, until nothing is left."""
+        attempts = 0
+        while True:
+            self._asked += 1
+            replay.send_multipart(
+                request(
+                    "REPLAY",
+                    run=self.run,
+                    from_index=self.next_index,
+                    sequence=self._asked,
+                )
+            )
+            before = self.next_index
+            while True:
+                frames = _next(replay, self._timeout_s, self._address)
+                if frames.said.kind == "REPLAY_DONE":
+                    if frames.said.sequence == self._asked:
+                        break
+                else:
+                    yield from self._taken(frames)
+            done = frames.said
+            if not done.is_known:
+                if self._has_begun:
+                    raise GapError(self.run, self.next_index, self.next_index)
+                return
+            self.run = self.run or done.run
+            if self.next_index >= done.outcome_count:
+                self._is_done = self._is_done or done.has_ended
+                return
+            attempts = 0 if self.next_index > before else attempts + 1
+            if attempts == _ATTEMPTS:
+                raise GapError(self.run, self.next_index, done.outcome_count - 1)
+
+    def _taken(self, frames: Frames) -> Iterator[AnyOutcome]:
+        """Yield the outcome if it is the next one; others come again or have been."""
+        said = frames.said
+        if said.outcome_index != self.next_index or self.run not in ("", said.run):
+            return
+        outcome = outcome_from(frames)
+        self.run, self._has_begun = said.run, True
+        self.next_index += 1
+        if isinstance(outcome, RunEnded):
+            self.ended, self._is_done = outcome, True
+        elif isinstance(outcome, (VolumeOutcome, TrialOutcome, Update)):
+            yield outcome
+
+
+def _count(said: Said) -> int:
+    """How many outcomes the run has at least, by what was announced."""
+    if said.outcome_index is None:
+        return said.outcome_count
+    return said.outcome_index + 1
+
+
+def _socket(context: Any, kind: int) -> Any:
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 500)
+    socket.setsockopt(zmq.RECONNECT_IVL, 10)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
+    socket.setsockopt(zmq.MAXMSGSIZE, _MAX_BYTES)
+    return socket
+
+
+def _next(socket: Any, timeout_s: float, address: str) -> Frames:
+    if not socket.poll(round(timeout_s * 1000)):
+        raise SilenceError(
+            f"server {address}: expected a sign of life within {timeout_s:g} s, "
+            "found none. Is it running?"
+        )
+    return frames_from(socket.recv_multipart())

@@ -1,0 +1,1 @@
+"""Checkpoints to bundles: exact rewrites, unrolled graphs, the parity gate."""

@@ -1,0 +1,302 @@
+"""Writes a bundle: all of it, judged, under its final name; or nothing.
+
+The one module of export that touches the disk for good. Dates and progress are
+arguments.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Shaped
+from safetensors.numpy import save_file
+
+from export.assemble import DIRECTIONS, FlowFiles, write_autoencoder, write_flow
+from export.parity import (
+    Reference,
+    gates_from_verdicts,
+    golden_vectors,
+    stressed,
+    verdicts_of_model,
+)
+from export.preprocessing import Preprocessing
+from runtime.bundle import (
+    GOLDEN,
+    TENSORS,
+    BackboneSpec,
+    FlowSpec,
+    GateSpec,
+    LatentSpec,
+    Manifest,
+    TensorSpec,
+    TrainingSpec,
+    write_manifest,
+)
+from runtime.errors import ArtifactError, TensorMismatchError
+from runtime.estimator import BetaEstimator
+from runtime.model import Form, model_from_folder
+from runtime.sealed import seal
+from runtime.solver import Direction, Solver, solver_from_name, time_grid
+from training.config import ModelConfig
+from training.neurovae import NeuroVAE
+from training.sit import SiT
+
+_SEED: Final = 7
+_JUDGED: Final[tuple[tuple[str, Form], ...]] = (
+    ("ort", "unrolled"),
+    ("ort", "step"),
+    ("openvino", "step"),
+)
+"""Backends and forms that every bundle is judged in; step and unrolled must agree."""
+
+Array = Shaped[np.ndarray, "..."]
+Progress = Callable[[str], None]
+
+
+def _tensor_specs(arrays: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        msgspec.convert(
+            {"name": name, "shape": array.shape, "dtype": array.dtype.name}, TensorSpec
+        )
+        for name, array in sorted(arrays.items())
+    )
+
+
+def _fingerprint(module: torch.nn.Module) -> str:
+    """Return a hash of a module's weights, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _manifest(
+    config: ModelConfig,
+    vae: NeuroVAE,
+    field: SiT,
+    preprocessing: Preprocessing,
+    flow: FlowSpec,
+    backbone: BackboneSpec,
+    created: str,
+) -> Manifest:
+    """Return the manifest's statements; graphs, gates and files come as they exist."""
+    is_beta = isinstance(preprocessing.estimator, BetaEstimator)
+    return Manifest(
+        subject=preprocessing.subject,
+        created=created,
+        input_kind="beta" if is_beta else "volume",
+        voxels=preprocessing.voxels(),
+        estimator=preprocessing.estimator,
+        preprocessing_sha256=preprocessing.sha256(),
+        flow=flow,
+        graphs=(),
+        tensors=(),
+        golden=(),
+        backbone=backbone,
+        latent=LatentSpec(tokens=config.flow.tokens, width=config.flow.width),
+        training=TrainingSpec(
+            preset=config.preset,
+            config_sha256=config.fingerprint(),
+            vae_sha256=_fingerprint(vae),
+            flow_sha256=_fingerprint(field),
+        ),
+        gates=(),
+        files=(),
+    )
+
+
+def _flow_spec(path: str, solver: Solver, steps: Mapping[Direction, int]) -> FlowSpec:
+    return FlowSpec(
+        path=path,
+        solver=solver.name,
+        decode_times=time_grid(steps["decode"], "decode"),
+        encode_times=time_grid(steps["encode"], "encode"),
+        decode_evaluations=solver.evaluations * steps["decode"],
+        encode_evaluations=solver.evaluations * steps["encode"],
+    )
+
+
+def _check_inputs(
+    config: ModelConfig, preprocessing: Preprocessing, latent_mean: Array, golden: Array
+) -> None:
+    """Refuse arrays that do not fit the model.
+
+    Raises:
+        TensorMismatchError: Naming the array.
+    """
+    voxels = config.vae.voxels
+    latent = (config.flow.tokens, config.flow.width)
+    masked = int(np.count_nonzero(preprocessing.mask))
+    for name, found, expected in (
+        ("mask", (masked,), (voxels,)),
+        ("voxel_mean", preprocessing.space.affine.mean.shape, (voxels,)),
+        ("voxel_scale", preprocessing.space.affine.scale.shape, (voxels,)),
+        ("latent_mean", latent_mean.shape, latent),
+        ("golden voxels", golden.shape, (max(1, len(golden)), voxels)),
+    ):
+        if tuple(found) != expected:
+            raise TensorMismatchError(
+                name, expected=str(list(expected)), found=str(list(found))
+            )
+    if not (preprocessing.space.affine.scale >= 0).all():
+        raise TensorMismatchError(
+            "voxel_scale", expected="no negative number", found="some"
+        )
+
+
+@contextlib.contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """Give a folder that becomes `out` if all goes well, and vanishes if not."""
+    if out.exists() or out.is_symlink():
+        raise ArtifactError(f"{out}: expected no such folder yet, found one")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield staging
+        for folder, _, files in os.walk(staging):
+            for name in files:
+                Path(folder, name).chmod(0o644)
+                _sync(Path(folder, name))
+            _sync(Path(folder))
+        staging.chmod(0o755)
+        staging.rename(out)
+        _sync(out.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _judged_flow(
+    vae: NeuroVAE,
+    field: SiT,
+    draft: Manifest,
+    voxels: Float[np.ndarray, "k voxels"],
+    folder: Path,
+    label: str,
+) -> tuple[FlowFiles, tuple[GateSpec, ...], dict[str, Array]]:
+    """Write a field's graphs and hold the whole model against float64.
+
+    Raises:
+        ParityError: A graph or a whole direction is beyond the limit.
+    """
+    solver = solver_from_name(draft.flow.solver, draft.flow.path)
+    steps: dict[Direction, int] = {
+        direction: len(draft.flow.times(direction)) - 1 for direction in DIRECTIONS
+    }
+    files = write_flow(field, solver, steps, folder)
+    golden = golden_vectors(Reference(vae, field, solver, steps), voxels)
+    manifest = msgspec.structs.replace(draft, graphs=draft.graphs + files.graphs)
+    tensors = files.tables_by_name() | {
+        "latent_mean": golden["z_v"][0].astype(np.float32)
+    }
+    verdicts = []
+    for backend, form in _JUDGED:
+        with model_from_folder(
+            folder,
+            manifest,
+            tensors,
+            backend=backend,
+            precision="f32",
+            threads=None,
+            form=form,
+        ) as model:
+            verdicts += verdicts_of_model(model, golden, f"{label}.{backend}.{form}")
+    return files, gates_from_verdicts(verdicts), golden
+
+
+def export_bundle(
+    vae: NeuroVAE,
+    field: SiT,
+    config: ModelConfig,
+    preprocessing: Preprocessing,
+    latent_mean: Float32[np.ndarray, "tokens width"],
+    golden_voxels: Float32[np.ndarray, "k voxels"],
+    out: Path,
+    *,
+    backbone: BackboneSpec,
+    created: str,
+    solver: str = "rotation",
+    steps: int = 2,
+    encode_steps: int | None = None,
+    progress: Progress = lambda _stage: None,
+) -> Path:
+    """Write a model as a bundle that has proved itself.
+
+    Args:
+        vae: Trained NeuroVAE, on the CPU; not changed.
+        field: Trained velocity field (its averaged weights), on the CPU; not changed.
+        config: The configuration of both.
+        preprocessing: What the voxels went through before the encoder saw them.
+        latent_mean: Mean of z_v over the training images.
+        golden_voxels: At least one sample of real normalised voxels.
+        out: The bundle; must not exist. It appears complete or not at all.
+        backbone: Identity of the visual backbone that gives z_v.
+        created: ISO date of today.
+        solver: A name of `runtime.solver.SOLVERS` that fits the path.
+        steps: Solver steps of the decode direction.
+        encode_steps: Solver steps of the encode direction; `steps` where None.
+        progress: Called with a line before each stage.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ArtifactError: `out` exists.
+        ConfigError: Unknown solver, or one that does not fit the path.
+        TensorMismatchError: An array does not fit the model.
+        ParityError: The graphs do not compute what the model computes in float64.
+    """
+    _check_inputs(config, preprocessing, latent_mean, golden_voxels)
+    path = config.flow_training.path
+    counts: dict[Direction, int] = {"decode": steps, "encode": encode_steps or steps}
+    flow = _flow_spec(path, solver_from_name(solver, path), counts)
+    vae, field = vae.eval(), field.eval()
+    draft = _manifest(config, vae, field, preprocessing, flow, backbone, created)
+    with _staged(out) as folder:
+        for name in ("graphs", "golden"):
+            (folder / name).mkdir()
+        progress("export the voxel encoder and decoder")
+        draft = msgspec.structs.replace(draft, graphs=write_autoencoder(vae, folder))
+        progress("judge a stressed velocity field")
+        _, stress_gates, _ = _judged_flow(
+            vae, stressed(field, _SEED), draft, golden_voxels, folder, "stressed"
+        )
+        progress("export and judge the trained velocity field")
+        files, gates, golden = _judged_flow(
+            vae, field, draft, golden_voxels, folder, "trained"
+        )
+        progress("seal the bundle")
+        tensors = preprocessing.tensors() | files.tables_by_name()
+        tensors["latent_mean"] = latent_mean
+        kept = {name: array.astype(np.float32) for name, array in golden.items()}
+        manifest = msgspec.structs.replace(
+            draft,
+            graphs=draft.graphs + files.graphs,
+            tensors=_save(folder / TENSORS, tensors),
+            golden=_save(folder / GOLDEN, kept),
+            gates=stress_gates + gates,
+        )
+        manifest = msgspec.structs.replace(manifest, files=seal(folder))
+        write_manifest(folder, manifest)
+    return out
+
+
+def _save(path: Path, arrays: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path)
+    return _tensor_specs(arrays)

@@ -1,0 +1,291 @@
+"""The command line. It parses; each verb lives in `verbs/` and is imported when called.
+
+Exit status: 0 done, 1 failed with one clear line on standard error, 2 wrong usage.
+"""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from runtime.errors import NeuroFlowError
+
+app = tyro.extras.SubcommandApp()
+
+Stage = Literal["vae", "flow"]
+Backend = Literal["ort", "openvino"]
+
+
+@app.command
+def demo(
+    *,
+    out: Path = Path("out/demo"),
+    recording: Path | None = None,
+    seed: int = 0,
+    backend: Backend = "ort",
+    speed: float | None = None,
+    json: bool = False,
+) -> None:
+    """Go the whole way on one machine: train, export, serve, play a scanner, report.
+
+    Args:
+        out: Folder for everything that is made; must not exist or be a former demo.
+        recording: Real fMRI instead of the simulated participant (a Haxby folder).
+        seed: Of the participant and of training.
+        backend: Engine library that serves.
+        speed: Live pace; 1 is real time. Default: 1 simulated, 10 for a recording.
+        json: Print the summary as JSON at the end.
+    """
+    from verbs.demo import run_demo
+
+    run_demo(out, recording, seed=seed, backend=backend, speed=speed, as_json=json)
+
+
+@app.command
+def simulate(*, out: Path, seed: int = 0, tiny: bool = False) -> None:
+    """Write a simulated participant as a BIDS folder with its truth.
+
+    Args:
+        out: The folder to write; must not exist.
+        seed: Participants of different seeds are different people.
+        tiny: A few runs only, for trying things out.
+    """
+    from verbs.simulate import simulate_participant
+
+    simulate_participant(out, seed=seed, tiny=tiny)
+
+
+@app.command
+def train(
+    stage: tyro.conf.Positional[Stage],
+    /,
+    *,
+    recording: Path,
+    out: Path,
+    vae: Path | None = None,
+    preset: str = "demo",
+    config: Path | None = None,
+    estimator: Path | None = None,
+    dry_run: bool = False,
+    resume: bool = True,
+) -> None:
+    """Train a stage: `vae` (NeuroVAE) first, then `flow` on its frozen latents.
+
+    Args:
+        stage: Which of the two.
+        recording: A BIDS folder with events, mask and pictures.
+        out: Folder of the checkpoint; an interrupted run goes on from there.
+        vae: The checkpoint of stage 1; needed for `flow`.
+        preset: Named configuration.
+        config: A configuration as JSON instead of a preset (see --dry-run).
+        estimator: How betas are estimated, as JSON; the default is documented.
+        dry_run: Print the resolved configuration as JSON and stop.
+        resume: Go on from an interrupted run in `out`.
+    """
+    from verbs.train import train_stage
+
+    train_stage(
+        stage,
+        recording,
+        out,
+        vae=vae,
+        preset=preset,
+        config_file=config,
+        estimator_file=estimator,
+        dry_run=dry_run,
+        resume=resume,
+    )
+
+
+@app.command
+def export(
+    *,
+    vae: Path,
+    flow: Path,
+    recording: Path,
+    out: Path,
+    solver: str = "rotation",
+    steps: int = 2,
+    backend: Backend = "ort",
+) -> None:
+    """Compile two checkpoints into OUT/bundle, and a calibrated OUT/gallery beside it.
+
+    Args:
+        vae: Checkpoint of stage 1.
+        flow: Checkpoint of stage 2.
+        recording: The BIDS folder that they were trained on.
+        out: Folder for `bundle` and `gallery`.
+        solver: euler, rotation or heun.
+        steps: Solver steps of each direction.
+        backend: Engine that the calibration runs on.
+    """
+    from verbs.export import export_checkpoints
+
+    export_checkpoints(
+        vae, flow, recording, out, solver=solver, steps=steps, backend=backend
+    )
+
+
+@app.command
+def verify(
+    bundle: tyro.conf.Positional[Path],
+    /,
+    *,
+    backend: Backend = "ort",
+    json: bool = False,
+) -> None:
+    """Hold a bundle's engines against its golden vectors on this machine, torch-free.
+
+    Args:
+        bundle: A bundle's folder.
+        backend: Engine library.
+        json: Print JSON.
+    """
+    from verbs.inspect import verify_bundle
+
+    verify_bundle(bundle, backend=backend, as_json=json)
+
+
+@app.command
+def inspect(bundle: tyro.conf.Positional[Path], /, *, json: bool = False) -> None:
+    """Say what a bundle holds, after checking that it is what it claims to be.
+
+    Args:
+        bundle: A bundle's folder.
+        json: Print the manifest as JSON.
+    """
+    from verbs.inspect import inspect_bundle
+
+    inspect_bundle(bundle, as_json=json)
+
+
+@app.command
+def serve(
+    *,
+    bundle: Path,
+    gallery: Path,
+    address: str = "tcp://127.0.0.1:5760",
+    backend: Backend = "ort",
+    threads: int | None = None,
+    abstain_below: float = 0.0,
+    log: Path | None = None,
+    ready_file: Path | None = None,
+) -> None:
+    """Decode what a scanner sends, and answer everyone who listens, until stopped.
+
+    Args:
+        bundle: What `export` wrote.
+        gallery: What retrieval chooses from.
+        address: Where scanner, stimulus software and clients connect.
+        backend: Engine library.
+        threads: Threads of one evaluation; the library chooses by default.
+        abstain_below: Confidence under which the decision is ABSTAIN.
+        log: Folder for the recording of all that came in and went out.
+        ready_file: Written with the addresses in use once everything is ready.
+    """
+    from verbs.serve import serve_bundle
+
+    serve_bundle(
+        bundle,
+        gallery,
+        address=address,
+        backend=backend,
+        threads=threads,
+        abstain_below=abstain_below,
+        log=log,
+        ready_file=ready_file,
+    )
+
+
+@app.command
+def play(
+    recording: tyro.conf.Positional[Path],
+    /,
+    *,
+    to: str = "tcp://127.0.0.1:5760",
+    runs: tuple[str, ...] = (),
+    speed: float = 1.0,
+    fast: bool = False,
+    label: str = "",
+) -> None:
+    """Play a recording into a server as a scanner would, events included.
+
+    Args:
+        recording: A BIDS folder or a Haxby folder.
+        to: The server's address.
+        runs: Which runs, by name; all of them by default.
+        speed: 1 is real time, 10 ten times faster.
+        fast: As fast as the server acknowledges; no deadlines.
+        label: Added to the runs' names, so that a run can be played twice.
+    """
+    from verbs.play import play_recording
+
+    play_recording(recording, to, runs=runs, speed=None if fast else speed, label=label)
+
+
+@app.command
+def watch(
+    *, address: str = "tcp://127.0.0.1:5760", follow: bool = False, json: bool = False
+) -> None:
+    """Print the outcomes of a server's run as they come.
+
+    Args:
+        address: The server's address.
+        follow: Go on with the next run instead of ending.
+        json: One JSON object a line.
+    """
+    from verbs.watch import watch_server
+
+    watch_server(address, follow=follow, as_json=json)
+
+
+@app.command
+def evaluate(
+    *,
+    recording: Path,
+    leave_one_run_out: bool = False,
+    seeds: int = 3,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Compare with ridge on recorded fMRI, run by run, causal and offline.
+
+    Args:
+        recording: A Haxby folder.
+        leave_one_run_out: Each run in turn is the test; the only protocol so far.
+        seeds: Trainings per fold, averaged.
+        out: File for the result as JSON.
+        json: Print JSON instead of a table.
+    """
+    from verbs.evaluate import evaluate_recording
+
+    evaluate_recording(
+        recording,
+        leave_one_run_out=leave_one_run_out,
+        seeds=seeds,
+        out=out,
+        as_json=json,
+    )
+
+
+def main() -> int:
+    """Run a verb; return the exit status."""
+    try:
+        app.cli(
+            prog="neuroflow",
+            description="Decode and encode brain activity during MRI, in real time.",
+        )
+    except NeuroFlowError as error:
+        print(f"neuroflow: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("neuroflow: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

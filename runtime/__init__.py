@@ -1,0 +1,1 @@
+"""Low-latency decoding and encoding without torch."""

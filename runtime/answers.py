@@ -1,0 +1,96 @@
+"""What the decoder says about a volume or a trial, before it is put on a wire.
+
+Plain values: no arrays are shared with the engine, so they stay valid for good.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+Decision = Literal["ANSWER", "ABSTAIN", "NO_STIMULUS", "WARMING"]
+"""ANSWER gives candidates; ABSTAIN declines (the reason is in `Answer.reason`);
+NO_STIMULUS: nothing was shown; WARMING: the run's causal baseline is not there yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunGeometry:
+    """What must be known of a run before its first volume."""
+
+    run_id: str
+    shape: tuple[int, int, int]
+    """Voxels along x, y and z."""
+    tr_s: float
+    expected_volumes: int
+    """Announced length; fixes the drift basis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One presentation of a stimulus."""
+
+    trial_id: str
+    onset_s: float
+    """Onset after the start of acquisition of volume 0."""
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One entry of the gallery with its score."""
+
+    stimulus_id: str
+    label: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was decided, and how sure it is."""
+
+    decision: Decision
+    label: str | None = None
+    """Class of the best candidate; None unless the decision is ANSWER."""
+    confidence: float | None = None
+    """Calibrated probability that the best candidate is right; None without answer."""
+    candidates: tuple[Candidate, ...] = ()
+    """Best first."""
+    reason: str | None = None
+    """Why there is no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeReport:
+    """The decoder's account of one volume."""
+
+    volume_index: int
+    answer: Answer | None
+    """The decision for this volume; None where the bundle answers trials."""
+    quality: Mapping[str, float]
+    """Named measures, such as the count of voxels without a baseline."""
+    stage_ns: Mapping[str, int]
+    """Duration of each stage, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReport:
+    """The decoder's one final account of a trial."""
+
+    trial_id: str
+    answer: Answer
+    delay_s: float
+    """From the onset to the end of the last volume that was used."""
+    first_volume: int
+    """First volume of the run that the estimate could use."""
+    last_volume: int
+    """Last volume that it used; -1 where there was none."""
+    volumes_used: int
+    stage_ns: Mapping[str, int]
+    z_v: Float32[np.ndarray, "tokens width"] | None = None
+    image: UInt8[np.ndarray, "rows columns 3"] | None = None
+    beta: Float32[np.ndarray, " voxels"] | None = None
+    """Response estimate, percent signal, in the mask's order."""
+    standard_error: Float32[np.ndarray, " voxels"] | None = None
+    """Of `beta`, for white noise."""

@@ -1,0 +1,235 @@
+"""The bundle: what export writes and a rig opens. One of the two contracts.
+
+A folder with `manifest.json`, graphs, tensors and golden vectors. `runtime.manifest`
+says what a bundle can say; `runtime.sealed` keeps it from being anything else.
+"""
+
+import hashlib
+import shutil
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, final
+
+import numpy as np
+from jaxtyping import Bool, Float32, Shaped
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from runtime.errors import BundleError
+from runtime.manifest import (
+    GOLDEN,
+    MANIFEST,
+    TENSORS,
+    BackboneSpec,
+    FlowSpec,
+    GateSpec,
+    GraphSpec,
+    LatentSpec,
+    Manifest,
+    Sha256,
+    TensorSpec,
+    TrainingSpec,
+    Voxels,
+    decode_manifest,
+    encode_manifest,
+)
+from runtime.preprocess.feature_space import FeatureSpace
+from runtime.preprocess.mask import VoxelMask
+from runtime.sealed import copy_verified, read_manifest
+
+__all__ = [
+    "GOLDEN",
+    "MANIFEST",
+    "TENSORS",
+    "BackboneSpec",
+    "Bundle",
+    "FlowSpec",
+    "GateSpec",
+    "GraphSpec",
+    "LatentSpec",
+    "Manifest",
+    "Sha256",
+    "TensorSpec",
+    "TrainingSpec",
+    "Voxels",
+    "decode_manifest",
+    "encode_manifest",
+    "load_tensors",
+    "open_bundle",
+    "write_manifest",
+]
+
+MAX_MANIFEST_BYTES: Final = 1024**2
+"""A manifest takes 12 kB."""
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> str:
+    """Write `manifest.json`; return its sha256, which names the bundle."""
+    data = encode_manifest(manifest)
+    (folder / MANIFEST).write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Bundle:
+    """A verified bundle; everything is read from its private copy."""
+
+    manifest: Manifest
+    sha256: str
+    """Hash of the manifest's bytes; an outcome cites it."""
+    folder: Path
+    """The private copy; gone after `close` where no cache was given."""
+    tensors: Mapping[str, Shaped[np.ndarray, "..."]] = field(repr=False)
+    """Content of `tensors.safetensors`; read-only arrays."""
+    _release: Callable[[], Any] | None = field(default=None, repr=False)
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "x y z"]:
+        """The voxels that are decoded."""
+        return self.tensors["mask"]
+
+    @property
+    def latent_mean(self) -> Float32[np.ndarray, "tokens width"]:
+        """Mean of z_v over the training images; retrieval subtracts it."""
+        return self.tensors["latent_mean"]
+
+    def feature_space(self) -> FeatureSpace:
+        """Return the units in which the model sees voxels, and the way back."""
+        return FeatureSpace.from_tensors(self.tensors)
+
+    def golden(self) -> Mapping[str, Shaped[np.ndarray, "..."]]:
+        """Load the golden vectors.
+
+        Raises:
+            BundleError: They are not what the manifest says.
+        """
+        return load_tensors(self.folder, GOLDEN, self.manifest.golden)
+
+    def graph_file(self, name: str) -> Path:
+        """Return the verified copy of a graph's file.
+
+        Raises:
+            BundleError: The bundle has no such graph.
+        """
+        return self.folder / self.manifest.graph(name).file
+
+    def close(self) -> None:
+        """Remove the private copy where it is temporary; do so after the engines."""
+        if self._release is not None:
+            self._release()
+
+    def __enter__(self) -> "Bundle":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load_tensors(
+    folder: Path, file: str, specs: tuple[TensorSpec, ...]
+) -> Mapping[str, Shaped[np.ndarray, "..."]]:
+    """Read a safetensors file that must hold exactly the given tensors.
+
+    Raises:
+        BundleError: Damaged, or another name, shape or dtype than specified.
+    """
+    try:
+        arrays = load_file(folder / file)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BundleError(f"{file}: expected safetensors, found {error}") from error
+    found = {name: f"{a.dtype} {list(a.shape)}" for name, a in arrays.items()}
+    expected = {spec.name: str(spec) for spec in specs}
+    for name in sorted(expected | found):
+        wanted, got = expected.get(name, "no tensor"), found.get(name, "no tensor")
+        if wanted != got:
+            raise BundleError(f"{file}: {name}: expected {wanted}, found {got}")
+    for array in arrays.values():
+        array.flags.writeable = False
+    return MappingProxyType(arrays)
+
+
+def open_bundle(folder: Path, cache: Path | None = None) -> Bundle:
+    """Verify a bundle and open its private copy.
+
+    Args:
+        folder: What export wrote. Nothing in it may be a link.
+        cache: Folder of mode 0700 that keeps verified copies by content; None copies
+            to a temporary folder that `Bundle.close` removes.
+
+    Raises:
+        BundleError: The folder is not exactly what its manifest lists.
+    """
+    data = read_manifest(folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
+    manifest = decode_manifest(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    copy = copy_verified(folder, MANIFEST, manifest.files, name=sha256, cache=cache)
+    try:
+        tensors = load_tensors(copy, TENSORS, manifest.tensors)
+        _check_contents(manifest, tensors)
+    except BundleError:
+        if cache is None:
+            shutil.rmtree(copy)
+        raise
+    bundle = Bundle(manifest, sha256, copy, tensors)
+    if cache is not None:
+        return bundle
+    release = weakref.finalize(bundle, shutil.rmtree, copy, ignore_errors=True)
+    object.__setattr__(bundle, "_release", release)
+    return bundle
+
+
+def _check_contents(
+    manifest: Manifest, tensors: Mapping[str, Shaped[np.ndarray, "..."]]
+) -> None:
+    """Hold the tensors against what the manifest says of voxels and latents."""
+    latent = (manifest.latent.tokens, manifest.latent.width)
+    shapes: dict[str, tuple[int, ...]] = {
+        "mask": manifest.voxels.shape,
+        "voxel_mean": (manifest.voxels.count,),
+        "voxel_scale": (manifest.voxels.count,),
+        "latent_mean": latent,
+    }
+    if "noise_components" in tensors:
+        components = tensors["noise_components"].shape[0]
+        shapes["noise_components"] = (components, manifest.voxels.count)
+        shapes["noise_deviations"] = (components,)
+        shapes["noise_rest"] = (1,)
+    for name, shape in shapes.items():
+        found = tensors[name].shape if name in tensors else None
+        if found != shape:
+            raise BundleError(
+                f"{TENSORS}: {name}: expected shape {list(shape)}, "
+                f"found {'none' if found is None else list(found)}"
+            )
+    mask = tensors["mask"]
+    count = int(np.count_nonzero(mask))
+    if count != manifest.voxels.count:
+        raise BundleError(
+            f"{TENSORS}: mask: expected {manifest.voxels.count} voxels, found {count}"
+        )
+    hashes = (
+        (
+            "sha256",
+            manifest.voxels.mask_sha256,
+            hashlib.sha256(np.ascontiguousarray(mask).tobytes()).hexdigest(),
+        ),
+        (
+            "voxel order",
+            manifest.voxels.voxel_order_sha256,
+            VoxelMask.from_volume(mask).sha256,
+        ),
+    )
+    for name, expected, digest in hashes:
+        if digest != expected:
+            raise BundleError(
+                f"{TENSORS}: mask: expected {name} {expected}, found {digest}"
+            )

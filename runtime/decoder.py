@@ -1,0 +1,261 @@
+"""The decoder: a run's volumes and events in, answers out.
+
+It owns the order of the stages and nothing else: front end, model and heads are given
+to it. Pure but for the clock it is handed, which only measures. One `RunDecoder` serves
+the live system, the replay faster than real time, and the offline evaluation.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from runtime.answers import (
+    Answer,
+    RunGeometry,
+    Trial,
+    TrialReport,
+    VolumeReport,
+)
+from runtime.errors import UsageError
+from runtime.frontend import BetaFrontend, DueTrial, VolumeFrontend
+from runtime.heads import Retrieval
+from runtime.patch_dct import PatchDct
+from runtime.preprocess import FeatureSpace, LateTrialError, NoiseWhitening
+from runtime.preprocess.timing import end_s
+
+Latent = Float32[np.ndarray, "tokens width"]
+Voxels = Float32[np.ndarray, " voxels"]
+
+
+@runtime_checkable
+class DecodingModel(Protocol):
+    """The part of `runtime.model.Model` that decoding uses."""
+
+    def encode_voxels(self, voxels: Voxels) -> Latent:
+        """Return z_n, the mode of the posterior."""
+        ...
+
+    def decode_latent(self, z_n: Latent) -> Latent:
+        """Carry z_n back to z_v."""
+        ...
+
+
+class Stages:
+    """Durations of named stages of one volume or trial."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self.ns: dict[str, int] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Measure a stage."""
+        start = self._clock()
+        yield
+        self.ns[name] = self._clock() - start
+
+
+class Reader:
+    """Normalised voxels to an answer: encoder, flow, heads."""
+
+    def __init__(
+        self,
+        model: DecodingModel,
+        retrieval: Retrieval,
+        backbone: PatchDct | None,
+        abstain_below: float = 0.0,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            model: An opened model.
+            retrieval: The gallery to search.
+            backbone: Turns z_v into an image; None where the latents are no images.
+            abstain_below: Confidence under which the decision is ABSTAIN.
+        """
+        self._model, self._retrieval = model, retrieval
+        self._backbone, self._abstain_below = backbone, abstain_below
+
+    def read(self, voxels: Voxels, stages: Stages) -> tuple[Answer, Latent]:
+        """Return the answer and the visual latent that it rests on."""
+        with stages("encoder"):
+            z_n = self._model.encode_voxels(voxels)
+        with stages("flow"):
+            z_v = self._model.decode_latent(z_n)
+        with stages("heads"):
+            answer = self._retrieval.answer(z_v)
+        if answer.confidence is not None and answer.confidence < self._abstain_below:
+            answer = Answer(
+                "ABSTAIN",
+                confidence=answer.confidence,
+                candidates=answer.candidates,
+                reason=f"confidence below {self._abstain_below:g}",
+            )
+        return answer, z_v
+
+    def image(self, z_v: Latent) -> np.ndarray | None:
+        """Return the image that the latent stands for, if it stands for one."""
+        return None if self._backbone is None else self._backbone.image_from_tokens(z_v)
+
+
+class TrialDecoder:
+    """One run of a beta bundle: answers trials as they fall due."""
+
+    def __init__(
+        self,
+        frontend: BetaFrontend,
+        reader: Reader,
+        run: RunGeometry,
+        *,
+        space: FeatureSpace,
+        clock: Callable[[], int],
+    ) -> None:
+        """Join the parts for one run.
+
+        Args:
+            frontend: The run's front end.
+            reader: Encoder, flow and heads.
+            run: The run's geometry.
+            space: Fitted on the calibration's betas at the same delay.
+            clock: Monotonic nanoseconds; only measures.
+        """
+        self._frontend, self._reader, self._run = frontend, reader, run
+        self._space, self._clock = space, clock
+        self._refused: list[tuple[Trial, str]] = []
+        self._last_index = -1
+
+    def add_trial(self, trial: Trial) -> None:
+        """Announce a stimulus; one that came too late is answered with ABSTAIN."""
+        try:
+            self._frontend.add_trial(trial)
+        except LateTrialError as error:
+            self._refused.append((trial, str(error)))
+
+    def add_volume(
+        self, volume_index: int, volume: np.ndarray
+    ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
+        """Take a volume; return its report and those of the trials due with it."""
+        stages = Stages(self._clock)
+        with stages("frontend"):
+            due = self._frontend.add_volume(volume_index, volume)
+        self._last_index = max(self._last_index, volume_index)
+        reports = self._report(due)
+        quality = {"invalid_voxels": float(self._frontend.invalid_voxels)}
+        return VolumeReport(volume_index, None, quality, stages.ns), reports
+
+    def skip_volume(self, volume_index: int) -> tuple[TrialReport, ...]:
+        """Pass over a volume that never came."""
+        return self._report(self._frontend.skip_volume(volume_index))
+
+    def end_run(self) -> tuple[TrialReport, ...]:
+        """Answer what is still open: the run ended before its delay had passed."""
+        reason = "the run ended before the decision delay had passed"
+        self._refused += [(trial, reason) for trial in self._frontend.undecided()]
+        return self._report([])
+
+    def _report(self, due: list[DueTrial]) -> tuple[TrialReport, ...]:
+        refused = [self._without_answer(t, "ABSTAIN", why) for t, why in self._refused]
+        self._refused = []
+        return (*refused, *(self._answer(entry) for entry in due))
+
+    def _answer(self, due: DueTrial) -> TrialReport:
+        if due.beta is None:
+            reason = "the run's baseline is incomplete, or no volume shows the trial"
+            return self._without_answer(due.trial, "WARMING", reason)
+        stages = Stages(self._clock)
+        with stages("normalise"):
+            features = self._space.to_model(due.beta.beta)
+        answer, z_v = self._reader.read(features, stages)
+        with stages("image"):
+            image = self._reader.image(z_v)
+        return TrialReport(
+            trial_id=due.trial.trial_id,
+            answer=answer,
+            delay_s=due.beta.delay_s,
+            first_volume=0,
+            last_volume=due.beta.last_volume_index,
+            volumes_used=due.beta.volumes_used,
+            stage_ns=stages.ns,
+            z_v=z_v,
+            image=image,
+            beta=due.beta.beta,
+            standard_error=due.beta.standard_error,
+        )
+
+    def _without_answer(self, trial: Trial, decision: str, reason: str) -> TrialReport:
+        answer = Answer(
+            "WARMING" if decision == "WARMING" else "ABSTAIN", reason=reason
+        )
+        return TrialReport(
+            trial_id=trial.trial_id,
+            answer=answer,
+            delay_s=max(0.0, end_s(self._last_index, self._run.tr_s) - trial.onset_s),
+            first_volume=0,
+            last_volume=self._last_index,
+            volumes_used=0,
+            stage_ns={},
+        )
+
+
+class VolumeDecoder:
+    """One run of a volume bundle: answers every volume."""
+
+    def __init__(
+        self,
+        frontend: VolumeFrontend,
+        reader: Reader,
+        *,
+        whitening: NoiseWhitening,
+        warming_volumes: int,
+        clock: Callable[[], int],
+    ) -> None:
+        """Join the parts for one run.
+
+        Args:
+            frontend: The run's front end.
+            reader: Encoder, flow and heads.
+            whitening: Of the noise that voxels share, fitted on calibration runs.
+            warming_volumes: Volumes at the start that get WARMING for a decision.
+            clock: Monotonic nanoseconds; only measures.
+        """
+        self._frontend, self._reader, self._whitening = frontend, reader, whitening
+        self._warming, self._clock = warming_volumes, clock
+        self._taken = 0
+
+    def add_trial(self, trial: Trial) -> None:
+        """Refuse a trial: this bundle answers volumes.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(
+            f"trial {trial.trial_id}: expected no trials, the bundle answers volumes"
+        )
+
+    def add_volume(
+        self, volume_index: int, volume: np.ndarray
+    ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
+        """Take a volume and answer it."""
+        stages = Stages(self._clock)
+        with stages("frontend"):
+            voxels = self._frontend.add_volume(volume_index, volume)
+        self._taken += 1
+        if self._taken <= self._warming:
+            answer = Answer("WARMING", reason="the run's baseline is incomplete")
+        else:
+            with stages("normalise"):
+                features = self._whitening.whiten(voxels)
+            answer, _ = self._reader.read(features, stages)
+        return VolumeReport(volume_index, answer, {}, stages.ns), ()
+
+    def skip_volume(self, volume_index: int) -> tuple[TrialReport, ...]:
+        """Pass over a volume that never came; the baseline does not move."""
+        del volume_index
+        return ()
+
+    def end_run(self) -> tuple[TrialReport, ...]:
+        """Return nothing: every volume has been answered."""
+        return ()

@@ -1,0 +1,143 @@
+"""What a compiled graph is to the rest of the runtime, whoever compiled it.
+
+Knows no library: `open_engine` imports the one that is asked for.
+"""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Shaped
+
+from runtime.errors import BackendError, TensorMismatchError
+from runtime.manifest import GraphSpec, TensorSpec
+
+Backend = Literal["ort", "openvino"]
+Precision = Literal["f32", "bf16"]
+Array = Shaped[np.ndarray, "..."]
+
+_MODULES: Final = MappingProxyType(
+    {"ort": "runtime.engines.ort", "openvino": "runtime.engines.openvino"}
+)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One compiled graph with its buffers, allocated once."""
+
+    name: str
+    """Backend's name."""
+    version: str
+    """Version of the backend's library."""
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Evaluate the graph.
+
+        Args:
+            inputs: Exactly the graph's inputs, of exactly their shapes and dtypes;
+                copied before the call returns.
+
+        Returns:
+            The graph's outputs; read-only and valid until the next call.
+
+        Raises:
+            TensorMismatchError: Another name, shape or dtype.
+            BackendError: The library failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the library's memory back; the engine must not run again."""
+        ...
+
+
+def allocate(specs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+    """Return zeroed buffers for tensors, by name."""
+    return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in specs}
+
+
+def read_only(buffers: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return views of buffers that the caller of an engine cannot write to."""
+    views = {name: buffer.view() for name, buffer in buffers.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return MappingProxyType(views)
+
+
+def fill(buffers: Mapping[str, Array], inputs: Mapping[str, Array]) -> None:
+    """Copy inputs into an engine's buffers.
+
+    Raises:
+        TensorMismatchError: Another set of names, another shape or another dtype.
+    """
+    if inputs.keys() != buffers.keys():
+        raise TensorMismatchError(
+            "inputs",
+            expected=", ".join(sorted(buffers)),
+            found=", ".join(sorted(inputs)) or "none",
+        )
+    for name, buffer in buffers.items():
+        array = inputs[name]
+        if array.shape != buffer.shape or array.dtype != buffer.dtype:
+            raise TensorMismatchError(
+                name,
+                expected=f"{buffer.dtype} {list(buffer.shape)}",
+                found=f"{array.dtype} {list(array.shape)}",
+            )
+        np.copyto(buffer, array)
+
+
+def check_ports(
+    graph: GraphSpec,
+    inputs: Mapping[str, tuple[int, ...]],
+    outputs: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Hold what a library found in a file against what the manifest says of it.
+
+    Raises:
+        TensorMismatchError: Another name or shape.
+    """
+    for words, specs, found in (
+        ("inputs", graph.inputs, inputs),
+        ("outputs", graph.outputs, outputs),
+    ):
+        wanted = {spec.name: tuple(spec.shape) for spec in specs}
+        if wanted != found:
+            raise TensorMismatchError(
+                f"{graph.file}: {words}", expected=str(wanted), found=str(dict(found))
+            )
+
+
+def open_engine(
+    backend: str,
+    path: Path,
+    graph: GraphSpec,
+    *,
+    precision: Precision = "f32",
+    threads: int | None = None,
+) -> Engine:
+    """Compile a graph.
+
+    Args:
+        backend: ``ort`` (ONNX Runtime on the CPU) or ``openvino``.
+        path: The graph's file, of a bundle's private copy.
+        graph: What the manifest says of it.
+        precision: Of the arithmetic; inputs and outputs are float32 either way.
+        threads: Threads of one evaluation; None leaves the choice to the library.
+
+    Raises:
+        BackendError: Unknown, missing or failing library, or a precision it lacks.
+        TensorMismatchError: The file's inputs or outputs differ from the manifest's.
+    """
+    if backend not in _MODULES:
+        raise BackendError(
+            f"backend: expected one of {', '.join(_MODULES)}, found {backend}"
+        )
+    module = importlib.import_module(_MODULES[backend])
+    engine: Engine = module.open_engine(
+        path, graph, precision=precision, threads=threads
+    )
+    return engine

@@ -1,0 +1,1 @@
+"""Compiled graphs behind one small interface, one file per library."""

@@ -1,0 +1,137 @@
+"""ONNX Runtime on the CPU: portable, float32, the reference among the engines."""
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, final
+
+from runtime.engine import (
+    Array,
+    Engine,
+    Precision,
+    allocate,
+    check_ports,
+    fill,
+    read_only,
+)
+from runtime.errors import BackendError
+from runtime.manifest import GraphSpec
+
+
+def installed(name: str) -> bool:
+    """Say whether a distribution of this name is installed."""
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def check_distributions(*, cpu: bool, gpu: bool) -> None:
+    """Refuse the combinations of distributions in which the import is not what it says.
+
+    Raises:
+        BackendError: Neither distribution, or both: they share one import package, and
+            CUDA vanishes silently (microsoft/onnxruntime#26996).
+    """
+    if cpu and gpu:
+        raise BackendError(
+            "ort: expected one of onnxruntime and onnxruntime-gpu, found both, which "
+            "overwrite each other. Uninstall both, then install the extra cpu or gpu."
+        )
+    if not (cpu or gpu):
+        raise BackendError(
+            "ort: expected the library onnxruntime, found none. Install the extra cpu."
+        )
+
+
+def _import() -> Any:
+    check_distributions(cpu=installed("onnxruntime"), gpu=installed("onnxruntime-gpu"))
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f"ort: expected onnxruntime to load, found {error}. Install the extra cpu."
+        ) from error
+    return onnxruntime
+
+
+@final
+class OrtEngine:
+    """A session whose inputs and outputs are bound once to numpy buffers."""
+
+    name = "ort"
+
+    def __init__(self, library: Any, session: Any, graph: GraphSpec) -> None:
+        self.version = library.__version__
+        self._failures = _failures(library)
+        self._session = session
+        self._inputs = allocate(graph.inputs)
+        outputs = allocate(graph.outputs)
+        self._outputs = read_only(outputs)
+        self._binding = session.io_binding()
+        for name, buffer in self._inputs.items():
+            self._binding.bind_cpu_input(name, buffer)
+        for name, buffer in outputs.items():
+            self._binding.bind_output(
+                name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data
+            )
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Evaluate the graph; see `Engine.run`."""
+        fill(self._inputs, inputs)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except self._failures as error:
+            raise BackendError(f"ort: {_line(error)}") from error
+        return self._outputs
+
+    def close(self) -> None:
+        """Give the session's memory back."""
+        self._binding = None
+        self._session = None
+
+
+def _failures(library: Any) -> tuple[type[Exception], ...]:
+    """Return what the library raises; its exceptions share no base but Exception."""
+    state = library.capi.onnxruntime_pybind11_state
+    found = [value for value in vars(state).values() if isinstance(value, type)]
+    own = [value for value in found if issubclass(value, Exception)]
+    return (RuntimeError, ValueError, *own)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def open_engine(
+    path: Path, graph: GraphSpec, *, precision: Precision, threads: int | None
+) -> Engine:
+    """Compile a graph for the CPU; see `runtime.engine.open_engine`."""
+    ort = _import()
+    if precision != "f32":
+        raise BackendError(
+            f"ort: expected precision f32 on the CPU, found {precision}. "
+            "Choose the backend openvino."
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Idle threads sleep: between two volumes of a second each, spinning would take
+    # the cores from whoever receives the next volume.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Denormals in the tails of GELU and softmax cost up to a hundredfold otherwise.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        session = ort.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except _failures(ort) as error:
+        raise BackendError(f"ort: {graph.file}: {_line(error)}") from error
+    check_ports(
+        graph,
+        {port.name: tuple(port.shape) for port in session.get_inputs()},
+        {port.name: tuple(port.shape) for port in session.get_outputs()},
+    )
+    return OrtEngine(ort, session, graph)

@@ -1,0 +1,239 @@
+"""An opened bundle and gallery, ready to decode run after run.
+
+The one place where the parts of the runtime are put together; the server, the offline
+evaluation and an embedding program all open the same thing.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from runtime.answers import RunGeometry, Trial, TrialReport, VolumeReport
+from runtime.bundle import Bundle, open_bundle
+from runtime.decoder import Reader, TrialDecoder, VolumeDecoder
+from runtime.encoder import Encoder
+from runtime.engine import Precision
+from runtime.errors import BundleError, UsageError
+from runtime.estimator import BetaEstimator
+from runtime.frontend import BetaFrontend, VolumeFrontend
+from runtime.gallery import Gallery, open_gallery
+from runtime.heads import Retrieval
+from runtime.model import Model, open_model
+from runtime.patch_dct import PatchDct
+from runtime.preprocess import VoxelMask
+
+UNCALIBRATED_TEMPERATURE = 0.1
+"""Softmax temperature where a gallery has no calibration; its confidence is a guess."""
+
+
+def backbone_of(bundle: Bundle) -> PatchDct | None:
+    """Return the bundle's visual backbone, or None where its latents are no images.
+
+    Raises:
+        BundleError: The backbone gives other latents than the model.
+    """
+    spec, latent = bundle.manifest.backbone, bundle.manifest.latent
+    if spec.name != "patch_dct":
+        return None
+    backbone = PatchDct(image_size=spec.image_size, patch=spec.patch)
+    if (backbone.tokens, backbone.width) != (latent.tokens, latent.width):
+        raise BundleError(
+            f"backbone: expected {latent.tokens} x {latent.width} latents as the "
+            f"model's, found {backbone.tokens} x {backbone.width}"
+        )
+    return backbone
+
+
+class RunDecoder:
+    """Decodes runs, one after another, with one model and one gallery."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        gallery: Gallery,
+        model: Model,
+        *,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        abstain_below: float = 0.0,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            bundle: A verified bundle; stays open for as long as this.
+            gallery: What retrieval may answer with.
+            model: The bundle's engines.
+            clock: Monotonic nanoseconds; only measures stages.
+            abstain_below: Confidence under which the decision is ABSTAIN.
+
+        Raises:
+            BundleError: The gallery's calibration belongs to another bundle, or the
+                backbone's latents are not the model's.
+        """
+        self.bundle, self.gallery, self.model = bundle, gallery, model
+        self._clock = clock
+        calibration = gallery.confidence_for(bundle.sha256)
+        retrieval = Retrieval(
+            gallery.latents,
+            gallery.ids,
+            gallery.labels,
+            mean=bundle.latent_mean,
+            temperature=(
+                UNCALIBRATED_TEMPERATURE
+                if calibration is None
+                else calibration.temperature
+            ),
+        )
+        self._mask = VoxelMask.from_volume(bundle.mask)
+        self._reader = Reader(model, retrieval, backbone_of(bundle), abstain_below)
+        self._run: TrialDecoder | VolumeDecoder | None = None
+
+    @property
+    def bundle_sha256(self) -> str:
+        """Identity of the model; every outcome cites it."""
+        return self.bundle.sha256
+
+    @property
+    def gallery_sha256(self) -> str:
+        """Identity of what retrieval chooses from."""
+        return self.gallery.sha256
+
+    @property
+    def preprocessing_sha256(self) -> str:
+        """Identity of what happens to a volume before the model."""
+        return self.bundle.manifest.preprocessing_sha256
+
+    def encoder(self) -> Encoder:
+        """Return the other direction: images to predicted responses.
+
+        Raises:
+            UsageError: The bundle's latents are no images.
+        """
+        backbone = backbone_of(self.bundle)
+        if backbone is None:
+            raise UsageError(
+                "encoder: expected a bundle whose latents are images, found backbone "
+                f"{self.bundle.manifest.backbone.name}"
+            )
+        return Encoder(self.model, backbone, self.bundle.feature_space())
+
+    def start_run(self, run: RunGeometry) -> None:
+        """Forget the last run and allocate for this one.
+
+        Raises:
+            TensorMismatchError: The run's volumes do not fit the bundle's mask.
+        """
+        estimator = self.bundle.manifest.estimator
+        space = self.bundle.feature_space()
+        if isinstance(estimator, BetaEstimator):
+            self._run = TrialDecoder(
+                BetaFrontend(self._mask, estimator, run),
+                self._reader,
+                run,
+                space=space,
+                clock=self._clock,
+            )
+            return
+        frontend = VolumeFrontend(
+            self._mask,
+            estimator,
+            run,
+            prior=space.affine.mean,
+            scale=space.affine.scale,
+        )
+        self._run = VolumeDecoder(
+            frontend,
+            self._reader,
+            whitening=space.whitening,
+            warming_volumes=estimator.warming_volumes,
+            clock=self._clock,
+        )
+
+    def add_trial(self, trial: Trial) -> None:
+        """Learn that something is presented.
+
+        Raises:
+            UsageError: No run is under way, or the bundle answers volumes.
+        """
+        self._started().add_trial(trial)
+
+    def add_volume(
+        self, volume_index: int, volume: np.ndarray
+    ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
+        """Use the next acquisition; answer it and the trials that are due by it.
+
+        Raises:
+            UsageError: No run is under way.
+            TensorMismatchError: The volume has another shape, dtype or index.
+        """
+        return self._started().add_volume(volume_index, volume)
+
+    def skip_volume(self, volume_index: int) -> tuple[TrialReport, ...]:
+        """Go without an acquisition; answer the trials that are due by it.
+
+        Raises:
+            UsageError: No run is under way.
+        """
+        return self._started().skip_volume(volume_index)
+
+    def end_run(self) -> tuple[TrialReport, ...]:
+        """Answer every trial that is still open.
+
+        Raises:
+            UsageError: No run is under way.
+        """
+        return self._started().end_run()
+
+    def _started(self) -> TrialDecoder | VolumeDecoder:
+        if self._run is None:
+            raise UsageError("decoder: expected start_run first, found no run")
+        return self._run
+
+    def close(self) -> None:
+        """Close the engines, then the bundle's private copy."""
+        self.model.close()
+        self.bundle.close()
+
+    def __enter__(self) -> "RunDecoder":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_decoder(
+    bundle_folder: Path,
+    gallery_folder: Path,
+    *,
+    backend: str = "ort",
+    precision: Precision = "f32",
+    threads: int | None = None,
+    abstain_below: float = 0.0,
+) -> RunDecoder:
+    """Verify and open a bundle and a gallery.
+
+    Raises:
+        BundleError: One of them is not exactly what its manifest lists, or they do
+            not belong together.
+        BackendError: The engine library is missing or refuses a graph.
+        ParityError: An engine does not give the golden vectors.
+    """
+    bundle = open_bundle(bundle_folder)
+    try:
+        gallery = open_gallery(gallery_folder, bundle.manifest.latent)
+        model = open_model(bundle, backend, precision, threads)
+        try:
+            return RunDecoder(bundle, gallery, model, abstain_below=abstain_below)
+        except BaseException:
+            model.close()
+            raise
+    except BaseException:
+        bundle.close()
+        raise

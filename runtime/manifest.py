@@ -1,0 +1,193 @@
+"""What a bundle says about itself: the structs of `manifest.json` and their codec.
+
+Pure: bytes in, structs out. `runtime.bundle` reads files.
+"""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from runtime.errors import BundleError
+from runtime.estimator import BetaEstimator, Estimator
+from runtime.sealed import FileSpec
+from runtime.solver import Direction
+
+MANIFEST: Final = "manifest.json"
+TENSORS: Final = "tensors.safetensors"
+GOLDEN: Final = "golden/golden.safetensors"
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Shape = tuple[Annotated[int, msgspec.Meta(ge=1)], ...]
+DType = Literal["float32", "float64", "int64", "uint8", "bool"]
+Affine = tuple[tuple[float, float, float, float], ...]
+
+
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Name, shape and dtype of one tensor."""
+
+    name: str
+    shape: Shape
+    dtype: DType = "float32"
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
+
+class GraphSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ONNX graph of the bundle."""
+
+    name: str
+    """``encoder``, ``decoder``, ``decode_flow``, ``encode_flow`` or ``step``."""
+    file: str
+    opset: Positive
+    precision: Literal["f32", "f16", "bf16"]
+    """Precision of the weights in the file; an engine may compute in another."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Voxels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which numbers the voxel vector holds, and in which order."""
+
+    count: Positive
+    shape: tuple[Positive, Positive, Positive]
+    """Voxels along x, y and z of the volume that the mask selects from."""
+    mask_sha256: Sha256
+    """Hash of the mask as C-ordered bytes of 0 and 1."""
+    voxel_order_sha256: Sha256
+    """`runtime.preprocess.mask.VoxelMask.sha256`: the shape and the C-order indices."""
+    affine: Affine
+    """Voxel indices to scanner millimetres, the first three rows and (0, 0, 0, 1)."""
+    units: Literal["percent"] = "percent"
+    """Percent signal change against the run's causal baseline."""
+
+
+class FlowSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the velocity is followed; folded into the unrolled graphs and the tables."""
+
+    path: str
+    solver: str
+    decode_times: tuple[float, ...]
+    """Grid of the decode direction, 1 to 0."""
+    encode_times: tuple[float, ...]
+    """Grid of the encode direction, 0 to 1."""
+    decode_evaluations: Positive
+    """Velocity evaluations of the whole decode direction."""
+    encode_evaluations: Positive
+    """Velocity evaluations of the whole encode direction."""
+
+    def times(self, direction: Direction) -> tuple[float, ...]:
+        """Return the grid of a direction."""
+        return self.encode_times if direction == "encode" else self.decode_times
+
+
+class BackboneSpec(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """The visual backbone whose tokens are z_v."""
+
+    name: str
+    image_size: Positive
+    """Side of the square image in pixels."""
+    patch: Positive
+    """Side of a patch in pixels."""
+    parameters_sha256: Sha256 | None = None
+    """Hash of frozen weights; None where the backbone has none."""
+
+
+class LatentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Shape of z_v and z_n."""
+
+    tokens: Positive
+    width: Positive
+
+
+class TrainingSpec(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """What the graphs were made of."""
+
+    preset: str
+    config_sha256: Sha256
+    vae_sha256: Sha256
+    flow_sha256: Sha256
+
+
+class GateSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One measured promise: `reached` is within `limit`."""
+
+    name: str
+    metric: Literal["rel_l2", "cosine", "nonfinite"]
+    limit: float
+    reached: float
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that a bundle says about itself."""
+
+    schema_version: Literal[1] = 1
+    subject: str
+    created: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    """ISO date of the export."""
+    input_kind: Literal["volume", "beta"]
+    """What `voxels` of the encoder are; a bundle never gets the other."""
+    voxels: Voxels
+    estimator: Estimator
+    preprocessing_sha256: Sha256
+    flow: FlowSpec
+    graphs: tuple[GraphSpec, ...]
+    tensors: tuple[TensorSpec, ...]
+    """Content of `tensors.safetensors`."""
+    golden: tuple[TensorSpec, ...]
+    """Content of `golden/golden.safetensors`."""
+    backbone: BackboneSpec
+    latent: LatentSpec
+    training: TrainingSpec
+    gates: tuple[GateSpec, ...]
+    files: tuple[FileSpec, ...]
+    """Exactly the files of the folder besides the manifest."""
+
+    def graph(self, name: str) -> GraphSpec:
+        """Return the graph of this name.
+
+        Raises:
+            BundleError: There is none.
+        """
+        for graph in self.graphs:
+            if graph.name == name:
+                return graph
+        names = ", ".join(graph.name for graph in self.graphs)
+        raise BundleError(f"{MANIFEST}: expected a graph {name}, found {names}")
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Decode and check a manifest.
+
+    Raises:
+        BundleError: Not JSON, an unknown or missing field, or statements that
+            contradict each other.
+    """
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST}: {error}") from error
+    kind = "beta" if isinstance(manifest.estimator, BetaEstimator) else "volume"
+    if kind != manifest.input_kind:
+        raise BundleError(
+            f"{MANIFEST}: expected an estimator of kind {manifest.input_kind}, "
+            f"found {kind}"
+        )
+    listed = {spec.path for spec in manifest.files}
+    named = {graph.file for graph in manifest.graphs} | {TENSORS, GOLDEN}
+    if unlisted := named - listed:
+        raise BundleError(
+            f"{MANIFEST}: expected files to list {', '.join(sorted(unlisted))}, "
+            "found them missing"
+        )
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the manifest as indented JSON, the same bytes for the same manifest."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"

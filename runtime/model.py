@@ -1,0 +1,284 @@
+"""The model as a rig uses it: four maps on single samples, torch nowhere.
+
+Opens the engines of a bundle and believes none of them: each map must give the
+bundle's golden vectors before `open_model` returns.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Literal, final
+
+import numpy as np
+from jaxtyping import Float32, Shaped
+
+from runtime.bundle import Bundle
+from runtime.engine import Engine, Precision, open_engine
+from runtime.errors import BackendError, ParityError
+from runtime.manifest import Manifest
+from runtime.solver import Direction, Solver, solve, solver_from_name
+
+Latent = Float32[np.ndarray, "tokens width"]
+Voxels = Float32[np.ndarray, " voxels"]
+Map = Callable[[Any], Shaped[np.ndarray, "..."]]
+Form = Literal["unrolled", "step"]
+
+FORMS: Final = MappingProxyType({"ort": "unrolled", "openvino": "step"})
+"""How a backend runs the flow. OpenVINO keeps a copy of the weights per unrolled step.
+"""
+GOLDEN_LIMITS: Final[Mapping[str, float]] = MappingProxyType(
+    {"f32": 1e-5, "bf16": 5e-2}
+)
+"""Relative L2 error of each map on the golden vectors. float32: the export's own gate.
+bfloat16: eight bits of mantissa are 4e-3 per operation, about 1e-2 per map measured."""
+
+
+@final
+class Model:
+    """The engines of a bundle; not for use by two threads at once.
+
+    Arrays that are returned belong to the caller.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        engines: Mapping[str, Engine],
+        tables: Mapping[Direction, Float32[np.ndarray, "evaluations modulation"]],
+        latent_mean: Latent,
+    ) -> None:
+        flow = manifest.flow
+        self.manifest = manifest
+        self.latent_mean = latent_mean
+        """Mean of z_v over the training images; read-only."""
+        self._engines = dict(engines)
+        self._tables = tables
+        self._solver: Solver = solver_from_name(flow.solver, flow.path)
+
+    @property
+    def backend(self) -> str:
+        """Backend and its version, as an outcome cites it."""
+        engine = self._engines["encoder"]
+        return f"{engine.name} {engine.version}"
+
+    def encode_voxels(self, voxels: Voxels) -> Latent:
+        """Return the neural latent z_n of normalised voxels (the posterior's mode).
+
+        Raises:
+            TensorMismatchError: Another number of voxels or dtype.
+            BackendError: The engine failed.
+        """
+        return self._run("encoder", "voxels", voxels, "z_n")
+
+    def encode_voxels_for_retrieval(self, voxels: Voxels) -> tuple[Latent, Latent]:
+        """Return z_n and the retrieval features, which one evaluation gives.
+
+        Raises:
+            TensorMismatchError: Another number of voxels or dtype.
+            BackendError: The engine failed.
+        """
+        out = self._engines["encoder"].run({"voxels": voxels[None]})
+        return out["z_n"][0].copy(), out["retrieval"][0].copy()
+
+    def decode_latent(self, z_n: Latent) -> Latent:
+        """Carry z_n to the visual latent z_v.
+
+        Raises:
+            TensorMismatchError: Another shape or dtype.
+            BackendError: The engine failed.
+        """
+        return self._flow(z_n, "decode")
+
+    def encode_latent(self, z_v: Latent) -> Latent:
+        """Carry z_v to the neural latent z_n.
+
+        Raises:
+            TensorMismatchError: Another shape or dtype.
+            BackendError: The engine failed.
+        """
+        return self._flow(z_v, "encode")
+
+    def predict_voxels(self, z_n: Latent) -> Voxels:
+        """Return the normalised voxels that z_n implies.
+
+        Raises:
+            TensorMismatchError: Another shape or dtype.
+            BackendError: The engine failed.
+        """
+        return self._run("decoder", "z_n", z_n, "voxels")
+
+    def _run(
+        self, graph: str, source: str, array: Float32[np.ndarray, "..."], target: str
+    ) -> Float32[np.ndarray, "..."]:
+        out = self._engines[graph].run({source: array[None]})
+        # A copy: the engine's buffer is written again by the next call.
+        return np.array(out[target][0])
+
+    def maps(self) -> Mapping[str, tuple[Map, str, str]]:
+        """Return each map with the golden vectors that are its input and output."""
+        return {
+            "encoder": (self.encode_voxels, "voxels", "z_n"),
+            "retrieval": (self._retrieval, "voxels", "retrieval"),
+            "decode_flow": (self.decode_latent, "z_n", "z_v"),
+            "encode_flow": (self.encode_latent, "z_v", "z_n_encoded"),
+            "decoder": (self.predict_voxels, "z_n_encoded", "voxels_predicted"),
+        }
+
+    def _retrieval(self, voxels: Voxels) -> Latent:
+        return self.encode_voxels_for_retrieval(voxels)[1]
+
+    def _flow(self, z: Latent, direction: Direction) -> Latent:
+        source, target = ("z_n", "z_v") if direction == "decode" else ("z_v", "z_n")
+        if f"{direction}_flow" in self._engines:
+            return self._run(f"{direction}_flow", source, z, target)
+        step, rows = self._engines["step"], iter(self._tables[direction])
+
+        def velocity(
+            z: Shaped[np.ndarray, "..."], _t: float
+        ) -> Float32[np.ndarray, "1 tokens width"]:
+            out = step.run({"z": z, "modulation": next(rows)[None]})
+            # A copy: solvers of order two hold two velocities at once.
+            return out["velocity"].copy()
+
+        end = solve(
+            velocity, z[None], self.manifest.flow.times(direction), self._solver
+        )
+        return np.ascontiguousarray(end[0])
+
+    def close(self) -> None:
+        """Close every engine."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_model(
+    bundle: Bundle,
+    backend: str = "ort",
+    precision: Precision = "f32",
+    threads: int | None = None,
+    form: Form | None = None,
+) -> Model:
+    """Compile a bundle's graphs and hold them against its golden vectors.
+
+    Args:
+        bundle: Stays open for as long as the model.
+        backend: ``ort`` or ``openvino``.
+        precision: Of the arithmetic; bf16 needs openvino.
+        threads: Threads of one evaluation; None leaves the choice to the library.
+        form: Run the flow as one unrolled graph or step by step; None takes what
+            suits the backend.
+
+    Raises:
+        BackendError: The library is missing, lacks the precision or refuses a graph.
+        ParityError: A map does not give its golden vectors.
+    """
+    model = model_from_folder(
+        bundle.folder,
+        bundle.manifest,
+        bundle.tensors,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        form=form,
+    )
+    try:
+        check_golden(model, bundle.golden(), GOLDEN_LIMITS[precision])
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def model_from_folder(
+    folder: Path,
+    manifest: Manifest,
+    tensors: Mapping[str, Shaped[np.ndarray, "..."]],
+    *,
+    backend: str,
+    precision: Precision,
+    threads: int | None,
+    form: Form | None,
+) -> Model:
+    """Compile graphs without judging them; `open_model` and the export's judge do.
+
+    Raises:
+        BackendError: The library is missing, lacks the precision or refuses a graph.
+    """
+    chosen = form or FORMS.get(backend)
+    if chosen is None:
+        raise BackendError(
+            f"backend: expected one of {', '.join(FORMS)}, found {backend}"
+        )
+    flows = ("step",) if chosen == "step" else ("decode_flow", "encode_flow")
+    engines: dict[str, Engine] = {}
+    try:
+        for name in ("encoder", "decoder", *flows):
+            graph = manifest.graph(name)
+            engines[name] = open_engine(
+                backend,
+                folder / graph.file,
+                graph,
+                precision=precision,
+                threads=threads,
+            )
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
+    tables: dict[Direction, Float32[np.ndarray, "evaluations modulation"]] = {
+        "decode": tensors["conditioning_decode"],
+        "encode": tensors["conditioning_encode"],
+    }
+    return Model(manifest, engines, tables, tensors["latent_mean"])
+
+
+def golden_errors(
+    model: Model, golden: Mapping[str, Shaped[np.ndarray, "..."]]
+) -> dict[str, float]:
+    """Return the largest relative L2 error of each map over the golden samples.
+
+    A result that is not finite has the error infinity.
+    """
+    return {
+        name: max(
+            _rel_l2(wanted, run(sample))
+            for sample, wanted in zip(golden[source], golden[target], strict=True)
+        )
+        for name, (run, source, target) in model.maps().items()
+    }
+
+
+def _rel_l2(
+    wanted: Shaped[np.ndarray, "..."], found: Shaped[np.ndarray, "..."]
+) -> float:
+    wide = wanted.astype(np.float64)
+    error = float(np.linalg.norm(found - wide) / np.linalg.norm(wide))
+    return error if np.isfinite(error) else float("inf")
+
+
+def check_golden(
+    model: Model, golden: Mapping[str, Shaped[np.ndarray, "..."]], limit: float
+) -> None:
+    """Refuse a model that does not compute its golden vectors.
+
+    Raises:
+        ParityError: Naming the first map beyond the limit.
+    """
+    for name, error in golden_errors(model, golden).items():
+        if not error <= limit:
+            raise ParityError(
+                f"golden {name} ({model.backend}): expected relative L2 error <= "
+                f"{limit:g}, found {error:.3g}. Export again on this kind of machine, "
+                "or choose another backend or precision."
+            )

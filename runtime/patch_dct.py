@@ -1,0 +1,102 @@
+"""The frozen visual backbone `patch_dct`: an image as orthonormal DCT tokens, and back.
+
+Nothing is learned and nothing is lost: each square patch goes through the orthonormal
+two-dimensional DCT-II per colour channel, so that lengths and angles of pixels are
+lengths and angles of tokens, and the inverse is exact to rounding.
+"""
+
+import msgspec
+import numpy as np
+from jaxtyping import Float32, UInt8
+from scipy.fft import dctn, idctn
+
+from runtime.errors import ConfigError, TensorMismatchError
+
+# Not "width", which is a token's; one name would bind both.
+Image = UInt8[np.ndarray, "rows columns 3"]
+Tokens = Float32[np.ndarray, "tokens width"]
+
+
+class PatchDct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A square RGB image of `image_size` cut into patches of `patch` pixels."""
+
+    image_size: int = 32
+    """Height and width in pixels."""
+    patch: int = 8
+    """Side of a patch in pixels; divides `image_size`."""
+    name: str = "patch_dct"
+    """Identity of the backbone; a bundle names it."""
+
+    def __post_init__(self) -> None:
+        """Refuse a patch that does not tile the image.
+
+        Raises:
+            ConfigError: One clear line with both sizes.
+        """
+        if self.patch < 1 or self.image_size < 1 or self.image_size % self.patch:
+            raise ConfigError(
+                f"backbone.patch: expected a divisor of image_size {self.image_size}, "
+                f"found {self.patch}"
+            )
+
+    @classmethod
+    def of_latent(cls, tokens: int, width: int, image_size: int) -> "PatchDct":
+        """Return the backbone that gives latents of a shape for images of a size.
+
+        Raises:
+            ConfigError: No patch does.
+        """
+        for patch in range(1, image_size + 1):
+            if 3 * patch**2 == width and tokens * patch**2 == image_size**2:
+                return cls(image_size=image_size, patch=patch)
+        raise ConfigError(
+            f"latent: expected tokens of 3 patch^2 numbers that tile {image_size} x "
+            f"{image_size} pixels, found {tokens} tokens of width {width}"
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Number of patches."""
+        return (self.image_size // self.patch) ** 2
+
+    @property
+    def width(self) -> int:
+        """Coefficients of a patch, all three colours."""
+        return 3 * self.patch**2
+
+    def tokens_from_image(self, image: Image) -> Tokens:
+        """Transform an image; pixel 0 becomes -1 and pixel 255 becomes 1 before it.
+
+        Raises:
+            TensorMismatchError: The image has another size.
+        """
+        size, patch = self.image_size, self.patch
+        if image.shape != (size, size, 3):
+            raise TensorMismatchError(
+                "image", expected=f"({size}, {size}, 3)", found=str(image.shape)
+            )
+        side = size // patch
+        pixels = image.astype(np.float64) / 127.5 - 1.0
+        patches = pixels.reshape(side, patch, side, patch, 3).transpose(0, 2, 1, 3, 4)
+        coefficients = dctn(patches, axes=(2, 3), norm="ortho")
+        return coefficients.reshape(self.tokens, self.width).astype(np.float32)
+
+    def image_from_tokens(self, tokens: Tokens) -> Image:
+        """Invert `tokens_from_image`, rounding to the nearest pixel and clipping.
+
+        Raises:
+            TensorMismatchError: The tokens have another shape.
+        """
+        if tokens.shape != (self.tokens, self.width):
+            raise TensorMismatchError(
+                "z_v",
+                expected=f"({self.tokens}, {self.width})",
+                found=str(tokens.shape),
+            )
+        size, patch = self.image_size, self.patch
+        side = size // patch
+        grid = tokens.astype(np.float64).reshape(side, side, patch, patch, 3)
+        patches = idctn(grid, axes=(2, 3), norm="ortho")
+        pixels = patches.transpose(0, 2, 1, 3, 4).reshape(size, size, 3)
+        levels = np.rint((pixels + 1.0) * 127.5).clip(0, 255)
+        return levels.astype(np.uint8)

@@ -1,0 +1,96 @@
+"""The blood response to a stimulus, as the GLM assumes it.
+
+Pure. The response is integrated in closed form (incomplete gamma functions), so a
+regressor has neither an oversampling grid nor a discretisation error.
+"""
+
+import math
+from typing import Annotated, final
+
+import msgspec
+import numpy as np
+from jaxtyping import Float64
+from scipy.special import gammainc
+
+from runtime.preprocess.timing import middles_s, require_positive
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+@final
+class Hrf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A difference of two gamma densities, integrating to one.
+
+    ``h(t) = (g(t; peak) - ratio * g(t; undershoot)) / (1 - ratio)`` with ``g(t; d)``
+    the gamma density of shape ``d / dispersion`` and scale `dispersion`, cut at
+    `length_s`. The defaults are SPM's canonical response (Friston et al. 1998), whose
+    maximum is at 5 s. A stimulus that lasts gives a plateau of one, so a beta is
+    in units of the response to a long block.
+    """
+
+    peak_s: Positive = 6.0
+    """Mean of the positive gamma density."""
+    undershoot_s: Positive = 16.0
+    """Mean of the negative one."""
+    peak_dispersion_s: Positive = 1.0
+    """Scale of the positive density."""
+    undershoot_dispersion_s: Positive = 1.0
+    """Scale of the negative one."""
+    undershoot_ratio: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 1 / 6
+    """Area of the undershoot over that of the peak."""
+    length_s: Positive = 32.0
+    """Time after which the response is taken to be over."""
+
+
+CANONICAL = Hrf()
+"""SPM's canonical response."""
+
+
+def step_response(
+    times_s: Float64[np.ndarray, " times"], hrf: Hrf = CANONICAL
+) -> Float64[np.ndarray, " times"]:
+    """Return the response to a stimulus that starts at 0 and stays: the integral of h.
+
+    Args:
+        times_s: Times since the onset; zero is returned before it.
+        hrf: The response to an impulse.
+    """
+    since = np.clip(times_s, 0.0, hrf.length_s)
+    peak = gammainc(hrf.peak_s / hrf.peak_dispersion_s, since / hrf.peak_dispersion_s)
+    undershoot = gammainc(
+        hrf.undershoot_s / hrf.undershoot_dispersion_s,
+        since / hrf.undershoot_dispersion_s,
+    )
+    ratio = hrf.undershoot_ratio
+    return np.asarray((peak - ratio * undershoot) / (1.0 - ratio), dtype=np.float64)
+
+
+def trial_regressor(
+    onset_s: float, duration_s: float, tr_s: float, volumes: int, hrf: Hrf = CANONICAL
+) -> Float64[np.ndarray, " volumes"]:
+    """Return the expected response to one stimulus at the middle of each volume.
+
+    The boxcar from `onset_s` to ``onset_s + duration_s``, convolved with the response:
+    the step response minus the same step a duration later.
+
+    Args:
+        onset_s: After the start of the run; may lie outside it.
+        duration_s: How long the stimulus is shown, positive.
+        tr_s: Repetition time.
+        volumes: Length of the run as announced.
+        hrf: The response to an impulse.
+
+    Returns:
+        Exactly zero at volumes whose middle is at or before the onset, or later than
+        the stimulus' end by the length of the response.
+
+    Raises:
+        ConfigError: A duration is not positive, or the onset is not finite.
+    """
+    require_positive("duration_s", duration_s)
+    require_positive("volumes", volumes)
+    require_positive("onset_s + 1e9", onset_s + 1e9 if math.isfinite(onset_s) else 0)
+    times_s = middles_s(volumes, tr_s) - onset_s
+    ended_s = times_s - duration_s
+    risen, fallen = step_response(times_s, hrf), step_response(ended_s, hrf)
+    return np.asarray(risen - fallen, dtype=np.float64)

@@ -1,0 +1,78 @@
+"""Real sockets on loopback, and no test may leave one behind."""
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import zmq
+
+from bci_bridge.server import Endpoints, ServeConfig, ServeReport, serve
+from tests.integration.tiny import MeanDecoder
+
+
+def _open_contexts() -> list[object]:
+    found = (thing for thing in gc.get_objects() if type(thing) is zmq.Context)
+    return [context for context in found if not context.closed]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    threads = set(threading.enumerate())
+
+    yield
+
+    left = [thread.name for thread in set(threading.enumerate()) - threads]
+    assert not left, f"threads left: {left}"
+    assert not _open_contexts(), "ZeroMQ contexts left"
+
+
+@dataclass
+class Running:
+    """A server in a thread."""
+
+    endpoints: Endpoints
+    stop: Callable[[], ServeReport]
+
+    @property
+    def address(self) -> str:
+        return self.endpoints.address
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Start servers on free ports; they are stopped when the test is over."""
+    with ExitStack() as stack:
+
+        def start(decoder: object = None, **config: object) -> Running:
+            settings = {"address": "tcp://127.0.0.1:*", "recording": str(tmp_path)}
+            ready, stopping = threading.Event(), threading.Event()
+            endpoints: list[Endpoints] = []
+            reports: list[ServeReport] = []
+
+            def body() -> None:
+                reports.append(
+                    serve(
+                        ServeConfig(**{**settings, **config}),
+                        decoder or MeanDecoder(),
+                        stopping.is_set,
+                        lambda found: (endpoints.append(found), ready.set()),
+                    )
+                )
+
+            thread = threading.Thread(target=body, name="server-under-test")
+            thread.start()
+
+            def stop() -> ServeReport:
+                stopping.set()
+                thread.join(10)
+                return reports[0]
+
+            stack.callback(lambda: (stopping.set(), thread.join(10)))
+            assert ready.wait(10)
+            return Running(endpoints[0], stop)
+
+        yield start

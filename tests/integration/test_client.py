@@ -1,0 +1,250 @@
+"""The client by itself: it skips nothing in silence, and knows all that is emitted."""
+
+import threading
+import time
+from itertools import islice
+
+import msgspec
+import numpy as np
+import pytest
+from neuroflow_client import (
+    Client,
+    GapError,
+    ProtocolError,
+    SilenceError,
+    TrialOutcome,
+    VolumeOutcome,
+)
+from neuroflow_client.frames import frames_from, outcome_from, request
+from neuroflow_client.outcomes import KINDS
+
+from bci_bridge import outcomes
+from bci_bridge.header import Header
+from bci_bridge.messages import ReplayDone, Update, Welcome
+from bci_bridge.player import play
+from bci_bridge.wire import OUTCOME_HEADER_BYTES, bytes_from_arrays, decode, encode
+from tests.integration.lines import answering, lossy_announcements
+from tests.integration.tiny import PlayedEvent, PlayedRun
+
+COMMON = {
+    "run": "run-1",
+    "stream": "server",
+    "sequence": 4,
+    "sent_ns": 11,
+    "outcome_index": 4,
+    "decided_ns": 9,
+    "published_ns": 10,
+    "degraded": ("LATE_DROPPED",),
+    "bundle_sha256": "a" * 64,
+    "gallery_sha256": "b" * 64,
+    "preprocessing_sha256": "c" * 64,
+    "overlay_sha256": "d" * 64,
+    "stage_ns": {"glm": 5},
+    "arrays": ("z_v",),
+}
+SAID = {
+    "decision": "ANSWER",
+    "label": "cat",
+    "confidence": 0.5,
+    "candidates": (
+        outcomes.ScoredStimulus(stimulus_id="i.jpg", label="cat", cosine=0.5),
+    ),
+}
+EMITTED = [
+    outcomes.VolumeOutcome(
+        **COMMON,
+        **SAID,
+        volume_index=3,
+        input="INVALID",
+        timing="LATE",
+        reason="NOT_FINITE",
+        quality={"mean": 1.5},
+        input_crc32=7,
+        acquired_ns=1,
+        received_ns=2,
+        deadline_ns=3,
+        clock_offset_ns=4,
+        clock_uncertainty_ns=5,
+        abstention="none",
+    ),
+    outcomes.TrialOutcome(
+        **COMMON,
+        **SAID,
+        trial_id="t-1",
+        abstention="none",
+        onset_s=1.0,
+        delay_s=6.0,
+        first_volume=1,
+        last_volume=2,
+        volumes_used=2,
+        timing="CATCHUP",
+        after_volume=2,
+    ),
+    outcomes.Update(**COMMON, **SAID, trial_id="t-1", delay_s=6.0),
+    outcomes.RunEnded(
+        **COMMON, count=5, aborted=True, inputs={"OK": 1}, decisions={"ANSWER": 1}
+    ),
+]
+
+
+@pytest.mark.parametrize("emitted", EMITTED, ids=lambda one: type(one).__name__)
+def test_every_outcome_decodes_field_by_field(emitted):
+    z_v = np.float32([[1, 2], [3, 4]])
+    envelope = encode(emitted, bytes_from_arrays({"z_v": z_v}))
+
+    received = outcome_from(frames_from(envelope.frames))
+
+    wire_only = {"version", "stream", "nbytes", "crit"}
+    assert set(received.__struct_fields__) == (
+        set(emitted.__struct_fields__) - wire_only
+    )
+    for name in set(received.__struct_fields__) - {"arrays"}:
+        assert msgspec.to_builtins(getattr(received, name)) == msgspec.to_builtins(
+            getattr(emitted, name)
+        ), name
+    assert set(received.arrays) == {"z_v"}
+    np.testing.assert_array_equal(received.arrays["z_v"], z_v)
+
+
+def test_the_contract_covers_every_kind_of_outcome():
+    kinds = {type(one).__struct_config__.tag for one in EMITTED}
+
+    assert kinds == set(KINDS)
+    assert issubclass(Update, Header)
+
+
+def test_a_field_of_the_future_is_ignored_unless_it_is_critical():
+    record = msgspec.to_builtins(EMITTED[0]) | {"mood": "good"}
+    record.pop("kind")
+    wire_safe = {key: value for key, value in record.items() if key != "arrays"}
+
+    received = outcome_from(frames_from(request("VOLUME_OUTCOME", **wire_safe)))
+    with pytest.raises(ProtocolError, match=r"found \['mood'\]. Install a newer"):
+        outcome_from(
+            frames_from(request("VOLUME_OUTCOME", **(wire_safe | {"crit": ["mood"]})))
+        )
+
+    assert received.volume_index == 3
+
+
+def test_a_damaged_message_is_a_protocol_error():
+    header, _ = encode(EMITTED[0]).frames
+
+    with pytest.raises(ProtocolError):
+        frames_from([header, b"x"])
+
+
+def test_the_requests_of_the_client_are_the_bridge_s_messages():
+    hello = decode(request("HELLO", versions=[1], role="observer")).record
+    replay = decode(request("REPLAY", run="run-1", from_index=3, sequence=2)).record
+
+    assert (hello.role, hello.versions) == ("observer", (1,))
+    assert (replay.run, replay.from_index, replay.sequence) == ("run-1", 3, 2)
+
+
+def test_who_comes_late_gets_everything_or_from_where_he_asks(running):
+    server = running()
+    play(PlayedRun("run-1", 600), server.address, None)
+
+    everything = list(Client(server.address))
+    rest = list(Client(server.address, 598))
+
+    assert [o.outcome_index for o in everything] == list(range(600))
+    assert [o.outcome_index for o in rest] == [598, 599]
+
+
+def test_who_comes_early_gets_everything_as_it_happens(running):
+    server = running()
+    client = Client(server.address)
+    received = []
+    thread = threading.Thread(target=lambda: received.extend(client))
+    thread.start()
+
+    play(PlayedRun("run-1", 50, (PlayedEvent("t-1", 3.0),)), server.address, None)
+    thread.join(10)
+
+    assert [o.outcome_index for o in received] == list(range(51))
+    (trial,) = (o for o in received if isinstance(o, TrialOutcome))
+    assert trial.arrays["z_v"].dtype == np.float32
+    assert (client.ended.count, client.ended.inputs) == (50, {"OK": 50})
+
+
+def test_lost_announcements_are_asked_for_again(running):
+    server = running()
+    with lossy_announcements(server.endpoints.publish, every=3) as publish:
+        welcome = Welcome(publish=publish, replay=server.endpoints.replay)
+        with answering(lambda frames: [encode(welcome).frames]) as address:
+            received = []
+            thread = threading.Thread(target=lambda: received.extend(Client(address)))
+            thread.start()
+
+            play(PlayedRun("run-1", 50), server.address, None)
+            thread.join(10)
+
+    assert [o.outcome_index for o in received] == list(range(50))
+
+
+def test_what_cannot_be_had_again_is_a_gap_error():
+    def answer(frames: list[bytes]) -> list[list[bytes]]:
+        asked = decode(frames).record
+        done = ReplayDone(
+            run="run-1",
+            sequence=asked.sequence,
+            next_index=5,
+            outcome_count=5,
+            has_ended=False,
+        )
+        return [encode(done).frames]
+
+    with answering(answer) as replay:
+        welcome = Welcome(publish="tcp://127.0.0.1:9", replay=replay)
+        with (
+            answering(lambda frames: [encode(welcome).frames]) as address,
+            pytest.raises(GapError) as caught,
+        ):
+            list(Client(address))
+
+    assert str(caught.value) == (
+        "run run-1: expected outcomes 0 to 4, found that the server no longer has them"
+    )
+
+
+def test_following_goes_on_with_the_next_run(running):
+    server = running()
+    play(PlayedRun("run-1", 3), server.address, None)
+    following = iter(Client(server.address, follow=True))
+
+    first = list(islice(following, 3))
+    play(PlayedRun("run-2", 3), server.address, None)
+    second = list(islice(following, 3))
+    following.close()
+
+    assert [o.run for o in first + second] == ["run-1"] * 3 + ["run-2"] * 3
+    assert all(isinstance(o, VolumeOutcome) for o in first + second)
+
+
+def test_silence_is_an_error_that_names_the_server():
+    with pytest.raises(SilenceError) as caught:
+        list(Client("tcp://127.0.0.1:9", timeout_s=0.1))
+
+    assert str(caught.value) == (
+        "server tcp://127.0.0.1:9: expected a sign of life within 0.1 s, "
+        "found none. Is it running?"
+    )
+
+
+def test_a_live_run_is_answered_within_its_deadline(running):
+    server = running()
+    received = []
+    thread = threading.Thread(target=lambda: received.extend(Client(server.address)))
+    thread.start()
+
+    began_s = time.monotonic()
+    play(PlayedRun("run-1", 5, tr_s=1.0), server.address, 20.0)
+    took_s = time.monotonic() - began_s
+    thread.join(10)
+
+    assert took_s >= 5 / 20
+    assert [o.timing for o in received] == ["LIVE"] * 5
+    assert all(o.decided_ns <= o.deadline_ns for o in received)
+    assert len(encode(EMITTED[0]).header) < OUTCOME_HEADER_BYTES

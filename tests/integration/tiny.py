@@ -1,0 +1,114 @@
+"""A real, tiny decoder: a trial's answer is the mean of the volume two later."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.answers import (
+    Answer,
+    Candidate,
+    RunGeometry,
+    Trial,
+    TrialReport,
+    VolumeReport,
+)
+from runtime.errors import TensorMismatchError
+
+SHAPE = (3, 4, 2)
+DELAY_S = 2.0
+
+
+class MeanDecoder:
+    """Answers each volume with its mean, and each trial `DELAY_S` after its onset."""
+
+    bundle_sha256 = "b" * 64
+    gallery_sha256 = "a" * 64
+    preprocessing_sha256 = "c" * 64
+
+    def __init__(self, shape: tuple[int, int, int] = SHAPE) -> None:
+        self._shape = shape
+        self.used: list[int | None] = []
+
+    def start_run(self, run: RunGeometry) -> None:
+        if run.shape != self._shape:
+            raise TensorMismatchError(
+                "run", expected=str(self._shape), found=str(run.shape)
+            )
+        self._run, self._trials = run, dict[str, Trial]()
+        self.used = []
+        self._mean = 0.0
+
+    def add_trial(self, trial: Trial) -> None:
+        self._trials[trial.trial_id] = trial
+
+    def add_volume(
+        self, volume_index: int, volume: np.ndarray[Any, Any]
+    ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
+        self.used.append(volume_index)
+        self._mean = float(volume.mean())
+        answer = Answer(
+            "ANSWER",
+            label=f"{self._mean:.0f}",
+            confidence=0.5,
+            candidates=(Candidate("stimulus", "label", 0.25),),
+        )
+        report = VolumeReport(
+            volume_index, answer, {"mean": self._mean}, {"mean": 1000}
+        )
+        return report, self._due(volume_index)
+
+    def skip_volume(self, volume_index: int) -> tuple[TrialReport, ...]:
+        self.used.append(None)
+        return self._due(volume_index)
+
+    def end_run(self) -> tuple[TrialReport, ...]:
+        return tuple(
+            self._report(trial, Answer("ABSTAIN", reason="run over"), -1)
+            for trial in list(self._trials.values())
+        )
+
+    def _due(self, index: int) -> tuple[TrialReport, ...]:
+        end_s = (index + 1) * self._run.tr_s
+        due = [t for t in self._trials.values() if t.onset_s + DELAY_S <= end_s]
+        answer = Answer("ANSWER", label=f"{self._mean:.0f}", confidence=0.75)
+        return tuple(self._report(trial, answer, index) for trial in due)
+
+    def _report(self, trial: Trial, answer: Answer, last: int) -> TrialReport:
+        del self._trials[trial.trial_id]
+        return TrialReport(
+            trial_id=trial.trial_id,
+            answer=answer,
+            delay_s=DELAY_S,
+            first_volume=0,
+            last_volume=last,
+            volumes_used=last + 1,
+            stage_ns={},
+            z_v=np.full((2, 3), self._mean, np.float32),
+        )
+
+
+@dataclass(frozen=True)
+class PlayedEvent:
+    trial_id: str
+    onset_s: float
+    duration_s: float = 0.5
+    stimulus_id: str = "picture.jpg"
+
+
+@dataclass(frozen=True)
+class PlayedRun:
+    """A recorded run whose volume i holds nothing but i."""
+
+    run_id: str
+    volume_count: int
+    events: tuple[PlayedEvent, ...] = ()
+    tr_s: float = 1.0
+    shape: tuple[int, int, int] = SHAPE
+    affine = np.eye(4)
+
+    def volumes(self) -> np.ndarray[Any, Any]:
+        values = np.arange(self.volume_count, dtype=np.int16)
+        return np.broadcast_to(
+            values[:, None, None, None], (self.volume_count, *self.shape)
+        )

@@ -1,0 +1,103 @@
+"""Random models for tests: small, and with nothing in them that is negligible."""
+
+import atexit
+import functools
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.package import export_bundle
+from export.parity import stressed
+from export.preprocessing import Preprocessing
+from runtime.bundle import BackboneSpec
+from runtime.estimator import BetaEstimator, Estimator
+from runtime.preprocess import AffineNormaliser, FeatureSpace, NoiseWhitening
+from training.config import ModelConfig, config_from_preset
+from training.neurovae import NeuroVAE
+from training.sit import SiT
+
+BACKBONE = BackboneSpec(name="patch_dct", image_size=32, patch=8)
+BETAS = BetaEstimator(decision_delay_s=8.0)
+CREATED = "2026-01-02"
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    config: ModelConfig
+    vae: NeuroVAE
+    field: SiT
+    preprocessing: Preprocessing
+    latent_mean: np.ndarray
+    golden_voxels: np.ndarray
+
+
+def random_space(rng: np.random.Generator, voxels: int) -> FeatureSpace:
+    """A feature space with correlated noise."""
+    residuals = rng.normal(size=(8, voxels)).astype(np.float32)
+    return FeatureSpace(
+        AffineNormaliser(
+            rng.normal(size=voxels).astype(np.float32),
+            rng.uniform(0.5, 2, voxels).astype(np.float32),
+        ),
+        NoiseWhitening.fit(residuals, shrinkage=0.5),
+    )
+
+
+def random_model(
+    preset: str = "tiny", seed: int = 0, estimator: Estimator = BETAS
+) -> RandomModel:
+    """A model of a preset's size with a velocity of unit variance and outliers."""
+    config = config_from_preset(preset)
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae, field = NeuroVAE(config.vae).eval(), SiT(config.flow).eval()
+    voxels = config.vae.voxels
+    side = int(np.ceil((2 * voxels) ** (1 / 3)))
+    mask = np.zeros(side**3, dtype=np.bool_)
+    mask[rng.choice(side**3, voxels, replace=False)] = True
+    return RandomModel(
+        config=config,
+        vae=vae,
+        field=stressed(field, seed + 1),
+        preprocessing=Preprocessing(
+            subject="01",
+            estimator=estimator,
+            mask=mask.reshape(side, side, side),
+            affine=np.diag([2.0, 2.0, 2.0, 1.0]),
+            space=random_space(rng, voxels),
+        ),
+        latent_mean=rng.normal(size=(config.flow.tokens, config.flow.width)).astype(
+            np.float32
+        ),
+        golden_voxels=rng.normal(size=(2, voxels)).astype(np.float32),
+    )
+
+
+def export(model: RandomModel, out: Path, *, solver="rotation", steps=2) -> Path:
+    """Export a random model with the arguments that tests do not care about."""
+    return export_bundle(
+        model.vae,
+        model.field,
+        model.config,
+        model.preprocessing,
+        model.latent_mean,
+        model.golden_voxels,
+        out,
+        backbone=BACKBONE,
+        created=CREATED,
+        solver=solver,
+        steps=steps,
+    )
+
+
+@functools.cache
+def tiny_bundle() -> Path:
+    """One exported tiny bundle for a whole test process; never write into it."""
+    scratch = Path(tempfile.mkdtemp(prefix="neuroflow-tests-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return export(random_model(), scratch / "bundle")

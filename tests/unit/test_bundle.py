@@ -1,0 +1,352 @@
+"""A bundle or gallery is exactly what its manifest lists, or it is refused."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from runtime.bundle import (
+    MANIFEST,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+    open_bundle,
+    write_manifest,
+)
+from runtime.errors import ArtifactError, BundleError, TensorMismatchError
+from runtime.estimator import VolumeEstimator
+from runtime.gallery import Confidence, open_gallery, write_gallery
+from runtime.manifest import LatentSpec
+from runtime.sealed import FileSpec, check_listing, seal
+from tests.sealed_folder import SHA, write_folder
+
+GRAPH = "graphs/encoder.onnx"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_folder(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def refusal(folder: Path, cache: Path | None = None) -> str:
+    with pytest.raises(BundleError) as caught:
+        open_bundle(folder, cache)
+    return str(caught.value)
+
+
+def relisted(folder: Path, **changes: object) -> None:
+    manifest = decode_manifest((folder / MANIFEST).read_bytes())
+    (folder / MANIFEST).unlink()
+    changes = {"files": seal(folder)} | changes
+    write_manifest(folder, msgspec.structs.replace(manifest, **changes))
+
+
+def test_an_untouched_bundle_opens_from_a_private_copy(folder):
+    with open_bundle(folder) as bundle:
+        copied = {p.name: p.stat().st_mode & 0o777 for p in bundle.folder.rglob("*.*")}
+        private = bundle.folder.stat().st_mode & 0o777
+        place = bundle.folder
+
+    assert private == 0o700
+    assert set(copied.values()) == {0o600}
+    assert not place.is_relative_to(folder)
+    assert not place.exists()
+    assert bundle.mask.sum() == bundle.manifest.voxels.count
+
+
+def test_what_was_checked_is_what_is_read_later(folder):
+    with open_bundle(folder) as bundle:
+        original = bundle.graph_file("encoder").read_bytes()
+        (folder / GRAPH).write_bytes(b"\x08 swapped after the check")
+
+        assert bundle.graph_file("encoder").read_bytes() == original
+
+
+def test_the_hash_of_a_bundle_is_the_hash_of_its_manifest(folder):
+    with open_bundle(folder) as before:
+        pass
+    relisted(folder, subject="02")
+    with open_bundle(folder) as after:
+        pass
+
+    assert before.sha256 != after.sha256
+
+
+def test_a_cache_keeps_one_copy_by_content_and_repairs_it(folder, tmp_path):
+    cache = tmp_path / "cache"
+    first = open_bundle(folder, cache)
+    first.close()
+    (first.folder / GRAPH).write_bytes(b"\x08 damaged in the cache")
+
+    second = open_bundle(folder, cache)
+
+    assert first.folder == second.folder == cache / first.sha256
+    assert (second.folder / GRAPH).read_bytes() == (folder / GRAPH).read_bytes()
+    assert os.listdir(cache) == [first.sha256]
+
+
+def test_a_cache_that_others_can_write_to_is_refused(folder, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+
+    assert refusal(folder, cache) == (
+        f"cache {cache}: expected your own folder with mode 0700, found mode 0777 of "
+        f"user {os.getuid()}. Run chmod 700 on it."
+    )
+
+
+def test_missing_and_extra_files_are_named(folder):
+    (folder / GRAPH).rename(folder / "graphs/other.onnx")
+
+    assert refusal(folder) == (
+        "bundle: expected exactly the 4 files that manifest.json lists, "
+        "found missing graphs/encoder.onnx; extra graphs/other.onnx"
+    )
+
+
+def test_another_size_is_named(folder):
+    with (folder / GRAPH).open("ab") as file:
+        file.write(b"x")
+
+    assert refusal(folder) == (
+        "graphs/encoder.onnx: expected 52 bytes, found 53. Copy the folder again."
+    )
+
+
+def test_one_flipped_bit_is_named_with_both_hashes(folder):
+    data = bytearray((folder / GRAPH).read_bytes())
+    data[-1] ^= 1
+    (folder / GRAPH).write_bytes(data)
+
+    message = refusal(folder)
+
+    assert message.startswith("graphs/encoder.onnx: expected sha256 ")
+    assert message.endswith(". Copy the folder again.")
+
+
+def _symlink(path: Path, spare: Path) -> None:
+    path.rename(spare)
+    path.symlink_to(spare)
+
+
+def _hard_link(path: Path, spare: Path) -> None:
+    os.link(path, spare)
+
+
+def _pipe(path: Path, spare: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("swap", "found"),
+    [
+        (_symlink, "a symbolic link"),
+        (_hard_link, "a file with 2 hard links"),
+        (_pipe, "a folder, pipe, socket or device"),
+    ],
+)
+@pytest.mark.parametrize("name", [GRAPH, MANIFEST])
+def test_what_is_not_a_plain_file_is_refused(folder, tmp_path, swap, found, name):
+    swap(folder / name, tmp_path / "spare")
+
+    assert refusal(folder) == (
+        f"{name}: expected a plain file with one name, found {found}. "
+        "Copy the folder without links."
+    )
+
+
+def test_a_linked_folder_inside_is_refused(folder, tmp_path):
+    (folder / "graphs").rename(tmp_path / "graphs")
+    (folder / "graphs").symlink_to(tmp_path / "graphs")
+
+    assert "missing graphs/encoder.onnx" in refusal(folder)
+
+
+def test_a_pickle_under_a_harmless_name_is_refused(folder):
+    (folder / GRAPH).write_bytes(pickle.dumps({"weights": 1}))
+
+    with pytest.raises(BundleError) as caught:
+        relisted(folder)
+
+    assert str(caught.value) == (
+        "graphs/encoder.onnx: expected an ONNX graph, "
+        "found a pickle, which is never opened"
+    )
+
+
+def test_a_listed_zip_is_refused_although_its_hash_is_right(folder):
+    manifest = decode_manifest((folder / MANIFEST).read_bytes())
+    with zipfile.ZipFile(folder / GRAPH, "w") as archive:
+        archive.writestr("data.pkl", b"")
+    import hashlib
+
+    data = (folder / GRAPH).read_bytes()
+    files = tuple(
+        FileSpec(path=GRAPH, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        if spec.path == GRAPH
+        else spec
+        for spec in manifest.files
+    )
+    write_manifest(folder, msgspec.structs.replace(manifest, files=files))
+
+    assert refusal(folder) == (
+        "graphs/encoder.onnx: expected an ONNX graph, found a zip archive "
+        "(.pt, .npz or another), which is never opened"
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd.onnx",
+        "../x.onnx",
+        "a/../x.onnx",
+        "a//x.onnx",
+        "./x.onnx",
+        "",
+        "a\\x.onnx",
+        "x.pt",
+        "x.pkl",
+        "manifest.json",
+        "a/",
+        "x\0.onnx",
+    ],
+)
+def test_an_unsafe_path_is_never_listed(path):
+    with pytest.raises(BundleError):
+        check_listing([FileSpec(path=path, size=1, sha256=SHA)])
+
+
+def test_a_listing_beyond_the_size_cap_is_refused_before_any_file_is_read():
+    listing = [FileSpec(path="a.onnx", size=10**12, sha256=SHA)]
+
+    with pytest.raises(BundleError, match="at most 17179869184 bytes in all"):
+        check_listing(listing)
+
+
+def test_an_unknown_field_of_the_manifest_is_refused(folder):
+    text = (folder / MANIFEST).read_text().replace('"subject"', '"latnet": 1,"subject"')
+    (folder / MANIFEST).write_text(text)
+
+    assert refusal(folder) == ("manifest.json: Object contains unknown field `latnet`")
+
+
+def test_a_manifest_is_the_same_bytes_after_a_round_trip(folder):
+    data = (folder / MANIFEST).read_bytes()
+
+    assert encode_manifest(decode_manifest(data)) == data
+
+
+def test_an_estimator_of_the_other_input_kind_is_refused(folder):
+    manifest = decode_manifest((folder / MANIFEST).read_bytes())
+    other = msgspec.structs.replace(manifest, estimator=VolumeEstimator())
+    write_manifest(folder, other)
+
+    assert refusal(folder) == (
+        "manifest.json: expected an estimator of kind beta, found volume"
+    )
+
+
+def test_a_mask_that_is_not_the_stated_one_is_refused(folder):
+    manifest: Manifest = decode_manifest((folder / MANIFEST).read_bytes())
+    voxels = msgspec.structs.replace(manifest.voxels, mask_sha256=SHA)
+    write_manifest(folder, msgspec.structs.replace(manifest, voxels=voxels))
+
+    assert refusal(folder).startswith(
+        f"tensors.safetensors: mask: expected sha256 {SHA}, found "
+    )
+
+
+def test_another_voxel_order_than_stated_is_refused(folder):
+    manifest = decode_manifest((folder / MANIFEST).read_bytes())
+    voxels = msgspec.structs.replace(manifest.voxels, voxel_order_sha256=SHA)
+    write_manifest(folder, msgspec.structs.replace(manifest, voxels=voxels))
+
+    assert refusal(folder).startswith(
+        f"tensors.safetensors: mask: expected voxel order {SHA}, found "
+    )
+
+
+def test_a_refused_bundle_leaves_nothing_in_the_cache(folder, tmp_path):
+    (folder / GRAPH).write_bytes(b"\x08" * 52)
+
+    refusal(folder, tmp_path / "cache")
+
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_a_folder_without_manifest_is_one_clear_line(tmp_path):
+    assert refusal(tmp_path) == (
+        "manifest.json: expected a file, found none (No such file or directory)"
+    )
+
+
+LATENTS = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+
+
+def gallery(out: Path, **changes: object) -> str:
+    given: dict[str, object] = {
+        "latents": LATENTS,
+        "ids": ["a", "b"],
+        "labels": ["cat", "dog"],
+        "images": np.zeros((2, 5, 6, 3), np.uint8),
+    }
+    return write_gallery(out, **(given | changes))
+
+
+def test_a_gallery_comes_back_as_it_was_written(tmp_path):
+    sha256 = gallery(tmp_path / "gallery")
+
+    opened = open_gallery(tmp_path / "gallery", LatentSpec(tokens=3, width=4))
+
+    np.testing.assert_array_equal(opened.latents, LATENTS)
+    assert (opened.ids, opened.labels) == (("a", "b"), ("cat", "dog"))
+    assert opened.sha256 == sha256
+    assert opened.confidence_for(SHA) is None
+
+
+def test_a_calibration_serves_its_own_bundle_only(tmp_path):
+    confidence = Confidence(bundle_sha256=SHA, temperature=0.1)
+    gallery(tmp_path / "gallery", confidence=confidence)
+
+    opened = open_gallery(tmp_path / "gallery")
+
+    assert opened.confidence_for(SHA) == confidence
+    with pytest.raises(BundleError, match="Calibrate with this bundle"):
+        opened.confidence_for("1" * 64)
+
+
+def test_a_gallery_of_another_latent_shape_is_refused(tmp_path):
+    gallery(tmp_path / "gallery")
+
+    with pytest.raises(BundleError) as caught:
+        open_gallery(tmp_path / "gallery", LatentSpec(tokens=9, width=4))
+
+    assert str(caught.value) == (
+        "gallery.json: latent: expected 9 x 4 as in the bundle, found 3 x 4"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ids": ["a", "a"]}, {"labels": ["cat"]}, {"latents": LATENTS * np.nan}],
+)
+def test_an_inconsistent_gallery_is_never_written(tmp_path, changes):
+    with pytest.raises(TensorMismatchError):
+        gallery(tmp_path / "gallery", **changes)
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_gallery_is_never_overwritten(tmp_path):
+    gallery(tmp_path / "gallery")
+
+    with pytest.raises(ArtifactError, match="expected no such folder yet"):
+        gallery(tmp_path / "gallery")

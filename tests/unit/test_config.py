@@ -1,0 +1,90 @@
+import msgspec
+import pytest
+
+from runtime.errors import ConfigError
+from training.config import PRESETS, config_from_json, config_from_preset
+
+
+def changed(**parts):
+    config = msgspec.to_builtins(config_from_preset("tiny"))
+    for name, changes in parts.items():
+        config[name] |= changes
+    return msgspec.json.encode(config)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_its_own_json(name):
+    config = config_from_preset(name)
+
+    assert config_from_json(msgspec.json.encode(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"vae": {"latnet": 3}},
+            "configuration: Object contains unknown field `latnet` - at `$.vae`",
+        ),
+        (
+            {"vae": {"voxels": "many"}},
+            "configuration: Expected `int`, got `str` - at `$.vae.voxels`",
+        ),
+        (
+            {"vae": {"voxels": 0}},
+            "configuration: Expected `int` >= 1 - at `$.vae.voxels`",
+        ),
+        (
+            {"flow_training": {"path": "cosine"}},
+            "configuration: Invalid enum value 'cosine' - at `$.flow_training.path`",
+        ),
+        (
+            {"vae": {"tokens": 9}},
+            "vae.tokens: expected channels * channel_multipliers[-1] = 8, found 9",
+        ),
+        (
+            {"vae": {"groups": 3}},
+            "vae.groups: expected a divisor of channels 4, found 3",
+        ),
+        (
+            {"vae": {"downsamplings": 3}},
+            "vae.downsamplings: expected fewer than the 3 levels, found 3",
+        ),
+        (
+            {"flow": {"heads": 5}},
+            "flow.heads: expected a divisor of width 12, found 5",
+        ),
+        (
+            {"flow": {"frequencies": 15}},
+            "flow.frequencies: expected an even number, found 15",
+        ),
+        (
+            {"flow": {"tokens": 4}},
+            "flow: expected latents (8, 12) as in vae, found (4, 12)",
+        ),
+    ],
+)
+def test_a_wrong_configuration_is_refused_in_one_clear_line(parts, message):
+    with pytest.raises(ConfigError) as caught:
+        config_from_json(changed(**parts))
+
+    assert str(caught.value) == message
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError) as caught:
+        config_from_preset("huge")
+
+    assert str(caught.value) == (
+        "preset: expected one of paper-subj01, paper-subj02, paper-subj05, "
+        "paper-subj07, demo, haxby, tiny, found huge"
+    )
+
+
+def test_the_fingerprint_follows_every_value():
+    config = config_from_preset("tiny")
+    other = config_from_preset("tiny", voxels=38)
+
+    assert config.fingerprint() == config_from_preset("tiny").fingerprint()
+    assert config.fingerprint() != other.fingerprint()
+    assert other.vae.voxels == 38

@@ -1,0 +1,167 @@
+"""Engines give what a graph computes, and refuse what is not its input."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from runtime.engine import open_engine
+from runtime.engines.ort import check_distributions
+from runtime.errors import BackendError, TensorMismatchError
+from runtime.manifest import GraphSpec, TensorSpec
+
+BACKENDS = ["ort", "openvino"]
+SPEC = GraphSpec(
+    name="affine",
+    file="graphs/affine.onnx",
+    opset=20,
+    precision="f32",
+    inputs=(TensorSpec(name="x", shape=(1, 3)),),
+    outputs=(TensorSpec(name="y", shape=(1, 2)),),
+)
+WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
+X = np.array([[1, -2, 3]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "affine",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 2])],
+        [numpy_helper.from_array(WEIGHT, "w")],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    )
+    path = tmp_path_factory.mktemp("graphs") / "affine.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture(params=BACKENDS)
+def engine(request, path):
+    engine = open_engine(request.param, path, SPEC, threads=1)
+    yield engine
+    engine.close()
+
+
+def test_an_engine_computes_its_graph(engine):
+    np.testing.assert_allclose(engine.run({"x": X})["y"], X @ WEIGHT)
+
+
+def test_outputs_keep_their_buffer_from_call_to_call(engine):
+    first = engine.run({"x": X})["y"]
+    kept = first.copy()
+
+    second = engine.run({"x": 2 * X})["y"]
+
+    assert second is first
+    np.testing.assert_allclose(second, 2 * kept)
+
+
+def test_a_caller_cannot_write_to_an_output(engine):
+    with pytest.raises(ValueError, match="read-only"):
+        engine.run({"x": X})["y"][:] = 0
+
+
+def test_an_input_may_be_reused_at_once(engine):
+    x = X.copy()
+    expected = x @ WEIGHT
+
+    y = engine.run({"x": x})["y"]
+    x[:] = 0
+
+    np.testing.assert_allclose(y, expected)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"x": X[0]}, "x: expected float32 [1, 3], found float32 [3]"),
+        (
+            {"x": X.astype(np.float64)},
+            "x: expected float32 [1, 3], found float64 [1, 3]",
+        ),
+        ({"z": X}, "inputs: expected x, found z"),
+        ({}, "inputs: expected x, found none"),
+    ],
+)
+def test_what_is_not_the_input_is_refused(engine, inputs, message):
+    with pytest.raises(TensorMismatchError) as caught:
+        engine.run(inputs)
+
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_file_with_other_ports_than_the_manifest_says_is_refused(path, backend):
+    other = GraphSpec(
+        name="affine",
+        file="graphs/affine.onnx",
+        opset=20,
+        precision="f32",
+        inputs=SPEC.inputs,
+        outputs=(TensorSpec(name="y", shape=(1, 7)),),
+    )
+
+    with pytest.raises(TensorMismatchError) as caught:
+        open_engine(backend, path, other)
+
+    assert str(caught.value) == (
+        "graphs/affine.onnx: outputs: expected {'y': (1, 7)}, found {'y': (1, 2)}"
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_file_that_is_no_graph_is_one_line_of_the_backend(tmp_path, backend):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"\x08\x0anothing more")
+
+    with pytest.raises(BackendError) as caught:
+        open_engine(backend, path, SPEC)
+
+    assert str(caught.value).startswith(f"{backend}: graphs/affine.onnx: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_ort_says_that_it_has_no_bfloat16(path):
+    with pytest.raises(BackendError) as caught:
+        open_engine("ort", path, SPEC, precision="bf16")
+
+    assert str(caught.value) == (
+        "ort: expected precision f32 on the CPU, found bf16. "
+        "Choose the backend openvino."
+    )
+
+
+def test_both_distributions_of_onnx_runtime_are_refused_by_name():
+    with pytest.raises(BackendError) as caught:
+        check_distributions(cpu=True, gpu=True)
+
+    assert str(caught.value) == (
+        "ort: expected one of onnxruntime and onnxruntime-gpu, found both, which "
+        "overwrite each other. Uninstall both, then install the extra cpu or gpu."
+    )
+
+
+def test_a_missing_library_names_the_extra(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+    with pytest.raises(BackendError) as caught:
+        open_engine("openvino", path, SPEC)
+
+    assert str(caught.value) == (
+        "openvino: expected the library openvino, found none. Install the extra cpu."
+    )
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones(path):
+    with pytest.raises(BackendError) as caught:
+        open_engine("tflite", path, SPEC)
+
+    assert str(caught.value) == "backend: expected one of ort, openvino, found tflite"

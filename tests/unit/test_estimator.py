@@ -1,0 +1,90 @@
+"""What a bundle says of its input: strict, tagged and hashed to the last constant."""
+
+import dataclasses
+
+import msgspec
+import pytest
+
+from runtime.estimator import (
+    BetaEstimator,
+    Estimator,
+    VolumeEstimator,
+    estimator_sha256,
+)
+from runtime.preprocess import Hrf
+
+CHANGES = [
+    (BetaEstimator(), {"decision_delay_s": 8.0}),
+    (BetaEstimator(), {"baseline_volumes": 11}),
+    (BetaEstimator(), {"drift_cutoff_s": 64.0}),
+    (BetaEstimator(), {"hrf": Hrf(peak_s=5.0)}),
+    (BetaEstimator(), {"noise_shrinkage": 0.1}),
+    (VolumeEstimator(), {"kind": "linear"}),
+    (VolumeEstimator(), {"prior_weight": 5.0}),
+    (VolumeEstimator(), {"slope_sd": 0.1}),
+    (VolumeEstimator(), {"noise_shrinkage": 0.2}),
+    (VolumeEstimator(), {"warming_volumes": 3}),
+]
+
+
+def test_every_field_is_among_the_changes_below():
+    for kind in (BetaEstimator, VolumeEstimator):
+        named = {name for base, c in CHANGES if type(base) is kind for name in c}
+        assert named == set(kind.__struct_fields__)
+
+
+@pytest.mark.parametrize(("base", "change"), CHANGES)
+def test_every_constant_changes_the_hash(base, change):
+    other = msgspec.structs.replace(base, **change)
+
+    assert estimator_sha256(other) != estimator_sha256(base)
+
+
+@pytest.mark.parametrize("estimator", [BetaEstimator(), VolumeEstimator()])
+def test_what_is_written_is_what_is_read_with_the_same_hash(estimator):
+    text = msgspec.json.encode(estimator)
+
+    read = msgspec.json.decode(text, type=Estimator)
+
+    assert read == estimator
+    assert estimator_sha256(read) == estimator_sha256(estimator)
+    assert len(estimator_sha256(read)) == 64
+
+
+def test_a_beta_and_a_volume_are_told_apart_by_a_tag():
+    assert msgspec.to_builtins(BetaEstimator())["type"] == "beta"
+    assert msgspec.to_builtins(VolumeEstimator())["type"] == "volume"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            b'{"type":"beta","decision_delay_s":0}',
+            "Expected `float` > 0.0 - at `$.decision_delay_s`",
+        ),
+        (
+            b'{"type":"beta","noise_shrinkage":2}',
+            "Expected `float` <= 1.0 - at `$.noise_shrinkage`",
+        ),
+        (
+            b'{"type":"volume","kind":"cubic"}',
+            "Invalid enum value 'cubic' - at `$.kind`",
+        ),
+        (
+            b'{"type":"volume","baseline_volumes":3}',
+            "Object contains unknown field `baseline_volumes`",
+        ),
+        (b'{"type":"trial"}', "Invalid value 'trial' - at `$.type`"),
+    ],
+)
+def test_an_impossible_estimator_is_refused_with_its_place(text, message):
+    with pytest.raises(msgspec.ValidationError) as error:
+        msgspec.json.decode(text, type=Estimator)
+
+    assert str(error.value) == message
+
+
+def test_an_estimator_cannot_be_changed():
+    with pytest.raises((AttributeError, dataclasses.FrozenInstanceError)):
+        BetaEstimator().decision_delay_s = 3.0  # type: ignore[misc]

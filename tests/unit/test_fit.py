@@ -1,0 +1,233 @@
+import csv
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from runtime.errors import CheckpointError, ConfigError, TensorMismatchError
+from training.checkpoint import load_flow, load_neurovae
+from training.config import VAETraining, config_from_preset
+from training.fit import DivergedError, augment, fit_flow, fit_neurovae
+from training.trials import BatchOrder, TrialSet, epoch_order
+
+
+def tiny(**flow):
+    config = config_from_preset("tiny")
+    noisy = msgspec.structs.replace(
+        config.vae_training, voxel_noise=0.3, voxel_dropout=0.4
+    )
+    training = msgspec.structs.replace(config.flow_training, **flow)
+    return msgspec.structs.replace(config, vae_training=noisy, flow_training=training)
+
+
+def trials(seed=0, n=24):
+    rng = np.random.default_rng(seed)
+    return TrialSet(
+        rng.standard_normal((n, 37)).astype(np.float32),
+        np.arange(n) % 8,
+        rng.standard_normal((8, 8, 12)).astype(np.float32),
+    )
+
+
+class KilledError(Exception):
+    pass
+
+
+def killer(at, error=KilledError):
+    def on_step(progress):
+        if progress.step == at:
+            raise error
+
+    return on_step
+
+
+def same(a, b):
+    one, other = (load_file(f / "weights.safetensors") for f in (a, b))
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[k], other[k]) for k in one)
+
+
+def ticking(step_s=1.0):
+    now = [0.0]
+
+    def clock():
+        now[0] += step_s
+        return now[0]
+
+    return clock
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    return fit_neurovae(tiny(), trials(), tmp_path_factory.mktemp("vae"))
+
+
+@pytest.mark.parametrize("every_s", [0.0, 2.5])
+def test_a_killed_and_resumed_vae_is_the_uninterrupted_one(vae, tmp_path, every_s):
+    for at in (1, 4):
+        with pytest.raises(KilledError):
+            fit_neurovae(
+                tiny(),
+                trials(),
+                tmp_path,
+                on_step=killer(at),
+                clock=ticking(),
+                snapshot_every_s=every_s,
+            )
+    fit_neurovae(tiny(), trials(), tmp_path)
+
+    assert same(vae, tmp_path)
+    assert (vae / "history.csv").read_text() == (tmp_path / "history.csv").read_text()
+
+
+@pytest.mark.parametrize("voxel_noise", [0.0, 0.5])
+def test_a_killed_and_resumed_flow_is_the_uninterrupted_one(vae, tmp_path, voxel_noise):
+    config = tiny(voxel_noise=voxel_noise)
+    whole = fit_flow(config, trials(), vae, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        fit_flow(
+            config,
+            trials(),
+            vae,
+            tmp_path / "parts",
+            on_step=killer(5),
+            snapshot_every_s=0.0,
+        )
+    parts = fit_flow(config, trials(), vae, tmp_path / "parts")
+
+    assert same(whole, parts)
+    _, manifest = load_flow(parts)
+    assert manifest.vae_fingerprint == load_neurovae(vae)[1].fingerprint
+    assert manifest.step == 8
+
+
+def test_an_interrupted_run_leaves_its_last_step(vae, tmp_path):
+    steps = []
+    with pytest.raises(KeyboardInterrupt):
+        fit_neurovae(tiny(), trials(), tmp_path, on_step=killer(3, KeyboardInterrupt))
+    fit_neurovae(tiny(), trials(), tmp_path, on_step=lambda p: steps.append(p.step))
+
+    assert steps == [4, 5, 6]
+    assert same(vae, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_last_one(tmp_path):
+    config = tiny()
+    wild = msgspec.structs.replace(config.vae_training, learning_rate=1e30)
+    config = msgspec.structs.replace(config, vae_training=wild)
+
+    with pytest.raises(DivergedError, match=r"^vae step \d+: expected a finite "):
+        fit_neurovae(config, trials(), tmp_path)
+
+    assert (tmp_path / "snapshot.json").is_file()
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_another_runs_snapshot_is_refused_and_can_be_replaced(vae, tmp_path):
+    fit_neurovae(tiny(), trials(), tmp_path)
+
+    with pytest.raises(CheckpointError, match=r"trials: expected \w+, found \w+\. "):
+        fit_neurovae(tiny(), trials(seed=1), tmp_path)
+    fit_neurovae(tiny(), trials(), tmp_path, resume=False)
+
+    assert same(vae, tmp_path)
+
+
+def test_the_flow_holds_averaged_weights_and_raw_ones_only_to_resume(vae, tmp_path):
+    fit_flow(tiny(), trials(), vae, tmp_path)
+
+    weights = load_file(tmp_path / "weights.safetensors")
+    snapshot = load_file(tmp_path / "snapshot-8.safetensors")
+    raw = {k: snapshot[f"model.{k}"] for k in weights}
+    assert all(torch.equal(weights[k], snapshot[f"average.{k}"]) for k in weights)
+    assert not all(torch.equal(weights[k], raw[k]) for k in weights)
+
+
+def test_progress_and_history_say_what_happened(tmp_path):
+    seen = []
+    fit_neurovae(tiny(), trials(), tmp_path, on_step=seen.append, clock=ticking())
+
+    rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
+    assert [p.step for p in seen] == [1, 2, 3, 4, 5, 6]
+    assert [p.seconds_left for p in seen] == [5, 4, 3, 2, 1, 0]
+    assert [float(r["loss"]) for r in rows] == [p.loss for p in seen]
+    assert float(rows[0]["mse"]) == seen[0].terms["mse"]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_training_leaves_the_callers_random_state_alone(tmp_path):
+    before = torch.get_rng_state()
+
+    fit_neurovae(tiny(), trials(), tmp_path)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_does_not_fit_is_refused_before_the_first_step(vae, tmp_path):
+    with pytest.raises(ConfigError, match="batch: expected at most the 4 trials"):
+        fit_neurovae(tiny(), trials(n=4), tmp_path)
+    with pytest.raises(TensorMismatchError, match=r"trials\.voxels: expected 38"):
+        fit_neurovae(config_from_preset("tiny", voxels=38), trials(), tmp_path)
+    with pytest.raises(ConfigError, match="expected another folder"):
+        fit_flow(tiny(), trials(), vae, vae)
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        (
+            "voxels",
+            lambda a: a.astype(np.float64),
+            "float32 with 2 axes, found float64",
+        ),
+        ("image", lambda a: a[:-1], "one row per trial, 24, found 23"),
+        ("image", lambda a: a + 1, "rows of latents in [0, 8), found 8 at trial 7"),
+        ("latents", lambda a: a / (a != a[1, 2, 3]), "finite values, found another at"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_damaged_trials_are_named(field, change, message):
+    whole = trials()
+    arrays = {f: getattr(whole, f) for f in ("voxels", "image", "latents")}
+    arrays[field] = change(arrays[field])
+
+    with pytest.raises(TensorMismatchError) as caught:
+        TrialSet(**arrays)
+
+    assert str(caught.value).startswith(f"trials.{field}: expected {message}")
+
+
+def test_an_epoch_shows_every_trial_once_and_the_next_in_another_order():
+    order = BatchOrder(trials=24, batch=8, seed=-3)
+
+    first = np.concatenate([order.at(i) for i in range(3)])
+    second = np.concatenate([order.at(i) for i in range(3, 6)])
+
+    assert sorted(first) == sorted(second) == list(range(24))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, epoch_order(24, -3, 0))
+
+
+def test_dropout_takes_a_share_between_none_and_the_limit():
+    training = VAETraining(voxel_dropout=0.4)
+    voxels = torch.ones(400, 2000)
+
+    shown = augment(voxels, training, torch.Generator().manual_seed(0))
+
+    share = (shown == 0).float().mean(1)
+    # Shares are uniform in [0, 0.4]; a trial's own count adds at most 5 * 0.011.
+    assert float(share.max()) < 0.4 + 0.055
+    assert float(share.min()) < 0.02
+    assert abs(float(share.mean()) - 0.2) < 5 * 0.4 / np.sqrt(12 * 400)
+
+
+def test_noise_has_the_deviation_that_the_configuration_says():
+    training = VAETraining(voxel_noise=0.5)
+    voxels = torch.zeros(100, 1000)
+
+    shown = augment(voxels, training, torch.Generator().manual_seed(0))
+
+    assert abs(float(shown.std()) - 0.5) < 5 * 0.5 / np.sqrt(200_000)
+    assert not voxels.any()

@@ -1,0 +1,82 @@
+"""The exact rewrites equal what they replace, in float64."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from export.fold import (
+    FoldedEncoder,
+    FoldedVelocity,
+    VoxelDecoder,
+    conditioning_table,
+    modulation_size,
+)
+from tests.models import random_model
+
+EXACT = 1e-12
+"""Sums of a few hundred float64 terms in another order."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model()
+
+
+def rel_l2(found, wanted):
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def test_the_table_gives_the_velocity_that_the_time_gives(model):
+    field = model.field
+    times = (1.0, 0.5, 0.125, 0.0)
+    table = conditioning_table(field, times)
+    wide = FoldedVelocity(copy.deepcopy(field).double())
+    z = torch.randn(1, 8, 12, dtype=torch.float64)
+
+    with torch.no_grad():
+        for row, t in zip(table, times, strict=True):
+            wanted = wide.field(z, torch.tensor([t], dtype=torch.float64))
+            assert rel_l2(wide(z, row[None]), wanted) <= EXACT
+
+
+def test_a_row_holds_every_modulation_and_the_table_is_float64(model):
+    table = conditioning_table(model.field, (0.0, 1.0))
+
+    assert tuple(table.shape) == (2, modulation_size(model.field))
+    assert table.dtype == torch.float64
+    assert model.field.t_embedder.mlp[0].weight.dtype == torch.float32
+
+
+def test_the_fused_first_layer_is_the_convolution_and_the_linear_layer(model):
+    vae = copy.deepcopy(model.vae).double()
+    with torch.no_grad():
+        vae.encoder.conv_in.bias.normal_()
+    voxels = torch.from_numpy(model.golden_voxels[:1]).double()
+
+    with torch.no_grad():
+        z_n, retrieval = FoldedEncoder(vae)(voxels)
+        features = vae.features(voxels)
+
+        assert rel_l2(z_n, vae.posterior(features).mean) <= EXACT
+        assert rel_l2(retrieval, vae.retrieval(features)) <= EXACT
+
+
+def test_the_exportable_decoder_is_the_decoder(model):
+    vae = copy.deepcopy(model.vae).double()
+    z_n = torch.randn(1, 8, 12, dtype=torch.float64)
+
+    with torch.no_grad():
+        assert rel_l2(VoxelDecoder(vae)(z_n), vae.decode(z_n)) <= EXACT
+
+
+def test_a_test_model_has_unit_velocity_and_outlier_channels(model):
+    z = torch.randn(16, 8, 12, generator=torch.Generator().manual_seed(1))
+
+    with torch.no_grad():
+        velocity = model.field(z, torch.linspace(0, 1, 16))
+        rows = model.field.modulations(torch.zeros(1))[0][0]
+
+    assert 0.5 < float(velocity.std()) < 2
+    assert float(rows.abs().max()) > 5 * float(np.median(rows.abs().numpy()))

@@ -1,0 +1,86 @@
+import msgspec
+import pytest
+
+from bci_bridge import messages, outcomes
+from bci_bridge.header import VERSION, Header
+from bci_bridge.wire import checked
+from runtime.errors import UsageError
+
+KINDS = messages.Message.__args__
+
+
+def test_every_kind_has_a_name_of_its_own():
+    tags = [kind.__struct_config__.tag for kind in KINDS]
+
+    assert len(set(tags)) == len(tags)
+    assert all(tag.isupper() for tag in tags)
+
+
+def test_every_kind_shares_the_header():
+    assert all(issubclass(kind, Header) for kind in KINDS)
+    assert all(kind.__struct_config__.tag_field == "kind" for kind in KINDS)
+
+
+def test_a_json_schema_can_be_published():
+    schema = msgspec.json.schema(messages.Message)
+
+    assert len(schema["anyOf"]) == len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tr_s": 0.0}, "RunStart: Expected `float` > 0.0 - at `$.tr_s`"),
+        (
+            {"shape": (1, 0, 1)},
+            "RunStart: Expected `int` >= 1 - at `$.shape[1]`",
+        ),
+        (
+            {"run": "../up"},
+            "RunStart: Expected `str` matching regex '^[A-Za-z0-9._+-]*$' - at `$.run`",
+        ),
+    ],
+)
+def test_a_value_out_of_range_is_named(change, message):
+    good = messages.RunStart(
+        run="r", shape=(1, 1, 1), tr_s=1.0, expected_volumes=1, budget_s=1.0
+    )
+
+    with pytest.raises(UsageError) as caught:
+        checked(msgspec.structs.replace(good, **change))
+
+    assert str(caught.value) == message
+
+
+def test_a_record_without_fault_is_given_back_unchanged():
+    volume = messages.Volume(
+        run="r", stream="s", volume_index=3, acquired_ns=-5, dtype="f4", shape=(2, 3, 4)
+    )
+
+    assert checked(volume) == volume
+
+
+def test_only_the_server_speaks_of_outcomes():
+    spoken = {kind for kind in KINDS if issubclass(kind, outcomes.Outcome)}
+
+    assert spoken == {
+        outcomes.VolumeOutcome,
+        outcomes.TrialOutcome,
+        outcomes.Update,
+        outcomes.RunEnded,
+    }
+    assert VERSION == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"affine": (1.0,) * 15}, "affine: expected 16 finite numbers"),
+        ({"tr_s": float("nan")}, "tr_s and budget_s: expected finite seconds"),
+    ],
+)
+def test_a_run_that_cannot_be_is_never_built(change, message):
+    fields = {"shape": (1, 1, 1), "tr_s": 1.0, "expected_volumes": 1, "budget_s": 1.0}
+
+    with pytest.raises(ValueError, match=message):
+        messages.RunStart(**{**fields, **change})

@@ -1,0 +1,335 @@
+import numpy as np
+import pytest
+from msgspec import structs
+
+from bci_bridge import actions as do
+from bci_bridge.messages import (
+    Event,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Missing,
+    RunEnd,
+    RunStart,
+    Volume,
+)
+from bci_bridge.protocol import LEASE_NS, Protocol
+from bci_bridge.wire import encode
+from runtime.errors import PeerError
+
+SHAPE = (2, 2, 2)
+SECOND = 1_000_000_000
+NOW = 10_000 * SECOND
+SCANNER, STIMULUS = b"scanner-1", b"stimulus-1"
+
+
+class Rig:
+    """A protocol with its peers; counts sequences as senders do."""
+
+    def __init__(self, pace="live", expected_volumes=10, admit=None):
+        self.protocol = Protocol(**({} if admit is None else {"admit": admit}))
+        self.now = NOW
+        self.sequences = {}
+        self.start = RunStart(
+            run="run-1",
+            shape=SHAPE,
+            tr_s=1.0,
+            expected_volumes=expected_volumes,
+            budget_s=0.5,
+            pace=pace,
+        )
+
+    def hello(self, peer=SCANNER, role="scanner", stream="scanner"):
+        return self.give(peer, Hello(role=role, stream=stream), stream=stream)
+
+    def give(self, peer, record, payload=b"", **header):
+        return self.protocol.receive(
+            peer, encode(structs.replace(record, **header), payload), self.now
+        )
+
+    def send(self, record, payload=b"", peer=SCANNER, stream="scanner"):
+        sequence = self.sequences.get(stream, 0)
+        actions = self.give(
+            peer, record, payload, run="run-1", stream=stream, sequence=sequence
+        )
+        self.sequences[stream] = sequence + 1
+        return actions
+
+    def begin(self):
+        self.hello()
+        self.send(self.start)
+        return self
+
+    def volume(self, index, acquired_ns=None, shape=SHAPE):
+        record = Volume(
+            volume_index=index,
+            acquired_ns=self.now if acquired_ns is None else acquired_ns,
+            dtype="i2",
+            shape=shape,
+        )
+        return self.send(record, np.full(shape, index, "<i2").tobytes())
+
+
+def _kinds(actions):
+    return [type(action).__name__ for action in actions]
+
+
+def _fates(actions):
+    """Index and input of every volume outcome that the actions lead to."""
+    return [
+        (action.record.volume_index, "OK")
+        if isinstance(action, do.AddVolume)
+        else (action.volume_index, action.input)
+        for action in actions
+        if isinstance(action, do.AddVolume | do.SkipVolume)
+    ]
+
+
+def test_a_volume_is_logged_then_acknowledged_then_decoded():
+    actions = Rig().begin().volume(0)
+
+    assert _kinds(actions) == ["Log", "Acknowledge", "AddVolume"]
+
+
+def test_the_deadline_is_the_end_of_acquisition_plus_the_budget():
+    rig = Rig().begin()
+
+    *_, add = rig.volume(0, acquired_ns=NOW - SECOND // 10)
+
+    assert add.deadline_ns == NOW + 4 * SECOND // 10
+
+
+def test_the_same_message_again_is_acknowledged_and_nothing_else():
+    rig = Rig().begin()
+    rig.volume(0)
+    rig.sequences["scanner"] -= 1
+
+    actions = rig.volume(0)
+
+    assert actions == [do.Acknowledge(SCANNER, "run-1", "scanner", 2)]
+
+
+def test_another_message_under_a_known_sequence_is_a_conflict():
+    rig = Rig().begin()
+    rig.volume(0)
+    rig.sequences["scanner"] -= 1
+
+    with pytest.raises(PeerError, match="CONFLICT: sequence 1 came before, different"):
+        rig.volume(1)
+
+
+def test_a_sequence_gap_is_not_passed_over():
+    rig = Rig().begin()
+    rig.sequences["scanner"] += 1
+
+    actions = rig.volume(1)
+
+    assert actions == [do.Acknowledge(SCANNER, "run-1", "scanner", 1)]
+    assert rig.protocol.next_index == 0
+
+
+def test_a_sequence_far_ahead_is_refused():
+    rig = Rig().begin()
+    rig.sequences["scanner"] += 65
+
+    with pytest.raises(PeerError, match="SEQUENCE_JUMP: expected 1, found 66"):
+        rig.volume(1)
+
+
+def test_an_index_that_the_source_skipped_is_missing_before_the_next_volume():
+    rig = Rig().begin()
+
+    actions = rig.volume(2)
+
+    assert _fates(actions) == [(0, "MISSING"), (1, "MISSING"), (2, "OK")]
+
+
+def test_what_the_source_says_is_missing_is_missing_at_once():
+    rig = Rig().begin()
+    rig.volume(0)
+
+    actions = rig.send(Missing(volume_index=1))
+
+    assert _fates(actions) == [(1, "MISSING")]
+
+
+def test_a_volume_is_missing_when_its_own_deadline_has_passed_not_before():
+    rig = Rig().begin()
+    rig.volume(0)
+    due_ns = NOW + SECOND + SECOND // 2
+
+    early, late = rig.protocol.tick(due_ns), rig.protocol.tick(due_ns + 1)
+
+    assert early == []
+    assert _fates(late) == [(1, "MISSING")]
+    assert rig.protocol.deadline_ns() == due_ns + SECOND
+
+
+def test_a_volume_after_its_missing_outcome_gets_no_second_one():
+    rig = Rig().begin()
+    rig.volume(0)
+    rig.now += 3 * SECOND
+    rig.protocol.tick(rig.now)
+
+    actions = rig.volume(1, acquired_ns=NOW + SECOND)
+
+    assert _kinds(actions) == ["Log", "Acknowledge", "Note"]
+    assert actions[-1].record.what == "LATE_VOLUME_NOT_USED"
+
+
+def test_catching_up_knows_no_deadline():
+    rig = Rig(pace="catchup").begin()
+
+    *_, add = rig.volume(0, acquired_ns=5)
+
+    assert add.deadline_ns is None
+    assert rig.protocol.tick(NOW + 10**15) == []
+
+
+def test_the_count_at_the_end_says_what_is_missing():
+    rig = Rig().begin()
+    rig.volume(0)
+
+    actions = rig.send(RunEnd(count=3))
+
+    assert _fates(actions) == [(1, "MISSING"), (2, "MISSING")]
+    assert _kinds(actions)[-1] == "EndRun"
+    assert rig.protocol.state == "ENDED"
+
+
+def test_a_count_below_what_came_is_refused():
+    rig = Rig().begin()
+    rig.volume(0)
+
+    with pytest.raises(PeerError, match="BAD_COUNT: expected 1 to 65, found 0"):
+        rig.send(RunEnd(count=0))
+
+
+def test_a_volume_of_another_shape_is_invalid_and_the_run_goes_on():
+    rig = Rig().begin()
+
+    torn = rig.volume(0, shape=(2, 2, 1))
+
+    assert _fates(torn) == [(0, "INVALID")]
+    assert _fates(rig.volume(1)) == [(1, "OK")]
+
+
+def test_an_index_twice_is_refused_and_the_stream_goes_on():
+    rig = Rig().begin()
+    rig.volume(0)
+
+    again = rig.volume(0, acquired_ns=NOW + 1)
+
+    assert _kinds(again) == ["Log", "Acknowledge", "Refuse"]
+    assert again[-1].reason == "DUPLICATE_VOLUME"
+    assert _fates(rig.volume(1)) == [(1, "OK")]
+
+
+def test_a_trial_is_announced_once():
+    rig = Rig().begin()
+    event = Event(trial_id="t", onset_s=0.0, duration_s=1.0)
+
+    first, second = rig.send(event), rig.send(event)
+
+    assert _kinds(first)[-1] == "AddTrial"
+    assert second[-1].reason == "DUPLICATE_TRIAL"
+
+
+def test_an_implausible_clock_is_flagged_and_not_used():
+    rig = Rig().begin()
+
+    *_, add = rig.volume(0, acquired_ns=0)
+
+    assert add.degraded == ("TIME_ANOMALY",)
+    assert add.deadline_ns == NOW + SECOND // 2
+
+
+def test_stimulus_software_has_a_sequence_of_its_own():
+    rig = Rig().begin()
+    rig.hello(STIMULUS, "stimulus", "stimulus")
+    event = Event(trial_id="t", onset_s=0.0, duration_s=1.0)
+
+    actions = rig.send(event, peer=STIMULUS, stream="stimulus")
+
+    assert actions[1] == do.Acknowledge(STIMULUS, "run-1", "stimulus", 1)
+
+
+@pytest.mark.parametrize(
+    ("role", "record", "reason"),
+    [
+        ("stimulus", RunEnd(count=0), "WRONG_ROLE"),
+        ("stimulus", Missing(volume_index=0), "WRONG_ROLE"),
+        ("operator", Event(trial_id="t", onset_s=0, duration_s=0), "WRONG_ROLE"),
+        ("scanner", Missing(volume_index=0), "BUSY"),
+    ],
+)
+def test_a_role_says_what_it_may_and_no_more(role, record, reason):
+    rig = Rig().begin()
+    rig.hello(b"other", role, "other")
+
+    with pytest.raises(PeerError, match=reason):
+        rig.send(record, peer=b"other", stream="other")
+
+
+def test_a_second_scanner_waits_until_the_first_is_silent():
+    rig = Rig().begin()
+
+    with pytest.raises(PeerError, match="BUSY: stream 'scanner' has a sender"):
+        rig.hello(b"scanner-2")
+    rig.now += LEASE_NS
+    (reply,) = rig.hello(b"scanner-2")
+
+    assert reply.record.received == 1
+
+
+def test_a_goodbye_frees_the_stream_at_once():
+    rig = Rig().begin()
+
+    rig.give(SCANNER, Goodbye())
+    (reply,) = rig.hello(b"scanner-2")
+
+    assert reply.record.run == "run-1"
+
+
+def test_an_abandoned_run_makes_room_for_the_next():
+    rig = Rig().begin()
+    rig.volume(0)
+    rig.now += LEASE_NS
+    rig.hello(b"scanner-2")
+    header = {"run": "run-2", "stream": "scanner"}
+
+    first = rig.give(b"scanner-2", rig.start, **header)
+    second = rig.give(b"scanner-2", rig.start, **header)
+
+    assert _kinds(first) == ["Note", "EndRun"]
+    assert first[1].record.aborted
+    assert _kinds(second) == ["Log", "StartRun", "Acknowledge"]
+
+
+def test_a_run_that_the_decoder_does_not_fit_never_begins():
+    def admit(start):
+        raise PeerError("BAD_GEOMETRY", "other shape")
+
+    rig = Rig(admit=admit)
+    rig.hello()
+
+    with pytest.raises(PeerError, match="BAD_GEOMETRY"):
+        rig.send(rig.start)
+
+    assert rig.protocol.state == "IDLE"
+
+
+def test_nobody_is_heard_before_hello():
+    with pytest.raises(PeerError, match="NO_HELLO"):
+        Rig().give(SCANNER, Heartbeat())
+
+
+def test_a_stop_ends_the_run_as_aborted():
+    rig = Rig().begin()
+    rig.volume(0)
+
+    note, end = rig.protocol.stop()
+
+    assert note.record.what == "SERVER_STOPPED"
+    assert (end.record.count, end.record.aborted) == (1, True)
+    assert rig.protocol.stop() == []

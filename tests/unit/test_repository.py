@@ -1,0 +1,241 @@
+"""The repository's own promises: packages, pins, links, and what no file may hold."""
+
+import ast
+import functools
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import neuroflow
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ("bci_bridge", "clients", "export", "runtime", "training", "verbs")
+# Put together here, so that this file is not among its own findings.
+MACHINE_PATHS = tuple(f"/{name}/" for name in ("work", "root"))
+REGISTRIES = tuple(
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("files", "pythonhosted"),
+        ("registry", "npmjs"),
+        ("proxy", "golang"),
+        ("jfrog", "io"),
+    )
+)
+UNSAFE_MODULES = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "shelve",
+    "marshal",
+    "joblib",
+}
+
+
+@functools.cache
+def files():
+    """Every file that is or would be committed."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    found = [ROOT / line for line in done.stdout.splitlines()]
+    return [file for file in found if file.is_file()]
+
+
+@functools.cache
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def shipped_modules():
+    chosen = [ROOT / "neuroflow.py"]
+    chosen += [file for name in SHIPPED for file in sorted((ROOT / name).rglob("*.py"))]
+    return chosen
+
+
+def packages_on_disk():
+    client = ROOT / "clients" / "python"
+    places = [(ROOT, name) for name in SHIPPED if name != "clients"]
+    places.append((client, "neuroflow_client"))
+    for base, name in places:
+        for file in (base / name).rglob("__init__.py"):
+            yield ".".join(file.parent.relative_to(base).parts)
+
+
+def test_every_package_on_disk_is_in_the_wheel():
+    assert sorted(project()["tool"]["setuptools"]["packages"]) == sorted(
+        packages_on_disk()
+    )
+
+
+def test_every_module_lies_in_a_package():
+    for file in shipped_modules()[1:]:
+        assert (file.parent / "__init__.py").is_file(), file
+
+
+def test_files_that_are_no_code_but_needed_by_it_are_in_the_wheel():
+    patterns = project()["tool"]["setuptools"]["package-data"]["*"]
+    for file in files():
+        top = file.relative_to(ROOT).parts[0]
+        if top in SHIPPED and file.suffix != ".py" and top != "clients":
+            assert any(file.match(pattern) for pattern in patterns), file
+
+
+def test_every_module_says_what_it_is():
+    for file in shipped_modules():
+        assert ast.get_docstring(ast.parse(file.read_text("utf-8"))), file
+
+
+@pytest.mark.parametrize("word", [*MACHINE_PATHS, *REGISTRIES])
+def test_no_file_names_a_machine_or_a_registry(word):
+    found = [file for file in files() if word.encode() in file.read_bytes()]
+
+    assert not found
+
+
+def unsafe(file):
+    """Name everything in a module that could run what a file contains."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            names = [module] if module else [alias.name for alias in node.names]
+            yield from (n for n in names if n.partition(".")[0] in UNSAFE_MODULES)
+        if not isinstance(node, ast.Call):
+            continue
+        called, keywords = (
+            ast.unparse(node.func),
+            {k.arg: k.value for k in node.keywords},
+        )
+        if called in ("eval", "exec"):
+            yield called
+        if called == "torch.load":
+            chosen = keywords.get("weights_only")
+            if not (isinstance(chosen, ast.Constant) and chosen.value is True):
+                yield "torch.load without weights_only=True"
+        if "allow_pickle" in keywords:
+            chosen = keywords["allow_pickle"]
+            if not (isinstance(chosen, ast.Constant) and chosen.value is False):
+                yield "allow_pickle"
+
+
+def test_shipped_code_runs_nothing_that_a_file_contains():
+    found = {str(file): list(unsafe(file)) for file in shipped_modules()}
+
+    assert not {file: what for file, what in found.items() if what}
+
+
+def test_that_check_finds_what_it_looks_for(tmp_path):
+    file = tmp_path / "bad.py"
+    file.write_text(
+        "import pickle\nfrom dill import loads\neval('1')\nmodel.eval()\n"
+        "torch.load(f)\ntorch.load(f, weights_only=False)\n"
+        "torch.load(f, weights_only=True)\nnp.load(f, allow_pickle=True)\n"
+    )
+
+    assert sorted(unsafe(file)) == [
+        "allow_pickle",
+        "dill",
+        "eval",
+        "pickle",
+        "torch.load without weights_only=True",
+        "torch.load without weights_only=True",
+    ]
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    chosen = [line for line in lines if line.strip() and not line.startswith("#")]
+    for line in chosen:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
+    return {canonicalize_name(n): v for n, v in (line.split("==") for line in chosen)}
+
+
+def requirements():
+    table = project()["project"]
+    for line in table["dependencies"]:
+        yield Requirement(line)
+    for extra, lines in table["optional-dependencies"].items():
+        # NVIDIA's own installer; not pinned because no test here runs it.
+        if extra not in ("tensorrt", "rtx"):
+            yield from map(Requirement, lines)
+
+
+def test_every_dependency_has_a_pin_that_it_allows():
+    pinned = pins()
+    for requirement in requirements():
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement} has no pin"
+        assert requirement.specifier.contains(version), f"{requirement}: {version}"
+
+
+def test_no_module_is_longer_than_a_reader_bears():
+    # 300 is the aim; the protocol's theory of operation is the longest with a reason.
+    for file in shipped_modules():
+        assert len(file.read_text("utf-8").splitlines()) <= 400, file
+
+
+def documents():
+    return [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+
+
+def test_relative_links_of_documents_lead_somewhere():
+    for document in documents():
+        assert document.is_file(), document
+        text = re.sub(r"```.*?```", "", document.read_text("utf-8"), flags=re.DOTALL)
+        targets = re.findall(r"\]\(([^)\s]+)\)", text)
+        targets += re.findall(r"<img[^>]+src=\"([^\"]+)\"", text)
+        for target in targets:
+            if re.match(r"[a-z]+:", target) or target.startswith("#"):
+                continue
+            place = document.parent / target.partition("#")[0]
+            assert place.exists(), f"{document.name}: {target}"
+
+
+def console_lines():
+    """Every command that a document shows, with its document."""
+    for document in documents():
+        blocks = re.findall(
+            r"```(?:console|sh|bash)\n(.*?)```", document.read_text("utf-8"), re.DOTALL
+        )
+        for line in "".join(blocks).replace("\\\n", " ").splitlines():
+            yield document.name, line.removeprefix("$").split("#")[0].split()
+
+
+def test_commands_in_documents_exist():
+    make = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z]+):", make, re.MULTILINE))
+    verbs = {file.stem: file.read_text("utf-8") for file in help_files()}
+    for document, words in console_lines():
+        if words[:1] == ["make"]:
+            named = [w for w in words[1:] if not w.startswith("-") and "=" not in w]
+            assert set(named) <= targets, (document, words)
+        if words and Path(words[0]).name == "neuroflow" and len(words) > 1:
+            flags = [w.partition("=")[0] for w in words[1:] if w.startswith("--")]
+            verb = words[1] if not words[1].startswith("-") else "neuroflow"
+            assert verb in verbs, (document, words)
+            assert all(flag in verbs[verb] for flag in flags), (document, words)
+
+
+def help_files():
+    return sorted((ROOT / "tests" / "golden" / "help").glob("*.txt"))
+
+
+def test_every_verb_has_a_module_that_it_imports():
+    tree = ast.parse(Path(neuroflow.__file__).read_text("utf-8"))
+    modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    for module in modules:
+        if module.startswith("verbs."):
+            path = ROOT / module.replace(".", "/")
+            is_there = path.with_suffix(".py").is_file() or path.is_dir()
+            assert is_there, module

@@ -1,0 +1,129 @@
+"""An unrolled graph is the solver, whatever the solver, around one set of weights."""
+
+import copy
+import io
+import time
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from export.assemble import step_graph, write_flow
+from export.fold import conditioning_table
+from export.graphs import WeightStore, write_graph
+from export.unroll import evaluation_grid, unrolled
+from runtime.sealed import WEIGHTS_MAGIC
+from runtime.solver import SOLVERS, solve, time_grid
+from tests.models import random_model
+
+
+@pytest.fixture(scope="module")
+def field():
+    return random_model().field
+
+
+@pytest.fixture(scope="module")
+def step(field):
+    return step_graph(field)
+
+
+def graph_of(step, field, solver, steps, direction):
+    table = conditioning_table(field, evaluation_grid(solver, steps, direction))
+    return unrolled(step, table.numpy(), solver, steps, direction)
+
+
+def run(graph, path, z):
+    write_graph(graph, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {graph.inputs[0].name: z})[0]
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_unrolled_graph_is_the_solver_in_float64(
+    step, field, tmp_path, solver, direction, steps
+):
+    z = np.random.default_rng(0).normal(size=(1, 8, 12)).astype(np.float32)
+    wide = copy.deepcopy(field).double()
+    with torch.no_grad():
+        wanted = solve(
+            lambda z, t: wide(z, torch.tensor([t], dtype=torch.float64)),
+            torch.from_numpy(z).double(),
+            time_grid(steps, direction),
+            solver,
+        ).numpy()
+
+    found = run(graph_of(step, field, solver, steps, direction), tmp_path / "g", z)
+
+    assert np.linalg.norm(found - wanted) <= 1e-5 * np.linalg.norm(wanted)
+
+
+def test_steps_add_nodes_and_rows_but_no_weights(step, field):
+    few, many = (graph_of(step, field, SOLVERS["euler"], n, "decode") for n in (1, 20))
+    rows = {key for key in many.weights if key not in step.weights}
+
+    assert len(many.nodes) == 20 * len(few.nodes)
+    assert {k: v for k, v in many.weights.items() if k in step.weights} == step.weights
+    assert sum(key.startswith("t") for key in rows) == 20
+
+
+def test_both_directions_and_the_step_share_one_weights_file(field, tmp_path):
+    (tmp_path / "graphs").mkdir()
+    steps = {"decode": 20, "encode": 20}
+
+    files = write_flow(field, SOLVERS["euler"], steps, tmp_path)
+
+    stored = (tmp_path / "graphs/flow.weights").stat().st_size
+    row = files.tables["decode"].shape[1] * 4
+    weights = sum(p.numel() * 4 for p in field.parameters())
+    assert stored < weights + 21 * (row + 64) + 8192
+    assert {spec.name for spec in files.graphs} == {
+        "step",
+        "decode_flow",
+        "encode_flow",
+    }
+
+
+def test_nothing_of_the_exporting_machine_is_in_a_graph(step, tmp_path):
+    write_graph(step, tmp_path / "step.onnx")
+
+    data = (tmp_path / "step.onnx").read_bytes()
+
+    for trace in (b".py", b"stack_trace", b"torch", b"site-packages", b"attn"):
+        assert trace not in data
+    model = onnx.load_from_string(data)
+    assert not any(n.metadata_props or n.doc_string for n in model.graph.node)
+    assert [p.name for p in model.graph.input] == ["z", "modulation"]
+
+
+def test_equal_arrays_are_stored_once_and_aligned():
+    file = io.BytesIO()
+    store = WeightStore(file, "x.weights")
+
+    places = [store.place(np.full(5, i % 2, np.float32)) for i in range(4)]
+
+    assert places[:2] == places[2:]
+    assert all(offset % 64 == 0 for offset, _ in places)
+    assert file.getvalue().startswith(WEIGHTS_MAGIC)
+
+
+def test_twelve_blocks_by_twenty_steps_unroll_in_seconds(tmp_path):
+    from training.config import SiTConfig
+    from training.sit import SiT
+
+    field = SiT(SiTConfig(tokens=4, width=8, depth=12, heads=2, frequencies=8)).eval()
+    step = step_graph(field)
+
+    start = time.perf_counter()
+    graph = graph_of(step, field, SOLVERS["heun"], 20, "decode")
+    write_graph(graph, tmp_path / "g.onnx")
+    elapsed_s = time.perf_counter() - start
+
+    assert len(graph.nodes) > 40 * 12 * 20
+    assert elapsed_s < 10  # the stated bound; torch's own exporter takes minutes

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+
+from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
+from bci_bridge.messages import Event, RunEnd, RunStart, Volume
+from bci_bridge.wire import encode
+from bci_bridge.worker import Worker
+from runtime.errors import UsageError
+from tests.integration.tiny import SHAPE, MeanDecoder
+
+DEADLINE_NS = 100
+
+
+class Rig:
+    """A worker whose clock shows what it is told."""
+
+    def __init__(self, late="flag", pace="live", decoder=None):
+        self.now_ns = 0
+        self.worker = Worker(decoder or MeanDecoder(), lambda: self.now_ns)
+        start = RunStart(
+            run="run-1",
+            shape=SHAPE,
+            tr_s=1.0,
+            expected_volumes=5,
+            budget_s=1.0,
+            late=late,
+            pace=pace,
+        )
+        self.worker.admit(start)
+        self.worker.start(start)
+
+    def trial(self, trial_id, onset_s=0.0):
+        event = Event(trial_id=trial_id, onset_s=onset_s, duration_s=1.0)
+        return [outcome for outcome, _ in self.worker.add_trial(AddTrial(event))]
+
+    def volume(self, index, decided_ns=0):
+        self.now_ns = decided_ns
+        record = Volume(
+            run="run-1", volume_index=index, acquired_ns=0, dtype="i2", shape=SHAPE
+        )
+        envelope = encode(record, np.full(SHAPE, index, "<i2").tobytes())
+        action = AddVolume(record, envelope, 0, DEADLINE_NS, ())
+        return [outcome for outcome, _ in self.worker.add_volume(action)]
+
+    def end(self, count=1):
+        outgoing = self.worker.end(EndRun(RunEnd(run="run-1", count=count)))
+        return [outcome for outcome, _ in outgoing]
+
+
+@pytest.mark.parametrize(
+    ("policy", "label", "degraded"),
+    [
+        ("flag", "1", ()),
+        ("hold-last", "0", ("LATE_HELD_LAST",)),
+        ("drop", None, ("LATE_DROPPED",)),
+    ],
+)
+def test_a_late_answer_is_treated_as_the_run_asked(policy, label, degraded):
+    rig = Rig(late=policy)
+    rig.volume(0, decided_ns=DEADLINE_NS)
+
+    (late,) = rig.volume(1, decided_ns=DEADLINE_NS + 1)
+
+    assert (late.timing, late.label, late.degraded) == ("LATE", label, degraded)
+
+
+def test_an_answer_at_the_deadline_is_live():
+    (outcome,) = Rig().volume(0, decided_ns=DEADLINE_NS)
+
+    assert outcome.timing == "LIVE"
+
+
+def test_catching_up_is_never_late():
+    (outcome,) = Rig(pace="catchup").volume(0, decided_ns=10**15)
+
+    assert outcome.timing == "CATCHUP"
+
+
+def test_an_outcome_cites_model_gallery_preprocessing_and_input():
+    (outcome,) = Rig().volume(0)
+
+    assert outcome.bundle_sha256 == "b" * 64
+    assert outcome.gallery_sha256 == "a" * 64
+    assert outcome.preprocessing_sha256 == "c" * 64
+    assert outcome.input_crc32 is not None
+
+
+def test_a_trial_that_the_decoder_forgets_is_still_answered():
+    class Forgetful(MeanDecoder):
+        def end_run(self):
+            return ()
+
+    rig = Rig(decoder=Forgetful())
+    rig.trial("t-1", onset_s=3.0)
+
+    forgotten, ended = rig.end()
+
+    assert (forgotten.trial_id, forgotten.decision) == ("t-1", "ABSTAIN")
+    assert ended.decisions == {"ABSTAIN": 1}
+
+
+def test_a_trial_that_the_decoder_answers_twice_is_answered_once():
+    class Talkative(MeanDecoder):
+        def _due(self, index):
+            return super()._due(index) * 2
+
+    rig = Rig(decoder=Talkative())
+    rig.trial("t-1")
+
+    outcomes = [*rig.volume(0), *rig.volume(1), *rig.end(2)]
+
+    assert [type(one).__name__ for one in outcomes] == [
+        "VolumeOutcome",
+        "VolumeOutcome",
+        "TrialOutcome",
+        "RunEnded",
+    ]
+
+
+def test_a_decoder_that_refuses_everything_still_leaves_one_outcome_each():
+    class Unwilling(MeanDecoder):
+        def refuse(self, *_):
+            raise UsageError("expected nothing")
+
+        add_trial = add_volume = skip_volume = end_run = refuse
+
+    rig = Rig(decoder=Unwilling())
+
+    (trial,), (volume,), (ended,) = rig.trial("t-1"), rig.volume(0), rig.end()
+
+    assert (trial.decision, trial.abstention) == ("ABSTAIN", "expected nothing")
+    assert (volume.input, volume.reason) == ("INVALID", "DECODER_FAILED")
+    assert volume.degraded == ("expected nothing", "expected nothing")
+    assert ended.degraded == ("expected nothing",)
+
+
+def test_an_acquisition_beyond_the_announced_length_is_kept_from_the_decoder():
+    decoder = MeanDecoder()
+    rig = Rig(decoder=decoder)
+
+    ((outcome, _),) = rig.worker.skip_volume(SkipVolume(5, "MISSING", "SKIPPED", None))
+
+    assert outcome.volume_index == 5
+    assert decoder.used == []

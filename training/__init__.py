@@ -1,0 +1,1 @@
+"""Training of NeuroVAE and the flow; writes checkpoints."""

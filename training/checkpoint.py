@@ -1,0 +1,255 @@
+"""Checkpoints: a folder of ``weights.safetensors`` and ``config.json``, never a pickle.
+
+The fingerprint ties the two files together, and later a bundle to its checkpoints.
+What a run needs in order to resume is not here but in `training.snapshot`.
+"""
+
+import hashlib
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from runtime.errors import CheckpointError, ConfigError
+from training.config import ModelConfig
+from training.neurovae import NeuroVAE
+from training.sit import SiT
+
+WEIGHTS = "weights.safetensors"
+MANIFEST = "config.json"
+
+StageName = Literal["vae", "flow"]
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+_PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".bin")
+# A zip archive, which is what torch.save writes, and the protocols 2 to 5 of pickle.
+_PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``config.json`` says about the weights beside it."""
+
+    schema: Literal[1] = 1
+    """Version of this layout."""
+    stage: StageName
+    """Which of the two models the weights belong to."""
+    config: ModelConfig
+    """The whole model and how it is trained."""
+    seed: int
+    """Seed of the run."""
+    step: int
+    """Optimiser steps taken."""
+    versions: dict[str, str]
+    """Versions of what wrote the weights, by library."""
+    vae_fingerprint: str | None = None
+    """For a flow, the checkpoint whose encoder gave it z_n."""
+    fingerprint: str
+    """sha256 over the weights' bytes followed by the canonical configuration."""
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions that a checkpoint records."""
+    return {
+        "python": platform.python_version(),
+        "safetensors": safetensors.__version__,
+        "torch": str(torch.__version__),
+    }
+
+
+def save_checkpoint(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    *,
+    stage: StageName,
+    seed: int,
+    step: int,
+    vae_fingerprint: str | None = None,
+) -> Checkpoint:
+    """Write a checkpoint, each file complete or not at all.
+
+    Args:
+        folder: Made where it does not exist; an older checkpoint in it is replaced.
+        weights: The state dict that inference uses (for a flow, the average).
+        config: The configuration of both models.
+        stage: Which model this is.
+        seed: Seed of the run.
+        step: Optimiser steps taken.
+        vae_fingerprint: For a flow, the fingerprint of its VAE.
+
+    Returns:
+        What was written to ``config.json``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Without its manifest a half-replaced checkpoint is missing, not inconsistent.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    save_tensors(folder / WEIGHTS, weights)
+    manifest = Checkpoint(
+        stage=stage,
+        config=config,
+        seed=seed,
+        step=step,
+        versions=library_versions(),
+        vae_fingerprint=vae_fingerprint,
+        fingerprint=_fingerprint(folder / WEIGHTS, config),
+    )
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    write_bytes(folder / MANIFEST, text + b"\n")
+    return manifest
+
+
+def load_neurovae(folder: Path) -> tuple[NeuroVAE, Checkpoint]:
+    """Open a NeuroVAE checkpoint on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: Missing, damaged, a pickle, or another model's.
+    """
+    manifest = read_manifest(folder, "vae")
+    with torch.device("meta"):
+        vae = NeuroVAE(manifest.config.vae)
+    return _filled(vae, folder, manifest), manifest
+
+
+def load_flow(folder: Path) -> tuple[SiT, Checkpoint]:
+    """Open a flow checkpoint, the averaged weights, on the CPU in evaluation mode.
+
+    Raises:
+        CheckpointError: Missing, damaged, a pickle, or another model's.
+    """
+    manifest = read_manifest(folder, "flow")
+    with torch.device("meta"):
+        field = SiT(manifest.config.flow)
+    return _filled(field, folder, manifest), manifest
+
+
+def read_manifest(folder: Path, stage: StageName) -> Checkpoint:
+    """Read ``config.json`` and check that it is of `stage`.
+
+    Raises:
+        CheckpointError: Missing, unreadable, or of the other stage.
+    """
+    refuse_pickle(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint folder with {WEIGHTS} and {MANIFEST}, "
+            f"found {f'no {MANIFEST}' if folder.is_dir() else 'no folder'}"
+        )
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Checkpoint)
+    except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint manifest, found another: {error}"
+        ) from error
+    if manifest.stage != stage:
+        raise CheckpointError(f"{path}: expected stage {stage}, found {manifest.stage}")
+    return manifest
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file that looks like a pickle, by its name or by its first bytes.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if path.suffix in _PICKLE_SUFFIXES or magic.startswith(_PICKLE_MAGIC):
+        raise CheckpointError(
+            f"{path}: expected safetensors, found a pickle, which can run code when it "
+            "is opened. Convert it with neuroflow import-checkpoint."
+        )
+
+
+def check_tensors(
+    path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    """Compare names, shapes and dtypes of a file with what a model has.
+
+    Raises:
+        CheckpointError: The first difference, naming the file.
+    """
+    for name, tensor in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{path}: expected tensor {name}, found none")
+        wanted = (tuple(tensor.shape), tensor.dtype)
+        present = (tuple(found[name].shape), found[name].dtype)
+        if wanted != present:
+            raise CheckpointError(
+                f"{path}: {name}: expected {wanted[1]} {wanted[0]}, "
+                f"found {present[1]} {present[0]}"
+            )
+    unknown = sorted(found.keys() - expected.keys())
+    if unknown:
+        raise CheckpointError(
+            f"{path}: expected {len(expected)} tensors of this model, "
+            f"found also {unknown[0]}"
+        )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Raises:
+        CheckpointError: Missing, damaged, or a pickle.
+    """
+    refuse_pickle(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected a file, found none")
+    try:
+        return load_file(path)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: expected safetensors, found a damaged file: {error}"
+        ) from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, complete or not at all."""
+    whole = {name: value.detach().contiguous() for name, value in tensors.items()}
+    partial = path.with_name(path.name + ".part")
+    save_file(whole, partial)
+    _commit(partial, path)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, complete or not at all."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    _commit(partial, path)
+
+
+def _commit(partial: Path, path: Path) -> None:
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _fingerprint(weights: Path, config: ModelConfig) -> str:
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(msgspec.json.encode(config, order="sorted"))
+    return digest.hexdigest()
+
+
+def _filled(module: AnyModule, folder: Path, manifest: Checkpoint) -> AnyModule:
+    path = folder / WEIGHTS
+    weights = read_tensors(path)
+    found = _fingerprint(path, manifest.config)
+    if found != manifest.fingerprint:
+        raise CheckpointError(
+            f"{path}: expected fingerprint {manifest.fingerprint[:12]} with this "
+            f"{MANIFEST}, found {found[:12]}. One of the two files was changed."
+        )
+    check_tensors(path, weights, module.state_dict())
+    module.load_state_dict(weights, assign=True)
+    return module.eval()

@@ -1,0 +1,301 @@
+"""The two training stages: NeuroVAE, then the flow on its frozen latents."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from runtime.errors import CheckpointError, ConfigError
+from runtime.path import path_from_name
+from training.checkpoint import load_neurovae, save_checkpoint
+from training.config import ModelConfig, VAETraining
+from training.first_layer import start_from_ridge
+from training.flow import flow_matching_loss, sample_times
+from training.loop import (
+    SNAPSHOT_EVERY_S,
+    Clock,
+    DivergedError,
+    Observer,
+    Progress,
+    Stage,
+    StepLosses,
+    train,
+)
+from training.losses import vae_loss
+from training.neurovae import Latent, NeuroVAE, Posterior, Voxels
+from training.sit import SiT
+from training.snapshot import RunIdentity
+from training.trials import BatchOrder, TrialSet
+
+__all__ = ["DivergedError", "Observer", "Progress", "fit_flow", "fit_neurovae"]
+
+POSTERIORS_LIMIT_BYTES = 2**30
+"""Posteriors of all trials are kept where they are smaller than this.
+
+The simulated participant's are 30 MB; those of one NSD subject would be 92 GB.
+"""
+
+_VAE_TERMS = (
+    "mse",
+    "kl",
+    "clip_latent",
+    "clip_retrieval",
+    "cycle_latent",
+    "cycle_retrieval",
+)
+
+
+def fit_neurovae(
+    config: ModelConfig,
+    trials: TrialSet,
+    out: Path,
+    *,
+    resume: bool = True,
+    on_step: Observer | None = None,
+    device: str = "cpu",
+    clock: Clock = time.monotonic,
+    snapshot_every_s: float = SNAPSHOT_EVERY_S,
+) -> Path:
+    """Train NeuroVAE as ``config.vae_training`` says.
+
+    Args:
+        config: The model; its seed decides every random draw.
+        trials: The training trials.
+        out: Folder of the checkpoint, its snapshot and its log.
+        resume: Go on from the snapshot in `out`, where there is one.
+        on_step: Called after each step; what it raises stops the run.
+        device: A torch device.
+        clock: Seconds, monotonic.
+        snapshot_every_s: Least time between two snapshots.
+
+    Returns:
+        `out`, which `training.checkpoint.load_neurovae` opens.
+
+    Raises:
+        TensorMismatchError: The trials do not fit the model.
+        ConfigError: Fewer trials than one batch.
+        DivergedError: A loss or gradient is not finite.
+        CheckpointError: The snapshot is damaged or belongs to another run.
+    """
+    trials.check_fits(config)
+    training, place = config.vae_training, torch.device(device)
+    order = BatchOrder(len(trials), training.batch, training.seed)
+    with _seeded(training.seed):
+        vae = NeuroVAE(config.vae)
+    if training.first_layer == "ridge":
+        start_from_ridge(vae, trials)
+    vae.to(place)
+
+    def loss(step: int, generator: torch.Generator) -> StepLosses:
+        chosen = order.at(step)
+        voxels = torch.from_numpy(trials.voxels[chosen]).to(place)
+        z_v = torch.from_numpy(trials.latents[trials.image[chosen]]).to(place)
+        shown = augment(voxels, training, generator)
+        losses = vae_loss(vae, voxels, z_v, training, generator, shown=shown)
+        return StepLosses(losses.total, losses.terms())
+
+    stage = Stage(
+        run=RunIdentity(
+            stage="vae", config=config.fingerprint(), trials=trials.digest()
+        ),
+        steps=training.epochs * order.steps_per_epoch,
+        module=vae,
+        loss=loss,
+        terms=_VAE_TERMS,
+        seed=training.seed,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+    )
+    weights = train(
+        stage,
+        out,
+        device=place,
+        resume=resume,
+        on_step=on_step,
+        clock=clock,
+        snapshot_every_s=snapshot_every_s,
+    )
+    save_checkpoint(
+        out, weights, config, stage="vae", seed=training.seed, step=stage.steps
+    )
+    return out
+
+
+def fit_flow(
+    config: ModelConfig,
+    trials: TrialSet,
+    vae_checkpoint: Path,
+    out: Path,
+    *,
+    resume: bool = True,
+    on_step: Observer | None = None,
+    device: str = "cpu",
+    clock: Clock = time.monotonic,
+    snapshot_every_s: float = SNAPSHOT_EVERY_S,
+) -> Path:
+    """Train the velocity field as ``config.flow_training`` says.
+
+    z_n is a sample of the frozen VAE's posterior, drawn anew at every step.
+
+    Args:
+        config: The model; its seed decides every random draw.
+        trials: The training trials.
+        vae_checkpoint: What `fit_neurovae` returned, of the same model.
+        out: Folder of the checkpoint, its snapshot and its log; not that of the VAE.
+        resume: Go on from the snapshot in `out`, where there is one.
+        on_step: Called after each step; what it raises stops the run.
+        device: A torch device.
+        clock: Seconds, monotonic.
+        snapshot_every_s: Least time between two snapshots.
+
+    Returns:
+        `out`, which `training.checkpoint.load_flow` opens: the averaged weights.
+
+    Raises:
+        TensorMismatchError: The trials do not fit the model.
+        ConfigError: Fewer trials than one batch, or `out` is the VAE's folder.
+        DivergedError: A loss or gradient is not finite.
+        CheckpointError: The VAE's checkpoint or the snapshot is damaged or belongs to
+            another model or run.
+    """
+    trials.check_fits(config)
+    training, place = config.flow_training, torch.device(device)
+    order = BatchOrder(len(trials), training.batch, training.seed)
+    vae, manifest = load_neurovae(vae_checkpoint)
+    if manifest.config.vae != config.vae:
+        raise CheckpointError(
+            f"{vae_checkpoint}: expected the VAE of this configuration, "
+            "found another one's sizes"
+        )
+    if out.resolve() == vae_checkpoint.resolve():
+        raise ConfigError(
+            f"{out}: expected another folder than the VAE's checkpoint, found the same"
+        )
+    encoder = _FrozenEncoder(vae.to(place), trials, training.voxel_noise)
+    path = path_from_name(training.path)
+    with _seeded(training.seed):
+        field = SiT(config.flow).to(place)
+
+    def loss(step: int, generator: torch.Generator) -> StepLosses:
+        chosen = order.at(step)
+        z_v = torch.from_numpy(trials.latents[trials.image[chosen]]).to(place)
+        z_n = encoder.sample(chosen, generator)
+        t = sample_times(len(chosen), training.time_sampling, generator)
+        return StepLosses(flow_matching_loss(field, z_v, z_n, t, path), {})
+
+    stage = Stage(
+        run=RunIdentity(
+            stage="flow",
+            config=config.fingerprint(),
+            trials=trials.digest(),
+            vae=manifest.fingerprint,
+        ),
+        steps=training.steps,
+        module=field,
+        loss=loss,
+        terms=(),
+        seed=training.seed,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        gradient_norm=training.gradient_norm,
+        ema_decay=training.ema_decay,
+    )
+    weights = train(
+        stage,
+        out,
+        device=place,
+        resume=resume,
+        on_step=on_step,
+        clock=clock,
+        snapshot_every_s=snapshot_every_s,
+    )
+    save_checkpoint(
+        out,
+        weights,
+        config,
+        stage="flow",
+        seed=training.seed,
+        step=stage.steps,
+        vae_fingerprint=manifest.fingerprint,
+    )
+    return out
+
+
+def augment(
+    voxels: Voxels, training: VAETraining, generator: torch.Generator
+) -> Voxels:
+    """Return the voxels as stage 1 shows them to the encoder.
+
+    Args:
+        voxels: Normalised voxels; left as they are.
+        training: How much noise is added, and the largest share of voxels set to zero;
+            each trial's own share is drawn uniformly below it.
+        generator: Draws both, on the device of `voxels`.
+    """
+    shown, device = voxels, voxels.device
+    if training.voxel_noise > 0:
+        noise = torch.randn(voxels.shape, generator=generator, device=device)
+        shown = shown + training.voxel_noise * noise
+    if training.voxel_dropout > 0:
+        share = torch.rand(len(voxels), 1, generator=generator, device=device)
+        kept = torch.rand(voxels.shape, generator=generator, device=device)
+        shown = shown * (kept >= training.voxel_dropout * share)
+    return shown
+
+
+class _FrozenEncoder:
+    """Samples z_n of trials; posteriors that are constant are computed once."""
+
+    def __init__(self, vae: NeuroVAE, trials: TrialSet, voxel_noise: float) -> None:
+        self._vae = vae.requires_grad_(False)
+        self._trials = trials
+        self._noise = voxel_noise
+        self._device = next(vae.parameters()).device
+        size = 2 * 4 * len(trials) * vae.config.tokens * vae.config.width
+        self._kept: Posterior | None = None
+        if voxel_noise == 0 and size <= POSTERIORS_LIMIT_BYTES:
+            self._kept = self._all()
+
+    @torch.no_grad()
+    def _all(self) -> Posterior:
+        blocks = [
+            self._posterior(self._voxels(np.arange(i, min(i + 256, len(self._trials)))))
+            for i in range(0, len(self._trials), 256)
+        ]
+        return Posterior(
+            torch.cat([block.mean for block in blocks]),
+            torch.cat([block.log_variance for block in blocks]),
+        )
+
+    def _voxels(self, chosen: Int64[np.ndarray, " batch"]) -> Voxels:
+        return torch.from_numpy(self._trials.voxels[chosen]).to(self._device)
+
+    def _posterior(self, voxels: Voxels) -> Posterior:
+        return self._vae.posterior(self._vae.features(voxels))
+
+    @torch.no_grad()
+    def sample(
+        self, chosen: Int64[np.ndarray, " batch"], generator: torch.Generator
+    ) -> Latent:
+        if self._kept is not None:
+            rows = torch.from_numpy(chosen).to(self._device)
+            mean, log_variance = self._kept.mean[rows], self._kept.log_variance[rows]
+            return Posterior(mean, log_variance).sample(generator)
+        voxels = self._voxels(chosen)
+        if self._noise > 0:
+            noise = torch.randn(voxels.shape, generator=generator, device=self._device)
+            voxels = voxels + self._noise * noise
+        return self._posterior(voxels).sample(generator)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    # Initialisers draw from torch's global generator; lend it the seed and put the
+    # caller's state back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        yield

@@ -1,0 +1,3 @@
+"""`neuroflow demo`: the whole way on one machine."""
+
+from verbs.demo.command import run_demo as run_demo

@@ -1,0 +1,118 @@
+"""What `neuroflow demo` does: choose the participant, run, write results, report."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from runtime.errors import UsageError
+from verbs.demo.processes import terminated_like_interrupted
+from verbs.demo.recorded import demo_recorded
+from verbs.demo.simulated import demo_simulated
+from verbs.progress import screen
+from verbs.report import Report, contact_sheet, report_html
+
+SUMMARY = "summary.json"
+MARK = ".neuroflow-demo"
+"""Marks a folder as one that a demonstration made, and may replace."""
+
+
+def run_demo(
+    out: Path,
+    recording: Path | None,
+    *,
+    seed: int,
+    backend: str,
+    speed: float | None,
+    as_json: bool,
+) -> None:
+    """Go the whole way and write summary, report and contact sheet into `out`.
+
+    Raises:
+        UsageError: `out` holds something else.
+        NeuroFlowError: Any stage failed.
+    """
+    _prepare(out)
+    with terminated_like_interrupted(), screen() as shown:
+        if recording is None:
+            report = demo_simulated(
+                out, seed=seed, backend=backend, speed=speed or 1.0, shown=shown
+            )
+        else:
+            report = demo_recorded(
+                recording,
+                out,
+                seed=seed,
+                backend=backend,
+                speed=speed or 10.0,
+                shown=shown,
+            )
+        shown.stage("report")
+        _write(out, report)
+    data = msgspec.json.encode(report.summary)
+    if as_json:
+        print(data.decode())
+        return
+    print(summary_table(report.summary))
+    print(f"\n{out / 'report.html'}\n{out / 'contact_sheet.png'}\n{out / SUMMARY}")
+
+
+def _prepare(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / MARK).exists():
+            raise UsageError(
+                f"{out}: expected a new or empty folder, found something that no "
+                "demonstration made. Choose another --out."
+            )
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
+
+
+def _write(out: Path, report: Report) -> None:
+    whole = {
+        SUMMARY: msgspec.json.format(msgspec.json.encode(report.summary), indent=2),
+        "report.html": report_html(report).encode(),
+    }
+    for name, data in whole.items():
+        temporary = out / f".{name}"
+        temporary.write_bytes(data)
+        temporary.replace(out / name)
+    picture = out / ".contact_sheet.png"
+    contact_sheet(report, limit=8).save(picture, optimize=True)
+    picture.replace(out / "contact_sheet.png")
+
+
+def summary_table(summary: dict[str, object]) -> str:
+    """Return the figures as a Markdown table."""
+    latency = summary["latency_ms"]
+    rows = [
+        ("volumes sent, outcomes received", "volumes_sent", "outcomes_received"),
+        ("deadline misses", "deadline_misses"),
+        ("trials scored", "trials"),
+        ("top-1 right: ours", "retrieval_top1"),
+        ("top-1 right: ridge", "ridge_top1"),
+        ("top-1 right: ceiling of the truth", "noise_ceiling_top1"),
+        ("top-1 right: chance", "chance_top1"),
+        ("pixel correlation of decoded images", "image_pixcorr"),
+        ("encoding, correlation across images", "encode_voxel_r"),
+        ("encoding, noise ceiling", "encode_noise_ceiling_r"),
+        ("stimulus to answer, s", "answer_delay_s"),
+        ("parity with float64, relative L2", "parity_rel_l2"),
+        ("engine", "backend"),
+    ]
+    lines = ["| figure | value |", "|---|---|"]
+    for name, *keys in rows:
+        lines.append(f"| {name} | {', '.join(_number(summary[k]) for k in keys)} |")
+    if isinstance(latency, dict):
+        values = ", ".join(f"{k} {_number(v)}" for k, v in latency.items())
+        lines.append(f"| compute latency, ms | {values} |")
+    return "\n".join(lines)
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return "not applicable"
+    if isinstance(value, float):
+        return f"{value:.1e}" if 0 < abs(value) < 1e-4 else f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,38 @@
+"""`neuroflow play`: a recording that behaves like a scanner."""
+
+import sys
+from pathlib import Path
+
+from bci_bridge.player import play, run_start_from
+from bci_bridge.server import stop_on_signals
+from runtime.errors import UsageError
+from runtime.recording import open_recording
+
+
+def play_recording(
+    folder: Path,
+    address: str,
+    *,
+    runs: tuple[str, ...],
+    speed: float | None,
+    label: str = "",
+) -> None:
+    """Send runs one after another.
+
+    Raises:
+        RecordingError: The recording is missing or damaged.
+        UsageError: The speed is not positive.
+        PeerError: The server refuses the run.
+        BackendError: There is no server, or it falls silent.
+    """
+    if speed is not None and not speed > 0:
+        raise UsageError(f"speed: expected more than 0, found {speed:g}")
+    recording = open_recording(folder, runs or None)
+    with stop_on_signals() as stop:
+        for run in recording.runs:
+            if stop():
+                break
+            name = f"{run.run_id}_{label}" if label else run.run_id
+            start = run_start_from(run, speed=speed, run_id=name)
+            sent = play(run, address, speed, run_start=start, is_cancelled=stop)
+            print(f"{run.run_id}: {sent} volumes sent", file=sys.stderr)

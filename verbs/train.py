@@ -1,0 +1,104 @@
+"""`neuroflow train`: one stage from a recording to a checkpoint."""
+
+from pathlib import Path
+
+import msgspec
+
+from runtime.errors import ConfigError, UsageError
+from runtime.estimator import BetaEstimator
+from runtime.patch_dct import PatchDct
+from runtime.recording import open_recording
+from training.config import ModelConfig, config_from_json, config_from_preset
+from training.dataset import Dataset, open_dataset
+from training.fit import fit_flow, fit_neurovae
+from training.stimuli import open_stimuli
+from verbs.progress import Screen, screen
+
+ESTIMATOR = "estimator.json"
+"""Kept beside a checkpoint: what its betas were made with."""
+
+
+def train_stage(
+    stage: str,
+    recording: Path,
+    out: Path,
+    *,
+    vae: Path | None,
+    preset: str,
+    config_file: Path | None,
+    estimator_file: Path | None,
+    dry_run: bool,
+    resume: bool,
+) -> None:
+    """Train one stage, or print what would be trained."""
+    if stage == "flow" and vae is None:
+        raise UsageError("train flow: expected --vae with stage 1, found none")
+    config = resolved_config(recording, preset, config_file)
+    if dry_run:
+        print(msgspec.json.format(msgspec.json.encode(config), indent=2).decode())
+        return
+    estimator = read_estimator(estimator_file or (vae / ESTIMATOR if vae else None))
+    with screen() as shown:
+        dataset = read_dataset(recording, estimator, config, shown)
+        trials = dataset.split("train")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ESTIMATOR).write_bytes(msgspec.json.encode(estimator))
+        if vae is None or stage == "vae":
+            shown.stage("stage 1: NeuroVAE")
+            fit_neurovae(config, trials, out, resume=resume, on_step=shown.training)
+        else:
+            shown.stage("stage 2: the flow")
+            fit_flow(config, trials, vae, out, resume=resume, on_step=shown.training)
+    print(out)
+
+
+def resolved_config(recording: Path, preset: str, file: Path | None) -> ModelConfig:
+    """Return the configuration for a recording's number of voxels.
+
+    Raises:
+        ConfigError: Unknown preset or key, or an impossible value.
+        RecordingError: The recording is missing or damaged.
+    """
+    if file is None:
+        voxels = open_recording(recording).mask.voxels
+        return config_from_preset(preset, voxels=voxels)
+    try:
+        return config_from_json(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: expected a configuration, found {error.strerror}"
+        ) from error
+
+
+def read_estimator(file: Path | None) -> BetaEstimator:
+    """Read how betas are estimated; the defaults where no file is given.
+
+    Raises:
+        ConfigError: The file is missing, or has an unknown key or impossible value.
+    """
+    if file is None:
+        return BetaEstimator()
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=BetaEstimator)
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: expected an estimator, found {error.strerror}"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def read_dataset(
+    recording: Path,
+    estimator: BetaEstimator,
+    config: ModelConfig,
+    shown: Screen,
+    splits: tuple[str, ...] = ("train", "calibration"),
+) -> Dataset:
+    """Make a recording's features, with progress."""
+    shown.stage("features: every trial's beta, as a live decoder would have it")
+    size = open_stimuli(recording).pixels.shape[1]
+    backbone = PatchDct.of_latent(config.flow.tokens, config.flow.width, size)
+    return open_dataset(
+        recording, estimator, backbone, splits=splits, on_run=shown.count
+    )

@@ -1,0 +1,41 @@
+"""`neuroflow watch`: outcomes on the screen as they come."""
+
+import msgspec
+from neuroflow_client import Client, ClientError, TrialOutcome, VolumeOutcome
+
+from runtime.errors import PeerError
+
+
+def watch_server(address: str, *, follow: bool, as_json: bool) -> None:
+    """Print outcomes until the run ends.
+
+    Raises:
+        PeerError: No server answers, it refuses, or outcomes were lost.
+    """
+    try:
+        for outcome in Client(address, follow=follow):
+            print(_json(outcome) if as_json else _line(outcome), flush=True)
+    except ClientError as error:
+        raise PeerError("CLIENT", str(error)) from error
+
+
+def _json(outcome: msgspec.Struct) -> str:
+    fields = msgspec.structs.asdict(outcome)
+    fields["kind"] = type(outcome).__name__
+    fields["arrays"] = sorted(fields["arrays"])
+    return msgspec.json.encode(fields).decode()
+
+
+def _line(outcome: msgspec.Struct) -> str:
+    if isinstance(outcome, VolumeOutcome):
+        answer = "" if outcome.decision is None else f"  {outcome.label or ''}"
+        kind = f"{outcome.input} {outcome.timing}"
+        return f"volume {outcome.volume_index:>5}  {kind}{answer}"
+    if isinstance(outcome, TrialOutcome):
+        sure = "" if outcome.confidence is None else f"  {outcome.confidence:.0%} sure"
+        best = outcome.candidates[0].stimulus_id if outcome.candidates else ""
+        return (
+            f"trial {outcome.trial_id:>6}  {outcome.decision} {outcome.label or ''} "
+            f"{best}{sure}  {outcome.delay_s:g} s after the onset"
+        )
+    return type(outcome).__name__
