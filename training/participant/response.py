@@ -156,7 +156,11 @@ def _trial_factor(
     centred = specific - specific.mean(axis=0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     rank = min(p.trial_rank, len(singular))
+    # A direction's sign is the library's choice and differs with its threads; without
+    # a rule, one seed would be another participant on another machine.
+    largest = np.abs(directions[:rank]).argmax(axis=1)
+    signs = np.sign(directions[np.arange(rank), largest])
     variance = singular[:rank] ** 2 / len(specific)
     own = variance**p.trial_spectrum_power
     scale = np.sqrt(p.trial_variance_ratio * variance.sum() * own / own.sum())
-    return np.asarray(scale[:, None] * directions[:rank])
+    return np.asarray((scale * signs)[:, None] * directions[:rank])
