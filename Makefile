@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/neuroflow demo --out out/demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -194,7 +194,7 @@ class TrialDecoder:
             answer=answer,
             delay_s=max(0.0, end_s(self._last_index, self._run.tr_s) - trial.onset_s),
             first_volume=0,
-            last_volume=self._last_index,
+            last_volume=-1,
             volumes_used=0,
             stage_ns={},
         )

@@ -37,8 +37,6 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     bundle_sha256: Sha256
     temperature: Annotated[float, msgspec.Meta(gt=0)]
     """Cosines are divided by it before the softmax."""
-    bias: float = 0.0
-    """Added to the log-odds of the best candidate."""
 
 
 class GalleryManifest(

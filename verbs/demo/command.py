@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import torch
 
 from runtime.errors import UsageError
 from verbs.demo.processes import terminated_like_interrupted
@@ -33,6 +34,9 @@ def run_demo(
         NeuroFlowError: Any stage failed.
     """
     _prepare(out)
+    # One thread: the models are small, and a second one only waits for the first when
+    # anything else runs. The weights are then the same on any number of cores.
+    torch.set_num_threads(1)
     with terminated_like_interrupted(), screen() as shown:
         if recording is None:
             report = demo_simulated(

@@ -20,7 +20,8 @@ class PlayedRun:
 
     run: RecordedRun
     is_live: bool
-    speed: float | None
+    sent: int
+    """Volumes that the player says it sent, in its RUN_END."""
     volumes: tuple[VolumeOutcome, ...]
     trials: tuple[TrialOutcome, ...]
 
@@ -69,7 +70,8 @@ def play_run(
     trials: list[TrialOutcome] = []
     with child(log, *arguments, "--label", label, *pace) as player:
         try:
-            for outcome in Client(address, run=f"{run.run_id}_{label}", timeout_s=30):
+            client = Client(address, run=f"{run.run_id}_{label}", timeout_s=30)
+            for outcome in client:
                 if isinstance(outcome, VolumeOutcome):
                     volumes.append(outcome)
                     on_outcome(outcome)
@@ -79,7 +81,8 @@ def play_run(
         except ClientError as error:
             raise PeerError("CLIENT", str(error)) from error
         require_success(player, log, f"player of {run.run_id}")
-    return PlayedRun(run, speed is not None, speed, tuple(volumes), tuple(trials))
+    sent = 0 if client.ended is None else client.ended.count
+    return PlayedRun(run, speed is not None, sent, tuple(volumes), tuple(trials))
 
 
 def require_same_answers(live: PlayedRun, fast: PlayedRun) -> int:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
+from msgspec.structs import replace
 
 from runtime.estimator import BetaEstimator
 from runtime.heads import Retrieval
 from runtime.live import RunDecoder, open_decoder
 from runtime.patch_dct import PatchDct
 from runtime.recording import RecordedRun, Recording, open_recording
-from training.config import config_from_preset
+from training.config import ModelConfig, config_from_preset
 from training.dataset import Dataset, open_dataset
 from training.judge import (
     ceilings,
@@ -48,10 +49,34 @@ class Prepared:
 
 
 def demo_simulated(
-    out: Path, *, seed: int, backend: str, speed: float, shown: Screen
+    out: Path,
+    *,
+    seed: int,
+    backend: str,
+    speed: float,
+    shown: Screen,
+    parameters: ParticipantParameters | None = None,
+    config: ModelConfig | None = None,
 ) -> Report:
-    """Simulate, train, export, serve, play and judge."""
-    prepared = prepare(out, seed=seed, backend=backend, shown=shown)
+    """Simulate, train, export, serve, play and judge.
+
+    Args:
+        out: The demonstration's folder.
+        seed: Of the participant.
+        backend: Engine library that serves.
+        speed: Live pace; 1 is real time.
+        shown: The screen.
+        parameters: The participant's table; the frozen one by default.
+        config: The model; the preset ``demo`` by default.
+    """
+    prepared = prepare(
+        out,
+        parameters or ParticipantParameters(),
+        config or config_from_preset("demo"),
+        seed=seed,
+        backend=backend,
+        shown=shown,
+    )
     played = serve_and_play(
         out,
         out / "participant",
@@ -86,18 +111,25 @@ def demo_simulated(
     )
 
 
-def prepare(out: Path, *, seed: int, backend: str, shown: Screen) -> Prepared:
+def prepare(
+    out: Path,
+    parameters: ParticipantParameters,
+    config: ModelConfig,
+    *,
+    seed: int,
+    backend: str,
+    shown: Screen,
+) -> Prepared:
     """Simulate a participant, train both stages, export and calibrate."""
-    shown.stage(f"simulated participant {seed}: 18 runs of fMRI as BIDS")
+    shown.stage(f"simulated participant {seed}: runs of fMRI as BIDS")
     folder = out / "participant"
-    participant = generate_participant(
-        folder, ParticipantParameters(), seed, progress=shown.count
-    )
+    participant = generate_participant(folder, parameters, seed, progress=shown.count)
     shown.stage("features: every trial's beta, as a live decoder would have it")
     dataset = open_dataset(
         folder, BetaEstimator(), PatchDct(), splits=SPLITS, on_run=shown.count
     )
-    config = config_from_preset("demo", voxels=dataset.recording.mask.voxels)
+    voxels = dataset.recording.mask.voxels
+    config = replace(config, vae=replace(config.vae, voxels=voxels))
     built = build(
         dataset,
         config,

@@ -41,7 +41,7 @@ def run_summary(
     live = [run for run in played if run.is_live]
     gates = decoder.bundle.manifest.gates
     return {
-        "volumes_sent": sum(run.run.volume_count for run in played),
+        "volumes_sent": sum(run.sent for run in played),
         "outcomes_received": sum(len(run.volumes) for run in played),
         "inputs": counts(played, "input"),
         "timings": counts(played, "timing"),
