@@ -3,8 +3,11 @@
 Exit status: 0 done, 1 failed with one clear line on standard error, 2 wrong usage.
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 import tyro
@@ -43,17 +46,20 @@ def demo(
 
 
 @app.command
-def simulate(*, out: Path, seed: int = 0, tiny: bool = False) -> None:
+def simulate(
+    *, out: Path, seed: int = 0, tiny: bool = False, residuals: Path | None = None
+) -> None:
     """Write a simulated participant as a BIDS folder with its truth.
 
     Args:
         out: The folder to write; must not exist.
         seed: Participants of different seeds are different people.
         tiny: A few runs only, for trying things out.
+        residuals: A Haxby folder: a hybrid, known signal on the noise of real runs.
     """
     from verbs.simulate import simulate_participant
 
-    simulate_participant(out, seed=seed, tiny=tiny)
+    simulate_participant(out, seed=seed, tiny=tiny, residuals=residuals)
 
 
 @app.command
@@ -271,20 +277,52 @@ def evaluate(
 
 def main() -> int:
     """Run a verb; return the exit status."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         app.cli(
             prog="neuroflow",
             description="Decode and encode brain activity during MRI, in real time.",
         )
+        # What cannot be written must fail here, not while the interpreter ends.
+        sys.stdout.flush()
     except NeuroFlowError as error:
-        print(f"neuroflow: {error}", file=sys.stderr)
-        return error.exit_status
+        return _failed(str(error), error.exit_status)
     except KeyboardInterrupt:
-        print("neuroflow: interrupted", file=sys.stderr)
-        return 1
+        return _failed("interrupted")
     except BrokenPipeError:
+        _silence_output()
         return 1
+    except OSError as error:
+        _silence_output()
+        return _failed(_refused_by_system(error))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    # SIGTERM unwinds as Ctrl-C does, so that children end and scratch folders go.
+    raise KeyboardInterrupt
+
+
+def _failed(line: str, status: int = 1) -> int:
+    print(f"neuroflow: {line}", file=sys.stderr)
+    return status
+
+
+def _refused_by_system(error: OSError) -> str:
+    # Verbs explain the failures that they foresee; a full disk can come anywhere.
+    reason = error.strerror or type(error).__name__
+    what = error.filename2 or error.filename or "output"
+    return f"{what}: expected to read or write it, found: {reason}"
+
+
+def _silence_output() -> None:
+    # Python flushes standard output once more at its end and would complain there.
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

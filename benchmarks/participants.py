@@ -210,7 +210,6 @@ def collect(folder: Path, out: Path) -> None:
         f"{real[0]['trials']} held-out trials each, {real[0]['machine']}.\n\n"
     )
     out.with_suffix(".json").write_text(json.dumps(real + control, indent=2) + "\n")
-    out.with_suffix(".table.md").write_text(head + "\n".join(lines) + "\n")
     print(head + "\n".join(lines))
 
 

@@ -1,5 +1,6 @@
 """`neuroflow play`: a recording that behaves like a scanner."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -7,6 +8,16 @@ from bci_bridge.player import play, run_start_from
 from bci_bridge.server import stop_on_signals
 from runtime.errors import UsageError
 from runtime.recording import open_recording
+
+
+def check_speed(speed: float | None) -> None:
+    """Refuse a pace that no clock can keep.
+
+    Raises:
+        UsageError: The speed is not a positive number.
+    """
+    if speed is not None and not 0 < speed < math.inf:
+        raise UsageError(f"--speed: expected a number above 0, found {speed:g}")
 
 
 def play_recording(
@@ -25,8 +36,7 @@ def play_recording(
         PeerError: The server refuses the run.
         BackendError: There is no server, or it falls silent.
     """
-    if speed is not None and not speed > 0:
-        raise UsageError(f"speed: expected more than 0, found {speed:g}")
+    check_speed(speed)
     recording = open_recording(folder, runs or None)
     with stop_on_signals() as stop:
         for run in recording.runs:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from bci_bridge.server import Endpoints, ServeConfig, serve, stop_on_signals
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, UsageError
 from runtime.live import open_decoder
 
 
@@ -27,7 +27,12 @@ def serve_bundle(
     Raises:
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine or a port cannot be had.
+        UsageError: Fewer than one thread, or a confidence outside 0 to 1.
     """
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads: expected at least 1, found {threads}")
+    if not 0 <= abstain_below <= 1:
+        raise UsageError(f"--abstain-below: expected 0 to 1, found {abstain_below:g}")
 
     def ready(endpoints: Endpoints) -> None:
         print(f"neuroflow: serving at {endpoints.address}", file=sys.stderr, flush=True)

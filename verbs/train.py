@@ -68,6 +68,8 @@ def resolved_config(recording: Path, preset: str, file: Path | None) -> ModelCon
         raise ConfigError(
             f"{file}: expected a configuration, found {error.strerror}"
         ) from error
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def read_estimator(file: Path | None) -> BetaEstimator:

@@ -3,7 +3,7 @@
 import msgspec
 from neuroflow_client import Client, ClientError, TrialOutcome, VolumeOutcome
 
-from runtime.errors import PeerError
+from runtime.errors import PeerError, UsageError
 
 
 def watch_server(address: str, *, follow: bool, as_json: bool) -> None:
@@ -11,7 +11,10 @@ def watch_server(address: str, *, follow: bool, as_json: bool) -> None:
 
     Raises:
         PeerError: No server answers, it refuses, or outcomes were lost.
+        UsageError: The address is none.
     """
+    if "://" not in address:
+        raise UsageError(f"--address: expected tcp://HOST:PORT, found {address!r}")
     try:
         for outcome in Client(address, follow=follow):
             print(_json(outcome) if as_json else _line(outcome), flush=True)

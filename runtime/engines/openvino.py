@@ -13,6 +13,7 @@ from runtime.engine import (
     fill,
     read_only,
 )
+from runtime.engines.signal_stack import use_ordinary_signal_stack
 from runtime.errors import BackendError
 from runtime.manifest import GraphSpec
 
@@ -55,6 +56,7 @@ class OpenVinoEngine:
     def close(self) -> None:
         """Give the compiled model's memory back."""
         self._request = None
+        use_ordinary_signal_stack()
 
 
 def open_engine(
@@ -76,6 +78,8 @@ def open_engine(
     except RuntimeError as error:
         message = " ".join(str(error).split())
         raise BackendError(f"openvino: {graph.file}: {message}") from error
+    finally:
+        use_ordinary_signal_stack()
     check_ports(
         graph,
         {port.any_name: tuple(port.shape) for port in compiled.inputs},

@@ -20,7 +20,7 @@ from neuroflow_client.outcomes import KINDS
 
 from bci_bridge import outcomes
 from bci_bridge.header import Header
-from bci_bridge.messages import ReplayDone, Update, Welcome
+from bci_bridge.messages import Heartbeat, ReplayDone, Update, Welcome
 from bci_bridge.player import play
 from bci_bridge.wire import OUTCOME_HEADER_BYTES, bytes_from_arrays, decode, encode
 from tests.integration.lines import answering, lossy_announcements
@@ -221,6 +221,24 @@ def test_following_goes_on_with_the_next_run(running):
 
     assert [o.run for o in first + second] == ["run-1"] * 3 + ["run-2"] * 3
     assert all(isinstance(o, VolumeOutcome) for o in first + second)
+
+
+def test_an_old_word_about_the_run_before_does_not_end_the_run_that_is_replayed():
+    """It waits among the announcements while the new run's start is being replayed."""
+    client = Client("tcp://127.0.0.1:9", run="run-2")
+    first = outcomes.VolumeOutcome(
+        **(COMMON | {"run": "run-2", "sent_ns": 100, "outcome_index": 0, "arrays": ()}),
+        volume_index=0,
+        input="OK",
+        timing="LIVE",
+    )
+    ended = Heartbeat(run="run-1", stream="server", sent_ns=50, outcome_count=9)
+
+    taken = list(client._taken(frames_from(encode(first).frames)))
+    said = list(client._announced(frames_from(encode(ended).frames), replay=None))
+
+    assert [o.volume_index for o in taken] == [0]
+    assert said == []
 
 
 def test_silence_is_an_error_that_names_the_server():

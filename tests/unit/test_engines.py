@@ -1,5 +1,6 @@
 """Engines give what a graph computes, and refuse what is not its input."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from runtime.engine import open_engine
 from runtime.engines.ort import check_distributions
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
+from tests.models import tiny_bundle
 
 BACKENDS = ["ort", "openvino"]
 SPEC = GraphSpec(
@@ -165,3 +167,29 @@ def test_an_unknown_backend_is_refused_with_the_known_ones(path):
         open_engine("tflite", path, SPEC)
 
     assert str(caught.value) == "backend: expected one of ort, openvino, found tflite"
+
+
+def test_a_signal_finds_its_ordinary_stack_after_openvino_compiled():
+    """With the library's own signal stack left behind, SIGTERM was a segfault."""
+    bundle = tiny_bundle()
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from runtime.bundle import open_bundle\n"
+        "from runtime.engines.signal_stack import signal_stack_bytes\n"
+        "from runtime.model import open_model\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('caught', flush=True))\n"
+        "with open_bundle(Path(sys.argv[1])) as bundle:\n"
+        "    open_model(bundle, 'openvino').close()\n"
+        "    print(signal_stack_bytes(), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(bundle)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.returncode, done.stdout.split()) == (0, ["0", "caught"])

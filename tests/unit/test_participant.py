@@ -49,6 +49,28 @@ def test_the_document_names_the_frozen_table(request):
     assert FROZEN_SHA256 in text
 
 
+def test_one_seed_is_one_participant_whatever_signs_the_library_returns(monkeypatch):
+    rng = np.random.default_rng(0)
+    tuned = rng.standard_normal((60, 40))
+    roi = np.repeat(np.arange(1, 9), 5).astype(np.int16)
+    scale = np.full(40, 0.9)
+    svd = np.linalg.svd
+
+    def flipped(a, **options):
+        left, singular, directions = svd(a, **options)
+        signs = np.resize([-1.0, 1.0, -1.0], len(singular))
+        return left * signs, singular, signs[:, None] * directions
+
+    def factor():
+        draws = np.random.default_rng(1)
+        return response.build_response(tuned, scale, roi, tiny(), draws).trial_factor
+
+    ours = factor()
+    monkeypatch.setattr(np.linalg, "svd", flipped)
+
+    np.testing.assert_allclose(factor(), ours, atol=1e-12)
+
+
 def test_the_same_seed_gives_the_same_volumes_and_another_seed_others(
     participant, tmp_path
 ):

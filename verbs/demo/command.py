@@ -1,15 +1,20 @@
 """What `neuroflow demo` does: choose the participant, run, write results, report."""
 
+import fcntl
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import torch
 
-from runtime.errors import UsageError
+from runtime.errors import ArtifactError, RecordingError, UsageError
+from runtime.recording import open_recording
 from verbs.demo.processes import terminated_like_interrupted
-from verbs.demo.recorded import demo_recorded
+from verbs.demo.recorded import TEST_RUNS, demo_recorded
 from verbs.demo.simulated import demo_simulated
+from verbs.play import check_speed
 from verbs.progress import screen
 from verbs.report import Report, contact_sheet, report_html
 
@@ -30,14 +35,18 @@ def run_demo(
     """Go the whole way and write summary, report and contact sheet into `out`.
 
     Raises:
-        UsageError: `out` holds something else.
+        UsageError: `out` holds something else, or the speed is not positive.
+        ArtifactError: Another demonstration is writing into `out`.
         NeuroFlowError: Any stage failed.
     """
-    _prepare(out)
+    # A former demonstration is deleted only once its successor can begin.
+    check_speed(speed)
+    if recording is not None:
+        _require_labels(recording)
     # One thread: the models are small, and a second one only waits for the first when
     # anything else runs. The weights are then the same on any number of cores.
     torch.set_num_threads(1)
-    with terminated_like_interrupted(), screen() as shown:
+    with terminated_like_interrupted(), _prepared(out), screen() as shown:
         if recording is None:
             report = demo_simulated(
                 out, seed=seed, backend=backend, speed=speed or 1.0, shown=shown
@@ -61,16 +70,46 @@ def run_demo(
     print(f"\n{out / 'report.html'}\n{out / 'contact_sheet.png'}\n{out / SUMMARY}")
 
 
-def _prepare(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / MARK).exists():
-            raise UsageError(
-                f"{out}: expected a new or empty folder, found something that no "
-                "demonstration made. Choose another --out."
+def _require_labels(folder: Path) -> None:
+    """Refuse, before anything is read, a recording that cannot be learnt from."""
+    runs = open_recording(folder).runs
+    least = TEST_RUNS + 2
+    if len(runs) < least:
+        raise RecordingError(
+            f"{folder}: expected at least {least} runs, found {len(runs)}"
+        )
+    for run in runs:
+        if None in run.labels:
+            raise RecordingError(
+                f"{folder}: expected a category for every volume of {run.run_id}, "
+                "found some without. Only Haxby's layout has them."
             )
-        shutil.rmtree(out)
+
+
+@contextmanager
+def _prepared(out: Path) -> Iterator[None]:
+    """Empty the folder, and keep every other demonstration out of it meanwhile."""
+    is_taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if is_taken and not (out / MARK).exists():
+        raise UsageError(
+            f"{out}: expected a new or empty folder, found something that no "
+            "demonstration made. Choose another --out."
+        )
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()
+    with (out / MARK).open("ab") as mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArtifactError(
+                f"{out}: expected a folder for one demonstration, found another that "
+                "is writing into it. Choose another --out."
+            ) from error
+        for entry in out.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != MARK:
+                entry.unlink()
+        yield
 
 
 def _write(out: Path, report: Report) -> None:

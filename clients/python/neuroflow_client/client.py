@@ -65,6 +65,8 @@ class Client:
         self._address, self._follow, self._timeout_s = address, follow, timeout_s
         self._is_done = self._has_begun = False
         self._asked = 0
+        # Server's clock at the newest outcome taken.
+        self._newest_ns = 0
 
     def __iter__(self) -> Iterator[AnyOutcome]:
         """Connect, then yield outcome after outcome.
@@ -101,6 +103,9 @@ class Client:
             return
         if not self.run:
             self.run = said.run
+        if said.run != self.run and said.sent_ns < self._newest_ns:
+            # The end of the run before, announced while this one was being replayed.
+            return
         if said.run != self.run:
             yield from self._next_run(replay, said.run)
         elif said.outcome_index == self.next_index:
@@ -178,6 +183,7 @@ class Client:
             return
         outcome = outcome_from(frames)
         self.run, self._has_begun = said.run, True
+        self._newest_ns = max(self._newest_ns, said.sent_ns)
         self.next_index += 1
         if isinstance(outcome, RunEnded):
             self.ended, self._is_done = outcome, True

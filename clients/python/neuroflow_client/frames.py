@@ -31,6 +31,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     detail: str = ""
     sequence: int = 0
+    sent_ns: int = 0
     crit: tuple[str, ...] = ()
 
 
