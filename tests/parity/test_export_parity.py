@@ -15,6 +15,8 @@ from runtime.model import check_golden, golden_errors, open_model
 from runtime.solver import SOLVERS
 from tests.models import export, random_model, tiny_bundle
 
+pytestmark = pytest.mark.slow
+
 FORMS = [("ort", "unrolled"), ("ort", "step"), ("openvino", "step")]
 
 

@@ -34,6 +34,8 @@ from training.recorded import category_cosines, fit_recorded
 from training.ridge import PENALTIES, fit_ridge
 from verbs.evaluate import EvaluationReport, evaluate_recording, table
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (4, 3, 2)
 RUNS, LENGTH = 5, 3
 ESTIMATOR = VolumeEstimator()
