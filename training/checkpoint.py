@@ -166,7 +166,7 @@ def refuse_pickle(path: Path) -> None:
     if path.suffix in _PICKLE_SUFFIXES or magic.startswith(_PICKLE_MAGIC):
         raise CheckpointError(
             f"{path}: expected safetensors, found a pickle, which can run code when it "
-            "is opened. Convert it with neuroflow import-checkpoint."
+            "is opened. Train it here, or convert its tensors to safetensors."
         )
 
 

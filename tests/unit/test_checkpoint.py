@@ -123,7 +123,8 @@ def test_a_pickle_is_refused_unopened_whatever_its_name(tmp_path):
             load_neurovae(tmp_path / path)
         assert str(caught.value) == (
             f"{tmp_path}/{file}: expected safetensors, found a pickle, which can run "
-            "code when it is opened. Convert it with neuroflow import-checkpoint."
+            "code when it is opened. Train it here, or convert its tensors to "
+            "safetensors."
         )
 
 

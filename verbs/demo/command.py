@@ -11,7 +11,6 @@ import torch
 
 from runtime.errors import ArtifactError, RecordingError, UsageError
 from runtime.recording import open_recording
-from verbs.demo.processes import terminated_like_interrupted
 from verbs.demo.recorded import TEST_RUNS, demo_recorded
 from verbs.demo.simulated import demo_simulated
 from verbs.play import check_speed
@@ -46,7 +45,7 @@ def run_demo(
     # One thread: the models are small, and a second one only waits for the first when
     # anything else runs. The weights are then the same on any number of cores.
     torch.set_num_threads(1)
-    with terminated_like_interrupted(), _prepared(out), screen() as shown:
+    with _prepared(out), screen() as shown:
         if recording is None:
             report = demo_simulated(
                 out, seed=seed, backend=backend, speed=speed or 1.0, shown=shown
