@@ -47,6 +47,18 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def _why_not_bound(address: str, errno: int) -> str:
+    if errno == zmq.EADDRINUSE:
+        return (
+            f"address {address}: expected a free port, found it in use. "
+            "Stop the other program or give another --address."
+        )
+    return (
+        f"address {address}: expected an address to listen at, "
+        f"found {zmq.strerror(errno).lower()}"
+    )
+
+
 def bound(
     context: "zmq.Context[zmq.Socket[bytes]]",
     kind: int,
@@ -82,7 +94,5 @@ def bound(
         socket.bind(address)
     except zmq.ZMQError as error:
         socket.close(linger=0)
-        raise BackendError(
-            f"address {address}: {zmq.strerror(error.errno or 0)}"
-        ) from error
+        raise BackendError(_why_not_bound(address, error.errno or 0)) from error
     return socket, socket.getsockopt_string(zmq.LAST_ENDPOINT)

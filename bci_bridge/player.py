@@ -134,7 +134,7 @@ def play(
     start = run_start or run_start_from(run, speed=speed)
     volumes = run.volumes()
     n_sent = 0
-    with Sender(address, start, clock_ns=clock_ns) as sender:
+    with Sender(address, start, clock_ns=clock_ns, is_cancelled=is_cancelled) as sender:
         begin_ns = clock_ns()
         for at_s, event, index in _timeline(run):
             if speed is not None:

@@ -90,7 +90,7 @@ class Recorder:
             self._open_segment()
         except OSError as error:
             os.close(self._lock_fd)
-            raise UsageError(f"recording {folder}: {error.strerror}") from error
+            raise UsageError(_not_writable(folder, error)) from error
         self._thread = threading.Thread(target=self._sync_loop, name="recorder-sync")
         self._thread.start()
 
@@ -221,12 +221,19 @@ class Recorder:
             self.durable = written
 
 
+def _not_writable(folder: Path, error: OSError) -> str:
+    return (
+        f"recording {folder}: expected a folder to write to, "
+        f"found {error.strerror or error}"
+    )
+
+
 def _locked(folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise UsageError(f"recording {folder}: {error.strerror}") from error
+        raise UsageError(_not_writable(folder, error)) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

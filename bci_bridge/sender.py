@@ -79,6 +79,7 @@ class Sender:
         stream: str | None = None,
         timeout_s: float = 10.0,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Connect, and begin the run unless the role is ``stimulus``.
 
@@ -89,9 +90,10 @@ class Sender:
             stream: Name of the stream; that of the role by default.
             timeout_s: How long the server may be silent.
             clock_ns: Monotonic clock.
+            is_cancelled: Asked while waiting for the server; True gives up.
 
         Raises:
-            BackendError: If no server answers.
+            BackendError: If no server answers, or the wait was cancelled.
             PeerError: If the server refuses the stream or the run.
         """
         self.refusals: list[Reject] = []
@@ -99,6 +101,7 @@ class Sender:
         self._run, self._role, self._stream = run, role, stream or role
         self._timeout_ns = round(timeout_s * 1e9)
         self._address, self._clock_ns = address, clock_ns
+        self._is_cancelled = is_cancelled
         self._window = Window()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -247,6 +250,11 @@ class Sender:
         deadline_ns = self._clock_ns() + self._timeout_ns
         refusal: PeerError | None = None
         while self._clock_ns() < deadline_ns:
+            if self._is_cancelled():
+                raise BackendError(
+                    f"server {self._address}: expected an answer, "
+                    "found none before the wait was cancelled"
+                )
             self._transmit(encode(hello))
             if not self._socket.poll(100):
                 continue

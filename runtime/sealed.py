@@ -115,12 +115,16 @@ def check_listing(files: Sequence[FileSpec], *, max_bytes: int = MAX_BYTES) -> N
 
 
 def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
-    """Yield every path below a folder; a directory must be a directory, not a link."""
+    """Yield every path below a folder, and every empty folder with a last slash.
+
+    A directory must be a directory, not a link.
+    """
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             path = prefix + entry.name
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(folder / entry.name, path + "/")
+                inside = list(_walk(folder / entry.name, path + "/"))
+                yield from inside or [path + "/"]
             else:
                 yield path
 

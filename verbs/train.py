@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.errors import ConfigError, UsageError
+from runtime.errors import CheckpointError, ConfigError, UsageError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
 from runtime.recording import open_recording
@@ -37,6 +37,8 @@ def train_stage(
     if dry_run:
         print(msgspec.json.format(msgspec.json.encode(config), indent=2).decode())
         return
+    if vae is not None and not vae.is_dir():
+        raise CheckpointError(f"{vae}: expected a checkpoint of stage 1, found none")
     estimator = read_estimator(estimator_file or (vae / ESTIMATOR if vae else None))
     with screen() as shown:
         dataset = read_dataset(recording, estimator, config, shown)

@@ -3,14 +3,14 @@
 import msgspec
 from neuroflow_client import Client, ClientError, TrialOutcome, VolumeOutcome
 
-from runtime.errors import PeerError, UsageError
+from runtime.errors import BackendError, UsageError
 
 
 def watch_server(address: str, *, follow: bool, as_json: bool) -> None:
     """Print outcomes until the run ends.
 
     Raises:
-        PeerError: No server answers, it refuses, or outcomes were lost.
+        BackendError: No server answers, it refuses, or outcomes were lost.
         UsageError: The address is none.
     """
     if "://" not in address:
@@ -19,7 +19,7 @@ def watch_server(address: str, *, follow: bool, as_json: bool) -> None:
         for outcome in Client(address, follow=follow):
             print(_json(outcome) if as_json else _line(outcome), flush=True)
     except ClientError as error:
-        raise PeerError("CLIENT", str(error)) from error
+        raise BackendError(str(error)) from error
 
 
 def _json(outcome: msgspec.Struct) -> str:

@@ -23,7 +23,7 @@ from bci_bridge.header import Header
 from bci_bridge.messages import Heartbeat, ReplayDone, Update, Welcome
 from bci_bridge.player import play
 from bci_bridge.wire import OUTCOME_HEADER_BYTES, bytes_from_arrays, decode, encode
-from tests.integration.lines import answering, lossy_announcements
+from tests.integration.lines import answering, dealer, lossy_announcements
 from tests.integration.tiny import PlayedEvent, PlayedRun
 
 COMMON = {
@@ -239,6 +239,35 @@ def test_an_old_word_about_the_run_before_does_not_end_the_run_that_is_replayed(
 
     assert [o.volume_index for o in taken] == [0]
     assert said == []
+
+
+def test_a_run_that_begins_while_another_s_end_is_looked_into_goes_on():
+    """The old word arrives before anything of the awaited run, its replay after it."""
+    first = outcomes.VolumeOutcome(
+        **(COMMON | {"run": "run-2", "sent_ns": 100, "outcome_index": 0, "arrays": ()}),
+        volume_index=0,
+        input="OK",
+        timing="LIVE",
+    )
+
+    def answer(frames: list[bytes]) -> list[list[bytes]]:
+        asked = decode(frames).record
+        done = ReplayDone(
+            run="run-2",
+            sequence=asked.sequence,
+            next_index=1,
+            outcome_count=1,
+            has_ended=False,
+        )
+        return [encode(first).frames, encode(done).frames]
+
+    client = Client("tcp://127.0.0.1:9", run="run-2")
+    ended = Heartbeat(run="run-1", stream="server", sent_ns=50, outcome_count=9)
+    with answering(answer) as address, dealer(address) as replay:
+        said = list(client._announced(frames_from(encode(ended).frames), replay))
+
+    assert [o.volume_index for o in said] == [0]
+    assert client.next_index == 1
 
 
 def test_silence_is_an_error_that_names_the_server():

@@ -251,7 +251,10 @@ def test_a_port_in_use_is_one_clear_line(running):
     with pytest.raises(BackendError) as caught:
         serve(ServeConfig(address=server.address), MeanDecoder(), lambda: True)
 
-    assert str(caught.value) == f"address {server.address}: Address already in use"
+    assert str(caught.value) == (
+        f"address {server.address}: expected a free port, found it in use. "
+        "Stop the other program or give another --address."
+    )
 
 
 def test_no_server_is_one_clear_line():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neuroflow_client import Client, ClientError, TrialOutcome, VolumeOutcome
 
-from runtime.errors import PeerError
+from runtime.errors import BackendError, PeerError
 from runtime.recording import RecordedEvent, RecordedRun
 from verbs.demo.processes import child, require_success
 
@@ -61,8 +61,7 @@ def play_run(
         on_outcome: Told of each outcome as it comes.
 
     Raises:
-        PeerError: The server is gone, or outcomes are lost.
-        BackendError: The player failed.
+        BackendError: The server is gone, outcomes are lost, or the player failed.
     """
     pace = ["--fast"] if speed is None else ["--speed", str(speed)]
     arguments = ["play", str(folder), "--to", address, "--runs", run.run_id]
@@ -79,7 +78,7 @@ def play_run(
                     trials.append(outcome)
                     on_outcome(outcome)
         except ClientError as error:
-            raise PeerError("CLIENT", str(error)) from error
+            raise BackendError(str(error)) from error
         require_success(player, log, f"player of {run.run_id}")
     sent = 0 if client.ended is None else client.ended.count
     return PlayedRun(run, speed is not None, sent, tuple(volumes), tuple(trials))

@@ -107,7 +107,7 @@ class Client:
             # The end of the run before, announced while this one was being replayed.
             return
         if said.run != self.run:
-            yield from self._next_run(replay, said.run)
+            yield from self._next_run(replay, said)
         elif said.outcome_index == self.next_index:
             yield from self._taken(frames)
         elif _count(said) > self.next_index:
@@ -131,14 +131,16 @@ class Client:
             raise ProtocolError(f"server: expected WELCOME, found {said.kind}")
         return said
 
-    def _next_run(self, replay: Any, run: str) -> Iterator[AnyOutcome]:
-        """Finish the run that a newer one has followed; with `follow`, begin that."""
+    def _next_run(self, replay: Any, said: Said) -> Iterator[AnyOutcome]:
+        """Finish the run that another has followed; with `follow`, begin that."""
         if not self._is_done:
             yield from self._replayed(replay)
+            if said.sent_ns < self._newest_ns:
+                return  # It was the run before: this one began during the replay.
             if not self._is_done and self._has_begun:
                 raise GapError(self.run, self.next_index, self.next_index)
         if self._is_done and self._follow:
-            self.run, self.next_index = run, 0
+            self.run, self.next_index = said.run, 0
             self._is_done = self._has_begun = False
             yield from self._replayed(replay)
 
