@@ -114,9 +114,12 @@ def _manifest(
     )
 
 
-def _flow_spec(path: str, solver: Solver, steps: Mapping[Direction, int]) -> FlowSpec:
+def _flow_spec(
+    config: ModelConfig, solver: Solver, steps: Mapping[Direction, int]
+) -> FlowSpec:
     return FlowSpec(
-        path=path,
+        path=config.flow_training.path,
+        is_centred=config.centre_latents,
         solver=solver.name,
         decode_times=time_grid(steps["decode"], "decode"),
         encode_times=time_grid(steps["encode"], "encode"),
@@ -186,6 +189,7 @@ def _judged_flow(
     vae: NeuroVAE,
     field: SiT,
     draft: Manifest,
+    latent_mean: Float32[np.ndarray, "tokens width"],
     voxels: Float[np.ndarray, "k voxels"],
     folder: Path,
     label: str,
@@ -200,11 +204,11 @@ def _judged_flow(
         direction: len(draft.flow.times(direction)) - 1 for direction in DIRECTIONS
     }
     files = write_flow(field, solver, steps, folder)
-    golden = golden_vectors(Reference(vae, field, solver, steps), voxels)
+    centre = latent_mean if draft.flow.is_centred else 0.0
+    reference = Reference(vae, field, solver, steps, centre=centre)
+    golden = golden_vectors(reference, voxels)
     manifest = msgspec.structs.replace(draft, graphs=draft.graphs + files.graphs)
-    tensors = files.tables_by_name() | {
-        "latent_mean": golden["z_v"][0].astype(np.float32)
-    }
+    tensors = files.tables_by_name() | {"latent_mean": latent_mean}
     verdicts = []
     for backend, form in _JUDGED:
         with model_from_folder(
@@ -265,7 +269,7 @@ def export_bundle(
     _check_inputs(config, preprocessing, latent_mean, golden_voxels)
     path = config.flow_training.path
     counts: dict[Direction, int] = {"decode": steps, "encode": encode_steps or steps}
-    flow = _flow_spec(path, solver_from_name(solver, path), counts)
+    flow = _flow_spec(config, solver_from_name(solver, path), counts)
     vae, field = vae.eval(), field.eval()
     draft = _manifest(config, vae, field, preprocessing, flow, backbone, created)
     with _staged(out) as folder:
@@ -275,11 +279,17 @@ def export_bundle(
         draft = msgspec.structs.replace(draft, graphs=write_autoencoder(vae, folder))
         progress("judge a stressed velocity field")
         _, stress_gates, _ = _judged_flow(
-            vae, stressed(field, _SEED), draft, golden_voxels, folder, "stressed"
+            vae,
+            stressed(field, _SEED),
+            draft,
+            latent_mean,
+            golden_voxels,
+            folder,
+            "stressed",
         )
         progress("export and judge the trained velocity field")
         files, gates, golden = _judged_flow(
-            vae, field, draft, golden_voxels, folder, "trained"
+            vae, field, draft, latent_mean, golden_voxels, folder, "trained"
         )
         progress("seal the bundle")
         tensors = preprocessing.tensors() | files.tables_by_name()

@@ -114,8 +114,24 @@ class Reference:
     """The model in float64, by the training code and none of the export's rewrites."""
 
     def __init__(
-        self, vae: NeuroVAE, field: SiT, solver: Solver, steps: Mapping[Direction, int]
+        self,
+        vae: NeuroVAE,
+        field: SiT,
+        solver: Solver,
+        steps: Mapping[Direction, int],
+        *,
+        centre: Float[np.ndarray, "tokens width"] | float = 0.0,
     ) -> None:
+        """Copy the model.
+
+        Args:
+            vae: Left as it is.
+            field: Left as it is.
+            solver: Of both directions.
+            steps: Of each direction.
+            centre: What the flow's end at t = 0 lacks of z_v.
+        """
+        self._centre = np.asarray(centre, dtype=np.float64)
         self._vae = copy.deepcopy(vae).double().eval()
         self._field = copy.deepcopy(field).double().eval()
         self._solver, self._steps = solver, steps
@@ -138,7 +154,7 @@ class Reference:
     def flow(
         self, z: Float[np.ndarray, "k tokens width"], direction: Direction
     ) -> Float64[np.ndarray, "k tokens width"]:
-        """Carry latents from one end of the path to the other."""
+        """Carry z_n to z_v, or z_v to z_n."""
 
         def velocity(z: torch.Tensor, t: float) -> torch.Tensor:
             times = torch.full((len(z),), t, dtype=torch.float64)
@@ -146,8 +162,11 @@ class Reference:
             return out
 
         grid = time_grid(self._steps[direction], direction)
-        start = torch.from_numpy(z).double()
-        return np.asarray(solve(velocity, start, grid, self._solver).numpy())
+        before, after = (
+            (0.0, self._centre) if direction == "decode" else (self._centre, 0.0)
+        )
+        start = torch.from_numpy(z.astype(np.float64) - before)
+        return np.asarray(solve(velocity, start, grid, self._solver).numpy()) + after
 
     @torch.no_grad()
     def velocity(

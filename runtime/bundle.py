@@ -94,7 +94,7 @@ class Bundle:
 
     @property
     def latent_mean(self) -> Float32[np.ndarray, "tokens width"]:
-        """Mean of z_v over the training images; retrieval subtracts it."""
+        """Mean of z_v over training images; retrieval, a centred flow subtract it."""
         return self.tensors["latent_mean"]
 
     def feature_space(self) -> FeatureSpace:

@@ -46,7 +46,7 @@ class VolumeEstimator(
     """Volumes that the calibration's level counts for."""
     slope_sd: Positive = SLOPE_SD
     """Prior of the slope, in residual standard deviations a run."""
-    noise_shrinkage: Shrinkage | None = 0.1
+    noise_shrinkage: Shrinkage | None = 0.4
     """Noise is whitened with a covariance shrunk by this much; None: it is not."""
     warming_volumes: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Volumes at the start of a run that get no answer."""

@@ -76,6 +76,8 @@ class FlowSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Velocity evaluations of the whole decode direction."""
     encode_evaluations: Positive
     """Velocity evaluations of the whole encode direction."""
+    is_centred: bool
+    """Whether the flow's end at t = 0 is z_v minus the bundle's `latent_mean`."""
 
     def times(self, direction: Direction) -> tuple[float, ...]:
         """Return the grid of a direction."""

@@ -87,7 +87,8 @@ class Model:
             TensorMismatchError: Another shape or dtype.
             BackendError: The engine failed.
         """
-        return self._flow(z_n, "decode")
+        z_v = self._flow(z_n, "decode")
+        return z_v + self.latent_mean if self.manifest.flow.is_centred else z_v
 
     def encode_latent(self, z_v: Latent) -> Latent:
         """Carry z_v to the neural latent z_n.
@@ -96,7 +97,8 @@ class Model:
             TensorMismatchError: Another shape or dtype.
             BackendError: The engine failed.
         """
-        return self._flow(z_v, "encode")
+        is_centred = self.manifest.flow.is_centred
+        return self._flow(z_v - self.latent_mean if is_centred else z_v, "encode")
 
     def predict_voxels(self, z_n: Latent) -> Voxels:
         """Return the normalised voxels that z_n implies.

@@ -3,6 +3,11 @@
 Nothing is learned and nothing is lost: each square patch goes through the orthonormal
 two-dimensional DCT-II per colour channel, so that lengths and angles of pixels are
 lengths and angles of tokens, and the inverse is exact to rounding.
+
+A token is one coefficient of all patches: token 0 is the picture in little (one mean
+a patch and colour), the others are what finer detail adds. What a brain's response can
+tell of a picture is coarse; so it stands together in the first tokens, instead of being
+a few numbers in each of many.
 """
 
 import msgspec
@@ -22,7 +27,7 @@ class PatchDct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     image_size: int = 32
     """Height and width in pixels."""
-    patch: int = 8
+    patch: int = 4
     """Side of a patch in pixels; divides `image_size`."""
     name: str = "patch_dct"
     """Identity of the backbone; a bundle names it."""
@@ -47,22 +52,22 @@ class PatchDct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ConfigError: No patch does.
         """
         for patch in range(1, image_size + 1):
-            if 3 * patch**2 == width and tokens * patch**2 == image_size**2:
+            if patch**2 == tokens and width * patch**2 == 3 * image_size**2:
                 return cls(image_size=image_size, patch=patch)
         raise ConfigError(
-            f"latent: expected tokens of 3 patch^2 numbers that tile {image_size} x "
-            f"{image_size} pixels, found {tokens} tokens of width {width}"
+            f"latent: expected patch^2 tokens of 3 ({image_size} / patch)^2 numbers, "
+            f"found {tokens} tokens of width {width}"
         )
 
     @property
     def tokens(self) -> int:
-        """Number of patches."""
-        return (self.image_size // self.patch) ** 2
+        """Coefficients of a patch and colour."""
+        return self.patch**2
 
     @property
     def width(self) -> int:
-        """Coefficients of a patch, all three colours."""
-        return 3 * self.patch**2
+        """Patches times three colours."""
+        return 3 * (self.image_size // self.patch) ** 2
 
     def tokens_from_image(self, image: Image) -> Tokens:
         """Transform an image; pixel 0 becomes -1 and pixel 255 becomes 1 before it.
@@ -77,8 +82,8 @@ class PatchDct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         side = size // patch
         pixels = image.astype(np.float64) / 127.5 - 1.0
-        patches = pixels.reshape(side, patch, side, patch, 3).transpose(0, 2, 1, 3, 4)
-        coefficients = dctn(patches, axes=(2, 3), norm="ortho")
+        patches = pixels.reshape(side, patch, side, patch, 3).transpose(1, 3, 0, 2, 4)
+        coefficients = dctn(patches, axes=(0, 1), norm="ortho")
         return coefficients.reshape(self.tokens, self.width).astype(np.float32)
 
     def image_from_tokens(self, tokens: Tokens) -> Image:
@@ -95,8 +100,8 @@ class PatchDct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         size, patch = self.image_size, self.patch
         side = size // patch
-        grid = tokens.astype(np.float64).reshape(side, side, patch, patch, 3)
-        patches = idctn(grid, axes=(2, 3), norm="ortho")
-        pixels = patches.transpose(0, 2, 1, 3, 4).reshape(size, size, 3)
+        grid = tokens.astype(np.float64).reshape(patch, patch, side, side, 3)
+        patches = idctn(grid, axes=(0, 1), norm="ortho")
+        pixels = patches.transpose(2, 0, 3, 1, 4).reshape(size, size, 3)
         levels = np.rint((pixels + 1.0) * 127.5).clip(0, 255)
         return levels.astype(np.uint8)

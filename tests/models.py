@@ -20,7 +20,7 @@ from training.config import ModelConfig, config_from_preset
 from training.neurovae import NeuroVAE
 from training.sit import SiT
 
-BACKBONE = BackboneSpec(name="patch_dct", image_size=32, patch=8)
+BACKBONE = BackboneSpec(name="patch_dct", image_size=32, patch=4)
 BETAS = BetaEstimator(decision_delay_s=8.0)
 CREATED = "2026-01-02"
 

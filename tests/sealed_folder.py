@@ -78,6 +78,7 @@ def write_folder(folder: Path) -> Manifest:
             encode_times=(0.0, 1.0),
             decode_evaluations=1,
             encode_evaluations=1,
+            is_centred=False,
         ),
         graphs=(
             GraphSpec(
@@ -91,7 +92,7 @@ def write_folder(folder: Path) -> Manifest:
         ),
         tensors=specs(tensors),
         golden=specs(golden),
-        backbone=BackboneSpec(name="patch_dct", image_size=32, patch=8),
+        backbone=BackboneSpec(name="patch_dct", image_size=32, patch=4),
         latent=LatentSpec(tokens=3, width=4),
         training=TrainingSpec(
             preset="tiny", config_sha256=SHA, vae_sha256=SHA, flow_sha256=SHA

@@ -50,8 +50,7 @@ class Dataset:
 
     def latent_mean(self) -> Float32[np.ndarray, "tokens width"]:
         """Return the mean of z_v over the training pictures, each counted once."""
-        rows = np.unique(self.rows(self.betas.select("train")))
-        return np.asarray(self.latents[rows].mean(axis=0), dtype=np.float32)
+        return self.split("train").latent_mean()
 
 
 def open_dataset(

@@ -83,17 +83,18 @@ def fit_neurovae(
     """
     trials.check_fits(config)
     training, place = config.vae_training, torch.device(device)
+    learned = trials.centred() if config.centre_latents else trials
     order = BatchOrder(len(trials), training.batch, training.seed)
     with _seeded(training.seed):
         vae = NeuroVAE(config.vae)
     if training.first_layer == "ridge":
-        start_from_ridge(vae, trials)
+        start_from_ridge(vae, learned)
     vae.to(place)
 
     def loss(step: int, generator: torch.Generator) -> StepLosses:
         chosen = order.at(step)
-        voxels = torch.from_numpy(trials.voxels[chosen]).to(place)
-        z_v = torch.from_numpy(trials.latents[trials.image[chosen]]).to(place)
+        voxels = torch.from_numpy(learned.voxels[chosen]).to(place)
+        z_v = torch.from_numpy(learned.latents[learned.image[chosen]]).to(place)
         shown = augment(voxels, training, generator)
         losses = vae_loss(vae, voxels, z_v, training, generator, shown=shown)
         return StepLosses(losses.total, losses.terms())
@@ -164,6 +165,7 @@ def fit_flow(
     """
     trials.check_fits(config)
     training, place = config.flow_training, torch.device(device)
+    learned = trials.centred() if config.centre_latents else trials
     order = BatchOrder(len(trials), training.batch, training.seed)
     vae, manifest = load_neurovae(vae_checkpoint)
     if manifest.config.vae != config.vae:
@@ -182,7 +184,7 @@ def fit_flow(
 
     def loss(step: int, generator: torch.Generator) -> StepLosses:
         chosen = order.at(step)
-        z_v = torch.from_numpy(trials.latents[trials.image[chosen]]).to(place)
+        z_v = torch.from_numpy(learned.latents[learned.image[chosen]]).to(place)
         z_n = encoder.sample(chosen, generator)
         t = sample_times(len(chosen), training.time_sampling, generator)
         return StepLosses(flow_matching_loss(field, z_v, z_n, t, path), {})

@@ -84,9 +84,11 @@ def category_cosines(
     with torch.no_grad():
         z_n = encoder.eval().encode(torch.from_numpy(features))
     solver = solver_from_name(SOLVER, path.name)
-    z_v = decode_latents(field.eval(), z_n, STEPS, solver, path)
+    z_v = decode_latents(field.eval(), z_n, STEPS, solver, path).numpy()
+    if manifest.config.centre_latents:
+        z_v = z_v + codes.mean(axis=0)
     search = Retrieval(codes, NAMES, NAMES, mean=codes.mean(axis=0), temperature=1.0)
-    return np.stack([search.cosines(z) for z in z_v.numpy().astype(np.float32)])
+    return np.stack([search.cosines(z) for z in z_v.astype(np.float32)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

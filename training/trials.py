@@ -5,7 +5,7 @@ repeats cost no memory; every array may be a read-only memory map.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -75,6 +75,15 @@ class TrialSet:
     def __len__(self) -> int:
         """Return the number of trials."""
         return len(self.voxels)
+
+    def latent_mean(self) -> Float32[np.ndarray, "tokens width"]:
+        """Return the mean of z_v over the images of these trials, each counted once."""
+        shown = self.latents[np.unique(self.image)]
+        return np.asarray(shown.mean(axis=0, dtype=np.float64), dtype=np.float32)
+
+    def centred(self) -> "TrialSet":
+        """Return the same trials with `latent_mean` subtracted from z_v."""
+        return replace(self, latents=self.latents - self.latent_mean())
 
     def check_fits(self, config: ModelConfig) -> None:
         """Compare the shapes with a model's.

@@ -144,7 +144,7 @@ def test_what_cannot_be_decoded_is_invalid_and_the_run_goes_on(running):
     assert [refusal.reason for refusal in sender.refusals] == ["DUPLICATE_VOLUME"]
 
 
-def test_a_line_that_loses_every_third_message_loses_nothing(running):
+def test_a_line_that_loses_one_message_in_three_loses_nothing(running):
     server = running()
 
     with lossy_line(server.address, every=3) as address:

@@ -30,7 +30,10 @@ def bundle():
 def reference():
     model = random_model()
     steps = {"decode": 2, "encode": 2}
-    return Reference(model.vae, model.field, SOLVERS["rotation"], steps)
+    assert model.config.centre_latents
+    return Reference(
+        model.vae, model.field, SOLVERS["rotation"], steps, centre=model.latent_mean
+    )
 
 
 @pytest.mark.parametrize(("backend", "form"), FORMS)

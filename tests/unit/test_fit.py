@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 
 import msgspec
 import numpy as np
@@ -231,3 +232,38 @@ def test_noise_has_the_deviation_that_the_configuration_says():
 
     assert abs(float(shown.std()) - 0.5) < 5 * 0.5 / np.sqrt(200_000)
     assert not voxels.any()
+
+
+@pytest.mark.parametrize("is_centred", [True, False])
+def test_the_mean_of_the_images_counts_only_where_latents_are_not_centred(
+    is_centred, tmp_path
+):
+    plain, losses = trials(), []
+    # Numbers that float32 adds without rounding much.
+    shift = np.full((8, 12), 4.0, dtype=np.float32)
+    config = msgspec.structs.replace(tiny(), centre_latents=is_centred)
+    for name, latents in (("a", plain.latents), ("b", plain.latents + shift)):
+        heard, out = [], tmp_path / name
+        data = dataclasses.replace(plain, latents=latents)
+        vae = fit_neurovae(config, data, out / "vae", on_step=heard.append)
+        fit_flow(config, data, vae, out / "flow", on_step=heard.append)
+        # Later steps magnify rounding; the first of each stage does not.
+        losses += [[heard[0].loss], [p.loss for p in heard if p.stage == "flow"][:1]]
+
+    vae_a, flow_a, vae_b, flow_b = np.ravel(losses)
+    assert bool(abs(vae_a / vae_b - 1) < 1e-5) is is_centred
+    assert bool(abs(flow_a / flow_b - 1) < 0.02) is is_centred
+
+
+def test_centred_trials_have_latents_of_mean_zero_over_the_images_that_were_shown():
+    given = trials()
+    unseen = np.concatenate([given.latents, np.full((1, 8, 12), 100, np.float32)])
+    given = dataclasses.replace(given, latents=unseen)
+
+    centred = given.centred()
+
+    np.testing.assert_allclose(centred.latents[:8].mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(
+        centred.latents + given.latent_mean(), given.latents, atol=1e-5
+    )
+    assert centred.voxels is given.voxels

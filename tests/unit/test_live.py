@@ -265,7 +265,7 @@ def test_a_backbone_that_gives_other_latents_is_refused_before_any_run(
         open_decoder(bundle, folder / "gallery", threads=1)
 
     assert str(error.value) == (
-        "backbone: expected 4 x 12 latents as the model's, found 16 x 12"
+        "backbone: expected 4 x 12 latents as the model's, found 4 x 48"
     )
 
 
