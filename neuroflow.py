@@ -3,21 +3,18 @@
 Exit status: 0 done, 1 failed with one clear line on standard error, 2 wrong usage.
 """
 
-import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 import tyro
-
-from runtime.errors import NeuroFlowError
 
 app = tyro.extras.SubcommandApp()
 
 Stage = Literal["vae", "flow"]
 Backend = Literal["ort", "openvino"]
+KeyAction = Literal["make", "list", "revoke"]
+Role = Literal["scanner", "stimulus", "observer", "operator"]
 
 
 @app.command
@@ -172,6 +169,7 @@ def serve(
     bundle: Path,
     gallery: Path,
     address: str = "tcp://127.0.0.1:5760",
+    keys: Path | None = None,
     backend: Backend = "ort",
     threads: int | None = None,
     abstain_below: float = 0.0,
@@ -184,6 +182,7 @@ def serve(
         bundle: What `export` wrote.
         gallery: What retrieval chooses from.
         address: Where scanner, stimulus software and clients connect.
+        keys: Folder of keys (see `keys`); needed for all addresses but loopback.
         backend: Engine library.
         threads: Threads of one evaluation; the library chooses by default.
         abstain_below: Confidence under which the decision is ABSTAIN.
@@ -196,6 +195,7 @@ def serve(
         bundle,
         gallery,
         address=address,
+        keys=keys,
         backend=backend,
         threads=threads,
         abstain_below=abstain_below,
@@ -214,6 +214,8 @@ def play(
     speed: float = 1.0,
     fast: bool = False,
     label: str = "",
+    key: Path | None = None,
+    server_key: Path | None = None,
 ) -> None:
     """Play a recording into a server as a scanner would, events included.
 
@@ -224,15 +226,30 @@ def play(
         speed: 1 is real time, 10 ten times faster.
         fast: As fast as the server acknowledges; no deadlines.
         label: Added to the runs' names, so that a run can be played twice.
+        key: This device's key; its roles are scanner and, for events, stimulus.
+        server_key: The server's public key, `server.pub`.
     """
     from verbs.play import play_recording
 
-    play_recording(recording, to, runs=runs, speed=None if fast else speed, label=label)
+    play_recording(
+        recording,
+        to,
+        runs=runs,
+        speed=None if fast else speed,
+        label=label,
+        key=key,
+        server_key=server_key,
+    )
 
 
 @app.command
 def watch(
-    *, address: str = "tcp://127.0.0.1:5760", follow: bool = False, json: bool = False
+    *,
+    address: str = "tcp://127.0.0.1:5760",
+    follow: bool = False,
+    json: bool = False,
+    key: Path | None = None,
+    server_key: Path | None = None,
 ) -> None:
     """Print the outcomes of a server's run as they come.
 
@@ -240,10 +257,72 @@ def watch(
         address: The server's address.
         follow: Go on with the next run instead of ending.
         json: One JSON object a line.
+        key: This device's key; its role is observer.
+        server_key: The server's public key, `server.pub`.
     """
     from verbs.watch import watch_server
 
-    watch_server(address, follow=follow, as_json=json)
+    watch_server(address, follow=follow, as_json=json, key=key, server_key=server_key)
+
+
+@app.command
+def keys(
+    action: tyro.conf.Positional[KeyAction],
+    /,
+    *,
+    folder: Path,
+    name: str | None = None,
+    roles: tuple[Role, ...] = (),
+    json: bool = False,
+) -> None:
+    """Make, list and revoke the keys of the devices that may speak with a server.
+
+    Args:
+        action: What to do.
+        folder: The server's folder of keys; its secrets never leave it.
+        name: The device; without it, `make` makes the server's own key.
+        roles: What the device may say; an operator may say everything.
+        json: Print the list as JSON.
+    """
+    from verbs.keys import manage_keys
+
+    manage_keys(action, folder, name=name, roles=roles, as_json=json)
+
+
+@app.command
+def replay(
+    recording: tyro.conf.Positional[Path],
+    /,
+    *,
+    bundle: Path,
+    gallery: Path,
+    backend: Backend | None = None,
+    verify: bool = False,
+    skip_damaged: bool = False,
+    json: bool = False,
+) -> None:
+    """Put a server's recording through the decoder again and compare the answers.
+
+    Args:
+        recording: The folder that `serve --log` wrote.
+        bundle: The bundle that answered.
+        gallery: The gallery that it chose from.
+        backend: Engine library; by default the recorded one.
+        verify: Prove every answer bit for bit, times excepted, or fail.
+        skip_damaged: Go on where messages are lost, and say what is left out.
+        json: Print JSON.
+    """
+    from verbs.replay import replay_recording
+
+    replay_recording(
+        recording,
+        bundle,
+        gallery,
+        backend=backend,
+        verify=verify,
+        skip_damaged=skip_damaged,
+        as_json=json,
+    )
 
 
 @app.command
@@ -277,52 +356,14 @@ def evaluate(
 
 def main() -> int:
     """Run a verb; return the exit status."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        app.cli(
+    from verbs.ending import exit_status
+
+    return exit_status(
+        lambda: app.cli(
             prog="neuroflow",
             description="Decode and encode brain activity during MRI, in real time.",
         )
-        # What cannot be written must fail here, not while the interpreter ends.
-        sys.stdout.flush()
-    except NeuroFlowError as error:
-        return _failed(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        return _failed("interrupted")
-    except BrokenPipeError:
-        _silence_output()
-        return 1
-    except OSError as error:
-        _silence_output()
-        return _failed(_refused_by_system(error))
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    # SIGTERM unwinds as Ctrl-C does, so that children end and scratch folders go.
-    raise KeyboardInterrupt
-
-
-def _failed(line: str, status: int = 1) -> int:
-    print(f"neuroflow: {line}", file=sys.stderr)
-    return status
-
-
-def _refused_by_system(error: OSError) -> str:
-    # Verbs explain the failures that they foresee; a full disk can come anywhere.
-    reason = error.strerror or type(error).__name__
-    what = error.filename2 or error.filename or "output"
-    return f"{what}: expected to read or write it, found: {reason}"
-
-
-def _silence_output() -> None:
-    # Python flushes standard output once more at its end and would complain there.
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    )
 
 
 if __name__ == "__main__":

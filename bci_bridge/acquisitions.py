@@ -100,9 +100,19 @@ class Acquisitions:
         actions: list[Action] = []
         due_ns = self.due_ns()
         while due_ns is not None and now_ns > due_ns:
-            actions.append(self._miss(self.next_index, "DEADLINE"))
+            actions += self.declare_missing()
             due_ns = self.due_ns()
         return actions
+
+    def declare_missing(self) -> list[Action]:
+        """Give up the next acquisition because of the time, and put that on record."""
+        note = DecisionNote(
+            run=self._start.run,
+            stream="server",
+            what="MISSING_BY_DEADLINE",
+            volume_index=self.next_index,
+        )
+        return [Note(note), self._miss(self.next_index, "DEADLINE")]
 
     @property
     def _limit(self) -> int:

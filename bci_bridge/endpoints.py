@@ -1,23 +1,39 @@
 """Where the server may listen, and the socket options that keep a rig answering.
 
-Loopback and ipc only: another interface needs keys, or anyone on the network could be
-the scanner.
+Loopback and ipc without keys; with keys any one interface as well, under CURVE. Never
+all interfaces at once: a rig has one network for the experiment, and others.
 """
 
 import ipaddress
+from dataclasses import dataclass
 from typing import Final
 
 import zmq
 
 from bci_bridge.header import MAX_PAYLOAD_BYTES
+from bci_bridge.keyring import KeyPair
 from runtime.errors import BackendError, UsageError
 
 SLACK_BYTES: Final = 1 << 16
 """Room for headers beside the largest payload."""
 
 
-def check_address(address: str) -> None:
-    """Refuse an address that is malformed or reaches beyond this machine.
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What makes a socket ask for keys."""
+
+    pair: KeyPair
+    """The server's own."""
+    domain: bytes
+    """Under which name `bci_bridge.zap` is asked; never empty."""
+
+
+def check_address(address: str, *, has_keys: bool = False) -> None:
+    """Refuse an address that is malformed, or that anyone could reach without a key.
+
+    Args:
+        address: Where a socket shall listen.
+        has_keys: Whether it will ask for keys.
 
     Raises:
         UsageError: With the remedy.
@@ -31,20 +47,50 @@ def check_address(address: str) -> None:
         )
     if port != "*" and not (port.isdecimal() and int(port) < 65536):
         raise UsageError(f"address {address!r}: expected a port below 65536 or *")
-    if not _is_loopback(host):
+    if is_loopback(host):
+        return
+    if not has_keys:
         raise UsageError(
             f"address {address!r}: expected a loopback address, found {host}. "
-            "Other interfaces need keys, which this server does not have."
+            "Other interfaces need keys, which this server does not have. "
+            "Make them with: neuroflow keys make, and give --keys"
+        )
+    if not _is_one_interface(host):
+        raise UsageError(
+            f"address {address!r}: expected the IP address of one interface, "
+            f"found {host}. Name the interface of the rig's own network."
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach a host of an address."""
     if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def beside(address: str) -> str:
+    """Give an address on the same interface with a port that the system chooses."""
+    if not address.startswith("tcp://"):
+        return "tcp://127.0.0.1:*"
+    return f"{address.rpartition(':')[0]}:*"
+
+
+def _is_one_interface(host: str) -> bool:
+    # A literal only: libzmq takes "0" and "0x0" for all interfaces.
+    try:
+        found = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    inner = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return not any(
+        one.is_unspecified or one.is_multicast
+        for one in (found, inner)
+        if one is not None
+    )
 
 
 def _why_not_bound(address: str, errno: int) -> str:
@@ -65,8 +111,16 @@ def bound(
     address: str,
     *,
     high_water: int,
+    lock: Lock | None = None,
 ) -> tuple["zmq.Socket[bytes]", str]:
     """Open a server socket.
+
+    Args:
+        context: With its ZAP handler bound, where there is a lock.
+        kind: ROUTER or PUB.
+        address: Where to listen.
+        high_water: Messages per peer that wait in memory.
+        lock: Ask for keys.
 
     Returns:
         The socket, which the caller closes, and its endpoint with the real port.
@@ -75,21 +129,35 @@ def bound(
         UsageError: If the address is not allowed.
         BackendError: If it cannot be bound.
     """
-    check_address(address)
+    check_address(address, has_keys=lock is not None)
     socket = context.socket(kind)
     # reliability.md 3.6: a peer that stalls, floods or vanishes must cost nothing.
-    socket.setsockopt(zmq.LINGER, 500)
-    socket.setsockopt(zmq.RCVHWM, high_water)
-    socket.setsockopt(zmq.SNDHWM, high_water)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_PAYLOAD_BYTES + SLACK_BYTES)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 100)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 300)
+    options: dict[int, int | bytes] = {
+        zmq.LINGER: 500,
+        zmq.RCVHWM: high_water,
+        zmq.SNDHWM: high_water,
+        zmq.MAXMSGSIZE: MAX_PAYLOAD_BYTES + SLACK_BYTES,
+        zmq.HANDSHAKE_IVL: 1000,
+        zmq.HEARTBEAT_IVL: 100,
+        zmq.HEARTBEAT_TIMEOUT: 300,
+        # A storm of connections must not push a peer's own out of the queue.
+        zmq.BACKLOG: 1024,
+    }
     if kind == zmq.ROUTER:
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+        options |= {zmq.ROUTER_MANDATORY: 1, zmq.ROUTER_HANDOVER: 0}
     if address.startswith("tcp://["):
-        socket.setsockopt(zmq.IPV6, 1)
+        options[zmq.IPV6] = 1
+    if lock is not None:
+        # A domain alone lets everyone in where the handler has died; enforcing it does
+        # not (libzmq 4.3.5, ZMQ_ZAP_ENFORCE_DOMAIN).
+        options |= {
+            zmq.CURVE_SERVER: 1,
+            zmq.CURVE_SECRETKEY: lock.pair.secret_key.encode(),
+            zmq.ZAP_DOMAIN: lock.domain,
+            zmq.ZAP_ENFORCE_DOMAIN: 1,
+        }
+    for option, value in options.items():
+        socket.setsockopt(option, value)
     try:
         socket.bind(address)
     except zmq.ZMQError as error:

@@ -49,6 +49,7 @@ RejectReason = Literal[
     "BAD_VERSION",
     "UNKNOWN_CRITICAL",
     "BAD_CRC",
+    "UNAUTHORISED",
     "NO_HELLO",
     "WRONG_ROLE",
     "WRONG_STREAM",

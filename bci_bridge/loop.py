@@ -8,21 +8,33 @@ The edge, thin on purpose: what is decided is decided in `bci_bridge.protocol` a
 import contextlib
 from collections import Counter, deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 import zmq
 
 from bci_bridge import actions as do
+from bci_bridge.announcer import Announcer
+from bci_bridge.authority import check_authority
 from bci_bridge.endpoints import bound
+from bci_bridge.gate import Gate, Letter
 from bci_bridge.header import Header
-from bci_bridge.messages import Ack, Heartbeat, Reject, RejectReason, ReplayRequest
+from bci_bridge.messages import (
+    Ack,
+    Heartbeat,
+    Reject,
+    RejectReason,
+    ReplayRequest,
+    RigNote,
+)
 from bci_bridge.outbox import Outbox
 from bci_bridge.protocol import Protocol
 from bci_bridge.recorder import Recorder
 from bci_bridge.settings import Endpoints, ServeConfig, ServeReport
 from bci_bridge.wire import Envelope, decode, encode
 from bci_bridge.worker import Decoder, Outgoing, Worker
+from bci_bridge.zap import INPUTS, PUBLISH, REPLAY
 from runtime.errors import PeerError
 
 POLL_MS = 100
@@ -48,22 +60,33 @@ class Loop:
         recorder: Recorder | None,
         clock_ns: Callable[[], int],
         stack: contextlib.ExitStack,
+        rig: RigNote | None = None,
     ) -> None:
         self._clock_ns, self._recorder = clock_ns, recorder
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(context.term)
+        # Closed after the sockets: while one listens, someone answers for it.
+        self._gate = Gate(None if config.keys is None else Path(config.keys), context)
+        stack.callback(self._gate.close)
 
         def opened(
-            kind: int, address: str, high_water: int
+            address: str, high_water: int, domain: bytes
         ) -> tuple["zmq.Socket[bytes]", str]:
-            socket, endpoint = bound(context, kind, address, high_water=high_water)
+            lock = self._gate.lock(domain)
+            socket, endpoint = bound(
+                context, zmq.ROUTER, address, high_water=high_water, lock=lock
+            )
             stack.callback(socket.close)
             return socket, endpoint
 
-        self._inputs, inputs = opened(zmq.ROUTER, config.address, config.input_queue)
-        self._publisher, publish = opened(zmq.PUB, config.publish, 1000)
-        self._replays, replay = opened(zmq.ROUTER, config.replay, 1024)
+        self._inputs, inputs = opened(config.address, config.input_queue, INPUTS)
+        self._publisher = Announcer(context, config.publish, self._gate.lock(PUBLISH))
+        stack.callback(self._publisher.close)
+        publish = self._publisher.endpoint
+        self._replays, replay = opened(config.replay, 1024, REPLAY)
         self.endpoints = Endpoints(address=inputs, publish=publish, replay=replay)
+        stack.callback(self._gate.stop_attack)
+        self._gate.attack(self.endpoints)
         self._worker = Worker(decoder, clock_ns)
         self._protocol = Protocol(
             publish=publish, replay=replay, admit=self._worker.admit
@@ -79,6 +102,8 @@ class Loop:
         self._runs = 0
         self._outcomes: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
+        if rig is not None:
+            self._log("out", encode(rig))
 
     def turn(self) -> None:
         """Sleep until something happens, and deal with all of it."""
@@ -91,6 +116,20 @@ class Loop:
             self._carry_out(self._protocol.tick(self._clock_ns()))
         self._report_durable()
         self._beat()
+        self._guard()
+
+    def has_held(self) -> bool:
+        """Say whether the server's attack on itself has failed, as it must."""
+        return self._gate.has_held()
+
+    @property
+    def trouble(self) -> str:
+        """What must not stay silent, but stops nothing; empty while all is well."""
+        return self._gate.trouble
+
+    def end_run(self) -> None:
+        """End the run, because the server must end at once; nothing more is read."""
+        self._carry_out(self._protocol.stop())
 
     def finish(self) -> ServeReport:
         """Take what has arrived, end the run, and account for everything."""
@@ -101,6 +140,7 @@ class Loop:
             outcomes=dict(self._outcomes),
             rejected=dict(self._rejected),
             recording=self._recording,
+            self_attacks=self._gate.attacks_passed,
         )
 
     @property
@@ -118,43 +158,34 @@ class Loop:
     def _read_inputs(self) -> bool:
         for _ in range(READ_AT_ONCE):
             try:
-                peer, *frames = self._inputs.recv_multipart(zmq.NOBLOCK)
+                letter = self._gate.receive(self._inputs)
             except zmq.Again:
                 return True
-            self._take(peer, frames)
+            self._take(letter)
         return False
 
-    def _take(self, peer: bytes, frames: list[bytes]) -> None:
+    def _take(self, letter: Letter) -> None:
         now_ns = self._clock_ns()
         envelope: Envelope | None = None
         try:
-            envelope = decode(frames)
-            received = self._protocol.receive(peer, envelope, now_ns)
+            # Before decoding: who has no key in force is not listened to.
+            device = self._gate.device(letter)
+            envelope = decode(letter.frames)
+            received = self._protocol.receive(letter.peer, envelope, now_ns, device)
         except PeerError as error:
-            self._refuse(peer, envelope, error, now_ns)
+            self._refuse(letter, envelope, error, now_ns)
         else:
             self._carry_out(received)
 
     def _refuse(
-        self, peer: bytes, envelope: Envelope | None, error: PeerError, now_ns: int
+        self, letter: Letter, envelope: Envelope | None, error: PeerError, now_ns: int
     ) -> None:
-        self._rejected[error.reason] += 1
+        if not self._gate.is_own(letter):
+            self._rejected[error.reason] += 1
         heard = Header() if envelope is None else envelope.record
         if error.reason == "CONFLICT" and envelope is not None:
             self._log(f"refused/{heard.stream}", envelope)
-        reject = msgspec.convert(
-            {
-                "kind": "REJECT",
-                "run": heard.run,
-                "stream": heard.stream,
-                "sequence": heard.sequence,
-                "sent_ns": now_ns,
-                "reason": error.reason,
-                "detail": error.detail[:512],
-            },
-            Reject,
-        )
-        self._send(peer, encode(reject))
+        self._send(letter.peer, encode(_reject_from(heard, error, now_ns)))
 
     def _carry_out(self, todo: list[do.Action]) -> None:
         for action in todo:
@@ -231,7 +262,7 @@ class Loop:
                 )
             envelope = self._outbox.seal(outcome, payload, self._clock_ns())
             self._log("out", envelope)
-            self._publisher.send_multipart(envelope.frames)
+            self._publisher.send(envelope.frames)
             self._outcomes[type(outcome).__name__] += 1
 
     def _send(self, peer: bytes, envelope: Envelope) -> None:
@@ -242,20 +273,28 @@ class Loop:
 
     def _read_replays(self) -> None:
         try:
-            peer, *frames = self._replays.recv_multipart(zmq.NOBLOCK)
+            letter = self._gate.receive(self._replays)
         except zmq.Again:
             return
         try:
-            request = decode(frames).record
+            device = self._gate.device(letter)
+            request = decode(letter.frames).record
+            check_authority(device, request)
         except PeerError as error:
             self._rejected[error.reason] += 1
-            return
-        if not isinstance(request, ReplayRequest):
-            self._rejected["ILLEGAL_STATE"] += 1
-            return
+            if error.reason != "UNAUTHORISED":
+                return
+            answers = [encode(_reject_from(Header(), error, self._clock_ns()))]
+        else:
+            if not isinstance(request, ReplayRequest):
+                self._rejected["ILLEGAL_STATE"] += 1
+                return
+            answers = self._outbox.replay(request)
         with contextlib.suppress(zmq.Again, zmq.ZMQError):
-            for envelope in self._outbox.replay(request):
-                self._replays.send_multipart([peer, *envelope.frames], zmq.NOBLOCK)
+            for envelope in answers:
+                self._replays.send_multipart(
+                    [letter.peer, *envelope.frames], zmq.NOBLOCK
+                )
 
     def _report_durable(self) -> None:
         if self._recorder is None or not self._pending:
@@ -283,4 +322,26 @@ class Loop:
             sent_ns=now_ns,
             outcome_count=self._outbox.count,
         )
-        self._publisher.send_multipart(encode(beat).frames)
+        self._publisher.send(encode(beat).frames)
+
+    def _guard(self) -> None:
+        self._gate.check()
+        allowed = self._gate.newly_allowed()
+        if allowed is not None:
+            self._protocol.expel(allowed)
+            self._publisher.expel()
+
+
+def _reject_from(heard: Header, error: PeerError, now_ns: int) -> Reject:
+    return msgspec.convert(
+        {
+            "kind": "REJECT",
+            "run": heard.run,
+            "stream": heard.stream,
+            "sequence": heard.sequence,
+            "sent_ns": now_ns,
+            "reason": error.reason,
+            "detail": error.detail[:512],
+        },
+        Reject,
+    )

@@ -47,6 +47,7 @@ __all__ = [
     "RejectReason",
     "ReplayDone",
     "ReplayRequest",
+    "RigNote",
     "RunEnd",
     "RunEnded",
     "RunStart",
@@ -225,9 +226,33 @@ class ReplayDone(Header, frozen=True, kw_only=True, tag="REPLAY_DONE"):
 class DecisionNote(Header, frozen=True, kw_only=True, tag="DECISION"):
     """A decision that a replay of the log must repeat; stays in the log."""
 
-    what: Literal["LATE_VOLUME_NOT_USED", "RUN_TAKEN_OVER", "SERVER_STOPPED"]
+    what: Literal[
+        "LATE_VOLUME_NOT_USED",
+        "MISSING_BY_DEADLINE",
+        "RUN_TAKEN_OVER",
+        "SERVER_STOPPED",
+    ]
     volume_index: Index | None = None
     detail: Text = ""
+
+
+class RigNote(Header, frozen=True, kw_only=True, tag="RIG"):
+    """What a server computes with; the first message of its log, and stays there.
+
+    Equal notes and equal bundles are what makes answers comparable bit for bit.
+    """
+
+    backend: Name
+    precision: Name
+    threads: Index | None
+    """Of one evaluation; None leaves the choice to the library."""
+    processors: Index
+    """What the library chooses from."""
+    abstain_below: Annotated[float, Meta(ge=0, le=1)]
+    cpu: tuple[Text, ...]
+    """Machine and instruction sets that numerical libraries choose kernels by."""
+    versions: dict[str, Text]
+    """Of the engine library and of all that computes beside it."""
 
 
 Message = (
@@ -247,6 +272,7 @@ Message = (
     | ReplayRequest
     | ReplayDone
     | DecisionNote
+    | RigNote
     | VolumeOutcome
     | TrialOutcome
     | Update

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Shaped
 
+from bci_bridge.keyring import Credentials
 from bci_bridge.messages import RunStart
 from bci_bridge.sender import Sender
 from runtime.errors import UsageError
@@ -109,6 +110,7 @@ def play(
     is_cancelled: Callable[[], bool] = lambda: False,
     clock_ns: Callable[[], int] = time.monotonic_ns,
     wait_ms: Callable[[Sender, int], None] = Sender.pump,
+    credentials: Credentials | None = None,
 ) -> int:
     """Send a recorded run to a server, as the scanner and the stimulus software would.
 
@@ -120,6 +122,7 @@ def play(
         is_cancelled: Asked while waiting; True ends the run as aborted.
         clock_ns: Monotonic clock.
         wait_ms: Lets time pass; by default in the sender's `pump`.
+        credentials: A key with the roles scanner and, for its events, stimulus.
 
     Returns:
         The number of volumes sent.
@@ -134,7 +137,13 @@ def play(
     start = run_start or run_start_from(run, speed=speed)
     volumes = run.volumes()
     n_sent = 0
-    with Sender(address, start, clock_ns=clock_ns, is_cancelled=is_cancelled) as sender:
+    with Sender(
+        address,
+        start,
+        clock_ns=clock_ns,
+        is_cancelled=is_cancelled,
+        credentials=credentials,
+    ) as sender:
         begin_ns = clock_ns()
         for at_s, event, index in _timeline(run):
             if speed is not None:

@@ -17,6 +17,11 @@ run is its scanner: only it sends volumes. A scanner that is silent beyond its l
 cannot block the rig: another RUN_START then aborts its run, and begins when it is sent
 again. GOODBYE gives a lease back at once.
 
+**Keys.** Where peers have keys, each message comes with the device whose key it came
+under. Its roles must allow what it says; a routing id belongs to one key while its
+lease lasts, and a stream to one key for the whole of a run. `expel` forgets peers whose
+key is no longer in force. Without keys there is no device, and none of this applies.
+
 **Sequence** counts the messages of one stream in one run, contiguous from 0. The next
 one expected is accepted; an older one is acknowledged again if its CRC is the same and
 a CONFLICT if not (the first is kept); a newer one, up to `MAX_AHEAD`, changes nothing
@@ -52,7 +57,9 @@ from bci_bridge.actions import (
     Reply,
     StartRun,
 )
+from bci_bridge.authority import check_authority
 from bci_bridge.header import VERSION, Header, Role
+from bci_bridge.keyring import Device
 from bci_bridge.messages import (
     DecisionNote,
     Event,
@@ -105,6 +112,8 @@ class _Peer:
     role: Role
     stream: str
     seen_ns: int
+    user: str
+    """Public key; empty where there are none."""
 
 
 @dataclass(slots=True)
@@ -115,6 +124,8 @@ class _Run:
     acquisitions: Acquisitions
     crcs: dict[str, list[int]] = field(default_factory=dict)
     """Per stream, the CRC of each accepted message: position is sequence."""
+    users: dict[str, str] = field(default_factory=dict)
+    """Per stream, the key of its first message: no other may go on with it."""
 
 
 def _admit_all(start: RunStart) -> None:
@@ -165,16 +176,34 @@ class Protocol:
             if known.stream
         ]
 
-    def receive(self, peer: bytes, envelope: Envelope, now_ns: int) -> list[Action]:
+    def receive(
+        self,
+        peer: bytes,
+        envelope: Envelope,
+        now_ns: int,
+        device: Device | None = None,
+    ) -> list[Action]:
         """Take one message.
+
+        Args:
+            peer: Routing id.
+            envelope: The message.
+            now_ns: When it was read.
+            device: Whose key it came under; None where there are no keys.
 
         Raises:
             PeerError: If it is not allowed here; then nothing has changed.
         """
         record = envelope.record
-        if isinstance(record, Hello):
-            return self._hello(peer, record, now_ns)
+        check_authority(device, record)
+        user = "" if device is None else device.public_key
         known = self._peers.get(peer)
+        if known is not None and known.user != user:
+            is_silent = now_ns - known.seen_ns >= LEASE_NS
+            if not (is_silent and isinstance(record, Hello)):
+                raise PeerError("UNAUTHORISED", "the routing id is another key's")
+        if isinstance(record, Hello):
+            return self._hello(peer, record, now_ns, user)
         if known is None:
             raise PeerError("NO_HELLO", "expected HELLO first")
         if isinstance(record, Goodbye):
@@ -189,6 +218,13 @@ class Protocol:
                 "WRONG_STREAM",
                 f"expected stream {known.stream!r}, found {record.stream!r}",
             )
+        run = self._run
+        if run is not None and record.run == run.start.run:
+            owner = run.users.get(known.stream, user)
+            if owner != user:
+                raise PeerError(
+                    "UNAUTHORISED", f"stream {known.stream!r} is another key's"
+                )
         repeated = self._repeated(peer, envelope)
         if repeated is not None:
             known.seen_ns = now_ns
@@ -196,6 +232,12 @@ class Protocol:
         actions = self._accept(peer, known, envelope, now_ns)
         known.seen_ns = now_ns
         return actions
+
+    def expel(self, allowed: frozenset[str]) -> None:
+        """Forget the peers whose key is not among those in force."""
+        for peer, known in list(self._peers.items()):
+            if known.user not in allowed:
+                del self._peers[peer]
 
     def deadline_ns(self) -> int | None:
         """Say when `tick` next has something to do; None if time decides nothing."""
@@ -216,7 +258,7 @@ class Protocol:
             return []
         return self._abort(self._run, "SERVER_STOPPED")
 
-    def _hello(self, peer: bytes, hello: Hello, now_ns: int) -> list[Action]:
+    def _hello(self, peer: bytes, hello: Hello, now_ns: int, user: str) -> list[Action]:
         if VERSION not in hello.versions:
             raise PeerError(
                 "BAD_VERSION", f"expected {VERSION} among {list(hello.versions)[:8]}"
@@ -242,7 +284,7 @@ class Protocol:
         for rival in rivals:
             self._peers.pop(rival, None)
         stream = "" if hello.role == "observer" else hello.stream
-        self._peers[peer] = _Peer(hello.role, stream, now_ns)
+        self._peers[peer] = _Peer(hello.role, stream, now_ns, user)
         welcome = Welcome(
             run=self.run_id,
             stream=stream,
@@ -309,6 +351,7 @@ class Protocol:
         if known.stream == scanner:
             run.scanner = peer
         run.crcs.setdefault(known.stream, []).append(envelope.crc32)
+        run.users.setdefault(known.stream, known.user)
         self.state = after
         return [
             Log(envelope),
@@ -335,6 +378,7 @@ class Protocol:
         self._admit(start)
         self._run = _Run(start, peer, Acquisitions(start))
         self._run.crcs[start.stream] = [envelope.crc32]
+        self._run.users[start.stream] = self._peers[peer].user
         self.state = TRANSITIONS[self.state, RunStart]
         return [
             Log(envelope),

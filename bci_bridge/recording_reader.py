@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bci_bridge.wire import OUTCOME_HEADER_BYTES, Envelope, decode
 from runtime.errors import PeerError, RecordingError
@@ -29,6 +30,73 @@ class Logged:
     envelope: Envelope
 
 
+@dataclass(frozen=True, slots=True)
+class Break:
+    """A place where the log does not simply go on.
+
+    LOST: messages that were logged cannot be read. TORN: the process was killed, or is
+    still writing. NEXT_SERVER: another server's life begins.
+    """
+
+    kind: Literal["LOST", "TORN", "NEXT_SERVER"]
+    what: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Damage:
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Unfinished:
+    """The segment ends without saying so."""
+
+
+def scan_recording(folder: Path) -> Iterator[Logged | Break]:
+    """Yield every message that is intact, and between them every break.
+
+    Orders show what is lost: they count from 0 in each server's life.
+
+    Raises:
+        RecordingError: If there is no segment, or one is no MCAP file.
+    """
+    expected, damage, is_torn = 0, "", False
+    for path in _segments(folder):
+        is_first = True
+        for item in _segment(path):
+            match item:
+                case _Damage(what):
+                    damage = damage or f"{path.name}: {what}"
+                case _Unfinished():
+                    is_torn = True
+                case Logged(order):
+                    if is_torn:
+                        yield Break("TORN")
+                    if is_first and order < expected:
+                        if damage:
+                            yield Break("LOST", _lost(expected, None, damage))
+                        yield Break("NEXT_SERVER")
+                        expected, damage = 0, ""
+                    if order != expected:
+                        yield Break("LOST", _lost(expected, order, damage))
+                    expected, damage, is_torn, is_first = order + 1, "", False, False
+                    yield item
+    if damage:
+        yield Break("LOST", _lost(expected, None, damage))
+    if is_torn:
+        yield Break("TORN")
+
+
+def _lost(first: int, end: int | None, damage: str) -> str:
+    if end is None:
+        orders = f"messages from {first} on"
+    elif end - 1 > first:
+        orders = f"messages {first} to {end - 1}"
+    else:
+        orders = f"message {first}"
+    return f"{orders} ({damage})" if damage else orders
+
+
 def read_recording(folder: Path, *, skip_damaged: bool = False) -> Iterator[Logged]:
     """Yield every message of every segment.
 
@@ -39,18 +107,27 @@ def read_recording(folder: Path, *, skip_damaged: bool = False) -> Iterator[Logg
     Raises:
         RecordingError: If there is no segment, or one is damaged.
     """
+    for path in _segments(folder):
+        for item in _segment(path):
+            if isinstance(item, Logged):
+                yield item
+            elif isinstance(item, _Damage) and not skip_damaged:
+                raise RecordingError(f"{path}: damaged at {item.what}")
+
+
+def _segments(folder: Path) -> list[Path]:
     segments = sorted(folder.glob("[0-9]*.mcap"))
     if not segments:
         raise RecordingError(f"{folder}: expected *.mcap segments, found none")
-    for path in segments:
-        yield from _segment(path, skip_damaged)
+    return segments
 
 
-def _segment(path: Path, skip_damaged: bool) -> Iterator[Logged]:
+def _segment(path: Path) -> Iterator[Logged | _Damage | _Unfinished]:
     data = path.read_bytes()
     if not data.startswith(_MAGIC):
         if _MAGIC.startswith(data):
-            return  # killed before the first write
+            yield _Unfinished()  # killed before the first write
+            return
         raise RecordingError(f"{path}: expected an MCAP file, found other bytes")
     topics: dict[int, str] = {}
     for opcode, content, offset in _records(data, len(_MAGIC)):
@@ -61,10 +138,12 @@ def _segment(path: Path, skip_damaged: bool) -> Iterator[Logged]:
         try:
             yield from _chunk(content, topics)
         except (PeerError, ValueError, struct.error) as error:
-            if not skip_damaged:
-                raise RecordingError(
-                    f"{path}: damaged at byte {offset}: {error}"
-                ) from error
+            yield _Damage(f"byte {offset}: {error}")
+    if len(data) > len(_MAGIC) and data.endswith(_MAGIC):
+        # Finished, but the records do not lead there: a length between is damaged.
+        yield _Damage("its end: expected the end of the data, found none")
+    else:
+        yield _Unfinished()
 
 
 def _records(data: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:

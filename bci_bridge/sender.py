@@ -19,6 +19,7 @@ from jaxtyping import Shaped
 from msgspec import structs
 
 from bci_bridge.header import Header, Role, VoxelType
+from bci_bridge.keyring import Credentials
 from bci_bridge.messages import (
     Ack,
     Event,
@@ -80,6 +81,7 @@ class Sender:
         timeout_s: float = 10.0,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         is_cancelled: Callable[[], bool] = lambda: False,
+        credentials: Credentials | None = None,
     ) -> None:
         """Connect, and begin the run unless the role is ``stimulus``.
 
@@ -91,6 +93,7 @@ class Sender:
             timeout_s: How long the server may be silent.
             clock_ns: Monotonic clock.
             is_cancelled: Asked while waiting for the server; True gives up.
+            credentials: This device's key and the server's, where it asks for keys.
 
         Raises:
             BackendError: If no server answers, or the wait was cancelled.
@@ -101,7 +104,7 @@ class Sender:
         self._run, self._role, self._stream = run, role, stream or role
         self._timeout_ns = round(timeout_s * 1e9)
         self._address, self._clock_ns = address, clock_ns
-        self._is_cancelled = is_cancelled
+        self._is_cancelled, self._credentials = is_cancelled, credentials
         self._window = Window()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -235,6 +238,13 @@ class Sender:
             zmq.RECONNECT_IVL_MAX: 100,
             zmq.SNDHWM: 2 * WINDOW,
         }
+        if self._address.startswith("tcp://["):
+            options[zmq.IPV6] = 1
+        if self._credentials is not None:
+            pair = self._credentials.pair
+            options[zmq.CURVE_PUBLICKEY] = pair.public_key.encode()
+            options[zmq.CURVE_SECRETKEY] = pair.secret_key.encode()
+            options[zmq.CURVE_SERVERKEY] = self._credentials.server_key.encode()
         for option, value in options.items():
             self._socket.setsockopt(option, value)
         try:
@@ -268,9 +278,12 @@ class Sender:
                 self._socket.poll(50)  # the other sender may be about to leave
         if refusal is not None:
             raise refusal
+        remedy = "Is it running?"
+        if self._credentials is not None:
+            remedy += " If so, is this key allowed, and is the server's key right?"
         raise BackendError(
             f"server {self._address}: expected an answer within "
-            f"{self._timeout_ns / 1e9:g} s, found none. Is it running?"
+            f"{self._timeout_ns / 1e9:g} s, found none. {remedy}"
         )
 
     def _send(self, record: Header, payload: bytes = b"") -> None:

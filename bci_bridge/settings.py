@@ -16,6 +16,8 @@ class ServeConfig(
     """Where outcomes are announced; clients learn it from the server."""
     replay: str = "tcp://127.0.0.1:*"
     """Where outcomes can be asked for again; clients learn it from the server."""
+    keys: str | None = None
+    """Folder of keys; with it every socket asks for one (docs/security.md)."""
     recording: str | None = None
     """Folder for the log; without it nothing is durable."""
     input_queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
@@ -40,3 +42,5 @@ class ServeReport(msgspec.Struct, frozen=True, kw_only=True):
     """Refused messages by reason."""
     recording: str
     """ON, DEGRADED or OFF."""
+    self_attacks: int = 0
+    """Attacks of the server on itself that were refused; 0 without keys."""

@@ -1,14 +1,19 @@
 """`neuroflow serve`: the live system, until it is told to stop."""
 
 import os
+import resource
 import sys
 from pathlib import Path
 
 import msgspec
 
+from bci_bridge.endpoints import beside, check_address
+from bci_bridge.keyfolder import read_allow_list, read_key_pair
+from bci_bridge.keyring import SERVER
 from bci_bridge.server import Endpoints, ServeConfig, serve, stop_on_signals
 from runtime.errors import ArtifactError, UsageError
 from runtime.live import open_decoder
+from verbs.rig import rig_here
 
 
 def serve_bundle(
@@ -16,6 +21,7 @@ def serve_bundle(
     gallery: Path,
     *,
     address: str,
+    keys: Path | None,
     backend: str,
     threads: int | None,
     abstain_below: float,
@@ -27,7 +33,9 @@ def serve_bundle(
     Raises:
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine or a port cannot be had.
-        UsageError: Fewer than one thread, or a confidence outside 0 to 1.
+        UsageError: Fewer than one thread, a confidence outside 0 to 1, or an address
+            that is not allowed.
+        ArtifactError: A key file is missing, damaged or open to others.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads: expected at least 1, found {threads}")
@@ -39,9 +47,22 @@ def serve_bundle(
         if ready_file is not None:
             _write_whole(ready_file, msgspec.json.encode(endpoints))
 
+    def trouble(line: str) -> None:
+        print(f"neuroflow: nobody new is let in: {line}", file=sys.stderr, flush=True)
+
     config = ServeConfig(
-        address=address, recording=None if log is None else str(log.resolve())
+        address=address,
+        publish=beside(address),
+        replay=beside(address),
+        keys=None if keys is None else str(keys.resolve()),
+        recording=None if log is None else str(log.resolve()),
     )
+    # Before the engines are loaded, which takes long.
+    check_address(config.address, has_keys=keys is not None)
+    if keys is not None:
+        read_key_pair(keys / f"{SERVER}.key")
+        read_allow_list(keys)
+    _allow_many_connections()
     with (
         stop_on_signals() as stop,
         open_decoder(
@@ -52,13 +73,22 @@ def serve_bundle(
             abstain_below=abstain_below,
         ) as decoder,
     ):
-        report = serve(config, decoder, stop, ready)
+        rig = rig_here(backend, threads=threads, abstain_below=abstain_below)
+        report = serve(config, decoder, stop, ready, rig=rig, on_trouble=trouble)
     outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(report.outcomes.items()))
     print(
         f"neuroflow: {report.runs} runs, {outcomes or 'no outcomes'}, "
         f"{sum(report.rejected.values())} messages refused, log {report.recording}",
         file=sys.stderr,
     )
+
+
+def _allow_many_connections() -> None:
+    # 200 idle connections against a limit of 128 lock a scanner out (reliability.md 1).
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _write_whole(file: Path, data: bytes) -> None:

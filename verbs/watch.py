@@ -1,22 +1,38 @@
 """`neuroflow watch`: outcomes on the screen as they come."""
 
+from pathlib import Path
+
 import msgspec
 from neuroflow_client import Client, ClientError, TrialOutcome, VolumeOutcome
 
 from runtime.errors import BackendError, UsageError
 
 
-def watch_server(address: str, *, follow: bool, as_json: bool) -> None:
+def watch_server(
+    address: str,
+    *,
+    follow: bool,
+    as_json: bool,
+    key: Path | None = None,
+    server_key: Path | None = None,
+) -> None:
     """Print outcomes until the run ends.
 
     Raises:
-        BackendError: No server answers, it refuses, or outcomes were lost.
-        UsageError: The address is none.
+        BackendError: No server answers, it refuses, outcomes were lost, or a key file
+            is damaged or open to others.
+        UsageError: The address is none, or one key file is named without the other.
     """
     if "://" not in address:
         raise UsageError(f"--address: expected tcp://HOST:PORT, found {address!r}")
+    if (key is None) != (server_key is None):
+        raise UsageError("--key and --server-key: expected both or neither, found one")
+    files = [None if file is None else str(file) for file in (key, server_key)]
     try:
-        for outcome in Client(address, follow=follow):
+        client = Client(
+            address, follow=follow, key_file=files[0], server_key_file=files[1]
+        )
+        for outcome in client:
             print(_json(outcome) if as_json else _line(outcome), flush=True)
     except ClientError as error:
         raise BackendError(str(error)) from error

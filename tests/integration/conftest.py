@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from bci_bridge.messages import RigNote
 from bci_bridge.server import Endpoints, ServeConfig, ServeReport, serve
 from tests.integration.tiny import MeanDecoder
 
@@ -47,7 +48,9 @@ def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Start servers on free ports; they are stopped when the test is over."""
     with ExitStack() as stack:
 
-        def start(decoder: object = None, **config: object) -> Running:
+        def start(
+            decoder: object = None, rig: RigNote | None = None, **config: object
+        ) -> Running:
             settings = {"address": "tcp://127.0.0.1:*", "recording": str(tmp_path)}
             ready, stopping = threading.Event(), threading.Event()
             endpoints: list[Endpoints] = []
@@ -60,6 +63,7 @@ def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
                         decoder or MeanDecoder(),
                         stopping.is_set,
                         lambda found: (endpoints.append(found), ready.set()),
+                        rig=rig,
                     )
                 )
 

@@ -221,12 +221,14 @@ def test_without_recording_the_sender_does_not_wait_for_the_disk(running):
         (
             "tcp://0.0.0.0:5760",
             "address 'tcp://0.0.0.0:5760': expected a loopback address, found 0.0.0.0. "
-            "Other interfaces need keys, which this server does not have.",
+            "Other interfaces need keys, which this server does not have. "
+            "Make them with: neuroflow keys make, and give --keys",
         ),
         (
             "tcp://*:5760",
             "address 'tcp://*:5760': expected a loopback address, found *. "
-            "Other interfaces need keys, which this server does not have.",
+            "Other interfaces need keys, which this server does not have. "
+            "Make them with: neuroflow keys make, and give --keys",
         ),
         (
             "udp://127.0.0.1:1",

@@ -161,6 +161,11 @@ def test_a_volume_is_missing_when_its_own_deadline_has_passed_not_before():
     early, late = rig.protocol.tick(due_ns), rig.protocol.tick(due_ns + 1)
 
     assert early == []
+    assert _kinds(late) == ["Note", "SkipVolume"]
+    assert (late[0].record.what, late[0].record.volume_index) == (
+        "MISSING_BY_DEADLINE",
+        1,
+    )
     assert _fates(late) == [(1, "MISSING")]
     assert rig.protocol.deadline_ns() == due_ns + SECOND
 

@@ -4,6 +4,7 @@ from neuroflow_client.client import Client
 from neuroflow_client.errors import (
     ClientError,
     GapError,
+    KeyFileError,
     ProtocolError,
     RefusedError,
     SilenceError,
@@ -22,6 +23,7 @@ __all__ = [
     "Client",
     "ClientError",
     "GapError",
+    "KeyFileError",
     "ProtocolError",
     "RefusedError",
     "RunEnded",

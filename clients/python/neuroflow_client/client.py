@@ -19,6 +19,7 @@ from neuroflow_client.frames import (
     outcome_from,
     request,
 )
+from neuroflow_client.keys import keys_from
 from neuroflow_client.outcomes import (
     AnyOutcome,
     RunEnded,
@@ -49,6 +50,8 @@ class Client:
         run: str = "",
         follow: bool = False,
         timeout_s: float = 5.0,
+        key_file: Optional[str] = None,
+        server_key_file: Optional[str] = None,
     ) -> None:
         """Describe what is wanted; iteration connects.
 
@@ -58,7 +61,13 @@ class Client:
             run: Name of the run; the newest by default.
             follow: Go on with the next run instead of ending.
             timeout_s: How long the server may be silent before `SilenceError`.
+            key_file: This device's own `NAME.key`, where the server asks for keys.
+            server_key_file: The server's `server.pub`, which came with it.
+
+        Raises:
+            KeyFileError: If a key file is missing, damaged, or readable by others.
         """
+        self._keys = keys_from(key_file, server_key_file)
         self.run = run
         self.next_index = from_index
         self.ended: Optional[RunEnded] = None
@@ -86,15 +95,15 @@ class Client:
     def _received(self, context: Any) -> Iterator[AnyOutcome]:
         welcome = self._welcome(context)
         with (
-            _socket(context, zmq.SUB) as announced,
-            _socket(context, zmq.DEALER) as replay,
+            self._socket(context, zmq.SUB) as announced,
+            self._socket(context, zmq.DEALER) as replay,
         ):
             announced.setsockopt(zmq.SUBSCRIBE, b"")
             announced.connect(welcome.publish)
             replay.connect(welcome.replay)
             yield from self._replayed(replay)
             while not self._is_done or self._follow:
-                frames = _next(announced, self._timeout_s, self._address)
+                frames = self._next(announced)
                 yield from self._announced(frames, replay)
 
     def _announced(self, frames: Frames, replay: Any) -> Iterator[AnyOutcome]:
@@ -114,7 +123,7 @@ class Client:
             yield from self._replayed(replay)
 
     def _welcome(self, context: Any) -> Said:
-        with _socket(context, zmq.DEALER) as socket:
+        with self._socket(context, zmq.DEALER) as socket:
             try:
                 socket.connect(self._address)
             except zmq.ZMQError as error:
@@ -123,13 +132,16 @@ class Client:
                 ) from error
             hello = request("HELLO", versions=[VERSION], role="observer")
             socket.send_multipart(hello)
-            said = _next(socket, self._timeout_s, self._address).said
+            said = self._next(socket).said
             socket.send_multipart(request("GOODBYE"))
-        if said.kind == "REJECT":
-            raise RefusedError(f"server {self._address}: {said.reason}: {said.detail}")
+        self._check_refusal(said)
         if said.kind != "WELCOME":
             raise ProtocolError(f"server: expected WELCOME, found {said.kind}")
         return said
+
+    def _check_refusal(self, said: Said) -> None:
+        if said.kind == "REJECT":
+            raise RefusedError(f"server {self._address}: {said.reason}: {said.detail}")
 
     def _next_run(self, replay: Any, said: Said) -> Iterator[AnyOutcome]:
         """Finish the run that another has followed; with `follow`, begin that."""
@@ -159,7 +171,8 @@ class Client:
             )
             before = self.next_index
             while True:
-                frames = _next(replay, self._timeout_s, self._address)
+                frames = self._next(replay)
+                self._check_refusal(frames.said)
                 if frames.said.kind == "REPLAY_DONE":
                     if frames.said.sequence == self._asked:
                         break
@@ -192,27 +205,34 @@ class Client:
         elif isinstance(outcome, (VolumeOutcome, TrialOutcome, Update)):
             yield outcome
 
+    def _socket(self, context: Any, kind: int) -> Any:
+        socket = context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 500)
+        socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
+        socket.setsockopt(zmq.MAXMSGSIZE, _MAX_BYTES)
+        if self._address.startswith("tcp://["):
+            socket.setsockopt(zmq.IPV6, 1)
+        if self._keys is not None:
+            socket.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public_key)
+            socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret_key)
+            socket.setsockopt(zmq.CURVE_SERVERKEY, self._keys.server_key)
+        return socket
+
+    def _next(self, socket: Any) -> Frames:
+        if socket.poll(round(self._timeout_s * 1000)):
+            return frames_from(socket.recv_multipart())
+        remedy = "Is it running?"
+        if self._keys is not None:
+            remedy += " If so, is this key allowed, and is the server's key right?"
+        raise SilenceError(
+            f"server {self._address}: expected a sign of life within "
+            f"{self._timeout_s:g} s, found none. {remedy}"
+        )
+
 
 def _count(said: Said) -> int:
     """How many outcomes the run has at least, by what was announced."""
     if said.outcome_index is None:
         return said.outcome_count
     return said.outcome_index + 1
-
-
-def _socket(context: Any, kind: int) -> Any:
-    socket = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 500)
-    socket.setsockopt(zmq.RECONNECT_IVL, 10)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
-    socket.setsockopt(zmq.MAXMSGSIZE, _MAX_BYTES)
-    return socket
-
-
-def _next(socket: Any, timeout_s: float, address: str) -> Frames:
-    if not socket.poll(round(timeout_s * 1000)):
-        raise SilenceError(
-            f"server {address}: expected a sign of life within {timeout_s:g} s, "
-            "found none. Is it running?"
-        )
-    return frames_from(socket.recv_multipart())

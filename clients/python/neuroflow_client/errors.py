@@ -26,6 +26,10 @@ class SilenceError(ClientError):
     """The server said nothing for too long, not even that it is alive."""
 
 
+class KeyFileError(ClientError):
+    """A key file is missing, damaged, or readable by others."""
+
+
 class RefusedError(ClientError):
     """The server refused this client."""
 

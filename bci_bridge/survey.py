@@ -1,0 +1,70 @@
+"""What to know of a log before it is replayed: its losses, and what computed it.
+
+Pure: no file, no clock.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from bci_bridge.messages import RigNote
+from bci_bridge.recording_reader import Break, Logged
+
+INFORMATIVE: Final = frozenset({"python", "neuroflow-rt"})
+"""Versions that are on record but change no arithmetic by themselves: whether they
+changed an answer is what a replay finds out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a log holds besides messages that decode."""
+
+    rigs: tuple[RigNote | None, ...]
+    """What each server computed with; None where its log does not say."""
+    losses: tuple[str, ...]
+    """What cannot be read."""
+
+
+def survey(log: Iterable[Logged | Break]) -> Survey:
+    """Look through a whole log."""
+    rigs: list[RigNote | None] = [None]
+    losses: list[str] = []
+    for item in log:
+        if isinstance(item, Break):
+            if item.kind == "NEXT_SERVER":
+                rigs.append(None)
+            elif item.kind == "LOST":
+                losses.append(item.what)
+        elif isinstance(item.envelope.record, RigNote):
+            rigs[-1] = item.envelope.record
+    return Survey(tuple(rigs), tuple(losses))
+
+
+def rig_differences(recorded: RigNote, here: RigNote) -> list[str]:
+    """List in what two rigs may compute differently, one line each.
+
+    The confidence to abstain below is no difference: a replay takes the recorded one.
+    """
+    pairs = [
+        ("backend", recorded.backend, here.backend),
+        ("precision", recorded.precision, here.precision),
+        *(
+            (name, version, here.versions.get(name, "none"))
+            for name, version in sorted(recorded.versions.items())
+            if name not in INFORMATIVE
+        ),
+    ]
+    if recorded.threads is None:
+        # The library shares the work out by the processors that it finds.
+        pairs.append(("processors", str(recorded.processors), str(here.processors)))
+    listed = [
+        f"{name}: expected {wanted}, found {found}"
+        for name, wanted, found in pairs
+        if wanted != found
+    ]
+    cpu = set(recorded.cpu) ^ set(here.cpu)
+    if cpu:
+        lacking = ", ".join(sorted(set(recorded.cpu) - set(here.cpu))) or "nothing"
+        added = ", ".join(sorted(set(here.cpu) - set(recorded.cpu))) or "nothing"
+        listed.append(f"cpu: expected {lacking}, found {added} instead")
+    return listed

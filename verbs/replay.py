@@ -1,0 +1,193 @@
+"""`neuroflow replay`: a recording through the decoder again; the same answers?"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bci_bridge.difference import Difference
+from bci_bridge.messages import RigNote
+from bci_bridge.outcomes import RunEnded, TrialOutcome, VolumeOutcome
+from bci_bridge.recording_reader import scan_recording
+from bci_bridge.replay import replay
+from bci_bridge.survey import Survey, rig_differences, survey
+from bci_bridge.worker import Decoder
+from runtime.errors import ParityError, RecordingError
+from runtime.live import open_decoder
+from verbs.rig import rig_here
+
+NAMED: Final = 10
+"""Differences that are named; the rest is counted."""
+
+
+class RunTally(msgspec.Struct, kw_only=True):
+    """One run of a recording and how its replay compares with it."""
+
+    run: str
+    volumes: int = 0
+    trials: int = 0
+    compared: int = 0
+    """Recorded outcomes held against their replay."""
+    differences: int = 0
+    left_out: int = 0
+    """Recorded outcomes that cannot be compared, because messages are lost."""
+    has_ended: bool = False
+
+    def __str__(self) -> str:
+        line = (
+            f"{self.run}: {self.volumes} volumes, {self.trials} trials, "
+            f"{self.compared} answers compared, {self.differences} differences"
+        )
+        if self.left_out:
+            line += f", {self.left_out} answers not compared after a loss"
+        if not self.has_ended:
+            line += ", recorded without its end"
+        return line
+
+
+@dataclass
+class ReplayReport:
+    """All runs of a recording, and what is not the same in them."""
+
+    runs: dict[str, RunTally] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+    losses: tuple[str, ...] = ()
+    rig: tuple[str, ...] = ()
+    """In what this machine is not the one that recorded."""
+
+    @property
+    def compared(self) -> int:
+        """Recorded outcomes that were compared."""
+        return sum(tally.compared for tally in self.runs.values())
+
+
+def replay_recording(
+    recording: Path,
+    bundle: Path,
+    gallery: Path,
+    *,
+    backend: str | None,
+    verify: bool,
+    skip_damaged: bool,
+    as_json: bool,
+) -> None:
+    """Replay a recording and print what came of it.
+
+    Args:
+        recording: The folder that a server wrote.
+        bundle: The bundle that answered.
+        gallery: The gallery that it chose from.
+        backend: Engine library; by default the recorded one.
+        verify: Refuse another engine or machine, and fail on any difference.
+        skip_damaged: Go on where messages are lost, and say what is left out.
+        as_json: Print JSON.
+
+    Raises:
+        RecordingError: The recording is damaged, or was not made with this.
+        ParityError: An answer is not what is recorded.
+        BundleError: The bundle or gallery is not what its manifest lists.
+        BackendError: The engine library is missing or refuses a graph.
+    """
+    found = survey(scan_recording(recording))
+    if found.losses and not skip_damaged:
+        raise RecordingError(
+            f"{recording}: expected a whole recording, found lost {found.losses[0]}"
+            f"{_and_more(len(found.losses))}. --skip-damaged compares the rest."
+        )
+    rig = _recorded_rig(recording, found, is_needed=verify)
+    here = rig_here(
+        backend or ("ort" if rig is None else rig.backend),
+        threads=None if rig is None else rig.threads,
+        abstain_below=0.0 if rig is None else rig.abstain_below,
+    )
+    unlike = [] if rig is None else rig_differences(rig, here)
+    if unlike and verify:
+        raise RecordingError(
+            f"{recording}: {unlike[0]}{_and_more(len(unlike))}. "
+            "Another engine or processor gives other bits; leave --verify out to see."
+        )
+    with open_decoder(
+        bundle,
+        gallery,
+        backend=here.backend,
+        threads=here.threads,
+        abstain_below=here.abstain_below,
+    ) as decoder:
+        report = replayed(recording, decoder)
+    report.losses, report.rig = found.losses, tuple(unlike)
+    _print(report, as_json=as_json)
+    if verify:
+        _require_identity(recording, report)
+
+
+def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
+    """Replay a recording and count, run by run.
+
+    Raises:
+        RecordingError: A run was answered with another bundle or gallery.
+    """
+    report = ReplayReport()
+    for step in replay(scan_recording(recording), decoder):
+        tally = report.runs.setdefault(step.run, RunTally(run=step.run))
+        tally.compared += step.compared
+        tally.left_out += step.left_out
+        tally.differences += len(step.differences)
+        report.differences += step.differences
+        for envelope in step.outcomes:
+            tally.volumes += isinstance(envelope.record, VolumeOutcome)
+            tally.trials += isinstance(envelope.record, TrialOutcome)
+            tally.has_ended |= isinstance(envelope.record, RunEnded)
+    return report
+
+
+def _recorded_rig(recording: Path, found: Survey, *, is_needed: bool) -> RigNote | None:
+    if None in found.rigs and is_needed:
+        raise RecordingError(
+            f"{recording}: expected a record of the engine that answered, found none. "
+            "Leave --verify out to replay without proof."
+        )
+    rigs = [rig for rig in found.rigs if rig is not None]
+    if any(rig != rigs[0] for rig in rigs):
+        raise RecordingError(
+            f"{recording}: expected one server's settings, found servers with "
+            "different ones. Replay their segments from folders of their own."
+        )
+    return rigs[0] if rigs else None
+
+
+def _require_identity(recording: Path, report: ReplayReport) -> None:
+    if report.differences:
+        raise ParityError(
+            f"{recording}: expected every answer as recorded, "
+            f"found {len(report.differences)} differences"
+        )
+    if not report.compared:
+        raise ParityError(f"{recording}: expected answers to compare, found none")
+
+
+def _and_more(count: int) -> str:
+    return f" and {count - 1} more" if count > 1 else ""
+
+
+def _print(report: ReplayReport, *, as_json: bool) -> None:
+    for line in report.rig:
+        print(f"neuroflow: unlike the recording: {line}", file=sys.stderr)
+    if as_json:
+        result = {
+            "runs": list(report.runs.values()),
+            "differences": report.differences,
+            "lost": report.losses,
+            "unlike": report.rig,
+        }
+        print(msgspec.json.encode(result).decode())
+        return
+    for loss in report.losses:
+        print(f"lost: {loss}")
+    for tally in report.runs.values():
+        print(tally)
+    for difference in report.differences[:NAMED]:
+        print(f"  {difference}")
+    if len(report.differences) > NAMED:
+        print(f"  and {len(report.differences) - NAMED} more")
