@@ -9,6 +9,8 @@ from neuroflow_client import Client, KeyFileError
 from bci_bridge.keyfolder import make_device, read_key_pair
 from tests.integration.test_command_line import said
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path):

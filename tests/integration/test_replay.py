@@ -26,6 +26,8 @@ from tests.integration.replaying import (
 from tests.integration.tiny import SHAPE, MeanDecoder, PlayedRun
 from verbs.replay import replayed
 
+pytestmark = pytest.mark.slow
+
 
 def _run(run_id="run-1", count=3, tr_s=1.0, **changes):
     start = run_start_from(PlayedRun(run_id, count, tr_s=tr_s), speed=None)

@@ -22,6 +22,8 @@ from tests.integration.replaying import (
 from tests.integration.tiny import MeanDecoder, PlayedRun
 from verbs.replay import replayed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def recorded(running, tmp_path):

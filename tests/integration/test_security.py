@@ -44,6 +44,8 @@ from tests.integration.hostile import heard_by, keyed, storm
 from tests.integration.lines import dealer
 from tests.integration.tiny import SHAPE, MeanDecoder, PlayedEvent, PlayedRun
 
+pytestmark = pytest.mark.slow
+
 ROLES = {
     "player": ("scanner", "stimulus"),
     "scanner": ("scanner",),

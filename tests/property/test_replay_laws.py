@@ -1,6 +1,7 @@
 """Whatever peers say and clocks show, a log replays to itself, and only to itself."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
@@ -26,6 +27,8 @@ from bci_bridge.wire import encode
 from bci_bridge.worker import Worker
 from runtime.errors import PeerError
 from tests.integration.tiny import SHAPE, MeanDecoder
+
+pytestmark = pytest.mark.slow
 
 SECOND = 1_000_000_000
 PEER = b"scanner"
