@@ -10,6 +10,9 @@ import pytest
 
 from tests.sealed_folder import write_folder
 
+# An interpreter for every line.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -121,7 +124,6 @@ def test_a_full_disk_and_a_closed_pipe_end_without_a_traceback(tmp_path):
     )
 
 
-@pytest.mark.slow
 def test_a_demonstration_keeps_others_and_mistakes_out_of_its_folder(tmp_path):
     (tmp_path / "result").touch()
     mark = tmp_path / ".neuroflow-demo"

@@ -169,6 +169,7 @@ def test_an_unknown_backend_is_refused_with_the_known_ones(path):
     assert str(caught.value) == "backend: expected one of ort, openvino, found tflite"
 
 
+@pytest.mark.slow
 def test_a_signal_finds_its_ordinary_stack_after_openvino_compiled():
     """With the library's own signal stack left behind, SIGTERM was a segfault."""
     bundle = tiny_bundle()

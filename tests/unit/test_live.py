@@ -29,6 +29,9 @@ from tests import models
 from training.config import config_from_preset
 from training.features import trial_betas
 
+# A whole export stands behind them, and most of it is torch's exporter.
+pytestmark = pytest.mark.slow
+
 TR_S, VOLUMES = 1.0, 50
 BETAS = BetaEstimator(decision_delay_s=8.0, baseline_volumes=5)
 PICTURES = BackboneSpec(name="patch_dct", image_size=4, patch=2)

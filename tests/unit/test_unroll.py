@@ -18,6 +18,9 @@ from runtime.sealed import WEIGHTS_MAGIC
 from runtime.solver import SOLVERS, solve, time_grid
 from tests.models import random_model
 
+# An export stands behind them, and most of it is torch's exporter.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def field():
