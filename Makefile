@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check faults faults-short clean
 
 # The stamp makes setup idempotent: it runs again only when the metadata changed.
 .venv/.installed: pyproject.toml constraints.txt
@@ -24,6 +24,12 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -m 'not slow' -n 2
+
+faults-short: setup
+	$(BIN)/python -m tests.faults all --short
+
+faults: setup
+	$(BIN)/python -m tests.faults all --full --out docs/faults.json
 
 clean:
 	rm -rf .venv out

@@ -216,6 +216,7 @@ def play(
     label: str = "",
     key: Path | None = None,
     server_key: Path | None = None,
+    spool: Path | None = None,
 ) -> None:
     """Play a recording into a server as a scanner would, events included.
 
@@ -228,6 +229,7 @@ def play(
         label: Added to the runs' names, so that a run can be played twice.
         key: This device's key; its roles are scanner and, for events, stimulus.
         server_key: The server's public key, `server.pub`.
+        spool: Folder in which a run survives this process; repeat the command to go on.
     """
     from verbs.play import play_recording
 
@@ -239,6 +241,7 @@ def play(
         label=label,
         key=key,
         server_key=server_key,
+        spool=spool,
     )
 
 

@@ -5,6 +5,8 @@ Pure: no socket, no clock. The theory is told in `bci_bridge.protocol`.
 
 from typing import Final
 
+import msgspec
+
 from bci_bridge.actions import (
     Action,
     AddTrial,
@@ -34,6 +36,16 @@ _PAST_NS: Final = 3_600_000_000_000
 """Instants outside [now - 1 h, now + 1 s] are another clock's: never used."""
 
 
+class AcquisitionsState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that `Acquisitions` knows besides the run's start."""
+
+    next_index: int
+    anchor: tuple[int, int] | None
+    came: int
+    missed: list[int]
+    trials: list[str]
+
+
 class Acquisitions:
     """The outcomes that a run owes and has given.
 
@@ -50,6 +62,25 @@ class Acquisitions:
         self._came = 0
         self._missed: set[int] = set()
         self._trials: set[str] = set()
+
+    @classmethod
+    def from_state(cls, start: RunStart, known: AcquisitionsState) -> "Acquisitions":
+        """Go on from what `state` gave."""
+        made = cls(start)
+        made.next_index, made._anchor = known.next_index, known.anchor
+        made._came = known.came
+        made._missed, made._trials = set(known.missed), set(known.trials)
+        return made
+
+    def state(self) -> AcquisitionsState:
+        """Give all that is known, as plain values."""
+        return AcquisitionsState(
+            next_index=self.next_index,
+            anchor=self._anchor,
+            came=self._came,
+            missed=sorted(self._missed),
+            trials=sorted(self._trials),
+        )
 
     def check_end(self, end: RunEnd) -> None:
         """Refuse a count that contradicts what came.

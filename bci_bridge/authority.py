@@ -25,6 +25,17 @@ from bci_bridge.messages import (
 )
 from runtime.errors import PeerError
 
+ROLES: Final[dict[type[Header], frozenset[Role]]] = {
+    RunStart: frozenset({"scanner", "operator"}),
+    RunEnd: frozenset({"scanner", "operator"}),
+    Volume: frozenset({"scanner"}),
+    Missing: frozenset({"scanner"}),
+    Event: frozenset({"scanner", "stimulus"}),
+    Trigger: frozenset({"scanner", "stimulus"}),
+    Shown: frozenset({"scanner", "stimulus"}),
+}
+"""Which kind of peer says what. A scanner may report events: recordings have both."""
+
 SAYS: Final[dict[type[Header], Role]] = {
     RunStart: "scanner",
     RunEnd: "scanner",

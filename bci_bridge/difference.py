@@ -5,16 +5,15 @@ not equal 0.0; a field that is not named in `TIMES` is compared, a new one inclu
 """
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
+from bci_bridge.arrays import arrays_from_bytes
 from bci_bridge.header import Header
-from bci_bridge.messages import DecisionNote, kind_of
-from bci_bridge.outcomes import Outcome
-from bci_bridge.wire import Envelope, arrays_from_bytes
+from bci_bridge.messages import kind_of
+from bci_bridge.wire import Envelope
 from runtime.errors import PeerError
 
 TIMES: Final = frozenset(
@@ -116,64 +115,3 @@ def _arrays(payload: bytes) -> dict[str, str]:
         f"(CRC {zlib.crc32(array.tobytes()):08x})"
         for name, array in arrays.items()
     }
-
-
-def compare_notes(
-    run: str,
-    found: Sequence[Envelope],
-    cause: Envelope,
-    led: Sequence[Envelope],
-    *,
-    is_whole: bool,
-) -> list[Difference]:
-    """Compare the decisions of a step.
-
-    Args:
-        run: Name of the run.
-        found: The decisions as computed again.
-        cause: What began the step; a decision that was computed again with the rest.
-        led: What was logged after it.
-        is_whole: All of the step is on record.
-    """
-    recorded = [one for one in led if isinstance(one.record, DecisionNote)]
-    if isinstance(cause.record, DecisionNote) and found:
-        recorded.insert(0, cause)
-    listed: list[Difference] = []
-    for wanted, note in zip(recorded, found, strict=False):
-        listed += differences(run, wanted, note)
-    if len(recorded) > len(found) or (is_whole and len(recorded) < len(found)):
-        wanted_n, found_n = f"{len(recorded)} decisions", f"{len(found)}"
-        listed.append(Difference(run, -1, kind_of(cause.record), wanted_n, found_n))
-    return listed
-
-
-def compare_outcomes(
-    run: str,
-    found: Sequence[Envelope],
-    recorded: Sequence[Envelope],
-    *,
-    is_whole: bool,
-) -> list[Difference]:
-    """Compare the outcomes of a step, found by their index."""
-    by_index = {_index(one): one for one in recorded}
-    last = max(by_index, default=-1)
-    listed: list[Difference] = []
-    for one in found:
-        wanted = by_index.pop(_index(one), None)
-        if wanted is not None:
-            listed += differences(run, wanted, one)
-        elif is_whole or _index(one) < last:
-            kind = kind_of(one.record)
-            listed.append(Difference(run, _index(one), "kind", "none", kind))
-    for index, extra in by_index.items():
-        kind = kind_of(extra.record)
-        listed.append(Difference(run, index, "kind", kind, "none"))
-    order = [_index(one) for one in recorded]
-    if order != sorted(set(order)):
-        listed.append(Difference(run, order[0], "order", str(order), "rising"))
-    return listed
-
-
-def _index(envelope: Envelope) -> int:
-    record = envelope.record
-    return record.outcome_index if isinstance(record, Outcome) else -1

@@ -4,6 +4,7 @@ One object for a server with keys and for one without, so that the loop asks the
 questions of both. Decisions are in `bci_bridge.zap` and `bci_bridge.authority`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,8 +14,7 @@ import zmq
 from bci_bridge.endpoints import Lock
 from bci_bridge.keyfolder import read_key_pair
 from bci_bridge.keyring import SERVER, Device, KeyPair, lost_access
-from bci_bridge.self_attack import SelfAttack
-from bci_bridge.settings import Endpoints
+from bci_bridge.self_attack import SelfAttack, Target
 from bci_bridge.zap import ZapHandler
 from runtime.errors import PeerError
 
@@ -69,10 +69,17 @@ class Gate:
         """Give what a socket needs to ask for keys."""
         return None if self._pair is None else Lock(self._pair, domain)
 
-    def attack(self, endpoints: Endpoints) -> None:
-        """Begin to try to break in, once the sockets listen."""
+    def attack(self, targets: Sequence[Target], *, is_proven: bool = False) -> None:
+        """Begin to try to break in, once the sockets listen.
+
+        Args:
+            targets: The sockets.
+            is_proven: They held when this server began: let devices in at once.
+        """
+        if is_proven and self._handler is not None:
+            self._handler.open()
         if self._pair is not None and self._attacker is not None:
-            self._attack = SelfAttack(endpoints, self._pair.public_key, self._attacker)
+            self._attack = SelfAttack(targets, self._pair.public_key, self._attacker)
 
     def has_held(self) -> bool:
         """Say whether the first round of attacks is over; if so, let devices in."""

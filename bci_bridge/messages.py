@@ -52,6 +52,7 @@ __all__ = [
     "RunEnded",
     "RunStart",
     "Shown",
+    "StateNote",
     "TrialOutcome",
     "Trigger",
     "Update",
@@ -70,6 +71,9 @@ class Hello(Header, frozen=True, kw_only=True, tag="HELLO"):
     """Major versions that the peer speaks."""
     role: Role
     software: Text = ""
+    lease: OptionalName = ""
+    """The sender's secret: with it, and under the same key, a stream changes hands at
+    once instead of when its lease ends. Empty: it does not."""
 
 
 class Welcome(Header, frozen=True, kw_only=True, tag="WELCOME"):
@@ -82,8 +86,6 @@ class Welcome(Header, frozen=True, kw_only=True, tag="WELCOME"):
     received: Count = 0
     """Sequence that the server expects next from this stream in run `run`."""
     is_running: bool = False
-    outcome_count: Count = 0
-    """Outcomes so far in run `run`."""
 
 
 class RunStart(Header, frozen=True, kw_only=True, tag="RUN_START"):
@@ -91,7 +93,7 @@ class RunStart(Header, frozen=True, kw_only=True, tag="RUN_START"):
 
     shape: Shape
     tr_s: Annotated[float, Meta(gt=0, le=60)]
-    expected_volumes: Annotated[int, Meta(ge=1, le=1_000_000)]
+    expected_volumes: Annotated[int, Meta(ge=1, le=100_000)]
     budget_s: Annotated[float, Meta(gt=0, le=600)]
     """Deadline of a volume: this long after the end of its acquisition."""
     pace: Pace = "live"
@@ -231,6 +233,7 @@ class DecisionNote(Header, frozen=True, kw_only=True, tag="DECISION"):
         "MISSING_BY_DEADLINE",
         "RUN_TAKEN_OVER",
         "SERVER_STOPPED",
+        "STREAM_KEY",
     ]
     volume_index: Index | None = None
     detail: Text = ""
@@ -255,6 +258,14 @@ class RigNote(Header, frozen=True, kw_only=True, tag="RIG"):
     """Of the engine library and of all that computes beside it."""
 
 
+class StateNote(Header, frozen=True, kw_only=True, tag="STATE"):
+    """What a log's writer knew when a segment began; stays in the log.
+
+    The payload is `bci_bridge.ledger.LedgerState`. With it a writer that was killed
+    goes on after reading one segment, whatever the length of the run.
+    """
+
+
 Message = (
     Hello
     | Welcome
@@ -273,6 +284,7 @@ Message = (
     | ReplayDone
     | DecisionNote
     | RigNote
+    | StateNote
     | VolumeOutcome
     | TrialOutcome
     | Update

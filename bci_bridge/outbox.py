@@ -7,8 +7,6 @@ what is published is a convenience and what is kept here is the truth.
 from collections import OrderedDict
 from typing import Final
 
-from msgspec import structs
-
 from bci_bridge.messages import ReplayDone, ReplayRequest
 from bci_bridge.outcomes import Outcome, RunEnded
 from bci_bridge.wire import Envelope, encode
@@ -19,7 +17,7 @@ BATCH_BYTES: Final = 8 << 20
 
 
 class Outbox:
-    """Numbers outcomes per run and keeps those of the last `KEPT_RUNS` runs."""
+    """Keeps the outcomes of the last `KEPT_RUNS` runs."""
 
     def __init__(self) -> None:
         self._runs: OrderedDict[str, list[Envelope]] = OrderedDict()
@@ -36,28 +34,31 @@ class Outbox:
         return len(self._runs.get(self.run_id, ()))
 
     def start_run(self, run_id: str) -> None:
-        """Begin to number from 0 again."""
+        """Begin a run, unless it is known."""
+        if run_id in self._runs:
+            return
         self._runs[run_id] = []
         while len(self._runs) > KEPT_RUNS:
             oldest, _ = self._runs.popitem(last=False)
             self._ended.discard(oldest)
 
-    def seal(self, outcome: Outcome, payload: bytes, now_ns: int) -> Envelope:
-        """Give an outcome its index and instant, keep it and return it as it goes."""
+    def keep(self, envelope: Envelope) -> bool:
+        """Keep an outcome of the log; False where it is here already.
+
+        Two workers may both have answered at the instant at which one took over from
+        the other; the first answer counts.
+        """
+        outcome = envelope.record
+        if not isinstance(outcome, Outcome):
+            return False
+        self.start_run(outcome.run)
         kept = self._runs[outcome.run]
-        index = len(kept)
-        sealed = structs.replace(
-            outcome,
-            outcome_index=index,
-            sequence=index,
-            published_ns=now_ns,
-            sent_ns=now_ns,
-        )
-        envelope = encode(sealed, payload)
+        if outcome.outcome_index != len(kept):
+            return False
         kept.append(envelope)
         if isinstance(outcome, RunEnded):
             self._ended.add(outcome.run)
-        return envelope
+        return True
 
     def replay(self, request: ReplayRequest) -> list[Envelope]:
         """Answer a request: outcomes in order, then REPLAY_DONE."""

@@ -3,10 +3,15 @@
 Volume i leaves at the end of its acquisition, ``(i + 1) * tr_s``; an event leaves at
 its onset, hence before the volume during which it happens. Both go through one sender,
 so that their order is the log's. Waiting turns the sender's crank.
+
+With a spool, a player that was killed goes on where its predecessor was: a scanner does
+not stop because a program does, so the time base is kept, and what was due meanwhile
+leaves at once, with the instants at which it was due.
 """
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +20,7 @@ from jaxtyping import Shaped
 from bci_bridge.keyring import Credentials
 from bci_bridge.messages import RunStart
 from bci_bridge.sender import Sender
+from bci_bridge.spool_format import Progress
 from runtime.errors import UsageError
 
 
@@ -111,6 +117,8 @@ def play(
     clock_ns: Callable[[], int] = time.monotonic_ns,
     wait_ms: Callable[[Sender, int], None] = Sender.pump,
     credentials: Credentials | None = None,
+    spool: Path | None = None,
+    outage_s: float = 60.0,
 ) -> int:
     """Send a recorded run to a server, as the scanner and the stimulus software would.
 
@@ -123,14 +131,17 @@ def play(
         clock_ns: Monotonic clock.
         wait_ms: Lets time pass; by default in the sender's `pump`.
         credentials: A key with the roles scanner and, for its events, stimulus.
+        spool: Folder in which a run survives the end of this process.
+        outage_s: How long the server may be away in mid-run.
 
     Returns:
-        The number of volumes sent.
+        The number of volumes that this call sent.
 
     Raises:
-        UsageError: If the speed is not positive.
+        UsageError: If the speed is not positive, or the spool holds another run.
         PeerError: If the server refuses the run.
-        BackendError: If there is no server, or it falls silent.
+        BackendError: If there is no server, or it is away for too long.
+        ArtifactError: If the spool has lost messages that the server has.
     """
     if speed is not None and not speed > 0:
         raise UsageError(f"speed: expected more than 0, found {speed:g}")
@@ -143,28 +154,61 @@ def play(
         clock_ns=clock_ns,
         is_cancelled=is_cancelled,
         credentials=credentials,
+        spool=spool,
+        outage_s=outage_s,
     ) as sender:
-        begin_ns = clock_ns()
-        for at_s, event, index in _timeline(run):
-            if speed is not None:
-                due_ns = begin_ns + round(at_s / speed * 1e9)
-                while (left_ns := due_ns - clock_ns()) > 0 and not is_cancelled():
-                    wait_ms(sender, min(max(left_ns // 1_000_000, 1), 50))
+        resumed_ns = clock_ns()
+        said = sender.resumed or Progress()
+        begin_ns = _begin_ns(said, run.tr_s, speed, resumed_ns)
+        for at_s, event, index in _remaining(run, said):
+            due_ns = begin_ns if speed is None else begin_ns + round(at_s / speed * 1e9)
+            if speed is None:
+                while sender.is_behind and not is_cancelled():
+                    wait_ms(sender, 10)
+            while (left_ns := due_ns - clock_ns()) > 0 and not is_cancelled():
+                wait_ms(sender, min(max(left_ns // 1_000_000, 1), 50))
             if is_cancelled():
-                sender.close(n_sent, aborted=True)
+                sender.close(aborted=True)
                 return n_sent
+            # What was due before a predecessor's successor came was acquired then.
+            is_overdue = sender.resumed is not None and speed is not None
+            is_overdue &= due_ns < resumed_ns
+            now_ns = due_ns if is_overdue else clock_ns()
             if event is not None:
                 sender.event(
                     event.trial_id,
                     float(event.onset_s),
                     float(event.duration_s),
                     stimulus_id=event.stimulus_id,
-                    shown_ns=clock_ns(),
+                    shown_ns=now_ns,
                 )
             else:
-                sender.volume(index, volumes[index], clock_ns())
+                sender.volume(index, volumes[index], now_ns)
                 n_sent += 1
     return n_sent
+
+
+def _begin_ns(said: Progress, tr_s: float, speed: float | None, now_ns: int) -> int:
+    """Find the start of volume 0, from the volume that was sent last."""
+    if speed is None or said.last_index is None or said.last_acquired_ns is None:
+        return now_ns
+    # A clock that began anew with the machine is behind what it showed before.
+    acquired_ns = min(said.last_acquired_ns, now_ns)
+    return acquired_ns - round((said.last_index + 1) * tr_s / speed * 1e9)
+
+
+def _remaining(
+    run: RecordedRun, said: Progress
+) -> Iterator[tuple[float, RecordedEvent | None, int]]:
+    """Leave out of the timeline what an earlier process has said."""
+    if said.has_ended:
+        return
+    for at_s, event, index in _timeline(run):
+        is_said = (
+            index < said.volumes if event is None else event.trial_id in said.trials
+        )
+        if not is_said:
+            yield at_s, event, index
 
 
 def _timeline(run: RecordedRun) -> Iterator[tuple[float, RecordedEvent | None, int]]:

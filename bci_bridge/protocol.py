@@ -7,15 +7,17 @@ be carried out in order.
 Theory of operation
 ===================
 
-**Run.** One run at a time goes IDLE -> RUNNING -> ENDED, by `TRANSITIONS`; the next
+**Run.** One run at a time goes IDLE -> RUNNING -> ENDED, by the table of transitions in
+`bci_bridge.ledger`; the next
 RUN_START leaves ENDED (or IDLE) again. What the table does not list is refused.
 
 **Streams.** A peer says HELLO and thereby leases a stream name. It keeps the lease
 while it is heard from within `LEASE_NS`; a second peer with that name is BUSY until
-then, and takes over where the first one stopped afterwards. The stream that starts a
-run is its scanner: only it sends volumes. A scanner that is silent beyond its lease
-cannot block the rig: another RUN_START then aborts its run, and begins when it is sent
-again. GOODBYE gives a lease back at once.
+then, and takes over where the first one stopped afterwards, or at once with the first
+one's secret and key. The stream that starts a run is its scanner: only it sends
+volumes. A scanner that is silent beyond its lease cannot block the rig: another
+RUN_START then aborts its run, and begins when it is sent again. GOODBYE gives a lease
+back at once.
 
 **Keys.** Where peers have keys, each message comes with the device whose key it came
 under. Its roles must allow what it says; a routing id belongs to one key while its
@@ -44,65 +46,38 @@ A volume that was read in time but decided too late is LATE, which the worker se
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
-from bci_bridge.acquisitions import Acquisitions
 from bci_bridge.actions import (
     Acknowledge,
     Action,
-    EndRun,
     Log,
     Note,
     Reply,
-    StartRun,
 )
-from bci_bridge.authority import check_authority
-from bci_bridge.header import VERSION, Header, Role
+from bci_bridge.authority import ROLES, check_authority
+from bci_bridge.header import VERSION, Role
 from bci_bridge.keyring import Device
+from bci_bridge.ledger import TRANSITIONS, Ledger, State
 from bci_bridge.messages import (
     DecisionNote,
-    Event,
     Goodbye,
     Heartbeat,
     Hello,
     Missing,
     RunEnd,
     RunStart,
-    Shown,
-    Trigger,
     Volume,
     Welcome,
 )
-from bci_bridge.wire import Envelope
+from bci_bridge.wire import Envelope, encode
 from runtime.errors import PeerError
 
-State = Literal["IDLE", "RUNNING", "ENDED"]
-
-TRANSITIONS: Final[dict[tuple[State, type[Header]], State]] = {
-    ("IDLE", RunStart): "RUNNING",
-    ("RUNNING", Volume): "RUNNING",
-    ("RUNNING", Missing): "RUNNING",
-    ("RUNNING", Event): "RUNNING",
-    ("RUNNING", Trigger): "RUNNING",
-    ("RUNNING", Shown): "RUNNING",
-    ("RUNNING", RunEnd): "ENDED",
-    ("ENDED", RunStart): "RUNNING",
-}
-"""What a run may go through. HELLO and HEARTBEAT are allowed in every state."""
-
-ROLES: Final[dict[type[Header], frozenset[Role]]] = {
-    RunStart: frozenset({"scanner", "operator"}),
-    RunEnd: frozenset({"scanner", "operator"}),
-    Volume: frozenset({"scanner"}),
-    Missing: frozenset({"scanner"}),
-    Event: frozenset({"scanner", "stimulus"}),
-    Trigger: frozenset({"scanner", "stimulus"}),
-    Shown: frozenset({"scanner", "stimulus"}),
-}
-"""Who may say what. A scanner may report events: a played recording has both."""
-
 LEASE_NS: Final = 5_000_000_000
+RETURN_NS: Final = 250_000_000
+"""A scanner that is back sends again what it has within this time."""
+
 MAX_AHEAD: Final = 64
 MAX_PEERS: Final = 64
 
@@ -114,18 +89,8 @@ class _Peer:
     seen_ns: int
     user: str
     """Public key; empty where there are none."""
-
-
-@dataclass(slots=True)
-class _Run:
-    start: RunStart
-    scanner: bytes
-    """The peer from which the run's volumes came last."""
-    acquisitions: Acquisitions
-    crcs: dict[str, list[int]] = field(default_factory=dict)
-    """Per stream, the CRC of each accepted message: position is sequence."""
-    users: dict[str, str] = field(default_factory=dict)
-    """Per stream, the key of its first message: no other may go on with it."""
+    proof: tuple[str, str]
+    """Secret of its HELLO and key: what takes its stream over at once."""
 
 
 def _admit_all(start: RunStart) -> None:
@@ -133,11 +98,7 @@ def _admit_all(start: RunStart) -> None:
 
 
 class Protocol:
-    """One server's view of its peers and of the run.
-
-    Attributes:
-        state: Where the run stands.
-    """
+    """One server's view of its peers and of the run."""
 
     def __init__(
         self,
@@ -145,28 +106,45 @@ class Protocol:
         publish: str = "",
         replay: str = "",
         admit: Callable[[RunStart], None] = _admit_all,
+        ledger: Ledger | None = None,
+        now_ns: int = 0,
     ) -> None:
         """Begin without peers or run.
 
         Args:
             publish: Endpoint that WELCOME names for outcomes.
             replay: Endpoint that WELCOME names for asking again.
-            admit: Prepares the decoder for a run, or raises `PeerError`.
+            admit: Raises `PeerError` for a run that cannot be decoded.
+            ledger: What an earlier server left on record; its run goes on.
+            now_ns: When that was read. Its scanner gets a lease to come back in.
         """
-        self.state: State = "IDLE"
+        self._ledger = Ledger() if ledger is None else ledger
         self._publish, self._replay, self._admit = publish, replay, admit
         self._peers: dict[bytes, _Peer] = {}
-        self._run: _Run | None = None
+        # The peer from which the run's volumes came last; none has come back yet.
+        self._scanner, self._restored_ns = b"", now_ns
+        # Until then, silence is this server's own fault and no acquisition's loss.
+        self._patient_until_ns = now_ns + LEASE_NS if self.state == "RUNNING" else 0
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is on record."""
+        return self._ledger
+
+    @property
+    def state(self) -> State:
+        """Where the run stands."""
+        return self._ledger.state
 
     @property
     def run_id(self) -> str:
         """The current or last run; empty before the first."""
-        return "" if self._run is None else self._run.start.run
+        return self._ledger.run_id
 
     @property
     def next_index(self) -> int:
         """The first acquisition of the run that has no outcome yet."""
-        return 0 if self._run is None else self._run.acquisitions.next_index
+        return self._ledger.next_index
 
     def streams(self) -> list[tuple[bytes, str, int]]:
         """List peer, stream and sequence expected next, for all that hold a lease."""
@@ -218,7 +196,7 @@ class Protocol:
                 "WRONG_STREAM",
                 f"expected stream {known.stream!r}, found {record.stream!r}",
             )
-        run = self._run
+        run = self._ledger.run
         if run is not None and record.run == run.start.run:
             owner = run.users.get(known.stream, user)
             if owner != user:
@@ -241,22 +219,24 @@ class Protocol:
 
     def deadline_ns(self) -> int | None:
         """Say when `tick` next has something to do; None if time decides nothing."""
-        run = self._run
+        run = self._ledger.run
         if self.state != "RUNNING" or run is None:
             return None
-        return run.acquisitions.due_ns()
+        due_ns = run.acquisitions.due_ns()
+        return None if due_ns is None else max(due_ns, self._patient_until_ns)
 
     def tick(self, now_ns: int) -> list[Action]:
         """Declare missing what the live deadline has passed over."""
-        if self.state != "RUNNING" or self._run is None:
+        run = self._ledger.run
+        if self.state != "RUNNING" or run is None or now_ns < self._patient_until_ns:
             return []
-        return self._run.acquisitions.tick(now_ns)
+        return run.acquisitions.tick(now_ns)
 
     def stop(self) -> list[Action]:
         """End a run that is under way, because the server stops."""
-        if self.state != "RUNNING" or self._run is None:
+        if self.state != "RUNNING":
             return []
-        return self._abort(self._run, "SERVER_STOPPED")
+        return self._abort("SERVER_STOPPED")
 
     def _hello(self, peer: bytes, hello: Hello, now_ns: int, user: str) -> list[Action]:
         if VERSION not in hello.versions:
@@ -265,26 +245,32 @@ class Protocol:
             )
         if hello.role != "observer" and not hello.stream:
             raise PeerError("WRONG_STREAM", f"expected a stream for {hello.role}")
+        peers, proof = self._peers, (hello.lease, user)
         rivals = [
             other
-            for other, known in self._peers.items()
+            for other, known in peers.items()
             if other != peer and hello.stream and known.stream == hello.stream
         ]
-        if any(now_ns - self._peers[rival].seen_ns < LEASE_NS for rival in rivals):
+        # The same sender, come back after a crash: its secret, under its key.
+        former = {r for r in rivals if hello.lease and peers[r].proof == proof}
+        if any(now_ns - peers[r].seen_ns < LEASE_NS for r in {*rivals} - former):
             raise PeerError("BUSY", f"stream {hello.stream!r} has a sender")
-        silent = [
-            other
-            for other, known in self._peers.items()
-            if now_ns - known.seen_ns >= LEASE_NS
-        ]
-        if peer not in self._peers and len(self._peers) - len(silent) >= MAX_PEERS:
+        silent = [r for r, known in peers.items() if now_ns - known.seen_ns >= LEASE_NS]
+        if peer not in peers and len(peers) - len(silent) >= MAX_PEERS:
             raise PeerError("BUSY", f"{MAX_PEERS} peers are connected")
-        if len(self._peers) >= MAX_PEERS:
+        if len(peers) >= MAX_PEERS:
             rivals += silent
         for rival in rivals:
-            self._peers.pop(rival, None)
+            peers.pop(rival, None)
         stream = "" if hello.role == "observer" else hello.stream
-        self._peers[peer] = _Peer(hello.role, stream, now_ns, user)
+        peers[peer] = _Peer(hello.role, stream, now_ns, user, proof)
+        run = self._ledger.run
+        is_scanner = run is not None and stream and stream == run.start.stream
+        if is_scanner and not self._scanner:
+            patient_ns = min(self._patient_until_ns, now_ns + RETURN_NS)
+            self._patient_until_ns = patient_ns
+        if self._scanner in former or (is_scanner and not self._scanner):
+            self._scanner = peer
         welcome = Welcome(
             run=self.run_id,
             stream=stream,
@@ -296,15 +282,15 @@ class Protocol:
         return [Reply(peer, welcome)]
 
     def _standing(self, peer: bytes, stream: str) -> list[Action]:
-        if not stream or self._run is None:
+        if not stream or self._ledger.run is None:
             return []
         return [Acknowledge(peer, self.run_id, stream, self._expected(stream))]
 
     def _expected(self, stream: str) -> int:
-        return 0 if self._run is None else len(self._run.crcs.get(stream, ()))
+        return self._ledger.expected(stream)
 
     def _repeated(self, peer: bytes, envelope: Envelope) -> list[Action] | None:
-        record, run = envelope.record, self._run
+        record, run = envelope.record, self._ledger.run
         if run is None or record.run != run.start.run:
             return None
         crcs = run.crcs.get(record.stream, [])
@@ -326,9 +312,8 @@ class Protocol:
             )
         if isinstance(record, RunStart):
             return self._start(peer, envelope, record, now_ns)
-        run = self._run
-        after = TRANSITIONS.get((self.state, type(record)))
-        if after is None or run is None:
+        run = self._ledger.run
+        if (self.state, type(record)) not in TRANSITIONS or run is None:
             raise PeerError(
                 "ILLEGAL_STATE", f"{type(record).__name__} while {self.state}"
             )
@@ -349,20 +334,18 @@ class Protocol:
         if isinstance(record, RunEnd):
             run.acquisitions.check_end(record)
         if known.stream == scanner:
-            run.scanner = peer
-        run.crcs.setdefault(known.stream, []).append(envelope.crc32)
-        run.users.setdefault(known.stream, known.user)
-        self.state = after
+            self._scanner = peer
         return [
             Log(envelope),
+            *self._owned(known, is_first=expected == 0),
             Acknowledge(peer, record.run, known.stream, expected + 1),
-            *run.acquisitions.take(peer, envelope, now_ns),
+            *self._ledger.fold(envelope, now_ns, peer=peer, user=known.user),
         ]
 
     def _start(
         self, peer: bytes, envelope: Envelope, start: RunStart, now_ns: int
     ) -> list[Action]:
-        run = self._run
+        run = self._ledger.run
         if not start.run:
             raise PeerError("WRONG_RUN", "expected a name, found none")
         if start.sequence != 0:
@@ -370,26 +353,36 @@ class Protocol:
         if run is not None and start.run == run.start.run:
             raise PeerError("WRONG_RUN", f"{start.run!r} has been; name the run anew")
         if self.state == "RUNNING" and run is not None:
-            owner = self._peers.get(run.scanner)
-            if owner is not None and now_ns - owner.seen_ns < LEASE_NS:
+            if self._has_scanner(now_ns):
                 raise PeerError("BUSY", f"run {run.start.run!r} is under way")
             # The abandoned run gets its end first; this message will be sent again.
-            return self._abort(run, "RUN_TAKEN_OVER")
+            return self._abort("RUN_TAKEN_OVER")
         self._admit(start)
-        self._run = _Run(start, peer, Acquisitions(start))
-        self._run.crcs[start.stream] = [envelope.crc32]
-        self._run.users[start.stream] = self._peers[peer].user
-        self.state = TRANSITIONS[self.state, RunStart]
+        self._scanner = peer
+        user = self._peers[peer].user
+        began = self._ledger.fold(envelope, now_ns, peer=peer, user=user)
         return [
             Log(envelope),
-            StartRun(start),
+            *began,
+            *self._owned(self._peers[peer], is_first=True),
             Acknowledge(peer, start.run, start.stream, 1),
         ]
 
-    def _abort(
-        self, run: _Run, why: Literal["RUN_TAKEN_OVER", "SERVER_STOPPED"]
-    ) -> list[Action]:
-        self.state = "ENDED"
-        name = run.start.run
-        end = RunEnd(run=name, stream="server", count=self.next_index, aborted=True)
-        return [Note(DecisionNote(run=name, stream="server", what=why)), EndRun(end)]
+    def _owned(self, known: _Peer, *, is_first: bool) -> list[Action]:
+        """Put on record whose key a stream began with, for whoever restores it."""
+        if not known.user or not is_first:
+            return []
+        note = DecisionNote(
+            run=self.run_id, stream=known.stream, what="STREAM_KEY", detail=known.user
+        )
+        return [Note(note)]
+
+    def _has_scanner(self, now_ns: int) -> bool:
+        if not self._scanner:
+            return now_ns - self._restored_ns < LEASE_NS
+        owner = self._peers.get(self._scanner)
+        return owner is not None and now_ns - owner.seen_ns < LEASE_NS
+
+    def _abort(self, why: Literal["RUN_TAKEN_OVER", "SERVER_STOPPED"]) -> list[Action]:
+        note = DecisionNote(run=self.run_id, stream="server", what=why)
+        return [Note(note), *self._ledger.fold(encode(note), 0)]

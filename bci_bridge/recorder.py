@@ -1,65 +1,82 @@
-"""The log: every input and every outcome of a rig in one total order, as MCAP.
+"""The log: messages of a rig in one total order, as MCAP.
 
-One chunk per message and a write per chunk, so that a killed process loses nothing; a
-thread syncs to disk off the hot path, so that a power cut loses at most what was not
-yet acknowledged as durable. Segments of at most 64 MiB keep a look at the tail cheap.
-A disk that is full or gone degrades the recording and nothing else.
+One chunk per message and one write per chunk, so that a killed process loses nothing
+that it has written; a thread syncs to disk off the hot path, so that a power cut loses
+at most what was not yet acknowledged as durable. Segments of at most 64 MiB keep a look
+at the tail cheap.
+
+A disk that is full or gone degrades the recording and nothing else: the log goes on in
+a spill folder in memory, of which only the newest segments are kept, because others
+follow the log (`bci_bridge.tail`) and must not be left without it.
 
 `bci_bridge.recording_reader` reads it back; any MCAP tool can, too.
 """
 
+import contextlib
 import fcntl
 import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from mcap.writer import CompressionType, IndexType, Writer
-
+from bci_bridge.segment import channel_record, chunk_parts, ending, opening
 from bci_bridge.wire import Envelope
 from runtime.errors import UsageError
 
 SEGMENT_BYTES: Final = 64 << 20
+SPILL_SEGMENTS: Final = 8
+"""Kept in memory while the disk fails."""
+
 SYNC_INTERVAL_S: Final = 0.2
 """Pause between two syncs; well below the second that may be lost to a power cut."""
 
 RETRY_NS: Final = 5_000_000_000
 """After a failed write the disk is tried again this much later."""
 
-ENCODING: Final = "neuroflow1"
-"""Message encoding: header length as little-endian u32, header frame, payload."""
+PREFACE: Final = "state"
+"""Topic of the message that begins a segment; it has no place in the order."""
 
 
-class _Sink:
-    """What the MCAP writer writes into: gathers, then writes all or raises."""
+class _Segment:
+    """One open file; what it holds ends with a whole chunk or is cut there."""
 
-    def __init__(self, fd: int) -> None:
-        self.fd, self.good_bytes = fd, 0
-        self._parts: list[bytes] = []
-        self._position = 0
+    def __init__(self, path: Path, *, is_spilt: bool) -> None:
+        self.is_spilt, self.good_bytes = is_spilt, 0
+        self._channels: dict[str, tuple[int, bytes]] = {}
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            self.write([opening()])
+        except OSError:
+            os.close(self.fd)
+            path.unlink(missing_ok=True)
+            raise
 
-    def write(self, data: bytes) -> int:
-        self._parts.append(bytes(data))
-        self._position += len(data)
-        return len(data)
+    def append(self, topic: str, order: int, log_ns: int, envelope: Envelope) -> None:
+        number = len(self._channels) + 1
+        if topic not in self._channels:
+            self._channels[topic] = number, channel_record(number, topic)
+        number, channel = self._channels[topic]
+        self.write(chunk_parts(channel, number, order, log_ns, envelope))
 
-    def tell(self) -> int:
-        return self._position
-
-    def flush(self) -> None:
-        left = memoryview(b"".join(self._parts))
-        self._parts.clear()
+    def write(self, parts: list[bytes]) -> None:
+        left = [memoryview(part) for part in parts if part]
+        total = sum(map(len, left))
         while left:
             # A full disk shortens a write without an exception; the next one raises.
-            left = left[os.write(self.fd, left) :]
-        self.good_bytes = self._position
+            written = os.writev(self.fd, left)
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if left:
+                left[0] = left[0][written:]
+        self.good_bytes += total
 
 
 class Recorder:
     """Appends messages to a folder of segments.
 
     Attributes:
-        state: ON, or DEGRADED once a message could not be written.
+        state: ON, or DEGRADED once a message could not be written to its folder.
         durable: Messages that are safe from a loss of power; not more than `appended`.
     """
 
@@ -67,27 +84,41 @@ class Recorder:
         self,
         folder: Path,
         *,
+        spill: Path | None = None,
+        first_order: int = 0,
+        preface: Callable[[], Envelope] | None = None,
+        keeps_all: bool = True,
         segment_bytes: int = SEGMENT_BYTES,
         sync_interval_s: float = SYNC_INTERVAL_S,
     ) -> None:
         """Take the folder for this process alone.
 
+        Args:
+            folder: Where the segments go; made where it is missing.
+            spill: Where they go while the folder cannot be written.
+            first_order: Place of the next message in the order that the folder holds.
+            preface: Gives what every segment begins with, so that its reader needs no
+                other segment.
+            keeps_all: False keeps the newest segments only, as a spill does.
+            segment_bytes: A segment that has reached this size is finished.
+            sync_interval_s: Pause between two syncs.
+
         Raises:
             UsageError: If it cannot be written, or another process records there.
         """
         self.state: Literal["ON", "DEGRADED"] = "ON"
-        self.durable = 0
-        self._appended = self._written = 0
-        self._folder, self._segment_bytes = folder, segment_bytes
-        self._sync_interval_s = sync_interval_s
-        self._sink: _Sink | None = None
+        self.durable = self._appended = self._written = first_order
+        self._folder, self._spill, self._preface = folder, spill, preface
+        self._keeps_all = keeps_all
+        self._segment_bytes, self._sync_interval_s = segment_bytes, sync_interval_s
+        self._segment: _Segment | None = None
         self._retry_ns: int | None = None
         self._retired: list[int] = []
         self._guard = threading.Lock()
         self._is_dirty, self._is_closing = threading.Event(), threading.Event()
         self._lock_fd = _locked(folder)
         try:
-            self._open_segment()
+            self._open_segment(folder)
         except OSError as error:
             os.close(self._lock_fd)
             raise UsageError(_not_writable(folder, error)) from error
@@ -96,38 +127,42 @@ class Recorder:
 
     @property
     def appended(self) -> int:
-        """Messages given to `append` so far."""
+        """Place in the order of the next message."""
         return self._appended
 
-    def append(self, topic: str, envelope: Envelope, log_ns: int) -> None:
+    @property
+    def segment_number(self) -> int:
+        """Number of the segment being written, or of the next one."""
+        return self._number
+
+    def append(self, topic: str, envelope: Envelope, log_ns: int) -> bool:
         """Write one message; a failure changes `state` instead of raising.
 
         Args:
-            topic: ``in/STREAM``, ``out`` or ``refused/STREAM``.
+            topic: ``in/STREAM``, ``note``, ``out``, ``run`` or ``refused/STREAM``.
             envelope: The message as it travels.
             log_ns: Instant on the server's monotonic clock.
+
+        Returns:
+            Whether it could be written anywhere.
         """
-        order = self._appended
+        order, is_written = self._appended, False
+        for segment in self._places(log_ns):
+            try:
+                segment.append(topic, order, log_ns, envelope)
+            except OSError:
+                self._give_up_segment(log_ns)
+            else:
+                self._written, is_written = order + 1, True
+                break
         self._appended += 1
-        try:
-            if self._sink is None:
-                if self._retry_ns is not None and log_ns < self._retry_ns:
-                    return
-                self._open_segment()
-            elif self._sink.good_bytes >= self._segment_bytes:
-                self._finish_segment()
-                self._open_segment()
-            self._write(topic, envelope, log_ns, order)
-            self._written = order + 1
-        except OSError:
-            self._give_up_segment(log_ns)
         self._is_dirty.set()
+        return is_written
 
     def close(self) -> None:
         """Finish the segment, sync it and release the folder."""
         try:
-            if self._sink is not None:
-                self._finish_segment()
+            self._finish_segment()
         except OSError:
             self._give_up_segment(0)
         self._is_closing.set()
@@ -135,63 +170,70 @@ class Recorder:
         self._thread.join()
         os.close(self._lock_fd)
 
-    def _write(self, topic: str, envelope: Envelope, log_ns: int, order: int) -> None:
-        channel = self._channels.get(topic)
-        if channel is None:
-            channel = self._writer.register_channel(topic, ENCODING, 0)
-            self._channels[topic] = channel
-        size = len(envelope.header).to_bytes(4, "little")
-        self._writer.add_message(
-            channel_id=channel,
-            log_time=max(log_ns, 0),
-            publish_time=max(log_ns, 0),
-            sequence=order & 0xFFFFFFFF,
-            data=size + envelope.header + envelope.payload,
-        )
-        if self._sink is not None:
-            self._sink.flush()
+    def _places(self, log_ns: int) -> Iterator[_Segment]:
+        """Give where a message can go, from the best place to the last resort."""
+        is_due = self._retry_ns is not None and log_ns >= self._retry_ns
+        segment = self._segment
+        if segment is not None and (
+            segment.good_bytes >= self._segment_bytes or (segment.is_spilt and is_due)
+        ):
+            with contextlib.suppress(OSError):
+                self._finish_segment()
+            self._retire_segment()
+        if self._segment is None and (self._retry_ns is None or is_due):
+            try:
+                self._open_segment(self._folder)
+            except OSError:
+                self._give_up_segment(log_ns)
+        if self._segment is not None:
+            yield self._segment
+        if self._spill is not None and (
+            self._segment is None or not self._segment.is_spilt
+        ):
+            try:
+                self._open_segment(self._spill)
+            except OSError:
+                return
+            if self._segment is not None:
+                yield self._segment
 
-    def _open_segment(self) -> None:
-        taken = [int(path.stem) for path in self._folder.glob("[0-9]*.mcap")]
-        path = self._folder / f"{max(taken, default=-1) + 1:06d}.mcap"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        sink = _Sink(fd)
-        self._channels: dict[str, int] = {}
-        self._writer = Writer(
-            sink,
-            chunk_size=1,
-            compression=CompressionType.NONE,
-            index_types=IndexType.CHUNK,
-        )
-        try:
-            self._writer.start(profile="", library="neuroflow-rt")
-            sink.flush()
-        except OSError:
-            os.close(fd)
-            raise
+    def _open_segment(self, folder: Path) -> None:
+        taken = [
+            int(path.stem)
+            for place in (self._folder, self._spill)
+            if place is not None
+            for path in place.glob("[0-9]*.mcap")
+        ]
+        self._number = max(taken, default=-1) + 1
+        is_spilt = folder == self._spill
+        segment = _Segment(folder / f"{self._number:06d}.mcap", is_spilt=is_spilt)
+        if is_spilt or not self._keeps_all:
+            for path in sorted(folder.glob("[0-9]*.mcap"))[:-SPILL_SEGMENTS]:
+                path.unlink(missing_ok=True)
         with self._guard:
-            self._sink = sink
+            self._segment = segment
+        if self._preface is not None:
+            segment.append(PREFACE, self._appended, 0, self._preface())
 
     def _finish_segment(self) -> None:
-        if self._sink is None:
-            return
-        self._writer.finish()
-        self._sink.flush()
+        if self._segment is not None:
+            self._segment.write([ending()])
+            self._retire_segment()
+
+    def _retire_segment(self) -> None:
         with self._guard:
-            self._retired.append(self._sink.fd)
-            self._sink = None
+            if self._segment is not None:
+                self._retired.append(self._segment.fd)
+            self._segment = None
 
     def _give_up_segment(self, log_ns: int) -> None:
         self.state = "DEGRADED"
         self._retry_ns = log_ns + RETRY_NS
-        sink = self._sink
-        if sink is None:
-            return
-        with self._guard:
-            self._retired.append(sink.fd)
-            self._sink = None
-        # Half a chunk at the end would make the segment look damaged; it is not.
-        os.ftruncate(sink.fd, sink.good_bytes)
+        segment = self._segment
+        if segment is not None:
+            # Half a chunk at its end would make it look damaged; it is not.
+            os.ftruncate(segment.fd, segment.good_bytes)
+            self._retire_segment()
 
     def _sync_loop(self) -> None:
         while not (self._is_closing.is_set() and not self._is_dirty.is_set()):
@@ -205,7 +247,7 @@ class Recorder:
         with self._guard:
             retired, self._retired = self._retired, []
             # Duplicated, because the writer may retire and this thread close it.
-            current = None if self._sink is None else os.dup(self._sink.fd)
+            current = os.dup(self._segment.fd) if self._segment else None
             written = self._written
         try:
             for fd in retired:

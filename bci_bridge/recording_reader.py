@@ -3,31 +3,19 @@
 Not the stock MCAP reader, because that one stops at the first damaged chunk: here a
 damaged message is named, and can be passed over on request. A segment that ends in the
 middle of a record is what a killed process leaves; its whole records are all there.
+`bci_bridge.salvage` finds the way past what is damaged.
 """
 
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bci_bridge.wire import OUTCOME_HEADER_BYTES, Envelope, decode
+from bci_bridge.recorder import PREFACE
+from bci_bridge.salvage import Chunk, End, chunks, is_segment
+from bci_bridge.segment import Logged, logged_in
 from runtime.errors import PeerError, RecordingError
-
-_MAGIC = b"\x89MCAP0\r\n"
-_CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x04, 0x05, 0x06, 0x0F
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """One message of the log."""
-
-    order: int
-    """Position in the total order of its server's life."""
-    log_ns: int
-    topic: str
-    envelope: Envelope
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,56 +112,18 @@ def _segments(folder: Path) -> list[Path]:
 
 def _segment(path: Path) -> Iterator[Logged | _Damage | _Unfinished]:
     data = path.read_bytes()
-    if not data.startswith(_MAGIC):
-        if _MAGIC.startswith(data):
-            yield _Unfinished()  # killed before the first write
-            return
+    if not is_segment(data):
         raise RecordingError(f"{path}: expected an MCAP file, found other bytes")
-    topics: dict[int, str] = {}
-    for opcode, content, offset in _records(data, len(_MAGIC)):
-        if opcode == _DATA_END:
-            return
-        if opcode != _CHUNK:
-            continue
-        try:
-            yield from _chunk(content, topics)
-        except (PeerError, ValueError, struct.error) as error:
-            yield _Damage(f"byte {offset}: {error}")
-    if len(data) > len(_MAGIC) and data.endswith(_MAGIC):
-        # Finished, but the records do not lead there: a length between is damaged.
-        yield _Damage("its end: expected the end of the data, found none")
-    else:
-        yield _Unfinished()
-
-
-def _records(data: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
-    while at + 9 <= len(data):
-        opcode, size = struct.unpack_from("<BQ", data, at)
-        if at + 9 + size > len(data):
-            return
-        yield opcode, data[at + 9 : at + 9 + size], at
-        at += 9 + size
-
-
-def _chunk(content: bytes, topics: dict[int, str]) -> list[Logged]:
-    crc, name_bytes = struct.unpack_from("<II", content, 24)
-    start = 32 + name_bytes
-    (size,) = struct.unpack_from("<Q", content, start)
-    records = content[start + 8 :]
-    if name_bytes or size != len(records):
-        raise ValueError("expected an uncompressed chunk of the stated size")
-    if zlib.crc32(records) != crc:
-        raise ValueError("chunk and CRC do not match")
-    logged: list[Logged] = []
-    for opcode, record, _ in _records(records, 0):
-        if opcode == _CHANNEL:
-            number, _, size = struct.unpack_from("<HHI", record)
-            topics[number] = record[8 : 8 + size].decode()
-        elif opcode == _MESSAGE:
-            number, order, log_ns, _ = struct.unpack_from("<HIQQ", record)
-            (size,) = struct.unpack_from("<I", record, 22)
-            frames = [record[26 : 26 + size], record[26 + size :]]
-            envelope = decode(frames, header_bytes=OUTCOME_HEADER_BYTES)
-            topic = topics.get(number, "")
-            logged.append(Logged(order, log_ns, topic, envelope))
-    return logged
+    for item in chunks(data):
+        match item:
+            case End(what):
+                yield _Damage(what) if what else _Unfinished()
+            case Chunk(at, content, True):
+                try:
+                    yield from (
+                        one for one in logged_in(content) if one.topic != PREFACE
+                    )
+                except (PeerError, ValueError, struct.error) as error:
+                    yield _Damage(f"byte {at}: {error}")
+            case Chunk(at):
+                yield _Damage(f"byte {at}: chunk and CRC do not match")

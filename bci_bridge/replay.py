@@ -5,37 +5,49 @@ Pure: no file, socket or clock.
 Theory of operation
 ===================
 
-A server does one thing at a time. So its log is a sequence of steps: a cause, which is
-an input or a decision of the server's own, and what it led to, up to the next cause.
-A step is computed again by the very code that computed it live (`Acquisitions`,
-`Worker`, `Outbox`) and held against its record.
+A recording is two logs: inputs (with the server's own decisions) and outcomes. The
+first is folded by the very code that folded it live (`Ledger`, `Worker`), and what
+comes out is held against the second, outcome by outcome.
 
-What the live server took from its clock is read from the log. That a volume was
-MISSING_BY_DEADLINE, that a run was taken over or the server stopped, are decisions on
-record before what they led to. When a volume was read and when it was decided are on
-record in its outcome: the worker's clock shows the recorded instants, so that LATE,
+What the live server took from its clock is read from the logs. That a volume was
+MISSING_BY_DEADLINE, that a run was taken over or the server stopped, are decisions
+among the inputs. When a message was read is its instant in the log; when a volume was
+decided is in its outcome: the worker's clock shows the recorded instants, so that LATE,
 hold-last and drop follow from them as they did, and a label that contradicts its
 instants is found. Everything else follows from the inputs and is compared.
 
-Where messages are lost, the state of the decoder is not known until the next run; what
-is recorded in between is counted as left out. Where the process was killed, the last
-step may be unfinished: what it has is compared.
+Where inputs are lost, the state of the decoder is not known until the next run; what is
+recorded of that run beyond is counted as left out. Outcomes that are lost are left out
+themselves. Where a server was killed for good, the last outcomes may never have been
+written: what there is is compared.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from bci_bridge.acquisitions import Acquisitions
-from bci_bridge.actions import AddTrial, AddVolume, EndRun, Note, Refuse, SkipVolume
-from bci_bridge.difference import Difference, compare_notes, compare_outcomes
-from bci_bridge.header import Header
-from bci_bridge.messages import DecisionNote, RunEnd, RunStart, Volume, kind_of
-from bci_bridge.outbox import Outbox
-from bci_bridge.outcomes import Outcome, VolumeOutcome
-from bci_bridge.recording_reader import Break, Logged
+from bci_bridge.actions import (
+    Action,
+    AddTrial,
+    AddVolume,
+    EndRun,
+    Note,
+    SkipVolume,
+    StartRun,
+)
+from bci_bridge.answering import sealed
+from bci_bridge.decoder import Decoder
+from bci_bridge.difference import Difference, differences
+from bci_bridge.ledger import Ledger
+from bci_bridge.messages import DecisionNote, RunStart, kind_of
+from bci_bridge.record import Record
+from bci_bridge.recorded_run import RecordedRuns, RunRecord
+from bci_bridge.recording_reader import Break
+from bci_bridge.recovery import is_folded
+from bci_bridge.segment import Logged
+from bci_bridge.suspicion import Suspicion
 from bci_bridge.wire import Envelope, encode
-from bci_bridge.worker import Decoder, Outgoing, Worker
-from runtime.errors import PeerError, RecordingError
+from bci_bridge.worker import Outgoing, Worker
+from runtime.errors import RecordingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,234 +60,185 @@ class Replayed:
     compared: int = 0
     """Recorded outcomes that were compared."""
     left_out: int = 0
-    """Recorded outcomes that cannot be, because messages before them are lost."""
+    """Recorded outcomes that cannot be, because something is lost."""
     differences: tuple[Difference, ...] = ()
 
 
-def replay(log: Iterable[Logged | Break], decoder: Decoder) -> Iterator[Replayed]:
-    """Compute every step of a log again.
+def replay(
+    inputs: Iterable[Logged | Break],
+    outcomes: Iterable[Logged | Break],
+    decoder: Decoder,
+) -> Iterator[Replayed]:
+    """Compute every step of a recording again.
 
     Args:
-        log: As `scan_recording` yields it.
+        inputs: As `scan_recording` yields the log of inputs.
+        outcomes: As it yields the log of outcomes.
         decoder: Opened on the bundle and gallery that the outcomes cite.
 
     Raises:
-        RecordingError: If a run does not fit the decoder.
+        RecordingError: An outcome cites another bundle or gallery.
     """
-    steps = _Replay(decoder)
-    cause: Envelope | None = None
-    led: list[Envelope] = []
-    for item in log:
+    steps = _Replay(decoder, RecordedRuns(outcomes))
+    for item in inputs:
         if isinstance(item, Break):
-            is_whole = item.kind == "NEXT_SERVER"
-            yield from steps.step(cause, led, is_whole=is_whole)
-            yield from steps.interrupt(is_whole=is_whole, is_lost=item.kind == "LOST")
-        elif _is_consequence(item):
-            led.append(item.envelope)
-            continue
-        elif not _is_cause(item):
-            continue
-        else:
-            yield from steps.step(cause, led, is_whole=True)
-        cause, led = None if isinstance(item, Break) else item.envelope, []
-    yield from steps.step(cause, led, is_whole=True)
-    yield from steps.interrupt(is_whole=True)
-
-
-def _is_consequence(logged: Logged) -> bool:
-    record = logged.envelope.record
-    if isinstance(record, DecisionNote):
-        return record.what == "LATE_VOLUME_NOT_USED"
-    return isinstance(record, Outcome)
-
-
-def _is_cause(logged: Logged) -> bool:
-    is_note = isinstance(logged.envelope.record, DecisionNote)
-    return is_note or logged.topic.startswith("in/")
+            yield from steps.interrupt(is_lost=item.kind != "TORN")
+        elif is_folded(item):
+            yield from steps.step(item)
+    yield from steps.finish()
 
 
 class _Replay:
-    """The server's state, as the log makes it."""
+    """The server's state, as its log of inputs makes it."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, recorded: RecordedRuns) -> None:
         self._decoder, self._now_ns = decoder, 0
         self._worker = Worker(decoder, lambda: self._now_ns)
-        self._outbox = Outbox()
-        self._start: RunStart | None = None
-        self._acquisitions: Acquisitions | None = None
-        self._sequences: dict[str, int] = {}
-        self._has_ended = self._is_lost = False
+        self._ledger, self._suspicion = Ledger(), Suspicion()
+        self._recorded = recorded
+        self._run: RunRecord | None = None
+        self._made = Record()
+        # A decision that follows from the last volume, and must come next.
+        self._owed: list[Envelope] = []
+        self._is_torn = False
 
-    def interrupt(self, *, is_whole: bool, is_lost: bool = False) -> Iterator[Replayed]:
-        """Forget the run: what comes next does not belong to it, or cannot be known.
+    def interrupt(self, *, is_lost: bool) -> Iterator[Replayed]:
+        """Pass a break in the inputs; where some are lost, nothing more is known."""
+        self._is_torn = True
+        self._owed = []
+        if is_lost:
+            self._suspicion.forget()
+            yield from self._abandon(())
 
-        Args:
-            is_whole: Nothing is lost or torn here, so that the run must have ended.
-            is_lost: What comes next may lack its beginning.
-        """
-        start, self._start, self._acquisitions = self._start, None, None
-        self._is_lost = is_lost
-        if start is not None and is_whole and not self._has_ended:
-            index = self._outbox.count
-            missing = Difference(start.run, index, "kind", "none", "RUN_ENDED")
-            yield Replayed(start.run, differences=(missing,))
-
-    def step(
-        self, cause: Envelope | None, led: Sequence[Envelope], *, is_whole: bool
-    ) -> Iterator[Replayed]:
-        """Compute one step again.
-
-        Args:
-            cause: What was logged; None after a break.
-            led: What it led to on record.
-            is_whole: All that it led to must be on record.
-        """
-        on_record = [one for one in led if isinstance(one.record, Outcome)]
-        first = next(iter(led), None) if cause is None else cause
-        if first is None:
-            return
-        run = first.record.run
-        faults = self._faults(first.record)
+    def step(self, logged: Logged) -> Iterator[Replayed]:
+        """Compute what one input or decision leads to."""
+        record = logged.envelope.record
+        if isinstance(record, RunStart):
+            yield from self._close()
+        faults = self._suspicion.of(record, self._ledger)
+        faults += self._unpaid(logged.envelope)
         if faults:
-            # The order is broken: nothing that follows in this run can be computed.
-            self._start = self._acquisitions = None
-            self._is_lost = True
-        is_unknown = self._start is None and not isinstance(first.record, RunStart)
-        if faults or cause is None or is_unknown:
-            yield Replayed(run, (), 0, len(on_record), tuple(faults))
+            yield from self._abandon(faults)
             return
-        recorded = [one.record for one in led]
-        self._check_identity(run, recorded)
-        outcomes: list[Envelope] = []
-        notes: list[Envelope] = []
-        for made in self._recompute(cause, recorded):
-            if isinstance(made, DecisionNote):
-                notes.append(encode(made))
-            else:
-                outcome, payload = made
-                outcomes.append(self._outbox.seal(outcome, payload, self._now_ns))
-        found = compare_notes(run, notes, cause, led, is_whole=is_whole)
-        found += compare_outcomes(run, outcomes, on_record, is_whole=is_whole)
-        yield Replayed(run, tuple(outcomes), len(on_record), 0, tuple(found))
+        if isinstance(record, RunStart):
+            self._open(record)
+        if self._run is None:
+            return
+        yield from self._compared(self._ledger.fold(logged.envelope, logged.log_ns))
+        self._is_torn = False
 
-    def _faults(self, cause: Header) -> list[Difference]:
-        """List what no server would have accepted: the log was changed."""
-        run, kind = cause.run, kind_of(cause)
-        if isinstance(cause, RunStart):
-            self._is_lost = False
-            if self._start is not None and not self._has_ended:
-                under_way = self._start.run
-                return [Difference(under_way, -1, "run", under_way, cause.run)]
-            self._sequences = {}
-        elif self._start is None:
-            wanted = "RUN_START before it"
-            return [] if self._is_lost else [Difference(run, -1, kind, wanted, "none")]
-        elif run != self._start.run:
-            return [Difference(self._start.run, -1, "run", self._start.run, run)]
-        elif self._has_ended:
-            return [Difference(run, -1, kind, "none after the end", "one")]
-        if isinstance(cause, DecisionNote | Outcome):
-            return []
-        sequence = self._sequences.get(cause.stream, 0)
-        self._sequences[cause.stream] = sequence + 1
-        if cause.sequence != sequence:
-            name = f"{kind} of {cause.stream}: sequence"
-            return [Difference(run, -1, name, str(sequence), str(cause.sequence))]
-        if isinstance(cause, RunEnd) and self._acquisitions is not None:
-            try:
-                self._acquisitions.check_end(cause)
-            except PeerError as error:
-                return [Difference(run, -1, kind, "a possible count", str(error))]
+    def finish(self) -> Iterator[Replayed]:
+        """Compare what is left; runs without any input are no run's."""
+        yield from self._close(is_last=True)
+        for run in self._recorded.rest():
+            yield Replayed(run.name, left_out=len(run.outcomes))
+
+    def _open(self, start: RunStart) -> None:
+        self._run = self._recorded.take(start.run)
+        self._check_identity(self._run)
+        self._made = Record()
+
+    def _compared(self, actions: list[Action]) -> Iterator[Replayed]:
+        run = self._run
+        if run is None:
+            return
+        made: list[Envelope] = []
+        found: list[Difference] = []
+        compared = 0
+        for outcome, payload in self._carry_out(actions, run):
+            envelope = sealed(outcome, payload, self._made, self._now_ns)
+            index = self._made.count - 1
+            recorded = run.outcomes.pop(index, None)
+            made.append(envelope)
+            if recorded is not None:
+                compared += 1
+                found += differences(run.name, recorded, envelope)
+            elif index < run.newest and index not in run.lost:
+                kind = kind_of(envelope.record)
+                found.append(Difference(run.name, index, "kind", "none", kind))
+        if made or found:
+            yield Replayed(run.name, tuple(made), compared, 0, tuple(found))
+
+    def _carry_out(self, actions: list[Action], run: RunRecord) -> Iterator[Outgoing]:
+        for action in actions:
+            match action:
+                case StartRun(start):
+                    self._worker.start(start, self._made)
+                case Note(note):
+                    self._owed.append(encode(note))
+                case AddTrial():
+                    self._now_ns = 0
+                    yield from self._worker.add_trial(action)
+                case AddVolume(volume):
+                    self._now_ns = run.decided_ns(
+                        volume.volume_index, action.deadline_ns
+                    )
+                    yield from self._worker.add_volume(action)
+                case SkipVolume(index):
+                    self._now_ns = run.decided_ns(index, action.deadline_ns)
+                    yield from self._worker.skip_volume(action)
+                case EndRun():
+                    self._now_ns = 0
+                    yield from self._worker.end(action)
+
+    def _unpaid(self, envelope: Envelope) -> list[Difference]:
+        """Compare a decision that had to follow; find one that did not."""
+        owed, self._owed = self._owed, []
+        run = envelope.record.run
+        is_note = (
+            isinstance(envelope.record, DecisionNote)
+            and envelope.record.what == "LATE_VOLUME_NOT_USED"
+        )
+        if is_note and owed:
+            return differences(run, envelope, owed[0])
+        if is_note and self._run is not None:
+            return [Difference(run, -1, "DECISION", "one", "none")]
+        if owed and not self._is_torn:
+            return [Difference(run, -1, "DECISION", "none", "one")]
         return []
 
-    def _check_identity(self, run: str, recorded: Sequence[Header]) -> None:
-        for record in recorded:
-            if not isinstance(record, Outcome) or self._outbox.count:
-                return
+    def _abandon(self, faults: Iterable[Difference]) -> Iterator[Replayed]:
+        """Compute nothing more of this run."""
+        run, self._run = self._run, None
+        faults = tuple(faults)
+        if run is None:
+            if faults:
+                yield Replayed(faults[0].run, differences=faults)
+            return
+        yield Replayed(run.name, left_out=len(run.outcomes), differences=faults)
+
+    def _close(self, *, is_last: bool = False) -> Iterator[Replayed]:
+        """Compare the end of a run: what is recorded and was not made, or not ended."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        found = [
+            Difference(run.name, index, "kind", kind_of(one.record), "none")
+            for index, one in sorted(run.outcomes.items())
+        ]
+        is_over = self._ledger.state == "ENDED"
+        if not is_over and not is_last:
+            # The next run cannot begin before this one is over.
+            index = self._made.count
+            found.append(Difference(run.name, index, "kind", "none", "RUN_ENDED"))
+        elif is_over and not run.is_torn:
+            found += [
+                Difference(run.name, index, "kind", "none", "an outcome")
+                for index in range(run.newest + 1, self._made.count)
+                if index not in run.lost
+            ]
+        if found:
+            yield Replayed(run.name, differences=tuple(found))
+
+    def _check_identity(self, run: RunRecord) -> None:
+        for envelope in run.outcomes.values():
             for name in ("bundle_sha256", "gallery_sha256", "preprocessing_sha256"):
-                wanted, found = getattr(record, name), getattr(self._decoder, name)
+                wanted = getattr(envelope.record, name)
+                found = getattr(self._decoder, name)
                 if wanted != found:
                     what = name.removesuffix("_sha256")
                     raise RecordingError(
-                        f"run {run}: {what}: expected {wanted} as recorded, "
+                        f"run {run.name}: {what}: expected {wanted} as recorded, "
                         f"found {found}. Give the {what} that answered."
                     )
             return
-
-    def _recompute(
-        self, cause: Envelope, recorded: Sequence[Header]
-    ) -> Iterator[DecisionNote | Outgoing]:
-        record = cause.record
-        if isinstance(record, RunStart):
-            self._begin(record)
-            return
-        if self._acquisitions is None:
-            return
-        self._now_ns = 0
-        for action in self._actions(self._acquisitions, cause, recorded):
-            match action:
-                case Note(note):
-                    yield note
-                case AddTrial():
-                    yield from self._worker.add_trial(action)
-                case AddVolume(volume):
-                    self._read_clock(recorded, volume.volume_index, action.deadline_ns)
-                    yield from self._worker.add_volume(action)
-                case SkipVolume(index):
-                    self._read_clock(recorded, index, action.deadline_ns)
-                    yield from self._worker.skip_volume(action)
-                case EndRun():
-                    self._has_ended = True
-                    yield from self._worker.end(action)
-
-    def _begin(self, start: RunStart) -> None:
-        try:
-            self._worker.admit(start)
-        except PeerError as error:
-            raise RecordingError(
-                f"run {start.run}: expected a bundle that fits it, found {error}"
-            ) from error
-        self._worker.start(start)
-        self._outbox.start_run(start.run)
-        self._start, self._acquisitions = start, Acquisitions(start)
-        self._has_ended = False
-
-    def _actions(
-        self, acquisitions: Acquisitions, cause: Envelope, recorded: Sequence[Header]
-    ) -> list[object]:
-        record = cause.record
-        if isinstance(record, DecisionNote):
-            if record.what == "MISSING_BY_DEADLINE":
-                return [*acquisitions.declare_missing()]
-            end = RunEnd(
-                run=record.run,
-                stream="server",
-                count=acquisitions.next_index,
-                aborted=True,
-            )
-            return [EndRun(end)]
-        now_ns = 0
-        if isinstance(record, Volume):
-            outcome = _volume_outcome(recorded, record.volume_index)
-            now_ns = record.acquired_ns
-            if outcome is not None and outcome.received_ns is not None:
-                now_ns = outcome.received_ns
-        # A refused content led to a REJECT only, which is not on record.
-        taken = acquisitions.take(b"", cause, now_ns)
-        return [action for action in taken if not isinstance(action, Refuse)]
-
-    def _read_clock(
-        self, recorded: Sequence[Header], index: int, deadline_ns: int | None
-    ) -> None:
-        outcome = _volume_outcome(recorded, index)
-        if outcome is not None:
-            self._now_ns = outcome.decided_ns
-        else:
-            self._now_ns = 0 if deadline_ns is None else deadline_ns
-
-
-def _volume_outcome(recorded: Sequence[Header], index: int) -> VolumeOutcome | None:
-    for record in recorded:
-        if isinstance(record, VolumeOutcome) and record.volume_index == index:
-            return record
-    return None

@@ -13,7 +13,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -22,7 +22,6 @@ from zmq.utils.monitor import recv_monitor_message
 
 from bci_bridge.keyring import KeyPair
 from bci_bridge.messages import Hello, Reject
-from bci_bridge.settings import Endpoints
 from bci_bridge.wire import decode, encode
 from runtime.errors import BackendError, PeerError
 
@@ -40,6 +39,12 @@ _HANDSHAKES = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_DISCONNECTED
 )
+
+Target = tuple[str, str, int]
+"""Name, endpoint and kind of peer."""
+
+KNOCKABLE: Final = "inputs"
+"""Where a key without a role is let in, and refused by a message."""
 
 Verdict = Literal["REFUSED", "UNANSWERED", "LET_IN"]
 
@@ -95,19 +100,19 @@ class SelfAttack:
     """
 
     def __init__(
-        self, endpoints: Endpoints, server_key: str, attacker: KeyPair
+        self, targets: Sequence[Target], server_key: str, attacker: KeyPair
     ) -> None:
         """Begin at once.
 
         Args:
-            endpoints: Where the server listens.
+            targets: The sockets to attack.
             server_key: The server's public key.
             attacker: A key that may connect to the inputs and say nothing.
         """
         self.passed, self.unanswered, self.has_passed = 0, 0, False
         self._breach = ""
         self._failure: BaseException | None = None
-        self._endpoints, self._server_key = endpoints, server_key.encode()
+        self._targets, self._server_key = tuple(targets), server_key.encode()
         self._attacker = attacker
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._body, name="self-attack")
@@ -170,21 +175,19 @@ class SelfAttack:
         mine = self._attacker
         allowed = (mine.public_key.encode(), mine.secret_key.encode())
         attacks = []
-        for name, endpoint, kind in (
-            ("inputs", self._endpoints.address, zmq.DEALER),
-            ("publisher", self._endpoints.publish, zmq.SUB),
-            ("replay", self._endpoints.replay, zmq.DEALER),
-        ):
+        for name, endpoint, kind in self._targets:
+            # Where this key may knock, only a message can refuse it.
+            may_knock = name == KNOCKABLE
             attacks += [
                 Attack(f"NULL at the {name}", self._raw(endpoint, NULL)),
                 Attack(f"PLAIN at the {name}", self._raw(endpoint, PLAIN)),
                 Attack(
                     f"an unknown key at the {name}",
-                    self._keyed(endpoint, kind, unknown),
+                    self._keyed(endpoint, kind, unknown, may_knock=False),
                 ),
                 Attack(
                     f"a key of the wrong role at the {name}",
-                    self._keyed(endpoint, kind, allowed),
+                    self._keyed(endpoint, kind, allowed, may_knock=may_knock),
                 ),
             ]
         return attacks
@@ -213,14 +216,13 @@ class SelfAttack:
         return run
 
     def _keyed(
-        self, endpoint: str, kind: int, pair: tuple[bytes, bytes]
+        self,
+        endpoint: str,
+        kind: int,
+        pair: tuple[bytes, bytes],
+        *,
+        may_knock: bool,
     ) -> Callable[[], Verdict]:
-        # Where this key may knock, only a message can refuse it; no handshake may.
-        may_knock = (
-            endpoint == self._endpoints.address
-            and pair[0] == self._attacker.public_key.encode()
-        )
-
         def run() -> Verdict:
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             try:

@@ -1,27 +1,35 @@
-"""The live system's front: `serve`, from a configuration and a decoder to outcomes.
+"""A whole server in one thread: what `bci_bridge.supervisor` does with processes.
 
-`bci_bridge.loop` turns; here things are opened, closed in the right order, and signals
-become a wish to stop.
+For programs that embed a server, and for tests. The same three parts take turns; they
+meet in the same logs.
 """
 
 import contextlib
 import gc
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import zmq
+
+from bci_bridge.admission import Admission
+from bci_bridge.answerer import Answerer
+from bci_bridge.decoder import Decoder
 from bci_bridge.endpoints import check_address
-from bci_bridge.loop import Loop
+from bci_bridge.ingress import Ingress
 from bci_bridge.messages import RigNote
-from bci_bridge.recorder import Recorder
-from bci_bridge.settings import Endpoints, ServeConfig, ServeReport
-from bci_bridge.worker import Decoder
+from bci_bridge.places import held_places
+from bci_bridge.publisher import Publisher
+from bci_bridge.settings import (
+    WORKERS,
+    Endpoints,
+    ServeConfig,
+    ServeReport,
+    report_from,
+)
 from runtime.errors import BackendError
 
-__all__ = ["Endpoints", "ServeConfig", "ServeReport", "serve", "stop_on_signals"]
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+__all__ = ["Endpoints", "ServeConfig", "ServeReport", "serve"]
 
 
 def serve(
@@ -39,10 +47,10 @@ def serve(
     Args:
         config: Where to listen and what to keep.
         decoder: Loaded and warm.
-        stop: Asked at least every `bci_bridge.loop.POLL_MS`.
+        stop: Asked at least every `bci_bridge.ingress.POLL_MS`.
         on_ready: Called once, when peers can connect.
         clock_ns: The server's monotonic clock.
-        rig: What the decoder computes with, to begin the log.
+        rig: What the decoder computes with, for the record.
         on_trouble: Told once of each trouble that does not end the server.
 
     Raises:
@@ -53,11 +61,7 @@ def serve(
     for address in (config.address, config.publish, config.replay):
         check_address(address, has_keys=config.keys is not None)
     with contextlib.ExitStack() as stack:
-        recorder = None
-        if config.recording is not None:
-            recorder = Recorder(Path(config.recording))
-            stack.callback(recorder.close)
-        server = Loop(config, decoder, recorder, clock_ns, stack, rig)
+        server = _Parts(config, decoder, clock_ns, rig, stack)
         # What exists now lives as long as the server: no pause should look at it.
         gc.collect()
         gc.freeze()
@@ -69,13 +73,80 @@ def serve(
                 on_ready(server.endpoints)
             _turn(server, stop, on_trouble)
         except BackendError:
-            server.end_run()
+            server.finish(is_urgent=True)
             raise
-        return server.finish()
+        server.finish()
+        return server.report()
+
+
+class _Parts:
+    """Ingress, worker and publisher, and what they sleep on together."""
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        decoder: Decoder,
+        clock_ns: Callable[[], int],
+        rig: RigNote | None,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        recording = None if config.recording is None else Path(config.recording)
+        places = stack.enter_context(held_places(recording))
+        self._publisher = Publisher(config, places, clock_ns, stack)
+        self._ingress = Ingress(
+            config,
+            places,
+            self._publisher.outlet,
+            Admission.of(decoder),
+            clock_ns,
+            stack,
+        )
+        self._answerer = Answerer(WORKERS[0], places, decoder, clock_ns, stack, rig)
+        outlet = self._publisher.outlet
+        self.endpoints = Endpoints(
+            address=self._ingress.endpoint,
+            publish=outlet.publish,
+            replay=outlet.replay,
+        )
+        self._poller = zmq.Poller()
+        for one in (
+            self._ingress.socket,
+            self._answerer.socket,
+            *self._publisher.sockets,
+        ):
+            self._poller.register(one, zmq.POLLIN)
+
+    def turn(self) -> None:
+        """Sleep until something happens, and deal with all of it."""
+        parts = (self._ingress, self._answerer, self._publisher)
+        self._poller.poll(min(part.sleep_ms() for part in parts))
+        for part in parts:
+            part.turn()
+
+    def has_held(self) -> bool:
+        """Say whether the attacks on itself have failed, and somebody answers."""
+        is_safe = self._ingress.has_held() and self._publisher.has_held()
+        return is_safe and self._answerer.is_active
+
+    @property
+    def trouble(self) -> str:
+        """What must not stay silent, but stops nothing; empty while all is well."""
+        return self._ingress.trouble or self._publisher.trouble
+
+    def finish(self, *, is_urgent: bool = False) -> None:
+        """End the run, and give out its last outcomes."""
+        self._ingress.finish(is_urgent=is_urgent)
+        self._answerer.turn()
+        self._publisher.turn()
+
+    def report(self) -> ServeReport:
+        """Account for everything."""
+        came, went = self._ingress.report(), self._publisher.report()
+        return report_from(came, went)
 
 
 def _turn(
-    server: Loop, stop: Callable[[], bool], on_trouble: Callable[[str], None]
+    server: _Parts, stop: Callable[[], bool], on_trouble: Callable[[str], None]
 ) -> None:
     told = ""
     while not stop():
@@ -84,19 +155,3 @@ def _turn(
         told = trouble
         if trouble and trouble != before:
             on_trouble(trouble)
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Give a `stop` that becomes true on SIGTERM or SIGINT; main thread only."""
-    caught: list[int] = []
-
-    def catch(number: int, _frame: object) -> None:
-        caught.append(number)
-
-    before = {number: signal.signal(number, catch) for number in _SIGNALS}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

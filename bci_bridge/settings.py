@@ -1,8 +1,14 @@
 """What a server is told, and what it tells: plain values."""
 
-from typing import Annotated
+from collections import Counter
+from typing import Annotated, Final
 
 import msgspec
+
+INGRESS: Final = "ingress"
+PUBLISHER: Final = "publisher"
+WORKERS: Final = ("worker-a", "worker-b")
+"""Names of the processes of a server; either worker answers, the other stands by."""
 
 
 class ServeConfig(
@@ -20,6 +26,10 @@ class ServeConfig(
     """Folder of keys; with it every socket asks for one (docs/security.md)."""
     recording: str | None = None
     """Folder for the log; without it nothing is durable."""
+    memory_mb: Annotated[int, msgspec.Meta(ge=512)] = 4096
+    """Address space of the process that meets peers; what bursts it is restarted."""
+    hang_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    """A process that shows no sign of life for this long is replaced."""
     input_queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     """Messages per peer that wait in memory before the peer is held back."""
 
@@ -30,6 +40,55 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     publish: str
     replay: str
+
+
+class Outlet(msgspec.Struct, frozen=True, kw_only=True):
+    """Where outcomes are to be had."""
+
+    publish: str
+    replay: str
+
+
+class IngressReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What came in."""
+
+    runs: int = 0
+    rejected: dict[str, int] = {}
+    """Refused messages by reason."""
+    recording: str = "OFF"
+    """ON, DEGRADED or OFF."""
+    self_attacks: int = 0
+    """Attacks of the server on itself that were refused; 0 without keys."""
+
+    def after(self, earlier: "IngressReport | None") -> "IngressReport":
+        """Add what a process did that this one replaces."""
+        if earlier is None:
+            return self
+        return IngressReport(
+            runs=self.runs + earlier.runs,
+            rejected=dict(Counter(self.rejected) + Counter(earlier.rejected)),
+            recording=self.recording,
+            self_attacks=self.self_attacks + earlier.self_attacks,
+        )
+
+
+class PublisherReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What went out."""
+
+    outcomes: dict[str, int] = {}
+    """By kind."""
+    rejected: dict[str, int] = {}
+    self_attacks: int = 0
+
+    def after(self, earlier: "PublisherReport | None") -> "PublisherReport":
+        """Add what a process did that this one replaces."""
+        if earlier is None:
+            return self
+        return PublisherReport(
+            outcomes=dict(Counter(self.outcomes) + Counter(earlier.outcomes)),
+            rejected=dict(Counter(self.rejected) + Counter(earlier.rejected)),
+            self_attacks=self.self_attacks + earlier.self_attacks,
+        )
 
 
 class ServeReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,3 +103,14 @@ class ServeReport(msgspec.Struct, frozen=True, kw_only=True):
     """ON, DEGRADED or OFF."""
     self_attacks: int = 0
     """Attacks of the server on itself that were refused; 0 without keys."""
+
+
+def report_from(came: IngressReport, went: PublisherReport) -> ServeReport:
+    """Put the accounts of two processes together."""
+    return ServeReport(
+        runs=came.runs,
+        outcomes=went.outcomes,
+        rejected=dict(Counter(came.rejected) + Counter(went.rejected)),
+        recording=came.recording,
+        self_attacks=came.self_attacks + went.self_attacks,
+    )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from bci_bridge.messages import RigNote
-from bci_bridge.recording_reader import Break, Logged
+from bci_bridge.recording_reader import Break
+from bci_bridge.segment import Logged
 
 INFORMATIVE: Final = frozenset({"python", "neuroflow-rt"})
 """Versions that are on record but change no arithmetic by themselves: whether they
@@ -19,24 +20,22 @@ changed an answer is what a replay finds out."""
 class Survey:
     """What a log holds besides messages that decode."""
 
-    rigs: tuple[RigNote | None, ...]
-    """What each server computed with; None where its log does not say."""
+    rigs: tuple[RigNote, ...]
+    """What each worker that answered computed with."""
     losses: tuple[str, ...]
     """What cannot be read."""
 
 
 def survey(log: Iterable[Logged | Break]) -> Survey:
     """Look through a whole log."""
-    rigs: list[RigNote | None] = [None]
+    rigs: list[RigNote] = []
     losses: list[str] = []
     for item in log:
         if isinstance(item, Break):
-            if item.kind == "NEXT_SERVER":
-                rigs.append(None)
-            elif item.kind == "LOST":
+            if item.kind == "LOST":
                 losses.append(item.what)
         elif isinstance(item.envelope.record, RigNote):
-            rigs[-1] = item.envelope.record
+            rigs.append(item.envelope.record)
     return Survey(tuple(rigs), tuple(losses))
 
 

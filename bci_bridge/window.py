@@ -1,10 +1,12 @@
-"""What a sender has sent and not yet got rid of: the window of one stream.
+"""What a sender was given and has not yet got rid of: the window of one stream.
 
-Pure: no socket, no clock. A message leaves when the server has it on disk, or has it
-at all where the server records nothing.
+Pure: no socket, no clock, no file. The window bounds what is under way; what lies
+beyond it waits, in memory or in the spool. A message leaves when the server has it on
+disk, or has it at all where the server records nothing.
+
+    first <= received <= sent <= next,   sent - received <= WINDOW
 """
 
-from collections import deque
 from typing import Final
 
 from bci_bridge.messages import Ack
@@ -14,43 +16,65 @@ WINDOW: Final = 16
 """Messages under way at once; bounds what the server must hold."""
 
 KEEP_BYTES: Final = 256 << 20
-"""Messages that are not yet on the server's disk wait here; then the sender blocks."""
+"""Messages that are not yet on the server's disk wait here, or in a spool."""
 
 
 class Window:
     """One stream's messages, by sequence.
 
     Attributes:
-        next: Sequence of the next message.
+        first: The oldest message that is still held.
         received: The server has logged all sequences below.
-        durable: The server has synced all sequences below.
+        sent: The first message that is not under way.
+        next: Sequence of the next message.
     """
 
-    def __init__(self) -> None:
-        self.next = self.received = self.durable = 0
+    def __init__(self, first: int = 0, after: int = 0) -> None:
+        """Begin, with the messages `first` up to `after` in a spool."""
+        self.first = self.received = self.sent = first
+        self.next = after
+        self._durable = first
         self._is_recording = True
-        self._kept: deque[Envelope] = deque()
+        self._kept: dict[int, Envelope] = {}
         self._kept_bytes = 0
 
     @property
-    def has_room(self) -> bool:
-        """Another message may be sent."""
-        return self.next - self.received < WINDOW and self._kept_bytes < KEEP_BYTES
+    def has_memory(self) -> bool:
+        """Another message may be kept in memory."""
+        return self._kept_bytes < KEEP_BYTES
+
+    @property
+    def is_full(self) -> bool:
+        """One more message could not be sent at once."""
+        return self.next - self.received >= WINDOW
 
     @property
     def is_settled(self) -> bool:
         """Nothing is left to wait for."""
-        return self._settled >= self.next
+        return self.first >= self.next
 
-    @property
-    def _settled(self) -> int:
-        return self.durable if self._is_recording else self.received
-
-    def push(self, envelope: Envelope) -> None:
-        """Keep the message that has sequence `next`."""
-        self._kept.append(envelope)
-        self._kept_bytes += len(envelope.payload)
+    def push(self, envelope: Envelope, *, is_spooled: bool = False) -> None:
+        """Take the message that has sequence `next`; a spooled one needs no memory."""
+        if self.has_memory or not is_spooled:
+            self._kept[self.next] = envelope
+            self._kept_bytes += len(envelope.payload)
         self.next += 1
+
+    def kept(self, sequence: int) -> Envelope | None:
+        """Give a message that is held; None where the spool has it."""
+        return self._kept.get(sequence)
+
+    def due(self) -> range:
+        """List what may be sent now, in order; `sent_up_to` tells that it was."""
+        return range(self.sent, min(self.next, self.received + WINDOW))
+
+    def sent_up_to(self, sequence: int) -> None:
+        """Note that all below a sequence is under way."""
+        self.sent = sequence
+
+    def go_back(self) -> None:
+        """Hold nothing for under way any more: all that is not received is due."""
+        self.sent = self.received
 
     def acknowledge(self, ack: Ack) -> tuple[bool, bool]:
         """Let go of what the server has.
@@ -60,19 +84,30 @@ class Window:
         """
         # No server can have what was never sent: a claim beyond that is cut.
         received = max(self.received, min(ack.received, self.next))
-        durable = max(self.durable, min(ack.durable, received))
-        news = received > self.received, durable > self.durable
-        self.received, self.durable = received, durable
+        durable = max(self._durable, min(ack.durable, received))
+        news = received > self.received, durable > self._durable
+        self.received, self._durable = received, durable
+        self.sent = max(self.sent, received)
         self._is_recording = ack.recording == "ON"
-        while self._kept and self.next - len(self._kept) < self._settled:
-            self._kept_bytes -= len(self._kept.popleft().payload)
+        self._let_go(durable if self._is_recording else received)
         return news
 
-    def unacknowledged(self) -> list[Envelope]:
-        """List what must be sent again, in order."""
-        first = self.next - len(self._kept)
-        return [
-            envelope
-            for sequence, envelope in enumerate(self._kept, first)
-            if sequence >= self.received
-        ]
+    def resume(self, received: int) -> bool:
+        """Go on where a server stands that has just greeted.
+
+        It may have less than it acknowledged: a power cut takes what it had not synced.
+
+        Returns:
+            False, and nothing is changed, where what it expects next is not held.
+        """
+        if not self.first <= received <= self.next:
+            return False
+        self.received = self.sent = received
+        return True
+
+    def _let_go(self, settled: int) -> None:
+        for sequence in range(self.first, settled):
+            envelope = self._kept.pop(sequence, None)
+            if envelope is not None:
+                self._kept_bytes -= len(envelope.payload)
+        self.first = max(self.first, settled)

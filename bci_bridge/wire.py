@@ -10,15 +10,11 @@ Pure: no socket, no clock. Roles, runs and sequences are `bci_bridge.protocol`'s
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
 import msgspec
-import numpy as np
-import safetensors.numpy
-from jaxtyping import Shaped
-from safetensors import SafetensorError
 
 from bci_bridge import messages
 from bci_bridge.header import MAX_PAYLOAD_BYTES, VERSION, Header
@@ -96,6 +92,27 @@ def decode(
     Raises:
         PeerError: For whatever is not a message; nothing else.
     """
+    envelope = decode_checked(
+        frames, header_bytes=header_bytes, payload_bytes=payload_bytes
+    )
+    header, payload = envelope.frames
+    crc = zlib.crc32(payload, zlib.crc32(header[:-4]))
+    if crc.to_bytes(4, "little") != header[-4:]:
+        raise PeerError("BAD_CRC", "header and payload do not match their CRC")
+    return envelope
+
+
+def decode_checked(
+    frames: Sequence[bytes],
+    *,
+    header_bytes: int = INPUT_HEADER_BYTES,
+    payload_bytes: int = MAX_PAYLOAD_BYTES,
+) -> Envelope:
+    """Read two frames whose bytes another CRC has vouched for already.
+
+    Raises:
+        PeerError: For whatever is not a message; nothing else.
+    """
     if len(frames) != 2:
         raise PeerError("BAD_PARTS", f"expected 2 frames, found {len(frames)}")
     header, payload = frames
@@ -122,9 +139,6 @@ def decode(
                 f"expected {wanted} bytes for {record.dtype} of shape "
                 f"{record.shape}, found {record.nbytes}",
             )
-    crc = zlib.crc32(payload, zlib.crc32(header[:-4]))
-    if crc.to_bytes(4, "little") != header[-4:]:
-        raise PeerError("BAD_CRC", "header and payload do not match their CRC")
     return Envelope(record, header, payload)
 
 
@@ -144,32 +158,3 @@ def _record_from(header: bytes) -> Header:
     if unknown:
         raise PeerError("UNKNOWN_CRITICAL", f"expected known fields, found {unknown}")
     return record
-
-
-def volume_from(envelope: Envelope) -> Shaped[np.ndarray, "x y z"]:
-    """View the payload of a VOLUME as x, y, z; read-only, shares the frame's bytes."""
-    record = cast("Volume", envelope.record)
-    flat = np.frombuffer(envelope.payload, dtype=np.dtype(f"<{record.dtype}"))
-    return flat.reshape(record.shape)
-
-
-def bytes_from_arrays(arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> bytes:
-    """Encode named arrays as safetensors; nothing at all where there are none."""
-    if not arrays:
-        return b""
-    held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return safetensors.numpy.save(held)
-
-
-def arrays_from_bytes(payload: bytes) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Decode what `bytes_from_arrays` wrote.
-
-    Raises:
-        PeerError: If the payload is not safetensors.
-    """
-    if not payload:
-        return {}
-    try:
-        return safetensors.numpy.load(payload)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise PeerError("BAD_HEADER", f"payload: {str(error)[:200]}") from error

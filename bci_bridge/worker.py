@@ -3,77 +3,39 @@
 Pure but for the clock that it is given: no socket, no file. It sees to it that every
 acquisition and every trial gets exactly one final outcome, whatever the decoder says,
 and that a decoder which cannot use a volume costs that volume only.
+
+What is on record already, because another worker answered it before it died, is never
+answered again: the decoder only learns what it must know of it to go on.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
 from msgspec import structs
 
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
+from bci_bridge.arrays import bytes_from_arrays, volume_from
+from bci_bridge.decoder import Decoder
 from bci_bridge.messages import Event, RunStart
 from bci_bridge.outcomes import (
     Outcome,
     RunEnded,
-    ScoredStimulus,
     Timing,
     TrialOutcome,
     VolumeOutcome,
 )
-from bci_bridge.wire import bytes_from_arrays, volume_from
-from runtime.answers import Answer, RunGeometry, Trial, TrialReport, VolumeReport
-from runtime.errors import NeuroFlowError, PeerError
+from bci_bridge.record import Record, answer_from, said_in
+from runtime.answers import (
+    Answer,
+    RunGeometry,
+    Trial,
+    TrialReport,
+)
+from runtime.errors import NeuroFlowError
 
 Outgoing = tuple[Outcome, bytes]
 """An outcome without its index and instant of publication, and its payload."""
-
-
-@runtime_checkable
-class Decoder(Protocol):
-    """What the bridge needs of a decoder; `runtime.decoder.RunDecoder` is one."""
-
-    @property
-    def bundle_sha256(self) -> str:
-        """Identity of the model."""
-        ...
-
-    @property
-    def gallery_sha256(self) -> str:
-        """Identity of what it chooses from."""
-        ...
-
-    @property
-    def preprocessing_sha256(self) -> str:
-        """Identity of what is done to volumes before."""
-        ...
-
-    def start_run(self, run: RunGeometry) -> None:
-        """Forget the last run; raise `TensorMismatchError` if this one does not fit."""
-        ...
-
-    def add_trial(self, trial: Trial) -> None:
-        """Learn that something is presented."""
-        ...
-
-    def add_volume(
-        self, volume_index: int, volume: Shaped[np.ndarray, "x y z"]
-    ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
-        """Use the next acquisition; answer it and the trials that are due by it.
-
-        A `NeuroFlowError` means that nothing was used; `skip_volume` follows.
-        """
-        ...
-
-    def skip_volume(self, volume_index: int) -> tuple[TrialReport, ...]:
-        """Go without the next acquisition; answer the trials that are due by it."""
-        ...
-
-    def end_run(self) -> tuple[TrialReport, ...]:
-        """Answer every trial that is still open."""
-        ...
 
 
 class Worker:
@@ -82,45 +44,40 @@ class Worker:
     def __init__(self, decoder: Decoder, clock_ns: Callable[[], int]) -> None:
         self._decoder, self._clock_ns = decoder, clock_ns
         self._run: RunStart | None = None
+        self._failure = ""
         self._open: dict[str, Event] = {}
-        self._inputs: Counter[str] = Counter()
-        self._decisions: Counter[str] = Counter()
         self._last_volume = -1
         self._last_answer: Answer | None = None
+        self._record = Record()
 
-    def admit(self, start: RunStart) -> None:
-        """Make the decoder ready for a run.
+    def start(self, start: RunStart, record: Record | None = None) -> None:
+        """Begin the accounts of a run, and make the decoder ready for it.
 
-        Raises:
-            PeerError: If the run wants another bundle, or does not fit this one.
+        A run that the decoder cannot begin has outcomes too: each of its acquisitions
+        is INVALID, and says why.
+
+        Args:
+            start: The run.
+            record: What is answered already; may grow while the run goes on.
         """
-        for what, wanted, found in (
-            ("bundle", start.bundle_sha256, self._decoder.bundle_sha256),
-            ("gallery", start.gallery_sha256, self._decoder.gallery_sha256),
-        ):
-            if wanted is not None and wanted != found:
-                raise PeerError(
-                    "WRONG_BUNDLE", f"{what}: expected {wanted}, found {found}"
-                )
+        self._run, self._record = start, Record() if record is None else record
+        self._open, self._failure = {}, ""
+        self._last_volume, self._last_answer = -1, None
         geometry = RunGeometry(
             start.run, start.shape, start.tr_s, start.expected_volumes
         )
         try:
             self._decoder.start_run(geometry)
         except NeuroFlowError as error:
-            raise PeerError("BAD_GEOMETRY", str(error)) from error
-
-    def start(self, start: RunStart) -> None:
-        """Begin the accounts of a run that has been admitted."""
-        self._run = start
-        self._open = {}
-        self._inputs, self._decisions = Counter(), Counter()
-        self._last_volume, self._last_answer = -1, None
+            self._failure = str(error)[:512]
 
     def add_trial(self, action: AddTrial) -> list[Outgoing]:
         """Pass a presentation on; one that the decoder refuses is answered at once."""
         event = action.record
         self._open[event.trial_id] = event
+        if self._failure:
+            refused = _no_report(event.trial_id, self._failure)
+            return self._trials([refused], self._clock_ns(), "LIVE")
         trial = Trial(event.trial_id, event.onset_s, event.duration_s)
         try:
             self._decoder.add_trial(trial)
@@ -134,6 +91,11 @@ class Worker:
     def add_volume(self, action: AddVolume) -> list[Outgoing]:
         """Decode a volume: its outcome, and those of the trials now due."""
         record, index = action.record, action.record.volume_index
+        answered = self._record.volumes.get(index)
+        if answered is not None:
+            return self._follow(answered, action)
+        if self._failure:
+            return self._unusable(action, "DECODER_FAILED", (self._failure,))
         volume = volume_from(action.envelope)
         if volume.dtype.kind == "f" and not np.isfinite(volume).all():
             return self._unusable(action, "NOT_FINITE", ())
@@ -156,22 +118,17 @@ class Worker:
             acquired_ns=record.acquired_ns,
             received_ns=action.received_ns,
             deadline_ns=action.deadline_ns,
-            **_said(answer),
+            **said_in(answer),
         )
         self._last_volume = index
-        self._inputs["OK"] += 1
         return [(outcome, b""), *self._trials(trials, decided_ns, timing)]
 
     def skip_volume(self, action: SkipVolume) -> list[Outgoing]:
         """Account for an acquisition without usable volume."""
-        trials: tuple[TrialReport, ...] = ()
-        degraded: tuple[str, ...] = ()
-        # Past the announced length a decoder has no row for the acquisition.
-        if self._run is not None and action.volume_index < self._run.expected_volumes:
-            try:
-                trials = self._decoder.skip_volume(action.volume_index)
-            except NeuroFlowError as error:
-                degraded = (str(error)[:512],)
+        answered = self._record.volumes.get(action.volume_index)
+        if answered is not None:
+            return self._follow(answered, None)
+        trials, degraded = self._skip(action.volume_index)
         decided_ns = self._clock_ns()
         timing = self._timing(decided_ns, action.deadline_ns)
         outcome = VolumeOutcome(
@@ -187,24 +144,59 @@ class Worker:
             deadline_ns=action.deadline_ns,
         )
         self._last_volume = action.volume_index
-        self._inputs[action.input] += 1
         return [(outcome, b""), *self._trials(trials, decided_ns, timing)]
+
+    def _skip(
+        self, index: int, *, is_wanted: bool = True
+    ) -> tuple[tuple[TrialReport, ...], tuple[str, ...]]:
+        # Past the announced length a decoder has no row for the acquisition.
+        is_known = self._run is not None and index < self._run.expected_volumes
+        if self._failure or not is_known:
+            return (), ()
+        try:
+            return self._decoder.skip_volume(index, is_wanted=is_wanted), ()
+        except NeuroFlowError as error:
+            return (), (str(error)[:512],)
+
+    def _follow(
+        self, answered: VolumeOutcome, action: AddVolume | None
+    ) -> list[Outgoing]:
+        """Bring the decoder to where the one was that answered this acquisition."""
+        index = answered.volume_index
+        self._last_volume = index
+        if answered.decision is not None:
+            self._last_answer = answer_from(answered)
+        is_wanted = not self._record.is_settled(index)
+        decided_ns = self._clock_ns()
+        if action is None or answered.input != "OK":
+            trials, _ = self._skip(index, is_wanted=is_wanted)
+            return self._trials(trials, decided_ns, answered.timing)
+        try:
+            _, trials = self._decoder.add_volume(
+                index, volume_from(action.envelope), is_wanted=is_wanted
+            )
+        except NeuroFlowError:
+            # It did not fail for the other one: from here the two may differ.
+            trials, _ = self._skip(index, is_wanted=is_wanted)
+        return self._trials(trials, decided_ns, answered.timing)
 
     def end(self, action: EndRun) -> list[Outgoing]:
         """Answer all open trials, then say that nothing will follow."""
         trials: tuple[TrialReport, ...] = ()
         degraded: tuple[str, ...] = ()
-        try:
-            trials = self._decoder.end_run()
-        except NeuroFlowError as error:
-            degraded = (str(error)[:512],)
+        if not self._failure:
+            try:
+                trials = self._decoder.end_run()
+            except NeuroFlowError as error:
+                degraded = (str(error)[:512],)
         decided_ns = self._clock_ns()
         timing = self._timing(decided_ns, None)
         outgoing = self._trials(trials, decided_ns, timing)
         # A promise of the wire, kept even where a decoder forgets one of its trials.
         forgotten = [
             _no_report(trial_id, "the decoder gave no report")
-            for trial_id in self._open
+            for trial_id in list(self._open)
+            if trial_id not in self._record.trials
         ]
         outgoing += self._trials(forgotten, decided_ns, timing)
         ended = RunEnded(
@@ -212,8 +204,6 @@ class Worker:
             count=action.record.count,
             aborted=action.record.aborted,
             degraded=degraded,
-            inputs=dict(self._inputs),
-            decisions=dict(self._decisions),
         )
         return [*outgoing, (ended, b"")]
 
@@ -257,7 +247,7 @@ class Worker:
         outgoing: list[Outgoing] = []
         for report in reports:
             event = self._open.pop(report.trial_id, None)
-            if event is None:
+            if event is None or report.trial_id in self._record.trials:
                 continue  # its final outcome is out, and is never edited
             arrays = {
                 name: array
@@ -281,9 +271,8 @@ class Worker:
                 after_volume=self._last_volume,
                 stage_ns=dict(report.stage_ns),
                 arrays=tuple(arrays),
-                **_said(report.answer),
+                **said_in(report.answer),
             )
-            self._decisions[report.answer.decision] += 1
             outgoing.append((outcome, bytes_from_arrays(arrays)))
         return outgoing
 
@@ -298,25 +287,6 @@ class Worker:
             "gallery_sha256": self._decoder.gallery_sha256,
             "preprocessing_sha256": self._decoder.preprocessing_sha256,
         }
-
-
-def _said(answer: Answer | None) -> dict[str, Any]:
-    if answer is None:
-        return {}
-    return {
-        "decision": answer.decision,
-        "label": answer.label,
-        "confidence": answer.confidence,
-        "candidates": tuple(
-            ScoredStimulus(
-                stimulus_id=candidate.stimulus_id,
-                label=candidate.label,
-                cosine=candidate.cosine,
-            )
-            for candidate in answer.candidates
-        ),
-        "abstention": answer.reason,
-    }
 
 
 def _no_report(trial_id: str, why: str) -> TrialReport:

@@ -39,6 +39,7 @@ from runtime.manifest import (
 from runtime.preprocess.feature_space import FeatureSpace
 from runtime.preprocess.mask import VoxelMask
 from runtime.sealed import copy_verified, read_manifest
+from runtime.strict_json import check_keys
 
 __all__ = [
     "GOLDEN",
@@ -146,6 +147,7 @@ def load_tensors(
         arrays = load_file(folder / file)
     except (SafetensorError, KeyError, ValueError) as error:
         raise BundleError(f"{file}: expected safetensors, found {error}") from error
+    _check_header(folder / file, file)
     found = {name: f"{a.dtype} {list(a.shape)}" for name, a in arrays.items()}
     expected = {spec.name: str(spec) for spec in specs}
     for name in sorted(expected | found):
@@ -155,6 +157,13 @@ def load_tensors(
     for array in arrays.values():
         array.flags.writeable = False
     return MappingProxyType(arrays)
+
+
+def _check_header(path: Path, file: str) -> None:
+    """Refuse a tensor that is named twice: the library takes one without a word."""
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        check_keys(stream.read(size), file)
 
 
 def open_bundle(folder: Path, cache: Path | None = None) -> Bundle:
@@ -175,7 +184,7 @@ def open_bundle(folder: Path, cache: Path | None = None) -> Bundle:
     try:
         tensors = load_tensors(copy, TENSORS, manifest.tensors)
         _check_contents(manifest, tensors)
-    except BundleError:
+    except BaseException:
         if cache is None:
             shutil.rmtree(copy)
         raise

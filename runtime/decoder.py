@@ -135,26 +135,36 @@ class TrialDecoder:
             self._refused.append((trial, str(error)))
 
     def add_volume(
-        self, volume_index: int, volume: np.ndarray
+        self, volume_index: int, volume: np.ndarray, *, is_wanted: bool = True
     ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
-        """Take a volume; return its report and those of the trials due with it."""
+        """Take a volume; return its report and those of the trials due with it.
+
+        Where the reports are not wanted, the trials get none.
+        """
         stages = Stages(self._clock)
         with stages("frontend"):
             due = self._frontend.add_volume(volume_index, volume)
         self._last_index = max(self._last_index, volume_index)
-        reports = self._report(due)
+        reports = self._report(due) if is_wanted else self._forget()
         quality = {"invalid_voxels": float(self._frontend.invalid_voxels)}
         return VolumeReport(volume_index, None, quality, stages.ns), reports
 
-    def skip_volume(self, volume_index: int) -> tuple[TrialReport, ...]:
+    def skip_volume(
+        self, volume_index: int, *, is_wanted: bool = True
+    ) -> tuple[TrialReport, ...]:
         """Pass over a volume that never came."""
-        return self._report(self._frontend.skip_volume(volume_index))
+        due = self._frontend.skip_volume(volume_index)
+        return self._report(due) if is_wanted else self._forget()
 
     def end_run(self) -> tuple[TrialReport, ...]:
         """Answer what is still open: the run ended before its delay had passed."""
         reason = "the run ended before the decision delay had passed"
         self._refused += [(trial, reason) for trial in self._frontend.undecided()]
         return self._report([])
+
+    def _forget(self) -> tuple[TrialReport, ...]:
+        self._refused = []
+        return ()
 
     def _report(self, due: list[DueTrial]) -> tuple[TrialReport, ...]:
         refused = [self._without_answer(t, "ABSTAIN", why) for t, why in self._refused]
@@ -236,14 +246,16 @@ class VolumeDecoder:
         )
 
     def add_volume(
-        self, volume_index: int, volume: np.ndarray
+        self, volume_index: int, volume: np.ndarray, *, is_wanted: bool = True
     ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
-        """Take a volume and answer it."""
+        """Take a volume and answer it, if that is wanted."""
         stages = Stages(self._clock)
         with stages("frontend"):
             voxels = self._frontend.add_volume(volume_index, volume)
         self._taken += 1
-        if self._taken <= self._warming:
+        if not is_wanted:
+            answer = None
+        elif self._taken <= self._warming:
             answer = Answer("WARMING", reason="the run's baseline is incomplete")
         else:
             with stages("normalise"):
@@ -251,9 +263,11 @@ class VolumeDecoder:
             answer, _ = self._reader.read(features, stages)
         return VolumeReport(volume_index, answer, {}, stages.ns), ()
 
-    def skip_volume(self, volume_index: int) -> tuple[TrialReport, ...]:
+    def skip_volume(
+        self, volume_index: int, *, is_wanted: bool = True
+    ) -> tuple[TrialReport, ...]:
         """Pass over a volume that never came; the baseline does not move."""
-        del volume_index
+        del volume_index, is_wanted
         return ()
 
     def end_run(self) -> tuple[TrialReport, ...]:

@@ -25,7 +25,7 @@ class BetaEstimator(
 
     decision_delay_s: Positive = 12.0
     """From the stimulus' onset to the end of the last volume used."""
-    baseline_volumes: Annotated[int, msgspec.Meta(ge=1)] = 10
+    baseline_volumes: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10
     """Rest at the start of a run that percent signal refers to."""
     drift_cutoff_s: Positive = CUTOFF_S
     """Shortest period that counts as drift."""
@@ -48,7 +48,7 @@ class VolumeEstimator(
     """Prior of the slope, in residual standard deviations a run."""
     noise_shrinkage: Shrinkage | None = 0.4
     """Noise is whitened with a covariance shrunk by this much; None: it is not."""
-    warming_volumes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    warming_volumes: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     """Volumes at the start of a run that get no answer."""
 
 

@@ -21,6 +21,7 @@ from runtime.bundle import load_tensors
 from runtime.errors import ArtifactError, BundleError, TensorMismatchError
 from runtime.manifest import LatentSpec, Sha256, TensorSpec
 from runtime.sealed import FileSpec, copy_verified, read_manifest, seal
+from runtime.strict_json import decode_once
 
 GALLERY: Final = "gallery.json"
 GALLERY_TENSORS: Final = "gallery.safetensors"
@@ -176,10 +177,7 @@ def open_gallery(folder: Path, latent: LatentSpec | None = None) -> Gallery:
             have another shape than the bundle's.
     """
     data = read_manifest(folder, GALLERY, max_bytes=MAX_GALLERY_BYTES)
-    try:
-        manifest = msgspec.json.decode(data, type=GalleryManifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{GALLERY}: {error}") from error
+    manifest = decode_once(data, GalleryManifest, GALLERY)
     sha256 = hashlib.sha256(data).hexdigest()
     copy = copy_verified(folder, GALLERY, manifest.files, name=sha256, cache=None)
     try:

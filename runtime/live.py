@@ -159,24 +159,37 @@ class RunDecoder:
         """
         self._started().add_trial(trial)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along x, y and z of every volume."""
+        x, y, z = self._mask.shape
+        return x, y, z
+
     def add_volume(
-        self, volume_index: int, volume: np.ndarray
+        self, volume_index: int, volume: np.ndarray, *, is_wanted: bool = True
     ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
         """Use the next acquisition; answer it and the trials that are due by it.
+
+        Args:
+            volume_index: Zero-based index of the acquisition.
+            volume: x, y, z.
+            is_wanted: False where the answers are known: only the state advances.
 
         Raises:
             UsageError: No run is under way.
             TensorMismatchError: The volume has another shape, dtype or index.
         """
-        return self._started().add_volume(volume_index, volume)
+        return self._started().add_volume(volume_index, volume, is_wanted=is_wanted)
 
-    def skip_volume(self, volume_index: int) -> tuple[TrialReport, ...]:
-        """Go without an acquisition; answer the trials that are due by it.
+    def skip_volume(
+        self, volume_index: int, *, is_wanted: bool = True
+    ) -> tuple[TrialReport, ...]:
+        """Go without an acquisition; answer the trials that are due by it, if wanted.
 
         Raises:
             UsageError: No run is under way.
         """
-        return self._started().skip_volume(volume_index)
+        return self._started().skip_volume(volume_index, is_wanted=is_wanted)
 
     def end_run(self) -> tuple[TrialReport, ...]:
         """Answer every trial that is still open.

@@ -11,14 +11,15 @@ from runtime.errors import BundleError
 from runtime.estimator import BetaEstimator, Estimator
 from runtime.sealed import FileSpec
 from runtime.solver import Direction
+from runtime.strict_json import decode_once
 
 MANIFEST: Final = "manifest.json"
 TENSORS: Final = "tensors.safetensors"
 GOLDEN: Final = "golden/golden.safetensors"
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Shape = tuple[Annotated[int, msgspec.Meta(ge=1)], ...]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Shape = tuple[Positive, ...]
 DType = Literal["float32", "float64", "int64", "uint8", "bool"]
 Affine = tuple[tuple[float, float, float, float], ...]
 
@@ -167,13 +168,10 @@ def decode_manifest(data: bytes) -> Manifest:
     """Decode and check a manifest.
 
     Raises:
-        BundleError: Not JSON, an unknown or missing field, or statements that
-            contradict each other.
+        BundleError: Not JSON, an unknown or missing field, a key said twice, or
+            statements that contradict each other.
     """
-    try:
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST}: {error}") from error
+    manifest = decode_once(data, Manifest, MANIFEST)
     kind = "beta" if isinstance(manifest.estimator, BetaEstimator) else "volume"
     if kind != manifest.input_kind:
         raise BundleError(

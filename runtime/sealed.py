@@ -7,6 +7,7 @@ bundles and galleries are both sealed folders.
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -28,6 +29,7 @@ MAX_FILES: Final = 256
 """Upper bound of the number of files; a bundle has nine."""
 _CHUNK: Final = 4 * 1024**2
 _HEAD: Final = 64
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _MAX_SAFETENSORS_HEADER: Final = 100_000_000  # the bound of the safetensors library
 
 
@@ -96,13 +98,19 @@ def check_listing(files: Sequence[FileSpec], *, max_bytes: int = MAX_BYTES) -> N
                 f"{spec.path!r}: expected a name ending in one of "
                 f"{', '.join(_FORMATS)}, found another"
             )
-        if spec.path in seen:
+        if not all(_PLAIN_NAME.fullmatch(part) for part in parts):
+            raise BundleError(
+                f"{spec.path!r}: expected names of ASCII letters, digits and . _ -, "
+                "found another"
+            )
+        # Two names that some file system takes for one are one.
+        if spec.path.lower() in seen:
             raise BundleError(f"{spec.path}: expected to be listed once, found twice")
         if spec.size < 0:
             raise BundleError(
                 f"{spec.path}: expected a size of 0 or more bytes, found {spec.size}"
             )
-        seen.add(spec.path)
+        seen.add(spec.path.lower())
     total = sum(spec.size for spec in files)
     if len(files) > MAX_FILES:
         raise BundleError(

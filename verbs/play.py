@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bci_bridge.keyfolder import read_credentials
 from bci_bridge.player import play, run_start_from
-from bci_bridge.server import stop_on_signals
+from bci_bridge.signals import stop_on_signals
+from bci_bridge.unfinished import forget_spool, held_run
 from runtime.errors import UsageError
 from runtime.recording import open_recording
 
@@ -30,24 +31,34 @@ def play_recording(
     label: str = "",
     key: Path | None = None,
     server_key: Path | None = None,
+    spool: Path | None = None,
 ) -> None:
     """Send runs one after another.
 
+    With a spool that an earlier process left, its run is gone on with, and the runs
+    before it are left out: they were sent.
+
     Raises:
         RecordingError: The recording is missing or damaged.
-        UsageError: The speed is not positive, or one key file is named without other.
-        ArtifactError: A key file is missing, damaged or open to others.
+        UsageError: The speed is not positive, one key file is named without other, or
+            the spool holds another run.
+        ArtifactError: A key file is missing, damaged or open to others; or the spool
+            has lost messages that the server has.
         PeerError: The server refuses the run.
-        BackendError: There is no server, or it falls silent.
+        BackendError: There is no server, or it is away for too long.
     """
     check_speed(speed)
     credentials = read_credentials(key, server_key)
     recording = open_recording(folder, runs or None)
+    named = [
+        (f"{run.run_id}_{label}" if label else run.run_id, run)
+        for run in recording.runs
+    ]
+    n_done = 0 if spool is None else _count_done([name for name, _ in named], spool)
     with stop_on_signals() as stop:
-        for run in recording.runs:
+        for name, run in named[n_done:]:
             if stop():
-                break
-            name = f"{run.run_id}_{label}" if label else run.run_id
+                return
             start = run_start_from(run, speed=speed, run_id=name)
             sent = play(
                 run,
@@ -56,5 +67,15 @@ def play_recording(
                 run_start=start,
                 is_cancelled=stop,
                 credentials=credentials,
+                spool=spool,
             )
             print(f"{run.run_id}: {sent} volumes sent", file=sys.stderr)
+    if spool is not None:
+        forget_spool(spool)
+
+
+def _count_done(names: list[str], spool: Path) -> int:
+    held = held_run(spool)
+    if held is None or held.run not in names:
+        return 0
+    return names.index(held.run) + held.is_finished

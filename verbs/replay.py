@@ -7,13 +7,14 @@ from typing import Final
 
 import msgspec
 
+from bci_bridge.decoder import Decoder
 from bci_bridge.difference import Difference
 from bci_bridge.messages import RigNote
 from bci_bridge.outcomes import RunEnded, TrialOutcome, VolumeOutcome
+from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recording_reader import scan_recording
 from bci_bridge.replay import replay
 from bci_bridge.survey import Survey, rig_differences, survey
-from bci_bridge.worker import Decoder
 from runtime.errors import ParityError, RecordingError
 from runtime.live import open_decoder
 from verbs.rig import rig_here
@@ -90,7 +91,9 @@ def replay_recording(
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
     """
-    found = survey(scan_recording(recording))
+    found = survey(
+        item for log in (INPUTS, OUTCOMES) for item in scan_recording(recording / log)
+    )
     if found.losses and not skip_damaged:
         raise RecordingError(
             f"{recording}: expected a whole recording, found lost {found.losses[0]}"
@@ -129,7 +132,8 @@ def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
         RecordingError: A run was answered with another bundle or gallery.
     """
     report = ReplayReport()
-    for step in replay(scan_recording(recording), decoder):
+    inputs, outcomes = (scan_recording(recording / log) for log in (INPUTS, OUTCOMES))
+    for step in replay(inputs, outcomes, decoder):
         tally = report.runs.setdefault(step.run, RunTally(run=step.run))
         tally.compared += step.compared
         tally.left_out += step.left_out
@@ -143,18 +147,17 @@ def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
 
 
 def _recorded_rig(recording: Path, found: Survey, *, is_needed: bool) -> RigNote | None:
-    if None in found.rigs and is_needed:
+    if not found.rigs and is_needed:
         raise RecordingError(
             f"{recording}: expected a record of the engine that answered, found none. "
             "Leave --verify out to replay without proof."
         )
-    rigs = [rig for rig in found.rigs if rig is not None]
-    if any(rig != rigs[0] for rig in rigs):
+    if any(rig != found.rigs[0] for rig in found.rigs):
         raise RecordingError(
             f"{recording}: expected one server's settings, found servers with "
-            "different ones. Replay their segments from folders of their own."
+            "different ones. Give each of them a folder of its own."
         )
-    return rigs[0] if rigs else None
+    return found.rigs[0] if found.rigs else None
 
 
 def _require_identity(recording: Path, report: ReplayReport) -> None:

@@ -10,10 +10,20 @@ import msgspec
 from bci_bridge.endpoints import beside, check_address
 from bci_bridge.keyfolder import read_allow_list, read_key_pair
 from bci_bridge.keyring import SERVER
-from bci_bridge.server import Endpoints, ServeConfig, serve, stop_on_signals
+from bci_bridge.settings import Endpoints, ServeConfig
+from bci_bridge.signals import stop_on_signals
+from bci_bridge.supervisor import serve_supervised
 from runtime.errors import ArtifactError, UsageError
-from runtime.live import open_decoder
-from verbs.rig import rig_here
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a worker loads."""
+
+    bundle: str
+    gallery: str
+    backend: str
+    threads: int | None
+    abstain_below: float
 
 
 def serve_bundle(
@@ -48,7 +58,7 @@ def serve_bundle(
             _write_whole(ready_file, msgspec.json.encode(endpoints))
 
     def trouble(line: str) -> None:
-        print(f"neuroflow: nobody new is let in: {line}", file=sys.stderr, flush=True)
+        print(f"neuroflow: {line}", file=sys.stderr, flush=True)
 
     config = ServeConfig(
         address=address,
@@ -63,18 +73,16 @@ def serve_bundle(
         read_key_pair(keys / f"{SERVER}.key")
         read_allow_list(keys)
     _allow_many_connections()
-    with (
-        stop_on_signals() as stop,
-        open_decoder(
-            bundle,
-            gallery,
-            backend=backend,
-            threads=threads,
-            abstain_below=abstain_below,
-        ) as decoder,
-    ):
-        rig = rig_here(backend, threads=threads, abstain_below=abstain_below)
-        report = serve(config, decoder, stop, ready, rig=rig, on_trouble=trouble)
+    model = Model(
+        bundle=str(bundle.resolve()),
+        gallery=str(gallery.resolve()),
+        backend=backend,
+        threads=threads,
+        abstain_below=abstain_below,
+    )
+    worker = [sys.executable, "-m", "verbs.worker", msgspec.json.encode(model).decode()]
+    with stop_on_signals() as stop:
+        report = serve_supervised(config, worker, stop, ready, on_trouble=trouble)
     outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(report.outcomes.items()))
     print(
         f"neuroflow: {report.runs} runs, {outcomes or 'no outcomes'}, "

@@ -2,8 +2,10 @@
 
 from bci_bridge.messages import RigNote
 from bci_bridge.outcomes import Outcome
+from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recorder import Recorder
-from bci_bridge.recording_reader import Logged, scan_recording
+from bci_bridge.recording_reader import scan_recording
+from bci_bridge.segment import Logged
 from tests.integration.tiny import MeanDecoder, PlayedEvent
 from verbs.replay import replayed
 
@@ -29,19 +31,26 @@ def require_identity(folder, decoder=None):
     return report, records
 
 
+def scanned(folder):
+    """Everything in both logs, inputs first."""
+    return [item for log in (INPUTS, OUTCOMES) for item in scan_recording(folder / log)]
+
+
 def entries_of(folder):
-    return [item for item in scan_recording(folder) if isinstance(item, Logged)]
+    return [item for item in scanned(folder) if isinstance(item, Logged)]
 
 
 def rewritten(folder, change):
     """A whole, undamaged recording that says something else."""
-    out = folder / "rewritten"
-    recorder = Recorder(out)
-    for position, entry in enumerate(entries_of(folder)):
-        envelope = change(position, entry.envelope)
-        if envelope is not None:
-            recorder.append(entry.topic, envelope, entry.log_ns)
-    recorder.close()
+    out, position = folder / "rewritten", -1
+    for log in (INPUTS, OUTCOMES):
+        recorder = Recorder(out / log)
+        for entry in scan_recording(folder / log):
+            position += 1
+            envelope = change(position, entry.envelope)
+            if envelope is not None:
+                recorder.append(entry.topic, envelope, entry.log_ns)
+        recorder.close()
     return out
 
 

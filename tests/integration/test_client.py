@@ -19,10 +19,11 @@ from neuroflow_client.frames import frames_from, outcome_from, request
 from neuroflow_client.outcomes import KINDS
 
 from bci_bridge import outcomes
+from bci_bridge.arrays import bytes_from_arrays
 from bci_bridge.header import Header
 from bci_bridge.messages import Heartbeat, ReplayDone, Update, Welcome
 from bci_bridge.player import play
-from bci_bridge.wire import OUTCOME_HEADER_BYTES, bytes_from_arrays, decode, encode
+from bci_bridge.wire import OUTCOME_HEADER_BYTES, decode, encode
 from tests.integration.lines import answering, dealer, lossy_announcements
 from tests.integration.tiny import PlayedEvent, PlayedRun
 

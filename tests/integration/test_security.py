@@ -576,7 +576,7 @@ def test_a_server_that_fails_a_later_attack_ends_and_ends_its_run(rig, monkeypat
     monkeypatch.setattr(self_attack, "PERIOD_S", 0.3)
     rig.start()
     sender = Sender(
-        rig.address, _run(), timeout_s=0.5, credentials=rig.credentials("scanner")
+        rig.address, _run(), outage_s=0.5, credentials=rig.credentials("scanner")
     )
     sender.volume(0, _volume(0), 0)
     monkeypatch.setattr(zap, "answer", _all_are_let_in)

@@ -1,6 +1,7 @@
 """A played recording through real sockets: one outcome each, in order, on record."""
 
 import errno
+import os
 import signal
 import socket
 import subprocess
@@ -70,7 +71,15 @@ def test_every_message_is_on_record_once_and_before_what_it_led_to(running, tmp_
     play(PlayedRun("run-1", 20, (PlayedEvent("t-1", 0.0),)), server.address, None)
     published = list(Client(server.address))
     server.stop()
-    records = [entry.envelope.record for entry in read_recording(tmp_path)]
+    logged = sorted(
+        (
+            entry
+            for log in ("inputs", "outcomes")
+            for entry in read_recording(tmp_path / log)
+        ),
+        key=lambda entry: entry.log_ns,
+    )
+    records = [entry.envelope.record for entry in logged if entry.topic != "run"]
 
     kinds = Counter(type(record).__name__ for record in records)
     assert kinds == {
@@ -192,7 +201,7 @@ def test_a_stopped_server_ends_the_run_and_answers_its_trials(running):
     server = running()
     client = iter(Client(server.address))
 
-    sender = Sender(server.address, _run(), timeout_s=0.3)
+    sender = Sender(server.address, _run(), outage_s=0.3)
     sender.event("t-1", 0.0, 1.0)
     sender.volume(0, _volume(0), 0)
     first = next(client)
@@ -298,9 +307,9 @@ def test_an_ipc_address_serves_as_well(running, tmp_path):
 
 def test_sigterm_ends_the_process_with_status_0(tmp_path):
     program = (
-        "import bci_bridge.server as s\n"
+        "import bci_bridge.server as s, bci_bridge.signals as g\n"
         "from tests.integration.tiny import MeanDecoder\n"
-        "with s.stop_on_signals() as stop:\n"
+        "with g.stop_on_signals() as stop:\n"
         "    s.serve(s.ServeConfig(address='tcp://127.0.0.1:*'), MeanDecoder(), stop,\n"
         "            lambda found: print(found.address, flush=True))\n"
     )
@@ -318,18 +327,23 @@ def test_sigterm_ends_the_process_with_status_0(tmp_path):
         assert process.wait(10) == 0
 
 
-def test_a_full_disk_is_flagged_and_decoding_goes_on(running, monkeypatch):
-    def full(fd, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_full_disk_is_flagged_and_decoding_goes_on(running, tmp_path, monkeypatch):
+    def full(fd, parts):
+        if str(tmp_path) in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.write(fd, b"".join(parts))
 
     server = running()
     with Sender(server.address, _run(count=3)) as sender, monkeypatch.context() as disk:
         sender.volume(0, _volume(0), 0)
-        disk.setattr(recorder.os, "write", full)
+        outcomes = iter(Client(server.address))
+        next(outcomes)
+        outcomes.close()
+        disk.setattr(recorder.os, "writev", full)
         sender.volume(1, _volume(1), 0)
         sender.close(2)
     outcomes = list(Client(server.address))
 
     assert [o.input for o in outcomes] == ["OK", "OK"]
-    assert outcomes[1].degraded == ("RECORDING_DEGRADED",)
+    assert [o.degraded for o in outcomes] == [(), ("RECORDING_DEGRADED",)]
     assert server.stop().recording == "DEGRADED"

@@ -42,8 +42,16 @@ class MeanDecoder:
     def add_trial(self, trial: Trial) -> None:
         self._trials[trial.trial_id] = trial
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self._shape
+
     def add_volume(
-        self, volume_index: int, volume: np.ndarray[Any, Any]
+        self,
+        volume_index: int,
+        volume: np.ndarray[Any, Any],
+        *,
+        is_wanted: bool = True,
     ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
         self.used.append(volume_index)
         self._mean = float(volume.mean())
@@ -58,7 +66,9 @@ class MeanDecoder:
         )
         return report, self._due(volume_index)
 
-    def skip_volume(self, volume_index: int) -> tuple[TrialReport, ...]:
+    def skip_volume(
+        self, volume_index: int, *, is_wanted: bool = True
+    ) -> tuple[TrialReport, ...]:
         self.used.append(None)
         return self._due(volume_index)
 

@@ -58,7 +58,7 @@ steps = st.tuples(
 
 def _state(protocol: Protocol) -> object:
     """All that a protocol knows, as plain values."""
-    run = protocol._run
+    run = protocol.ledger.run
     acquisitions = None if run is None else vars(run.acquisitions)
     return copy.deepcopy(
         (
@@ -67,7 +67,7 @@ def _state(protocol: Protocol) -> object:
                 peer: (known.role, known.stream, known.seen_ns)
                 for peer, known in protocol._peers.items()
             },
-            None if run is None else (run.start, run.scanner, run.crcs),
+            None if run is None else (run.start, protocol._scanner, run.crcs),
             acquisitions,
         )
     )

@@ -1,5 +1,7 @@
 """Whatever peers say and clocks show, a log replays to itself, and only to itself."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from bci_bridge import actions as do
+from bci_bridge.answering import Answering
 from bci_bridge.messages import (
     DecisionNote,
     Event,
@@ -18,13 +21,11 @@ from bci_bridge.messages import (
     Trigger,
     Volume,
 )
-from bci_bridge.outbox import Outbox
-from bci_bridge.outcomes import Outcome
+from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
 from bci_bridge.protocol import Protocol
 from bci_bridge.recording_reader import Logged
 from bci_bridge.replay import replay
 from bci_bridge.wire import encode
-from bci_bridge.worker import Worker
 from runtime.errors import PeerError
 from tests.integration.tiny import SHAPE, MeanDecoder
 
@@ -34,18 +35,29 @@ SECOND = 1_000_000_000
 PEER = b"scanner"
 
 
+def append(log, topic, envelope, now):
+    log.append(Logged(len(log), now, topic, envelope))
+    return log[-1]
+
+
+def is_volumes(logged):
+    return isinstance(logged.envelope.record, VolumeOutcome)
+
+
 class Server:
     """A server without sockets or disk, whose clock shows what it is told."""
 
     def __init__(self):
         self.now, self.latency = 10_000 * SECOND, 0
-        self.log = []
-        self.worker = Worker(MeanDecoder(), lambda: self.now + self.latency)
-        self.protocol = Protocol(admit=self.worker.admit)
-        self.outbox = Outbox()
+        self.inputs, self.outcomes = [], []
+        self.answering = self.worker()
+        self.protocol = Protocol()
         self.runs, self.index, self.sequence = 0, 0, 0
         self.run = ""
         self.receive(Hello(role="scanner", stream="scanner"))
+
+    def worker(self):
+        return Answering(MeanDecoder(), lambda: self.now + self.latency)
 
     def receive(self, record, payload=b""):
         filled = structs.replace(
@@ -63,27 +75,34 @@ class Server:
         for action in todo:
             match action:
                 case do.Log(envelope):
-                    self.append("in/scanner", envelope)
+                    self.answer(append(self.inputs, "in/scanner", envelope, self.now))
                 case do.Note(record):
-                    self.append("out", encode(record))
-                case do.StartRun(record):
-                    self.worker.start(record)
-                    self.outbox.start_run(record.run)
-                case do.AddTrial():
-                    self.publish(self.worker.add_trial(action))
-                case do.AddVolume():
-                    self.publish(self.worker.add_volume(action))
-                case do.SkipVolume():
-                    self.publish(self.worker.skip_volume(action))
-                case do.EndRun():
-                    self.publish(self.worker.end(action))
+                    note = encode(record)
+                    self.answer(append(self.inputs, "note", note, self.now))
 
-    def publish(self, outgoing):
-        for outcome, payload in outgoing:
-            self.append("out", self.outbox.seal(outcome, payload, self.now))
+    def answer(self, logged):
+        self.answering.take(logged)
+        self.write(self.answering.emit())
 
-    def append(self, topic, envelope):
-        self.log.append(Logged(len(self.log), self.now, topic, envelope))
+    def write(self, emitted):
+        for envelope in emitted:
+            append(self.outcomes, "out", envelope, self.now)
+
+    def crash(self, survived):
+        """The worker dies before all of its last words are written."""
+        lost = len(self.outcomes) - survived
+        last = [i for i, one in enumerate(self.outcomes) if is_volumes(one)][-1:]
+        if last:
+            del self.outcomes[max(last[0], len(self.outcomes) - max(lost, 0)) :]
+        self.answering = self.worker()
+        for one in self.outcomes:
+            self.answering.know(one)
+        behind = list(self.inputs)
+        while behind and self.answering.is_settled(behind[0]):
+            self.answering.take(behind.pop(0))
+        self.write(self.answering.emit())
+        for one in behind:
+            self.answer(one)
 
     def start(self, late, pace):
         run, self.runs = self.run, self.runs + 1
@@ -96,9 +115,9 @@ class Server:
             late=late,
             pace=pace,
         )
-        n_logged = len(self.log)
+        n_logged = len(self.inputs)
         self.receive(begin)
-        if len(self.log) > n_logged and self.sequence == 0:
+        if len(self.inputs) > n_logged and self.sequence == 0:
             self.receive(begin)  # the run before it was taken over
         if self.sequence == 0:
             self.run, self.sequence = run, sequence
@@ -128,6 +147,8 @@ class Server:
             self.receive(Hello(role="scanner", stream="scanner"))
         elif name == "stop":
             self.carry_out(self.protocol.stop())
+        elif name == "crash":
+            self.crash(max(len(self.outcomes) - arguments[0], 0))
         elif name in ("start", "volume"):
             getattr(self, name)(*arguments)
         elif name == "end":
@@ -170,47 +191,77 @@ triggers = st.tuples(
 ends = st.tuples(st.just("end"), st.integers(-1, 1), st.booleans())
 leaves = st.tuples(st.just("leave"))
 stops = st.tuples(st.just("stop"))
-calm = st.one_of(volumes, waits, latencies, events)
+crashes = st.tuples(st.just("crash"), st.integers(0, 3))
+calm = st.one_of(volumes, waits, latencies, events, crashes)
 wild = st.one_of(calm, losses, triggers, ends, leaves, stops, starts)
 scripts = st.tuples(
     starts, st.lists(calm, min_size=5, max_size=12), st.lists(wild, max_size=25)
 )
 
 
-def logged(script):
+def served(script):
     server = Server()
     first, begun, rest = script
     for step in (first, *begun, *rest, ("stop",)):
         server.do(*step)
-    return server.log
+    return server
 
 
-def found(log):
-    return [d for step in replay(log, MeanDecoder()) for d in step.differences]
+def found(inputs, outcomes):
+    steps = replay(inputs, outcomes, MeanDecoder())
+    return [d for step in steps for d in step.differences]
 
 
 @settings(max_examples=200, deadline=None)
 @given(scripts)
 def test_a_log_replays_to_itself(script):
-    log = logged(script)
+    server = served(script)
 
-    steps = list(replay(log, MeanDecoder()))
+    steps = list(replay(server.inputs, server.outcomes, MeanDecoder()))
 
-    outcomes = [e for e in log if isinstance(e.envelope.record, Outcome)]
+    count = sum(isinstance(e.envelope.record, Outcome) for e in server.outcomes)
     assert [d for step in steps for d in step.differences] == []
-    assert sum(step.compared for step in steps) == len(outcomes)
-    assert sum(len(step.outcomes) for step in steps) == len(outcomes)
+    assert sum(step.compared for step in steps) == count
+    assert sum(len(step.outcomes) for step in steps) == count
+
+
+@settings(max_examples=200, deadline=None)
+@given(scripts)
+def test_whenever_a_worker_dies_each_outcome_is_given_once_and_in_order(script):
+    server = served(script)
+
+    by_run = {}
+    for entry in server.outcomes:
+        if isinstance(entry.envelope.record, Outcome):
+            by_run.setdefault(entry.envelope.record.run, []).append(entry)
+    for entries in by_run.values():
+        records = [entry.envelope.record for entry in entries]
+        volumes = [r.volume_index for r in records if isinstance(r, VolumeOutcome)]
+        trials = [r.trial_id for r in records if isinstance(r, TrialOutcome)]
+        assert [r.outcome_index for r in records] == list(range(len(records)))
+        # An aborted run may end below what was given up by then.
+        assert volumes == list(range(max(records[-1].count, len(volumes))))
+        assert len(trials) == len(set(trials))
+        assert [isinstance(r, RunEnded) for r in records[-2:]][-1:] == [True]
+        assert records[-1].inputs == Counter(
+            r.input for r in records if isinstance(r, VolumeOutcome)
+        )
+        assert records[-1].decisions == Counter(
+            r.decision for r in records if isinstance(r, TrialOutcome)
+        )
 
 
 @settings(max_examples=100, deadline=None)
 @given(scripts, st.data())
 def test_a_log_without_one_of_the_servers_messages_does_not(script, data):
-    log = logged(script)
+    server = served(script)
     own = [
-        position
+        (log, position)
+        for log in (server.inputs, server.outcomes)
         for position, entry in enumerate(log)
         if isinstance(entry.envelope.record, Outcome | DecisionNote)
     ]
-    gone = data.draw(st.sampled_from(own))
+    log, position = data.draw(st.sampled_from(own))
+    del log[position]
 
-    assert found(log[:gone] + log[gone + 1 :])
+    assert found(server.inputs, server.outcomes)

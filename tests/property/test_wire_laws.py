@@ -10,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bci_bridge import messages
+from bci_bridge.arrays import arrays_from_bytes, volume_from
 from bci_bridge.wire import (
     OUTCOME_HEADER_BYTES,
-    arrays_from_bytes,
     checked,
     decode,
     encode,
-    volume_from,
 )
 from runtime.errors import PeerError
 

@@ -217,11 +217,42 @@ def test_a_listed_zip_is_refused_although_its_hash_is_right(folder):
         "manifest.json",
         "a/",
         "x\0.onnx",
+        ".x.onnx",
+        "-x.onnx",
+        "C:/x.onnx",
+        "enc\u200boder.onnx",
+        "\u0435ncoder.onnx",
+        "x\n.onnx",
     ],
 )
 def test_an_unsafe_path_is_never_listed(path):
     with pytest.raises(BundleError):
         check_listing([FileSpec(path=path, size=1, sha256=SHA)])
+
+
+def test_two_names_that_differ_in_capitals_only_are_one():
+    listing = [FileSpec(path=path, size=1, sha256=SHA) for path in ("a.onnx", "A.onnx")]
+
+    with pytest.raises(BundleError, match="listed once, found twice"):
+        check_listing(listing)
+
+
+def test_a_key_that_is_said_twice_is_refused(folder):
+    text = (
+        (folder / MANIFEST).read_text().replace('"subject"', '"subject":"02","subject"')
+    )
+    (folder / MANIFEST).write_text(text)
+
+    assert refusal(folder) == (
+        "manifest.json: expected every key once, found 'subject' twice"
+    )
+
+
+def test_a_count_that_no_machine_holds_is_refused(folder):
+    text = (folder / MANIFEST).read_text().replace('"count": 2', f'"count": {10**30}')
+    (folder / MANIFEST).write_text(text)
+
+    assert "`int` <= 2147483647" in refusal(folder)
 
 
 def test_a_listing_beyond_the_size_cap_is_refused_before_any_file_is_read():

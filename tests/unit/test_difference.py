@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from bci_bridge.arrays import bytes_from_arrays
 from bci_bridge.difference import DISK, TIMES, differences
 from bci_bridge.outcomes import RunEnded, ScoredStimulus, TrialOutcome, VolumeOutcome
-from bci_bridge.wire import bytes_from_arrays, encode
+from bci_bridge.wire import encode
 
 COMMON = {"run": "run-1", "outcome_index": 3, "decided_ns": 1, "published_ns": 2}
 OUTCOMES = (

@@ -3,6 +3,7 @@ import pytest
 from msgspec import structs
 
 from bci_bridge import actions as do
+from bci_bridge.keyring import Device, z85_from_bytes
 from bci_bridge.messages import (
     Event,
     Goodbye,
@@ -285,6 +286,66 @@ def test_a_second_scanner_waits_until_the_first_is_silent():
     (reply,) = rig.hello(b"scanner-2")
 
     assert reply.record.received == 1
+
+
+def _hello(rig, peer, lease, key=""):
+    device = None
+    if key:
+        public_key = z85_from_bytes(key.encode() * 32)
+        device = Device(name=key, public_key=public_key, roles=("scanner",))
+    hello = Hello(role="scanner", stream="scanner", lease=lease)
+    return rig.protocol.receive(peer, encode(hello), rig.now, device)
+
+
+def test_the_secret_of_the_lease_takes_the_stream_over_at_once():
+    rig = Rig()
+    _hello(rig, SCANNER, "secret")
+    rig.send(rig.start)
+    rig.volume(0)
+
+    (reply,) = _hello(rig, b"scanner-2", "secret")
+
+    assert (reply.record.run, reply.record.received) == ("run-1", 2)
+    with pytest.raises(PeerError, match="NO_HELLO"):
+        rig.send(Missing(volume_index=1))
+    assert _kinds(rig.send(Missing(volume_index=1), peer=b"scanner-2")) == [
+        "Log", "Acknowledge", "SkipVolume",
+    ]  # fmt: skip
+
+
+def test_a_run_whose_stream_was_taken_over_is_not_an_abandoned_one():
+    rig = Rig()
+    _hello(rig, SCANNER, "secret")
+    rig.send(rig.start)
+    _hello(rig, b"scanner-2", "secret")
+    rig.hello(b"other", "scanner", "other")
+
+    with pytest.raises(PeerError, match="BUSY: run 'run-1' is under way"):
+        rig.give(b"other", rig.start, run="run-2", stream="other")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("secret", "guess"), ("secret", ""), ("", ""), ("", "guess")]
+)
+def test_without_the_secret_of_the_lease_the_stream_is_busy(first, second):
+    rig = Rig()
+    _hello(rig, SCANNER, first)
+
+    with pytest.raises(PeerError, match="BUSY: stream 'scanner' has a sender"):
+        _hello(rig, b"scanner-2", second)
+
+    assert rig.protocol.streams() == [(SCANNER, "scanner", 0)]
+
+
+def test_under_another_key_the_secret_of_the_lease_opens_nothing():
+    rig = Rig()
+    _hello(rig, SCANNER, "secret", "a")
+
+    with pytest.raises(PeerError, match="BUSY: stream 'scanner' has a sender"):
+        _hello(rig, b"scanner-2", "secret", "b")
+    (reply,) = _hello(rig, b"scanner-2", "secret", "a")
+
+    assert reply.peer == b"scanner-2"
 
 
 def test_a_goodbye_frees_the_stream_at_once():

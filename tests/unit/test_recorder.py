@@ -124,16 +124,16 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path):
 
 def test_a_full_disk_degrades_and_the_disk_is_tried_again(tmp_path, monkeypatch):
     recorder = _record(tmp_path, 3)
-    real_write, room = os.write, [30]
+    room = [30]
 
-    def write(fd: int, data: memoryview) -> int:
+    def writev(fd: int, parts: list[memoryview]) -> int:
         if room[0] == 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        part, room[0] = data[: room[0]], 0
-        return real_write(fd, part)
+        part, room[0] = b"".join(parts)[: room[0]], 0
+        return os.write(fd, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recorder_module.os, "write", write)
+        patch.setattr(recorder_module.os, "writev", writev)
         recorder.append("in/0", _envelope(3), 3)
         recorder.append("in/0", _envelope(4), 4)
     recorder.append("in/0", _envelope(5), recorder_module.RETRY_NS + 10)

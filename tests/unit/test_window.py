@@ -12,25 +12,58 @@ def _window(count: int) -> Window:
     return window
 
 
-def _sequences(window: Window) -> list[int]:
-    return [envelope.record.sequence for envelope in window.unacknowledged()]
+def _sent(window: Window) -> list[int]:
+    due = window.due()
+    window.sent_up_to(due.stop)
+    return list(due)
 
 
-def test_a_full_window_has_no_room_until_something_is_received():
-    window = _window(WINDOW)
-    before = window.has_room
+def test_what_is_beyond_the_window_waits_until_something_is_received():
+    window = _window(WINDOW + 3)
+    first, second = _sent(window), _sent(window)
 
-    window.acknowledge(Ack(received=1, durable=0))
+    window.acknowledge(Ack(received=2, durable=0))
 
-    assert (before, window.has_room) == (False, True)
+    assert (first, second) == (list(range(WINDOW)), [])
+    assert _sent(window) == [WINDOW, WINDOW + 1]
+    assert window.is_full
 
 
 def test_only_what_is_not_received_is_sent_again():
     window = _window(4)
+    _sent(window)
 
     window.acknowledge(Ack(received=2, durable=1))
+    before = _sent(window)
+    window.go_back()
 
-    assert _sequences(window) == [2, 3]
+    assert before == []
+    assert _sent(window) == [2, 3]
+
+
+def test_what_is_received_but_not_durable_is_still_held():
+    window = _window(4)
+    window.acknowledge(Ack(received=3, durable=1))
+
+    can_resume = {received: window.resume(received) for received in (0, 5, 1)}
+
+    assert can_resume == {0: False, 5: False, 1: True}
+    assert _sent(window) == [1, 2, 3]
+    assert window.kept(0) is None
+    assert [window.kept(n).record.sequence for n in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_memory_is_bounded_and_what_is_spooled_needs_none(monkeypatch):
+    monkeypatch.setattr("bci_bridge.window.KEEP_BYTES", 10)
+    window = Window()
+    for sequence in range(3):
+        envelope = encode(Heartbeat(sequence=sequence), bytes(6))
+        window.push(envelope, is_spooled=True)
+
+    assert not window.has_memory
+    assert [window.kept(n) is None for n in range(3)] == [False, False, True]
+    window.acknowledge(Ack(received=1, durable=1))
+    assert window.has_memory
 
 
 def test_received_is_not_settled_until_it_is_durable():
@@ -60,5 +93,5 @@ def test_an_old_or_an_impossible_acknowledgement_changes_nothing_for_the_worse()
     window.acknowledge(Ack(received=1, durable=1))
     window.acknowledge(Ack(received=99, durable=99))
 
-    assert (window.received, window.durable, window.next) == (3, 3, 3)
-    assert _sequences(window) == []
+    assert (window.received, window.first, window.next) == (3, 3, 3)
+    assert _sent(window) == []

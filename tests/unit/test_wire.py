@@ -5,13 +5,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from bci_bridge.arrays import arrays_from_bytes, bytes_from_arrays, volume_from
 from bci_bridge.messages import Heartbeat, Volume
 from bci_bridge.wire import (
-    arrays_from_bytes,
-    bytes_from_arrays,
     decode,
     encode,
-    volume_from,
 )
 from runtime.errors import PeerError
 

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
+from bci_bridge.answering import sealed
 from bci_bridge.messages import Event, RunEnd, RunStart, Volume
+from bci_bridge.record import Record
 from bci_bridge.wire import encode
 from bci_bridge.worker import Worker
 from runtime.errors import UsageError
@@ -26,12 +28,15 @@ class Rig:
             late=late,
             pace=pace,
         )
-        self.worker.admit(start)
-        self.worker.start(start)
+        self.record = Record()
+        self.worker.start(start, self.record)
+
+    def kept(self, outgoing):
+        return [sealed(*one, self.record, 0).record for one in outgoing]
 
     def trial(self, trial_id, onset_s=0.0):
         event = Event(trial_id=trial_id, onset_s=onset_s, duration_s=1.0)
-        return [outcome for outcome, _ in self.worker.add_trial(AddTrial(event))]
+        return self.kept(self.worker.add_trial(AddTrial(event)))
 
     def volume(self, index, decided_ns=0):
         self.now_ns = decided_ns
@@ -40,11 +45,11 @@ class Rig:
         )
         envelope = encode(record, np.full(SHAPE, index, "<i2").tobytes())
         action = AddVolume(record, envelope, 0, DEADLINE_NS, ())
-        return [outcome for outcome, _ in self.worker.add_volume(action)]
+        return self.kept(self.worker.add_volume(action))
 
     def end(self, count=1):
         outgoing = self.worker.end(EndRun(RunEnd(run="run-1", count=count)))
-        return [outcome for outcome, _ in outgoing]
+        return self.kept(outgoing)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,7 @@ def test_a_trial_that_the_decoder_answers_twice_is_answered_once():
 
 def test_a_decoder_that_refuses_everything_still_leaves_one_outcome_each():
     class Unwilling(MeanDecoder):
-        def refuse(self, *_):
+        def refuse(self, *_, **__):
             raise UsageError("expected nothing")
 
         add_trial = add_volume = skip_volume = end_run = refuse

@@ -1,0 +1,180 @@
+"""A process that answers, or stands by: both logs in, outcomes out.
+
+Whoever holds the lock answers. The kernel takes the lock from a process that dies, and
+gives it to the one that waits: no other sign of death is as sure or as fast. What the
+dead one has written is in the log, so that its successor answers the rest.
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from bci_bridge.answering import Answering
+from bci_bridge.bell import Bell
+from bci_bridge.decoder import Decoder
+from bci_bridge.ingress import POLL_MS
+from bci_bridge.messages import Heartbeat, RigNote, RunStart
+from bci_bridge.outcomes import Outcome
+from bci_bridge.places import INPUTS, OUTCOMES, Places
+from bci_bridge.recorder import Recorder
+from bci_bridge.recovery import is_folded, next_order, outbox_segment, run_segment
+from bci_bridge.segment import Logged
+from bci_bridge.settings import PUBLISHER, WORKERS
+from bci_bridge.tail import Tail
+from bci_bridge.wire import Envelope, encode
+
+DEGRADED = "RECORDING_DEGRADED"
+
+
+class Turn:
+    """Whose turn it is to answer: a lock that dies with its holder."""
+
+    def __init__(self, path: Path, on_taken: Callable[[], None]) -> None:
+        """Begin to wait for it.
+
+        Args:
+            path: The lock.
+            on_taken: Called, in a thread of its own, once it is ours.
+        """
+        self.is_ours = False
+        self._on_taken = on_taken
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # A thread that waits in the kernel: it cannot be told to stop, only the end of
+        # the process or of the other holder ends it.
+        self._thread = threading.Thread(target=self._wait, name="turn", daemon=True)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            self.is_ours = True
+            self._on_taken()
+
+    def close(self) -> None:
+        """Give it back."""
+        if self.is_ours:
+            self._thread.join()
+        os.close(self._fd)
+
+
+class Answerer:
+    """One worker.
+
+    Attributes:
+        is_active: It answers; otherwise it stands by.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        places: Places,
+        decoder: Decoder,
+        clock_ns: Callable[[], int],
+        stack: contextlib.ExitStack,
+        rig: RigNote | None = None,
+    ) -> None:
+        """Catch up with both logs, and wait for the turn to answer.
+
+        Args:
+            name: One of `bci_bridge.settings.WORKERS`.
+            places: Where the logs are.
+            decoder: Loaded and warm.
+            clock_ns: The server's monotonic clock.
+            stack: Closes what is opened here.
+            rig: What the decoder computes with, for the record.
+        """
+        self.is_active = False
+        self._places, self._clock_ns, self._rig = places, clock_ns, rig
+        self._stack = stack
+        self._recorder: Recorder | None = None
+        self._answering = Answering(decoder, clock_ns)
+        self._bell = Bell(places.moment, name)
+        self._others = [other for other in (PUBLISHER, *WORKERS) if other != name]
+        stack.callback(self._bell.close)
+        self._outcomes = Tail(places.folders(OUTCOMES), segment=outbox_segment(places))
+        stack.callback(self._outcomes.close)
+        self._inputs = Tail(places.folders(INPUTS), segment=run_segment(places))
+        stack.callback(self._inputs.close)
+        self._waiting: deque[Logged] = deque()
+        self._run = ""
+        self._turn = Turn(places.active, lambda: self._bell.ring([name]))
+        stack.callback(self._turn.close)
+
+    @property
+    def socket(self) -> int:
+        """What to sleep on."""
+        return self._bell.fileno()
+
+    def turn(self) -> None:
+        """Answer all that is new, or follow who does."""
+        self._bell.hush()
+        if not self.is_active:
+            is_ours = self._turn.is_ours
+            # Read after the lock is ours: these are the last words of the other one.
+            self._follow()
+            if is_ours:
+                self._take_over()
+        if self.is_active:
+            self._answer()
+
+    def sleep_ms(self) -> int:
+        """Say for how long nothing needs to be done unless the bell rings."""
+        return POLL_MS
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing that has come is left to answer or to follow."""
+        return not self._waiting
+
+    def _follow(self) -> None:
+        while logged := self._outcomes.read():
+            for one in logged:
+                self._answering.know(one)
+        while self._has_input() and self._answering.is_settled(self._waiting[0]):
+            self._answering.take(self._waiting.popleft())
+
+    def _has_input(self) -> bool:
+        while not self._waiting and (logged := self._inputs.read()):
+            self._waiting += [one for one in logged if is_folded(one)]
+        return bool(self._waiting)
+
+    def _take_over(self) -> None:
+        folder, spill = self._places.log(OUTCOMES), self._places.spill(OUTCOMES)
+        self._recorder = Recorder(
+            folder,
+            spill=spill,
+            first_order=next_order(self._places, OUTCOMES),
+            preface=lambda: encode(Heartbeat(run=self._run, stream="server")),
+            keeps_all=self._places.recording is not None,
+        )
+        self._stack.callback(self._recorder.close)
+        self.is_active = True
+        if self._rig is not None:
+            self._recorder.append("rig", encode(self._rig), self._clock_ns())
+        # What was taken while standing by and is not on record, the other one owed.
+        self._write(self._answering.emit(self._degraded()))
+
+    def _answer(self) -> None:
+        while self._has_input():
+            self._answering.take(self._waiting.popleft())
+            self._write(self._answering.emit(self._degraded()))
+
+    def _write(self, emitted: list[Envelope]) -> None:
+        if self._recorder is None:
+            return
+        for envelope in emitted:
+            record = envelope.record
+            if isinstance(record, RunStart):
+                self._run = record.run
+            topic = "out" if isinstance(record, Outcome) else "run"
+            self._recorder.append(topic, envelope, self._clock_ns())
+        if emitted:
+            self._bell.ring(self._others)
+
+    def _degraded(self) -> tuple[str, ...]:
+        is_whole = self._recorder is None or self._recorder.state == "ON"
+        return () if is_whole and not self._inputs.is_spilt else (DEGRADED,)

@@ -1,0 +1,136 @@
+"""From the log of inputs to the log of outcomes, for one worker of several.
+
+Pure but for the clock that it is given: no socket, no file. Every worker folds the same
+log. The active one emits what is not on record yet; a standby takes a message only once
+all that it leads to must be on record, so that its decoder keeps up without computing
+any answer, and so that it stands one acquisition behind when its turn comes.
+"""
+
+from collections.abc import Callable
+
+from msgspec import structs
+
+from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume, StartRun
+from bci_bridge.decoder import Decoder
+from bci_bridge.ledger import Ledger, consequences
+from bci_bridge.messages import DecisionNote, Missing, RunEnd, RunStart, Volume
+from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
+from bci_bridge.record import Record
+from bci_bridge.segment import Logged
+from bci_bridge.wire import Envelope, encode
+from bci_bridge.worker import Outgoing, Worker
+
+
+class Answering:
+    """One worker's view of both logs."""
+
+    def __init__(self, decoder: Decoder, clock_ns: Callable[[], int]) -> None:
+        self._clock_ns = clock_ns
+        self._worker, self._ledger = Worker(decoder, clock_ns), Ledger()
+        # By run, in the order in which they began.
+        self._records: dict[str, Record] = {}
+        self._pending: list[Outgoing | RunStart] = []
+
+    def know(self, logged: Logged) -> None:
+        """Take a message of the outcomes' log: this need not be answered again."""
+        record = logged.envelope.record
+        if isinstance(record, RunStart):
+            self._records.setdefault(record.run, Record())
+        elif isinstance(record, Outcome):
+            self._records.setdefault(record.run, Record()).add(record)
+
+    def is_settled(self, logged: Logged) -> bool:
+        """Say whether all that an input leads to must be on record already."""
+        record = logged.envelope.record
+        known = self._records.get(record.run, Record())
+        if isinstance(record, Volume | Missing):
+            return known.is_settled(record.volume_index)
+        if isinstance(record, RunEnd):
+            return known.has_ended
+        if isinstance(record, DecisionNote):
+            if record.what in ("LATE_VOLUME_NOT_USED", "STREAM_KEY"):
+                return True
+            if record.what == "MISSING_BY_DEADLINE":
+                return known.is_settled(self._ledger.next_index)
+            return known.has_ended
+        return True
+
+    def take(self, logged: Logged) -> None:
+        """Take a message of the inputs' log; what it leads to waits for `emit`."""
+        for action in consequences(self._ledger.fold(logged.envelope, logged.log_ns)):
+            match action:
+                case StartRun(start):
+                    record = self._records.setdefault(start.run, Record())
+                    self._forget_before(start.run)
+                    self._worker.start(start, record)
+                    self._pending.append(start)
+                case AddTrial():
+                    self._pending += self._worker.add_trial(action)
+                case AddVolume():
+                    self._pending += self._worker.add_volume(action)
+                case SkipVolume():
+                    self._pending += self._worker.skip_volume(action)
+                case EndRun():
+                    self._pending += self._worker.end(action)
+
+    def emit(self, degraded: tuple[str, ...] = ()) -> list[Envelope]:
+        """Give what is not on record yet, numbered, in order; it must go there now.
+
+        Args:
+            degraded: What every one of them is to say besides its own reasons.
+        """
+        pending, self._pending = self._pending, []
+        emitted: list[Envelope] = []
+        for item in pending:
+            if isinstance(item, RunStart):
+                known = self._records.get(item.run)
+                if known is not None and known.count == 0:
+                    emitted.append(encode(item))
+                continue
+            outcome, payload = item
+            # A run that is forgotten is on record as a whole.
+            record = self._records.get(outcome.run)
+            if record is not None and not _is_on_record(record, outcome):
+                outcome = structs.replace(
+                    outcome, degraded=(*outcome.degraded, *degraded)
+                )
+                emitted.append(sealed(outcome, payload, record, self._clock_ns()))
+        return emitted
+
+    def _forget_before(self, run: str) -> None:
+        for known in list(self._records):
+            if known == run:
+                return
+            del self._records[known]
+
+
+def sealed(outcome: Outcome, payload: bytes, record: Record, now_ns: int) -> Envelope:
+    """Give an outcome its index and instant, and put it on record.
+
+    The last one of a run counts what is on record before it.
+    """
+    index = record.count
+    if isinstance(outcome, RunEnded):
+        outcome = structs.replace(
+            outcome, inputs=record.inputs(), decisions=record.decisions()
+        )
+    numbered = structs.replace(
+        outcome,
+        outcome_index=index,
+        sequence=index,
+        published_ns=now_ns,
+        sent_ns=now_ns,
+    )
+    record.add(numbered)
+    return encode(numbered, payload)
+
+
+def _is_on_record(record: Record, outcome: Outcome) -> bool:
+    match outcome:
+        case VolumeOutcome(volume_index=index):
+            return index in record.volumes
+        case TrialOutcome(trial_id=trial_id):
+            return trial_id in record.trials
+        case RunEnded():
+            return record.has_ended
+    return False

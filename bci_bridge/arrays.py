@@ -1,0 +1,46 @@
+"""Payloads as arrays: volumes that come in, and named arrays that go out.
+
+Apart from `bci_bridge.wire`, so that a process which only passes messages on loads no
+numerical library: it starts again in a fraction of the time.
+"""
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import safetensors.numpy
+from jaxtyping import Shaped
+from safetensors import SafetensorError
+
+from bci_bridge.messages import Volume
+from bci_bridge.wire import Envelope
+from runtime.errors import PeerError
+
+
+def volume_from(envelope: Envelope) -> Shaped[np.ndarray, "x y z"]:
+    """View the payload of a VOLUME as x, y, z; read-only, shares the frame's bytes."""
+    record = cast("Volume", envelope.record)
+    flat = np.frombuffer(envelope.payload, dtype=np.dtype(f"<{record.dtype}"))
+    return flat.reshape(record.shape)
+
+
+def bytes_from_arrays(arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> bytes:
+    """Encode named arrays as safetensors; nothing at all where there are none."""
+    if not arrays:
+        return b""
+    held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(held)
+
+
+def arrays_from_bytes(payload: bytes) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Decode what `bytes_from_arrays` wrote.
+
+    Raises:
+        PeerError: If the payload is not safetensors.
+    """
+    if not payload:
+        return {}
+    try:
+        return safetensors.numpy.load(payload)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise PeerError("BAD_HEADER", f"payload: {str(error)[:200]}") from error

@@ -1,0 +1,65 @@
+"""What the bridge needs of a decoder; `runtime.live.RunDecoder` is one."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Shaped
+
+from runtime.answers import RunGeometry, Trial, TrialReport, VolumeReport
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Turns the volumes of one run after another into answers."""
+
+    @property
+    def bundle_sha256(self) -> str:
+        """Identity of the model."""
+        ...
+
+    @property
+    def gallery_sha256(self) -> str:
+        """Identity of what it chooses from."""
+        ...
+
+    @property
+    def preprocessing_sha256(self) -> str:
+        """Identity of what is done to volumes before."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along x, y and z of every volume."""
+        ...
+
+    def start_run(self, run: RunGeometry) -> None:
+        """Forget the last run; raise `TensorMismatchError` if this one does not fit."""
+        ...
+
+    def add_trial(self, trial: Trial) -> None:
+        """Learn that something is presented."""
+        ...
+
+    def add_volume(
+        self,
+        volume_index: int,
+        volume: Shaped[np.ndarray, "x y z"],
+        *,
+        is_wanted: bool = True,
+    ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
+        """Use the next acquisition; answer it and the trials that are due by it.
+
+        Where the answers are not wanted, because they are on record, none need be
+        given. A `NeuroFlowError` means that nothing was used; `skip_volume` follows.
+        """
+        ...
+
+    def skip_volume(
+        self, volume_index: int, *, is_wanted: bool = True
+    ) -> tuple[TrialReport, ...]:
+        """Go without the next acquisition; answer the trials that are due by it."""
+        ...
+
+    def end_run(self) -> tuple[TrialReport, ...]:
+        """Answer every trial that is still open."""
+        ...

@@ -1,0 +1,315 @@
+"""The process that meets the scanner: validate, log, acknowledge; no numerics.
+
+One thread: read all that has arrived, carry out what the protocol says, let time pass.
+The edge, thin on purpose: what is decided is decided in `bci_bridge.protocol`. What is
+logged is what the workers follow; nothing else leaves this process but the answers to
+its peers. It alone reads what strangers send, so its memory is capped. Killed, it goes
+on from the log.
+"""
+
+import contextlib
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import zmq
+
+from bci_bridge import actions as do
+from bci_bridge.admission import Admission
+from bci_bridge.bell import Bell
+from bci_bridge.endpoints import bound
+from bci_bridge.gate import Gate, Letter
+from bci_bridge.header import Header
+from bci_bridge.messages import Ack, Reject, RejectReason
+from bci_bridge.places import INPUTS as LOG
+from bci_bridge.places import Places
+from bci_bridge.protocol import Protocol
+from bci_bridge.recorder import Recorder
+from bci_bridge.recovery import recovered_ledger
+from bci_bridge.settings import INGRESS, WORKERS, IngressReport, Outlet, ServeConfig
+from bci_bridge.wire import Envelope, decode, encode
+from bci_bridge.zap import INPUTS
+from runtime.errors import BackendError, PeerError
+
+POLL_MS = 100
+"""Longest sleep: bounds how late a wish to stop is noticed."""
+
+DURABLE_POLL_MS = 20
+"""Sleep while a sender waits to hear that its messages are on disk."""
+
+READ_AT_ONCE = 64
+"""Messages taken in one turn, so that a flood cannot starve the clock and the guard."""
+
+
+class Ingress:
+    """The socket for inputs, and the log of what came through it.
+
+    Attributes:
+        endpoint: Where it listens, with the real port.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        places: Places,
+        outlet: Outlet,
+        admission: Admission,
+        clock_ns: Callable[[], int],
+        stack: contextlib.ExitStack,
+        *,
+        is_restart: bool = False,
+    ) -> None:
+        """Go on from the log, then listen.
+
+        Args:
+            config: Where to listen.
+            places: Where the log is.
+            outlet: Where outcomes are to be had, for WELCOME.
+            admission: Which runs fit.
+            clock_ns: The server's monotonic clock.
+            stack: Closes what is opened here.
+            is_restart: The server's attack on itself has failed before.
+
+        Raises:
+            UsageError: An address or the recording is not allowed.
+            BackendError: The address cannot be bound.
+            ArtifactError: A key file is missing, damaged or open to others.
+        """
+        self._clock_ns, self._is_recording = clock_ns, places.recording is not None
+        ledger, first_order = recovered_ledger(places)
+        self._protocol = Protocol(
+            publish=outlet.publish,
+            replay=outlet.replay,
+            admit=admission.check,
+            ledger=ledger,
+            now_ns=clock_ns(),
+        )
+        self._recorder = Recorder(
+            places.log(LOG),
+            spill=places.spill(LOG),
+            first_order=first_order,
+            preface=ledger.note,
+            keeps_all=self._is_recording,
+        )
+        stack.callback(self._recorder.close)
+        self._bell = Bell(places.moment, INGRESS)
+        stack.callback(self._bell.close)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        stack.callback(context.term)
+        # Closed after the socket: while it listens, someone answers for it.
+        self._gate = Gate(None if config.keys is None else Path(config.keys), context)
+        stack.callback(self._gate.close)
+        self._inputs, self.endpoint = bound(
+            context,
+            zmq.ROUTER,
+            config.address,
+            high_water=config.input_queue,
+            lock=self._gate.lock(INPUTS),
+        )
+        stack.callback(self._inputs.close)
+        stack.callback(self._gate.stop_attack)
+        self._gate.attack([("inputs", self.endpoint, zmq.DEALER)], is_proven=is_restart)
+        # Order of a logged input not yet on disk; its run, stream and sequence.
+        self._pending: deque[tuple[int, str, str, int]] = deque()
+        self._durable: Counter[tuple[str, str]] = Counter()
+        if ledger.run is not None:
+            for stream in ledger.run.crcs:
+                upto = ledger.expected(stream)
+                self._pending.append((first_order - 1, ledger.run_id, stream, upto))
+        self._runs, self._has_logged = 0, False
+        self._rejected: Counter[str] = Counter()
+
+    @property
+    def socket(self) -> "zmq.Socket[bytes]":
+        """What to sleep on."""
+        return self._inputs
+
+    def turn(self) -> None:
+        """Deal with all that has arrived, and with the time that has passed."""
+        # Only after everything that has arrived was read can time tell what has not.
+        if self._read_inputs():
+            self._carry_out(self._protocol.tick(self._clock_ns()), self._clock_ns())
+        if self._has_logged:
+            self._has_logged = False
+            self._bell.ring(WORKERS)
+        self._report_durable()
+        self._gate.check()
+        allowed = self._gate.newly_allowed()
+        if allowed is not None:
+            self._protocol.expel(allowed)
+
+    def sleep_ms(self) -> int:
+        """Say for how long nothing needs to be done unless something arrives."""
+        sleep_ms = DURABLE_POLL_MS if self._pending else POLL_MS
+        deadline_ns = self._protocol.deadline_ns()
+        if deadline_ns is not None:
+            left_ms = (deadline_ns - self._clock_ns()) // 1_000_000 + 1
+            sleep_ms = min(sleep_ms, max(left_ms, 0))
+        return sleep_ms
+
+    def has_held(self) -> bool:
+        """Say whether the attack on itself has failed, as it must."""
+        return self._gate.has_held()
+
+    @property
+    def trouble(self) -> str:
+        """What must not stay silent, but stops nothing; empty while all is well."""
+        return self._gate.trouble
+
+    def finish(self, *, is_urgent: bool = False) -> None:
+        """Take what has arrived, and end the run.
+
+        Args:
+            is_urgent: Nothing more is read: nobody guards the socket.
+        """
+        if not is_urgent:
+            self._read_inputs()
+        self._carry_out(self._protocol.stop(), self._clock_ns())
+        self._bell.ring(WORKERS)
+
+    def report(self) -> IngressReport:
+        """Account for everything."""
+        return IngressReport(
+            runs=self._runs,
+            rejected=dict(self._rejected),
+            recording=self._recording,
+            self_attacks=self._gate.attacks_passed,
+        )
+
+    @property
+    def _recording(self) -> Literal["ON", "DEGRADED", "OFF"]:
+        return self._recorder.state if self._is_recording else "OFF"
+
+    def _read_inputs(self) -> bool:
+        for _ in range(READ_AT_ONCE):
+            try:
+                letter = self._gate.receive(self._inputs)
+            except zmq.Again:
+                return True
+            self._take(letter)
+        return False
+
+    def _take(self, letter: Letter) -> None:
+        now_ns = self._clock_ns()
+        envelope: Envelope | None = None
+        try:
+            # Before decoding: who has no key in force is not listened to.
+            device = self._gate.device(letter)
+            envelope = decode(letter.frames)
+            received = self._protocol.receive(letter.peer, envelope, now_ns, device)
+        except PeerError as error:
+            self._refuse(letter, envelope, error, now_ns)
+        else:
+            self._carry_out(received, now_ns)
+
+    def _refuse(
+        self, letter: Letter, envelope: Envelope | None, error: PeerError, now_ns: int
+    ) -> None:
+        if not self._gate.is_own(letter):
+            self._rejected[error.reason] += 1
+        heard = Header() if envelope is None else envelope.record
+        if error.reason == "CONFLICT" and envelope is not None:
+            self._recorder.append(f"refused/{heard.stream}", envelope, now_ns)
+        self._send(letter.peer, encode(reject_from(heard, error, now_ns)))
+
+    def _carry_out(self, todo: list[do.Action], now_ns: int) -> None:
+        for action in todo:
+            match action:
+                case do.Log(envelope):
+                    self._log_input(envelope, now_ns)
+                case do.Note(record):
+                    self._log("note", encode(record), now_ns)
+                case do.Reply(peer, record):
+                    sent = msgspec.structs.replace(record, sent_ns=now_ns)
+                    self._send(peer, encode(sent))
+                case do.Acknowledge(peer, run, stream, received):
+                    self._acknowledge(peer, run, stream, received)
+                case do.Refuse(peer, envelope, reason, detail):
+                    self._refuse_content(peer, envelope.record, reason, detail)
+                case do.StartRun():
+                    self._runs += 1
+                case _:
+                    pass  # a worker's to do, who finds it in the log
+
+    def _log_input(self, envelope: Envelope, now_ns: int) -> None:
+        record = envelope.record
+        place = self._recorder.appended
+        self._pending.append((place, record.run, record.stream, record.sequence + 1))
+        self._log(f"in/{record.stream}", envelope, now_ns)
+
+    def _log(self, topic: str, envelope: Envelope, now_ns: int) -> None:
+        if not self._recorder.append(topic, envelope, now_ns):
+            # Not acknowledged, so not lost: the sender sends it to who comes next.
+            raise BackendError(
+                "log: expected room on the disk or in memory, found neither. "
+                "Make room for the recording"
+            )
+        self._has_logged = True
+
+    def _refuse_content(
+        self, peer: bytes, record: Header, reason: RejectReason, detail: str
+    ) -> None:
+        self._rejected[reason] += 1
+        reject = Reject(
+            run=record.run,
+            stream=record.stream,
+            sequence=record.sequence,
+            sent_ns=self._clock_ns(),
+            reason=reason,
+            detail=detail,
+            is_consumed=True,
+        )
+        self._send(peer, encode(reject))
+
+    def _acknowledge(self, peer: bytes, run: str, stream: str, received: int) -> None:
+        ack = Ack(
+            run=run,
+            stream=stream,
+            sent_ns=self._clock_ns(),
+            received=received,
+            durable=self._durable[run, stream],
+            recording=self._recording,
+        )
+        self._send(peer, encode(ack))
+
+    def _send(self, peer: bytes, envelope: Envelope) -> None:
+        # A peer that has gone, or does not read, misses its acknowledgement and will
+        # ask by sending again; it must not hold up the others.
+        with contextlib.suppress(zmq.Again, zmq.ZMQError):
+            self._inputs.send_multipart([peer, *envelope.frames], zmq.NOBLOCK)
+
+    def _report_durable(self) -> None:
+        if not self._pending:
+            return
+        is_on = self._recording == "ON"
+        if not is_on:
+            self._pending.clear()
+        durable, has_changed = self._recorder.durable, False
+        while self._pending and self._pending[0][0] < durable:
+            _, run, stream, upto = self._pending.popleft()
+            self._durable[run, stream] = upto
+            has_changed = True
+        if has_changed or not is_on:
+            run = self._protocol.run_id
+            for known in [key for key in self._durable if key[0] != run]:
+                del self._durable[known]
+            for peer, stream, received in self._protocol.streams():
+                self._acknowledge(peer, run, stream, received)
+
+
+def reject_from(heard: Header, error: PeerError, now_ns: int) -> Reject:
+    """Say no to a message."""
+    return msgspec.convert(
+        {
+            "kind": "REJECT",
+            "run": heard.run,
+            "stream": heard.stream,
+            "sequence": heard.sequence,
+            "sent_ns": now_ns,
+            "reason": error.reason,
+            "detail": error.detail[:512],
+        },
+        Reject,
+    )

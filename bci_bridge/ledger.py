@@ -1,0 +1,219 @@
+"""A run as its log tells it: what every logged message changes, and leads to.
+
+Pure: no socket, no clock, no file. One fold over the log, used by whoever writes it
+(`bci_bridge.protocol`, which decides what may be logged), by whoever follows it
+(`bci_bridge.answering`), and by whoever reads it later (`bci_bridge.replay`); so that
+all three agree on which acquisition is missing and which trial is known.
+
+The instant of a message is that at which it was read, which is its instant in the log.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import msgspec
+
+from bci_bridge.acquisitions import Acquisitions, AcquisitionsState
+from bci_bridge.actions import Action, EndRun, Note, Refuse, StartRun
+from bci_bridge.header import Header
+from bci_bridge.messages import (
+    DecisionNote,
+    Event,
+    Missing,
+    RunEnd,
+    RunStart,
+    Shown,
+    StateNote,
+    Trigger,
+    Volume,
+)
+from bci_bridge.wire import Envelope, encode
+from runtime.errors import RecordingError
+
+State = Literal["IDLE", "RUNNING", "ENDED"]
+
+TRANSITIONS: Final[dict[tuple[State, type[Header]], State]] = {
+    ("IDLE", RunStart): "RUNNING",
+    ("RUNNING", Volume): "RUNNING",
+    ("RUNNING", Missing): "RUNNING",
+    ("RUNNING", Event): "RUNNING",
+    ("RUNNING", Trigger): "RUNNING",
+    ("RUNNING", Shown): "RUNNING",
+    ("RUNNING", RunEnd): "ENDED",
+    ("ENDED", RunStart): "RUNNING",
+}
+"""What a run may go through. HELLO and HEARTBEAT are allowed in every state."""
+
+
+class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a ledger knows, as a log's segments begin with it."""
+
+    version: int = 1
+    state: State = "IDLE"
+    start: RunStart | None = None
+    segment: int = 0
+    """The log's segment in which the run began."""
+    crcs: dict[str, bytes] = {}
+    """Per stream, the CRC of each message as little-endian u32."""
+    users: dict[str, str] = {}
+    acquisitions: AcquisitionsState | None = None
+
+
+_DECODER = msgspec.msgpack.Decoder(LedgerState)
+
+
+@dataclass(slots=True)
+class Run:
+    """The run that is under way, or was the last."""
+
+    start: RunStart
+    segment: int
+    acquisitions: Acquisitions
+    crcs: dict[str, list[int]] = field(default_factory=dict)
+    """Per stream, the CRC of each message: position is sequence."""
+    users: dict[str, str] = field(default_factory=dict)
+    """Per stream, the key of its first message: no other may go on with it."""
+
+
+class Ledger:
+    """What is on record of the current run.
+
+    Attributes:
+        state: Where the run stands.
+        run: None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.state: State = "IDLE"
+        self.run: Run | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The current or last run; empty before the first."""
+        return "" if self.run is None else self.run.start.run
+
+    @property
+    def next_index(self) -> int:
+        """The first acquisition of the run that has no outcome yet."""
+        return 0 if self.run is None else self.run.acquisitions.next_index
+
+    def expected(self, stream: str) -> int:
+        """Return the sequence that a stream's next message has."""
+        return 0 if self.run is None else len(self.run.crcs.get(stream, ()))
+
+    def fold(
+        self,
+        envelope: Envelope,
+        now_ns: int,
+        *,
+        peer: bytes = b"",
+        user: str = "",
+        segment: int = 0,
+    ) -> list[Action]:
+        """Take what is logged; return what it leads to, logging itself excluded.
+
+        Args:
+            envelope: An accepted message, or a decision of the server's own.
+            now_ns: When it was read.
+            peer: From whom it came; only to answer.
+            user: Its key.
+            segment: The log's segment that holds it.
+        """
+        record = envelope.record
+        if isinstance(record, DecisionNote):
+            return self._decided(record)
+        if isinstance(record, RunStart):
+            self.run = Run(record, segment, Acquisitions(record))
+            self.state = "RUNNING"
+        run = self.run
+        if run is None:
+            return []
+        run.crcs.setdefault(record.stream, []).append(envelope.crc32)
+        if user:
+            run.users.setdefault(record.stream, user)
+        if isinstance(record, RunStart):
+            return [StartRun(record)]
+        if isinstance(record, RunEnd):
+            self.state = "ENDED"
+        return run.acquisitions.take(peer, envelope, now_ns)
+
+    def _decided(self, note: DecisionNote) -> list[Action]:
+        run = self.run
+        if run is None or self.state != "RUNNING":
+            return []
+        if note.what == "MISSING_BY_DEADLINE":
+            return _without_notes(run.acquisitions.declare_missing())
+        if note.what == "LATE_VOLUME_NOT_USED":
+            return []  # follows from the volume before it
+        if note.what == "STREAM_KEY":
+            run.users[note.stream] = note.detail
+            return []
+        self.state = "ENDED"
+        end = RunEnd(run=note.run, stream="server", count=self.next_index, aborted=True)
+        return [EndRun(end)]
+
+    def note(self) -> Envelope:
+        """Put all that is known into one message."""
+        run = self.run
+        if run is None:
+            known = LedgerState()
+        else:
+            known = LedgerState(
+                state=self.state,
+                start=run.start,
+                segment=run.segment,
+                crcs={
+                    stream: b"".join(crc.to_bytes(4, "little") for crc in crcs)
+                    for stream, crcs in run.crcs.items()
+                },
+                users=run.users,
+                acquisitions=run.acquisitions.state(),
+            )
+        note = StateNote(run=self.run_id, stream="server")
+        return encode(note, msgspec.msgpack.encode(known))
+
+    @classmethod
+    def from_note(cls, envelope: Envelope) -> "Ledger":
+        """Know what was known when the note was written.
+
+        Raises:
+            RecordingError: It is not such a note, or of another version.
+        """
+        ledger = cls()
+        try:
+            known = _DECODER.decode(envelope.payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise RecordingError(
+                f"recording: expected the state of a run, found {error}"
+            ) from error
+        if known.version != LedgerState().version:
+            raise RecordingError(
+                "recording: expected the state of a run in version "
+                f"{LedgerState().version}, found {known.version}. "
+                "Begin a new recording with this server."
+            )
+        ledger.state = known.state
+        if known.start is not None and known.acquisitions is not None:
+            ledger.run = Run(
+                known.start,
+                known.segment,
+                Acquisitions.from_state(known.start, known.acquisitions),
+                {
+                    stream: [
+                        int.from_bytes(crcs[at : at + 4], "little")
+                        for at in range(0, len(crcs), 4)
+                    ]
+                    for stream, crcs in known.crcs.items()
+                },
+                dict(known.users),
+            )
+        return ledger
+
+
+def consequences(actions: list[Action]) -> list[Action]:
+    """Leave out what concerns only the peer and the log."""
+    return [action for action in actions if not isinstance(action, Note | Refuse)]
+
+
+def _without_notes(actions: list[Action]) -> list[Action]:
+    return [action for action in actions if not isinstance(action, Note)]

@@ -1,0 +1,209 @@
+"""The bodies of a server's processes: set up, take turns, end in order.
+
+Each ends by itself when its supervisor does, however that came about: nobody is left
+behind who would hold a port or a lock.
+"""
+
+import contextlib
+import ctypes
+import gc
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Protocol
+
+import zmq
+
+from bci_bridge.admission import Admission
+from bci_bridge.answerer import Answerer
+from bci_bridge.decoder import Decoder
+from bci_bridge.ingress import Ingress
+from bci_bridge.messages import RigNote
+from bci_bridge.publisher import Publisher
+from bci_bridge.settings import INGRESS, PUBLISHER
+from bci_bridge.setup import (
+    Account,
+    Beat,
+    Failure,
+    Ready,
+    Setup,
+    path_of,
+    read_if_there,
+    write_whole,
+)
+from runtime.errors import BackendError, NeuroFlowError
+
+_PR_SET_PDEATHSIG: Final = 1
+ACCOUNT_NS: Final = 1_000_000_000
+"""How often a part says what it has done."""
+
+
+class _Part(Protocol):
+    def turn(self) -> None: ...
+
+    def sleep_ms(self) -> int: ...
+
+
+def run_ingress(setup: Setup) -> None:
+    """Be the process that meets the scanner."""
+    if setup.outlet is None or setup.admission is None:
+        raise BackendError("ingress: expected outlet and admission, found none")
+    limit = setup.config.memory_mb << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    with _part(setup, INGRESS) as (stop, stack):
+        ingress = Ingress(
+            setup.config,
+            setup.places,
+            setup.outlet,
+            setup.admission,
+            time.monotonic_ns,
+            stack,
+            is_restart=setup.is_restart,
+        )
+        poller, earlier = _poller(ingress.socket), _earlier(setup, INGRESS)
+
+        def account() -> Account:
+            came = ingress.report().after(earlier.came)
+            return Account(came=came, trouble=ingress.trouble)
+
+        def ready() -> Ready | None:
+            return Ready(endpoint=ingress.endpoint) if ingress.has_held() else None
+
+        try:
+            _take_turns(setup, INGRESS, ingress, poller, stop, ready, account)
+        except BackendError:
+            ingress.finish(is_urgent=True)
+            raise
+        ingress.finish()
+        _say(setup, INGRESS, account())
+
+
+def run_publisher(setup: Setup) -> None:
+    """Be the process that gives outcomes out."""
+    with _part(setup, PUBLISHER) as (stop, stack):
+        publisher = Publisher(
+            setup.config,
+            setup.places,
+            time.monotonic_ns,
+            stack,
+            is_restart=setup.is_restart,
+        )
+        poller, earlier = _poller(*publisher.sockets), _earlier(setup, PUBLISHER)
+
+        def account() -> Account:
+            went = publisher.report().after(earlier.went)
+            return Account(went=went, trouble=publisher.trouble)
+
+        def ready() -> Ready | None:
+            # Its ports are needed before its attack on itself is over.
+            return Ready(outlet=publisher.outlet, is_safe=publisher.has_held())
+
+        _take_turns(setup, PUBLISHER, publisher, poller, stop, ready, account)
+        publisher.turn()
+        _say(setup, PUBLISHER, account())
+
+
+def run_worker(
+    setup: Setup,
+    name: str,
+    open_decoder: Callable[[contextlib.ExitStack], Decoder],
+    rig: RigNote | None = None,
+) -> None:
+    """Be a process that answers or stands by.
+
+    Args:
+        setup: What to know.
+        name: One of `bci_bridge.settings.WORKERS`.
+        open_decoder: Loads and warms the decoder; what it opens goes on the stack.
+        rig: What the decoder computes with.
+    """
+    with _part(setup, name) as (stop, stack):
+        decoder = open_decoder(stack)
+        places = setup.places
+        answerer = Answerer(name, places, decoder, time.monotonic_ns, stack, rig)
+        admission = Admission.of(decoder)
+
+        def ready() -> Ready | None:
+            # A standby is ready once it has caught up as far as it may.
+            return Ready(admission=admission, is_active=answerer.is_active)
+
+        _take_turns(
+            setup, name, answerer, _poller(answerer.socket), stop, ready, Account
+        )
+        answerer.turn()
+        _say(setup, name, Account())
+
+
+@contextlib.contextmanager
+def _part(
+    setup: Setup, name: str
+) -> Iterator[tuple[Callable[[], bool], contextlib.ExitStack]]:
+    """Live and die with the supervisor; leave a line where it ends badly."""
+    _die_with(setup.supervisor)
+    caught: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    # Ctrl-C reaches the whole group; the supervisor says who ends when.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with contextlib.ExitStack() as stack:
+            yield lambda: bool(caught), stack
+    except NeuroFlowError as error:
+        failure = Failure(message=str(error), exit_status=error.exit_status)
+        write_whole(path_of(Path(setup.moment), name, "failure"), failure)
+        raise
+
+
+def _take_turns(
+    setup: Setup,
+    name: str,
+    part: _Part,
+    poller: zmq.Poller,
+    stop: Callable[[], bool],
+    ready: Callable[[], Ready | None],
+    account: Callable[[], Account],
+) -> None:
+    gc.collect()
+    # What exists now lives as long as the process: no pause should look at it.
+    gc.freeze()
+    beat, said, accounted_ns = Beat(Path(setup.moment), name), None, 0
+    try:
+        while not stop():
+            part.turn()
+            now_ns = time.monotonic_ns()
+            beat.beat(now_ns)
+            found = ready()
+            if found is not None and found != said:
+                write_whole(path_of(Path(setup.moment), name, "ready"), found)
+                said = found
+            if now_ns - accounted_ns > ACCOUNT_NS:
+                accounted_ns = now_ns
+                _say(setup, name, account())
+            poller.poll(part.sleep_ms())
+    finally:
+        beat.close()
+
+
+def _say(setup: Setup, name: str, account: Account) -> None:
+    write_whole(path_of(Path(setup.moment), name, "account"), account)
+
+
+def _earlier(setup: Setup, name: str) -> Account:
+    """Read what the process did that this one replaces, to within a second."""
+    path = path_of(Path(setup.moment), name, "account")
+    return read_if_there(path, Account) or Account()
+
+
+def _poller(*sockets: "zmq.Socket[bytes] | int") -> zmq.Poller:
+    poller = zmq.Poller()
+    for one in sockets:
+        poller.register(one, zmq.POLLIN)
+    return poller
+
+
+def _die_with(supervisor: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        raise BackendError("supervisor: expected it to live, found it gone")

@@ -1,0 +1,125 @@
+"""Where the processes of one server meet: its two logs, and a folder for the moment.
+
+The recording has a log of inputs and a log of outcomes. Bells, the lock of the active
+worker and what cannot be written to the recording are in a folder of memory that only
+this user may enter; its name follows from the recording's, so that a server that is
+started again finds what the last one left there.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from runtime.errors import UsageError
+
+INPUTS: Final = "inputs"
+OUTCOMES: Final = "outcomes"
+MEMORY: Final = Path("/dev/shm")  # noqa: S108  # entered only after `_private`
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folders of one server."""
+
+    recording: Path | None
+    """None where nothing is kept beyond the moment."""
+    moment: Path
+
+    def log(self, name: str) -> Path:
+        """Give the folder of a log."""
+        return (self.moment if self.recording is None else self.recording) / name
+
+    def spill(self, name: str) -> Path | None:
+        """Give where a log goes on while its own folder cannot be written."""
+        return None if self.recording is None else self.moment / name
+
+    def folders(self, name: str) -> list[Path]:
+        """List where the segments of a log may be."""
+        spill = self.spill(name)
+        return [self.log(name), *([] if spill is None else [spill])]
+
+    @property
+    def active(self) -> Path:
+        """The lock that the worker holds which answers."""
+        return self.moment / "active"
+
+    def remove(self) -> None:
+        """Remove what was for the moment, unless it holds what the recording lacks."""
+        is_spilt = self.recording is not None and any(
+            path.stat().st_size
+            for name in (INPUTS, OUTCOMES)
+            for path in (self.moment / name).glob("*.mcap")
+        )
+        if not is_spilt:
+            shutil.rmtree(self.moment, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held_places(recording: Path | None) -> Iterator[Places]:
+    """Make the folders, and keep every other server out of them.
+
+    Raises:
+        UsageError: A folder cannot be made, belongs to another user, or is another
+            server's.
+    """
+    places = _made_places(recording)
+    fd = os.open(places.moment / "server", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"recording {recording}: expected a free folder, found one that "
+                "another server records to. Stop that server or name another folder."
+            ) from error
+        yield places
+        places.remove()
+    finally:
+        os.close(fd)
+
+
+def _made_places(recording: Path | None) -> Places:
+    root = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    if recording is None:
+        moment = Path(tempfile.mkdtemp(prefix="neuroflow-", dir=root))
+    else:
+        recording = recording.resolve()
+        digest = hashlib.sha256(os.fsencode(recording)).hexdigest()[:16]
+        moment = _private(root / f"neuroflow-{os.getuid()}-{digest}")
+    places = Places(recording, moment)
+    try:
+        for name in (INPUTS, OUTCOMES):
+            for folder in places.folders(name):
+                folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        places.remove()
+        raise UsageError(
+            f"recording {recording}: expected a folder to write to, "
+            f"found {error.strerror or error}"
+        ) from error
+    return places
+
+
+def _private(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: expected a folder to write to, found {error.strerror or error}"
+        ) from error
+    is_ours = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode)
+    if not is_ours or found.st_mode & 0o077:
+        raise UsageError(
+            f"{folder}: expected a folder that only this user may enter, found "
+            "another. Remove it."
+        )
+    return folder

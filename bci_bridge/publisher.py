@@ -1,0 +1,186 @@
+"""The process that gives outcomes out: announced as they come, and handed out again.
+
+It follows the log of outcomes, so that nothing is published that is not on record, and
+so that killed, it goes on where the log does. What it announces is a convenience; what
+it hands out on request is the truth.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+
+from bci_bridge.announcer import Announcer
+from bci_bridge.authority import check_authority
+from bci_bridge.bell import Bell
+from bci_bridge.endpoints import bound
+from bci_bridge.gate import Gate
+from bci_bridge.header import Header
+from bci_bridge.ingress import POLL_MS, reject_from
+from bci_bridge.messages import Heartbeat, ReplayRequest, RunStart
+from bci_bridge.outbox import Outbox
+from bci_bridge.outcomes import Outcome
+from bci_bridge.places import OUTCOMES, Places
+from bci_bridge.recovery import outbox_segment
+from bci_bridge.settings import PUBLISHER, Outlet, PublisherReport, ServeConfig
+from bci_bridge.tail import Tail
+from bci_bridge.wire import decode, encode
+from bci_bridge.zap import PUBLISH, REPLAY
+from runtime.errors import PeerError
+
+HEARTBEAT_NS = 250_000_000
+"""Subscribers hear at least this often how many outcomes there are."""
+
+
+class Publisher:
+    """Two sockets: one that announces, one that is asked.
+
+    Attributes:
+        outlet: Where they really listen.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        places: Places,
+        clock_ns: Callable[[], int],
+        stack: contextlib.ExitStack,
+        *,
+        is_restart: bool = False,
+    ) -> None:
+        """Learn what there is, then listen.
+
+        Args:
+            config: Where to listen.
+            places: Where the log is.
+            clock_ns: The server's monotonic clock.
+            stack: Closes what is opened here.
+            is_restart: The server's attack on itself has failed before.
+
+        Raises:
+            UsageError: An address is not allowed.
+            BackendError: An address cannot be bound.
+            ArtifactError: A key file is missing, damaged or open to others.
+        """
+        self._clock_ns, self._outbox = clock_ns, Outbox()
+        self._bell = Bell(places.moment, PUBLISHER)
+        stack.callback(self._bell.close)
+        self._tail = Tail(places.folders(OUTCOMES), segment=outbox_segment(places))
+        stack.callback(self._tail.close)
+        self._outcomes: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()
+        self._heartbeat_ns = 0
+        self._learn(announce=False)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        stack.callback(context.term)
+        self._gate = Gate(None if config.keys is None else Path(config.keys), context)
+        stack.callback(self._gate.close)
+        self._announcer = Announcer(context, config.publish, self._gate.lock(PUBLISH))
+        stack.callback(self._announcer.close)
+        self._replays, replay = bound(
+            context,
+            zmq.ROUTER,
+            config.replay,
+            high_water=1024,
+            lock=self._gate.lock(REPLAY),
+        )
+        stack.callback(self._replays.close)
+        self.outlet = Outlet(publish=self._announcer.endpoint, replay=replay)
+        stack.callback(self._gate.stop_attack)
+        self._gate.attack(
+            [
+                ("publisher", self.outlet.publish, zmq.SUB),
+                ("replay", self.outlet.replay, zmq.DEALER),
+            ],
+            is_proven=is_restart,
+        )
+
+    @property
+    def sockets(self) -> "tuple[zmq.Socket[bytes], int]":
+        """What to sleep on."""
+        return self._replays, self._bell.fileno()
+
+    def turn(self) -> None:
+        """Announce what is new, and answer who asks."""
+        self._bell.hush()
+        self._learn()
+        self._read_requests()
+        self._beat()
+        self._gate.check()
+        if self._gate.newly_allowed() is not None:
+            self._announcer.expel()
+
+    def sleep_ms(self) -> int:
+        """Say for how long nothing needs to be done unless something arrives."""
+        return POLL_MS
+
+    def has_held(self) -> bool:
+        """Say whether the attack on itself has failed, as it must."""
+        return self._gate.has_held()
+
+    @property
+    def trouble(self) -> str:
+        """What must not stay silent, but stops nothing; empty while all is well."""
+        return self._gate.trouble
+
+    def report(self) -> PublisherReport:
+        """Account for everything."""
+        return PublisherReport(
+            outcomes=dict(self._outcomes),
+            rejected=dict(self._rejected),
+            self_attacks=self._gate.attacks_passed,
+        )
+
+    def _learn(self, *, announce: bool = True) -> None:
+        """Read on in the log to its end."""
+        while logged := self._tail.read():
+            for one in logged:
+                record = one.envelope.record
+                if isinstance(record, RunStart):
+                    self._outbox.start_run(record.run)
+                elif not isinstance(record, Outcome):
+                    continue
+                elif self._outbox.keep(one.envelope) and announce:
+                    self._outcomes[type(record).__name__] += 1
+                    self._announcer.send(one.envelope.frames)
+
+    def _read_requests(self) -> None:
+        while True:
+            try:
+                letter = self._gate.receive(self._replays)
+            except zmq.Again:
+                return
+            try:
+                device = self._gate.device(letter)
+                request = decode(letter.frames).record
+                check_authority(device, request)
+            except PeerError as error:
+                self._rejected[error.reason] += 1
+                if error.reason != "UNAUTHORISED":
+                    continue
+                answers = [encode(reject_from(Header(), error, self._clock_ns()))]
+            else:
+                if not isinstance(request, ReplayRequest):
+                    self._rejected["ILLEGAL_STATE"] += 1
+                    continue
+                answers = self._outbox.replay(request)
+            with contextlib.suppress(zmq.Again, zmq.ZMQError):
+                for envelope in answers:
+                    self._replays.send_multipart(
+                        [letter.peer, *envelope.frames], zmq.NOBLOCK
+                    )
+
+    def _beat(self) -> None:
+        now_ns = self._clock_ns()
+        if now_ns - self._heartbeat_ns < HEARTBEAT_NS:
+            return
+        self._heartbeat_ns = now_ns
+        beat = Heartbeat(
+            run=self._outbox.run_id,
+            stream="server",
+            sent_ns=now_ns,
+            outcome_count=self._outbox.count,
+        )
+        self._announcer.send(encode(beat).frames)

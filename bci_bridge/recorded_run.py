@@ -1,0 +1,75 @@
+"""The outcomes of a recording, run by run. Pure."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from bci_bridge.outcomes import Outcome, VolumeOutcome
+from bci_bridge.recording_reader import Break
+from bci_bridge.segment import Logged
+from bci_bridge.wire import Envelope
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """What is on record of one run's answers."""
+
+    name: str
+    outcomes: dict[int, Envelope] = field(default_factory=dict)
+    """By index; the first counts, if a worker repeated what another had said."""
+    newest: int = -1
+    lost: set[int] = field(default_factory=set)
+    """Indices among them that cannot be read."""
+    is_torn: bool = False
+    """Its last outcomes may never have been written, or cannot be read."""
+    _decided: dict[int, int] = field(default_factory=dict)
+
+    def add(self, envelope: Envelope, *, after_loss: bool) -> None:
+        """Take the next outcome of the log."""
+        outcome = envelope.record
+        if not isinstance(outcome, Outcome):
+            return
+        index = outcome.outcome_index
+        if after_loss:
+            self.lost |= set(range(self.newest + 1, index))
+        if index in self.outcomes:
+            return
+        self.outcomes[index], self.is_torn = envelope, False
+        self.newest = max(self.newest, index)
+        if isinstance(outcome, VolumeOutcome):
+            self._decided[outcome.volume_index] = outcome.decided_ns
+
+    def decided_ns(self, volume_index: int, deadline_ns: int | None) -> int:
+        """Say when an acquisition was decided; at its deadline if that is lost."""
+        at_deadline = 0 if deadline_ns is None else deadline_ns
+        return self._decided.get(volume_index, at_deadline)
+
+
+class RecordedRuns:
+    """The runs of a whole log of outcomes, which it holds in memory."""
+
+    def __init__(self, log: Iterable[Logged | Break]) -> None:
+        self._runs: dict[str, RunRecord] = {}
+        self._has_break = False
+        newest: RunRecord | None = None
+        after_loss = False
+        for item in log:
+            if isinstance(item, Break):
+                self._has_break = True
+                after_loss = after_loss or item.kind == "LOST"
+                if newest is not None:
+                    # Unless more of it follows, which `add` finds.
+                    newest.is_torn = True
+                continue
+            run = item.envelope.record.run
+            if isinstance(item.envelope.record, Outcome):
+                newest = self._runs.setdefault(run, RunRecord(run))
+                newest.add(item.envelope, after_loss=after_loss)
+                after_loss = False
+
+    def take(self, run: str) -> RunRecord:
+        """Give the outcomes of a run; none where there are none."""
+        return self._runs.pop(run, RunRecord(run, is_torn=self._has_break))
+
+    def rest(self) -> Iterator[RunRecord]:
+        """Give the runs that were not taken."""
+        yield from self._runs.values()

@@ -1,0 +1,97 @@
+"""What a process that was killed must know to go on, read from the log.
+
+The last segment tells: it begins with all that was known then, and the rest is folded.
+"""
+
+from bci_bridge.ledger import Ledger
+from bci_bridge.outbox import KEPT_RUNS
+from bci_bridge.places import INPUTS, OUTCOMES, Places
+from bci_bridge.segment import Logged
+from bci_bridge.tail import Tail, preface_of, segments_in
+
+
+def last_preface(places: Places, name: str) -> tuple[int, Logged | None]:
+    """Find the newest segment of a log that begins with what was known.
+
+    Returns:
+        Its number and its first message; 0 and None where there is none.
+    """
+    segments = segments_in(places.folders(name))
+    for number in sorted(segments, reverse=True):
+        preface = preface_of(segments[number])
+        if preface is not None:
+            return number, preface
+    return 0, None
+
+
+def recovered_ledger(places: Places) -> tuple[Ledger, int]:
+    """Know again what the writer of the inputs' log knew.
+
+    Returns:
+        The ledger, and the place of the next message in the order.
+
+    Raises:
+        RecordingError: The log was written by another version.
+    """
+    number, preface = last_preface(places, INPUTS)
+    ledger, order = Ledger(), 0
+    if preface is not None:
+        ledger = Ledger.from_note(preface.envelope)
+        order = preface.order
+    tail = Tail(places.folders(INPUTS), segment=number)
+    try:
+        while logged := tail.read():
+            for one in logged:
+                order = one.order + 1
+                if is_folded(one):
+                    ledger.fold(one.envelope, one.log_ns, segment=number)
+    finally:
+        tail.close()
+    return ledger, order
+
+
+def is_folded(logged: Logged) -> bool:
+    """Say whether a message of the inputs' log changes what is known of a run."""
+    return logged.topic == "note" or logged.topic.startswith("in/")
+
+
+def next_order(places: Places, name: str) -> int:
+    """Find the place of the next message in the order of a log without prefaces."""
+    segments = segments_in(places.folders(name))
+    order = 0
+    for number in sorted(segments, reverse=True)[:2]:
+        tail = Tail([segments[number].parent], segment=number)
+        try:
+            while logged := tail.read():
+                order = max(order, logged[-1].order + 1)
+        finally:
+            tail.close()
+    return order
+
+
+def run_segment(places: Places) -> int:
+    """Find the segment of the inputs' log from which the last run can be followed.
+
+    Raises:
+        RecordingError: The log was written by another version.
+    """
+    number, preface = last_preface(places, INPUTS)
+    if preface is None:
+        return 0
+    run = Ledger.from_note(preface.envelope).run
+    return number if run is None else min(run.segment, number)
+
+
+def outbox_segment(places: Places) -> int:
+    """Find the segment of the outcomes' log from which an outbox can be filled."""
+    segments = segments_in(places.folders(OUTCOMES))
+    runs: set[str] = set()
+    for number in sorted(segments, reverse=True):
+        preface = preface_of(segments[number])
+        if preface is None:
+            continue
+        # A segment begins with the name of the run that goes on in it.
+        runs.add(preface.envelope.record.run)
+        if len(runs) > KEPT_RUNS:
+            return number
+    return min(segments, default=0)

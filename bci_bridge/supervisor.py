@@ -1,0 +1,381 @@
+"""The live system: four processes, each of which may die at any instant.
+
+The supervisor starts them, sees at once when one has died or stands still, and puts
+another in its place; it meets no peer, holds no state, and reads no log. What a process
+must know to go on is in the log, so that whoever is killed is replaced and not mourned.
+
+Ingress and publisher are copies of this process (fork), which has loaded all that they
+need and opened nothing: they are there again in milliseconds. Workers are programs of
+their own, because engine libraries cannot be copied; that is why one stands by.
+"""
+
+import contextlib
+import functools
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bci_bridge.endpoints import check_address
+from bci_bridge.parts import run_ingress, run_publisher
+from bci_bridge.places import Places, held_places
+from bci_bridge.settings import (
+    INGRESS,
+    PUBLISHER,
+    WORKERS,
+    Endpoints,
+    IngressReport,
+    PublisherReport,
+    ServeConfig,
+    ServeReport,
+    report_from,
+)
+from bci_bridge.setup import (
+    Account,
+    Beat,
+    Failure,
+    Ready,
+    Setup,
+    path_of,
+    read_if_there,
+    write_whole,
+)
+from runtime.errors import BackendError, NeuroFlowError, UsageError
+
+POLL_MS: Final = 20
+STOP_S: Final = 10.0
+"""A process that is told to end and does not is killed after this."""
+
+QUICK_DEATHS: Final = 20
+"""Deaths in a row, each soon after the start, that no restart will mend."""
+
+QUICK_NS: Final = 1_000_000_000
+
+
+@dataclass(slots=True)
+class _Child:
+    """One of the four places, and who fills it now."""
+
+    name: str
+    start: Callable[[], int]
+    beat: Beat
+    pid: int = 0
+    pidfd: int = -1
+    started_ns: int = 0
+    quick_deaths: int = 0
+    restarts: int = field(default=0)
+
+
+class Supervisor:
+    """Keeps a server's processes alive.
+
+    Attributes:
+        restarts: Deaths so far, by name of the process.
+    """
+
+    def __init__(
+        self, config: ServeConfig, places: Places, worker: Sequence[str]
+    ) -> None:
+        """Describe the server; `start` starts it.
+
+        Args:
+            config: Where to listen and what to keep.
+            places: Held for this server alone.
+            worker: Command of a worker, to which setup file and name are added.
+        """
+        self._places, self._worker = places, tuple(worker)
+        recording = None if places.recording is None else str(places.recording)
+        self._setup = Setup(
+            config=config,
+            recording=recording,
+            moment=str(places.moment),
+            supervisor=os.getpid(),
+        )
+        self._children = {
+            name: _Child(name, start, Beat(places.moment, name))
+            for name, start in (
+                (PUBLISHER, self._start_publisher),
+                *((name, self._worker_starter(name)) for name in WORKERS),
+                (INGRESS, self._start_ingress),
+            )
+        }
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """Deaths so far, by name of the process."""
+        return {name: child.restarts for name, child in self._children.items()}
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Who fills which place."""
+        return {name: child.pid for name, child in self._children.items() if child.pid}
+
+    @property
+    def trouble(self) -> str:
+        """What must not stay silent, but stops nothing; empty while all is well."""
+        accounts = (self._account(name) for name in (INGRESS, PUBLISHER))
+        return next((one.trouble for one in accounts if one.trouble), "")
+
+    def start(self, stop: Callable[[], bool]) -> Endpoints | None:
+        """Start one after the other; return when peers can connect.
+
+        Raises:
+            NeuroFlowError: A process cannot begin its work.
+        """
+        gc.collect()
+        gc.freeze()
+        for name in self._children:
+            path_of(self._places.moment, name, "account").unlink(missing_ok=True)
+        # One worker loads alone: two would share the processors and both be late.
+        for name in (PUBLISHER, WORKERS[0], WORKERS[1], INGRESS):
+            self._start(self._children[name])
+            if not self._wait_until(functools.partial(self._is_ready, name), stop):
+                return None
+            self._learn(name)
+        ready = self._wait_until(
+            lambda: all(map(self._is_safe, (INGRESS, PUBLISHER))), stop
+        )
+        outlet = self._setup.outlet
+        if not ready or outlet is None:
+            return None
+        return Endpoints(
+            address=self._setup.config.address,
+            publish=outlet.publish,
+            replay=outlet.replay,
+        )
+
+    def turn(self) -> None:
+        """Sleep until someone dies, or for a moment; replace who must be replaced.
+
+        Raises:
+            NeuroFlowError: One dies again and again.
+        """
+        for child in self._died(POLL_MS):
+            self._replace(child)
+        now_ns = time.monotonic_ns()
+        for child in self._children.values():
+            last_ns = child.beat.last_ns()
+            is_still = last_ns is not None and now_ns - last_ns > self._hang_ns
+            if child.pid and is_still:
+                child.beat.still()
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
+
+    def stop(self) -> ServeReport:
+        """End the run and the processes, in the order in which work flows."""
+        for names in ((INGRESS,), WORKERS, (PUBLISHER,)):
+            self._end([self._children[name] for name in names])
+        came, went = self._account(INGRESS).came, self._account(PUBLISHER).went
+        return report_from(came or IngressReport(), went or PublisherReport())
+
+    def kill(self) -> None:
+        """End all processes at once."""
+        for child in self._children.values():
+            if child.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
+                self._bury(child)
+            child.beat.close()
+
+    @property
+    def _hang_ns(self) -> int:
+        return round(self._setup.config.hang_s * 1e9)
+
+    def _start(self, child: _Child) -> None:
+        for what in ("ready", "failure"):
+            path_of(self._places.moment, child.name, what).unlink(missing_ok=True)
+        child.beat.still()
+        child.started_ns = time.monotonic_ns()
+        child.pid = child.start()
+        child.pidfd = os.pidfd_open(child.pid)
+
+    def _start_publisher(self) -> int:
+        return _forked(run_publisher, self._setup)
+
+    def _start_ingress(self) -> int:
+        return _forked(run_ingress, self._setup)
+
+    def _worker_starter(self, name: str) -> Callable[[], int]:
+        def start() -> int:
+            file = path_of(self._places.moment, name, "setup")
+            write_whole(file, self._setup)
+            command = [*self._worker, str(file), name]
+            nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+            return os.posix_spawn(
+                command[0], command, os.environ, file_actions=[nothing]
+            )
+
+        return start
+
+    def _is_ready(self, name: str) -> bool:
+        return self._ready(name) is not None
+
+    def _is_safe(self, name: str) -> bool:
+        ready = self._ready(name)
+        return ready is not None and ready.is_safe
+
+    def _ready(self, name: str) -> Ready | None:
+        return read_if_there(path_of(self._places.moment, name, "ready"), Ready)
+
+    def _account(self, name: str) -> Account:
+        path = path_of(self._places.moment, name, "account")
+        return read_if_there(path, Account) or Account()
+
+    def _learn(self, name: str) -> None:
+        """Keep what a process has found out, for those that start after it."""
+        ready, setup = self._ready(name), self._setup
+        if ready is None:
+            return
+        config = setup.config
+        if ready.outlet is not None:
+            config = msgspec.structs.replace(
+                config, publish=ready.outlet.publish, replay=ready.outlet.replay
+            )
+            setup = msgspec.structs.replace(setup, outlet=ready.outlet)
+        if ready.endpoint:
+            config = msgspec.structs.replace(config, address=ready.endpoint)
+            setup = msgspec.structs.replace(setup, is_restart=True)
+        if ready.admission is not None:
+            setup = msgspec.structs.replace(setup, admission=ready.admission)
+        self._setup = msgspec.structs.replace(setup, config=config)
+
+    def _wait_until(
+        self, is_done: Callable[[], bool], stop: Callable[[], bool]
+    ) -> bool:
+        while not stop():
+            if is_done():
+                return True
+            for child in self._died(POLL_MS):
+                self._bury(child)
+                raise self._reason(child)
+        return False
+
+    def _died(self, timeout_ms: int) -> list[_Child]:
+        poller, by_fd = select.poll(), {}
+        for child in self._children.values():
+            if child.pid:
+                poller.register(child.pidfd, select.POLLIN)
+                by_fd[child.pidfd] = child
+        return [by_fd[fd] for fd, _ in poller.poll(timeout_ms)]
+
+    def _bury(self, child: _Child) -> None:
+        os.waitpid(child.pid, 0)
+        os.close(child.pidfd)
+        child.pid, child.pidfd = 0, -1
+
+    def _replace(self, child: _Child) -> None:
+        self._bury(child)
+        child.restarts += 1
+        is_quick = time.monotonic_ns() - child.started_ns < QUICK_NS
+        child.quick_deaths = child.quick_deaths + 1 if is_quick else 0
+        if child.quick_deaths == QUICK_DEATHS:
+            raise self._reason(child)
+        self._start(child)
+
+    def _reason(self, child: _Child) -> NeuroFlowError:
+        path = path_of(self._places.moment, child.name, "failure")
+        failure = read_if_there(path, Failure)
+        if failure is None:
+            return BackendError(f"{child.name}: expected it to run, found it dead")
+        kind = UsageError if failure.exit_status == UsageError.exit_status else None
+        return (kind or BackendError)(failure.message)
+
+    def _end(self, children: list[_Child]) -> None:
+        for child in children:
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+        until_ns = time.monotonic_ns() + round(STOP_S * 1e9)
+        for child in children:
+            if not child.pid:
+                continue
+            left_ms = max(until_ns - time.monotonic_ns(), 0) // 1_000_000
+            poller = select.poll()
+            poller.register(child.pidfd, select.POLLIN)
+            if not poller.poll(left_ms):
+                os.kill(child.pid, signal.SIGKILL)
+            self._bury(child)
+
+
+def _forked(body: Callable[[Setup], None], setup: Setup) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        body(setup)
+        status = 0
+    except NeuroFlowError:
+        pass  # on record for the supervisor
+    finally:
+        # Not the way out of the program that this process is a copy of.
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def supervised(config: ServeConfig, worker: Sequence[str]) -> Iterator[Supervisor]:
+    """Hold a server's places for as long as its processes live.
+
+    Args:
+        config: Where to listen and what to keep.
+        worker: Command of a worker.
+
+    Raises:
+        UsageError: An address or the recording is not allowed.
+    """
+    for address in (config.address, config.publish, config.replay):
+        check_address(address, has_keys=config.keys is not None)
+    recording = None if config.recording is None else Path(config.recording)
+    with held_places(recording) as places:
+        server = Supervisor(config, places, worker)
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+def serve_supervised(
+    config: ServeConfig,
+    worker: Sequence[str],
+    stop: Callable[[], bool],
+    on_ready: Callable[[Endpoints], None],
+    *,
+    on_trouble: Callable[[str], None] = lambda _: None,
+) -> ServeReport:
+    """Serve until `stop` says so; then end a run that is under way as aborted.
+
+    Args:
+        config: Where to listen and what to keep.
+        worker: Command of a worker, to which setup file and name are added.
+        stop: Asked at least every `POLL_MS`.
+        on_ready: Called once, when peers can connect.
+        on_trouble: Told once of each trouble and each death that ends nothing.
+
+    Raises:
+        NeuroFlowError: A process cannot begin its work, or dies again and again.
+    """
+    with supervised(config, worker) as server:
+        endpoints = server.start(stop)
+        if endpoints is not None:
+            on_ready(endpoints)
+        told, restarts = "", server.restarts
+        while not stop():
+            server.turn()
+            for name, count in server.restarts.items():
+                if count > restarts[name]:
+                    on_trouble(f"{name} died and was replaced")
+            restarts = server.restarts
+            trouble = server.trouble
+            if trouble and trouble != told:
+                on_trouble(trouble)
+            told = trouble
+        return server.stop()

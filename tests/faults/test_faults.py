@@ -1,0 +1,116 @@
+"""Every fault's short form holds, and fails once the thing under test is broken."""
+
+import json
+import sys
+
+import pytest
+
+from tests.faults import __main__ as command
+from tests.faults import registry
+from tests.faults.result import NONE, Bound, Fault, Finding, Settings, carry_out
+from tests.faults.table import table
+
+QUICK = {"recording-cut", "recording-flip"}
+"""Below a second; all others are slow, whoever adds them."""
+
+COUNTS = {"recording-cut": 60, "recording-flip": 60, "fuzz": 20_000}
+"""Fewer tries than the command's short form: under pytest every call of the code is
+held against its annotations, which takes ten times as long."""
+
+FOUND_BROKEN = {
+    "recording-cut": "intact_not_returned",
+    "recording-flip": "wrong_frames",
+    "fuzz": "other_exceptions",
+    "fuzz-socket": "legitimate_lost",
+    "bundles": "parsed_before_refusal",
+}
+"""Figure by which each sabotage is found."""
+
+EVERY = [
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+    for name in registry.MODULES
+]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_short_form_passes(name):
+    settings = Settings(seed=1, count=COUNTS.get(name))
+
+    record = carry_out(registry.load(name), settings)
+
+    assert record["passed"], record["examples"]
+    assert record["failed"] == []
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_sabotaged_short_form_fails_by_the_figure_that_is_sabotaged(name):
+    settings = Settings(seed=1, sabotage=True, count=COUNTS.get(name))
+
+    record = carry_out(registry.load(name), settings)
+
+    assert not record["passed"]
+    assert FOUND_BROKEN[name] in record["failed"]
+
+
+def test_sabotage_is_over_when_the_fault_is():
+    fault = registry.load("recording-flip")
+    carry_out(fault, Settings(sabotage=True, count=8))
+
+    assert carry_out(fault, Settings(count=80))["passed"]
+
+
+@pytest.mark.parametrize(
+    ("figures", "bounds", "passed"),
+    [
+        ({"lost": 0}, {"lost": NONE}, True),
+        ({"lost": 1}, {"lost": NONE}, False),
+        ({"lost": float("nan")}, {"lost": NONE}, False),
+        ({}, {"lost": NONE}, False),
+        ({"lost": 0}, {}, False),
+        ({"n": 5}, {"n": Bound(at_least=5)}, True),
+        ({"n": 4}, {"n": Bound(at_least=5)}, False),
+        ({"n": 9}, {"n": Bound(at_most=8)}, False),
+        ({"n": "many"}, {"n": Bound(at_least=0)}, False),
+    ],
+)
+def test_a_finding_passes_only_if_every_bound_has_a_figure_within(
+    figures, bounds, passed
+):
+    assert Finding(figures, bounds).passed is passed
+
+
+def example(settings):
+    return Finding({"lost": int(settings.sabotage)}, {"lost": NONE}, ["frame 3"])
+
+
+@pytest.mark.parametrize(("flags", "status"), [([], 0), (["--sabotage"], 1)])
+def test_the_command_says_it_by_its_exit_status_and_in_json(
+    monkeypatch, capsys, tmp_path, flags, status
+):
+    out = tmp_path / "faults.json"
+    monkeypatch.setattr(registry, "load", lambda name: Fault(name, "", example))
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["faults", "all", "--json", "--seed", "5", "--out", str(out), *flags],
+    )
+
+    assert command.main() == status
+
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["name"] for record in said] == list(registry.MODULES)
+    assert {record["seed"] for record in said} == {5}
+    assert json.loads(out.read_text()) == said
+
+
+def test_the_table_shows_every_bound_with_what_was_found(tmp_path):
+    record = carry_out(Fault("example", "", example), Settings(sabotage=True))
+    (tmp_path / "faults.json").write_text(json.dumps([record]))
+
+    lines = table(tmp_path / "faults.json").splitlines()
+
+    assert lines[0].startswith("| fault | figure | bound | found | passed |")
+    assert lines[2:] == [
+        f"| example (short), sabotaged | lost | 0 | 1 | no | {record['date']} "
+        f"| {record['machine']} |"
+    ]

@@ -1,0 +1,47 @@
+"""A worker of `neuroflow serve`, as the supervisor starts it: not for users."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import msgspec
+
+from bci_bridge.decoder import Decoder
+from bci_bridge.parts import run_worker
+from bci_bridge.setup import Setup
+from runtime.errors import NeuroFlowError
+from runtime.live import open_decoder
+from verbs.rig import rig_here
+from verbs.serve import Model
+
+
+def main(arguments: list[str]) -> int:
+    """Load a model and answer with it; model, setup file and name are the arguments."""
+    model_json, setup_file, name = arguments
+    model = msgspec.json.decode(model_json, type=Model)
+    setup = msgspec.json.decode(Path(setup_file).read_bytes(), type=Setup)
+
+    def opened(stack: contextlib.ExitStack) -> Decoder:
+        return stack.enter_context(
+            open_decoder(
+                Path(model.bundle),
+                Path(model.gallery),
+                backend=model.backend,
+                threads=model.threads,
+                abstain_below=model.abstain_below,
+            )
+        )
+
+    rig = rig_here(
+        model.backend, threads=model.threads, abstain_below=model.abstain_below
+    )
+    try:
+        run_worker(setup, name, opened, rig)
+    except NeuroFlowError as error:
+        # On record for the supervisor, which says it where it matters.
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
