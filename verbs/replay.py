@@ -91,9 +91,7 @@ def replay_recording(
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
     """
-    found = survey(
-        item for log in (INPUTS, OUTCOMES) for item in scan_recording(recording / log)
-    )
+    found = _surveyed(recording)
     if found.losses and not skip_damaged:
         raise RecordingError(
             f"{recording}: expected a whole recording, found lost {found.losses[0]}"
@@ -144,6 +142,12 @@ def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
             tally.trials += isinstance(envelope.record, TrialOutcome)
             tally.has_ended |= isinstance(envelope.record, RunEnded)
     return report
+
+
+def _surveyed(recording: Path) -> Survey:
+    logs = {log: survey(scan_recording(recording / log)) for log in (INPUTS, OUTCOMES)}
+    losses = (f"{log}: {what}" for log, one in logs.items() for what in one.losses)
+    return Survey(logs[OUTCOMES].rigs, tuple(losses))
 
 
 def _recorded_rig(recording: Path, found: Survey, *, is_needed: bool) -> RigNote | None:

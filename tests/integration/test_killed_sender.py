@@ -41,7 +41,9 @@ def test_a_player_killed_again_and_again_loses_and_doubles_nothing(running, tmp_
         assert last.wait(60) == 0
     outcomes = list(Client(server.address))
     report = server.stop()
-    logged = [entry.envelope.record for entry in read_recording(tmp_path / "log")]
+    logged = [
+        entry.envelope.record for entry in read_recording(tmp_path / "log" / "inputs")
+    ]
 
     volumes = [o for o in outcomes if isinstance(o, VolumeOutcome)]
     trials = [o.trial_id for o in outcomes if isinstance(o, TrialOutcome)]
@@ -90,7 +92,7 @@ def test_a_live_player_that_was_killed_keeps_the_time_base_of_its_run(
     server.stop()
     acquired_ns = {
         record.volume_index: record.acquired_ns
-        for entry in read_recording(tmp_path / "log")
+        for entry in read_recording(tmp_path / "log" / "inputs")
         if type(record := entry.envelope.record).__name__ == "Volume"
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -98,10 +99,11 @@ def test_a_recording_is_proved_and_a_changed_one_is_not(recorded, tmp_path):
     assert (status, error) == (0, "")
     assert output == "run-1: 50 volumes, 3 trials, 54 answers compared, 0 differences\n"
 
-    recorder = Recorder(tmp_path / "log")
+    shutil.copytree(recorded / "log" / "inputs", tmp_path / "log" / "inputs")
+    recorder = Recorder(tmp_path / "log" / "outcomes")
     gone = None
-    for entry in read_recording(recorded / "log"):
-        if gone is None and entry.envelope.record.run and entry.topic == "out":
+    for entry in read_recording(recorded / "log" / "outcomes"):
+        if gone is None and entry.topic == "out":
             gone = entry.envelope.record.outcome_index
             continue
         recorder.append(entry.topic, entry.envelope, entry.log_ns)
@@ -130,10 +132,11 @@ def test_what_cannot_be_proved_is_refused_in_one_line(recorded, tmp_path):
         "openvino",
         "--verify",
     )
-    (segment,) = (recorded / "log").glob("*.mcap")
+    shutil.copytree(recorded / "log", tmp_path, dirs_exist_ok=True)
+    (segment,) = (tmp_path / "inputs").glob("*.mcap")
     data = bytearray(segment.read_bytes())
     data[len(data) // 2] ^= 1
-    (tmp_path / "000000.mcap").write_bytes(data)
+    segment.write_bytes(data)
     damaged = said("replay", tmp_path, *flags(recorded), "--verify")
     rest = said("replay", tmp_path, *flags(recorded), "--verify", "--skip-damaged")
 
@@ -141,15 +144,15 @@ def test_what_cannot_be_proved_is_refused_in_one_line(recorded, tmp_path):
         assert (status, output, error.count("\n")) == (1, "", 1)
     assert "Give the gallery that answered." in gallery[2]
     assert "backend: expected ort, found openvino" in engine[2]
-    assert "expected a whole recording, found lost message" in damaged[2]
+    assert "expected a whole recording, found lost inputs: message" in damaged[2]
     assert rest[0] == 0, rest[2]
-    assert "lost: message" in rest[1]
+    assert "lost: inputs: message" in rest[1]
     assert "answers not compared after a loss" in rest[1]
 
 
 @pytest.mark.slow
 def test_a_server_begins_its_log_with_what_it_computes_with(recorded):
-    (rig,) = survey(scan_recording(recorded / "log")).rigs
+    (rig,) = survey(scan_recording(recorded / "log" / "outcomes")).rigs
 
     assert rig == rig_here("ort", threads=1, abstain_below=0.3)
     assert {"numpy", "scipy", "python"} < set(rig.versions)
