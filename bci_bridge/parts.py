@@ -37,7 +37,7 @@ from bci_bridge.setup import (
 from runtime.errors import BackendError, NeuroFlowError
 
 _PR_SET_PDEATHSIG: Final = 1
-ACCOUNT_NS: Final = 1_000_000_000
+ACCOUNT_NS: Final = 100_000_000
 """How often a part says what it has done."""
 
 
@@ -169,6 +169,7 @@ def _take_turns(
     # What exists now lives as long as the process: no pause should look at it.
     gc.freeze()
     beat, said, accounted_ns = Beat(Path(setup.moment), name), None, 0
+    done: Account | None = None
     try:
         while not stop():
             part.turn()
@@ -179,8 +180,9 @@ def _take_turns(
                 write_whole(path_of(Path(setup.moment), name, "ready"), found)
                 said = found
             if now_ns - accounted_ns > ACCOUNT_NS:
-                accounted_ns = now_ns
-                _say(setup, name, account())
+                accounted_ns, before, done = now_ns, done, account()
+                if done != before:
+                    _say(setup, name, done)
             poller.poll(part.sleep_ms())
     finally:
         beat.close()
@@ -191,7 +193,7 @@ def _say(setup: Setup, name: str, account: Account) -> None:
 
 
 def _earlier(setup: Setup, name: str) -> Account:
-    """Read what the process did that this one replaces, to within a second."""
+    """Read what the process did that this one replaces, to within `ACCOUNT_NS`."""
     path = path_of(Path(setup.moment), name, "account")
     return read_if_there(path, Account) or Account()
 

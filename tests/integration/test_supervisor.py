@@ -1,0 +1,208 @@
+"""Four real processes, any of which may be killed or stopped at any instant."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from neuroflow_client import Client, VolumeOutcome
+
+from bci_bridge.player import run_start_from
+from bci_bridge.sender import Sender
+from bci_bridge.settings import Endpoints, ServeReport
+from tests.integration.replaying import require_identity
+from tests.integration.tiny import SHAPE, PlayedRun
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/clients/python"}
+
+
+class Supervised:
+    """A server and what it has printed so far."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        line = process.stdout.readline()
+        self.endpoints = msgspec.json.decode(line, type=Endpoints)
+        self.pids = json.loads(process.stdout.readline())
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Kill one of its processes; return once another has taken its place."""
+        gone = self.pids[name]
+        os.kill(gone, number)
+        while self.pids.get(name, gone) == gone:
+            self.pids = json.loads(self.process.stdout.readline())
+
+    def stop(self) -> ServeReport:
+        """End it as a user does."""
+        self.process.send_signal(signal.SIGTERM)
+        line = self.process.stdout.readlines()[-1]
+        assert self.process.wait(20) == 0
+        return msgspec.json.decode(line, type=ServeReport)
+
+
+@contextmanager
+def process(*arguments, **settings):
+    config = json.dumps({"address": "tcp://127.0.0.1:*", **settings})
+    command = [sys.executable, "-m", "tests.integration.supervised", config]
+    with subprocess.Popen(
+        [*command, *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+@contextmanager
+def supervised(recording, **settings):
+    with process(recording=str(recording), **settings) as started:
+        yield Supervised(started)
+
+
+def opened(server, run, count=60, pace="live", budget_s=5.0):
+    start = run_start_from(PlayedRun(run, count, tr_s=0.02), speed=1.0)
+    start = msgspec.structs.replace(start, pace=pace, budget_s=budget_s)
+    return Sender(server.endpoints.address, start)
+
+
+def send(sender, index):
+    sender.volume(index, np.full(SHAPE, index, np.int16), time.monotonic_ns())
+
+
+def answers(server, run):
+    return [
+        (outcome.volume_index, outcome.input, outcome.label)
+        for outcome in Client(server.endpoints.address, run=run)
+        if isinstance(outcome, VolumeOutcome)
+    ]
+
+
+def expected(count):
+    return [(index, "OK", str(index)) for index in range(count)]
+
+
+def test_whoever_is_killed_in_mid_run_is_replaced_and_nothing_is_lost(tmp_path):
+    victims = ["ingress", "worker-a", "publisher", "worker-b", "ingress", "publisher"]
+    with supervised(tmp_path) as server:
+        with opened(server, "run-1") as sender:
+            for index in range(60):
+                if index % 10 == 5:
+                    server.kill(victims[index // 10])
+                send(sender, index)
+        found = answers(server, "run-1")
+        report = server.stop()
+
+    require_identity(tmp_path)
+    assert found == expected(60)
+    assert report.recording == "ON"
+
+
+def test_a_worker_that_stands_still_is_replaced(tmp_path):
+    with supervised(tmp_path, hang_s=0.5) as server:
+        with opened(server, "run-1", 20) as sender:
+            send(sender, 0)
+            active = next(iter(answers_so_far(server, 1)))
+            # Whoever answers holds the lock until it is killed for standing still.
+            for name in ("worker-a", "worker-b"):
+                server.kill(name, signal.SIGSTOP)
+            for index in range(1, 20):
+                send(sender, index)
+        found = answers(server, "run-1")
+
+    assert active.volume_index == 0
+    assert found == expected(20)
+
+
+def answers_so_far(server, count):
+    outcomes = iter(Client(server.endpoints.address))
+    try:
+        yield from (next(outcomes) for _ in range(count))
+    finally:
+        outcomes.close()
+
+
+def test_a_server_killed_as_a_whole_goes_on_with_its_run(tmp_path):
+    log, count = tmp_path / "log", 30
+    with supervised(log) as first:
+        address = first.endpoints.address
+        sender = opened(first, "run-1", count)
+        for index in range(10):
+            send(sender, index)
+        first.process.kill()
+        first.process.wait()
+    left = [pid for pid in first.pids.values() if Path(f"/proc/{pid}").exists()]
+    with supervised(log, address=address) as second:
+        for index in range(10, count):
+            send(sender, index)
+        sender.close()
+        found = answers(second, "run-1")
+        second.stop()
+
+    require_identity(log)
+    assert all(_is_dying(pid) for pid in left)
+    assert found == expected(count)
+
+
+def _is_dying(pid):
+    for _ in range(200):
+        if not Path(f"/proc/{pid}").exists():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_two_servers_never_share_a_recording(tmp_path):
+    with supervised(tmp_path), process(recording=str(tmp_path)) as second:
+        line = second.stderr.read()
+
+        assert second.wait(20) == 2
+        assert line == (
+            f"neuroflow: recording {tmp_path}: expected a free folder, found one that "
+            "another server records to. Stop that server or name another folder.\n"
+        )
+
+
+def test_a_worker_that_cannot_begin_is_one_line(tmp_path):
+    with process("tests.integration.unable_worker", recording=str(tmp_path)) as server:
+        line = server.stderr.read()
+
+        assert server.wait(20) == 1
+        assert line == (
+            "neuroflow: bundle: expected a folder with manifest.json, found none\n"
+        )
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
+    with supervised(tmp_path / "a") as first:
+        address = first.endpoints.address
+        with process(recording=str(tmp_path / "b"), address=address) as second:
+            line = second.stderr.read()
+
+            assert second.wait(20) == 1
+            assert line == (
+                f"neuroflow: address {address}: expected a free port, found it in use. "
+                "Stop the other program or give another --address.\n"
+            )
+
+
+def test_nothing_is_left_in_memory(tmp_path):
+    before = set(Path("/dev/shm").glob("neuroflow-*"))
+    with supervised(tmp_path) as server:
+        server.stop()
+
+    assert set(Path("/dev/shm").glob("neuroflow-*")) <= before
