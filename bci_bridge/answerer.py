@@ -159,6 +159,8 @@ class Answerer:
         self._write(self._answering.emit(self._degraded()))
 
     def _answer(self) -> None:
+        if self._recorder is not None:
+            self._recorder.rotate(self._clock_ns())
         while self._has_input():
             self._answering.take(self._waiting.popleft())
             self._write(self._answering.emit(self._degraded()))

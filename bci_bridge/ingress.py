@@ -128,6 +128,8 @@ class Ingress:
 
     def turn(self) -> None:
         """Deal with all that has arrived, and with the time that has passed."""
+        # Before anything is read: now the ledger knows what the log holds, no more.
+        self._recorder.rotate(self._clock_ns())
         # Only after everything that has arrived was read can time tell what has not.
         if self._read_inputs():
             self._carry_out(self._protocol.tick(self._clock_ns()), self._clock_ns())
@@ -230,6 +232,7 @@ class Ingress:
                     self._refuse_content(peer, envelope.record, reason, detail)
                 case do.StartRun():
                     self._runs += 1
+                    self._protocol.ledger.begin_in(self._recorder.segment_number)
                 case _:
                     pass  # a worker's to do, who finds it in the log
 

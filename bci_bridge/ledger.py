@@ -101,6 +101,11 @@ class Ledger:
         """Return the sequence that a stream's next message has."""
         return 0 if self.run is None else len(self.run.crcs.get(stream, ()))
 
+    def begin_in(self, segment: int) -> None:
+        """Note in which segment of the log the run began."""
+        if self.run is not None:
+            self.run.segment = segment
+
     def fold(
         self,
         envelope: Envelope,

@@ -118,7 +118,7 @@ class Recorder:
         self._is_dirty, self._is_closing = threading.Event(), threading.Event()
         self._lock_fd = _locked(folder)
         try:
-            self._open_segment(folder)
+            self._open_segment(folder, preface)
         except OSError as error:
             os.close(self._lock_fd)
             raise UsageError(_not_writable(folder, error)) from error
@@ -170,10 +170,18 @@ class Recorder:
         self._thread.join()
         os.close(self._lock_fd)
 
-    def _places(self, log_ns: int) -> Iterator[_Segment]:
-        """Give where a message can go, from the best place to the last resort."""
-        is_due = self._retry_ns is not None and log_ns >= self._retry_ns
+    def rotate(self, log_ns: int) -> None:
+        """Begin another segment where one is due.
+
+        With a preface this is for the owner to call, at an instant at which that says
+        exactly what the log holds: one that knew a message not yet written would, after
+        a crash, keep it from ever being written. Without one, `append` does it.
+        """
+        self._rotate(log_ns, self._preface)
+
+    def _rotate(self, log_ns: int, preface: Callable[[], Envelope] | None) -> None:
         segment = self._segment
+        is_due = self._retry_ns is not None and log_ns >= self._retry_ns
         if segment is not None and (
             segment.good_bytes >= self._segment_bytes or (segment.is_spilt and is_due)
         ):
@@ -182,22 +190,30 @@ class Recorder:
             self._retire_segment()
         if self._segment is None and (self._retry_ns is None or is_due):
             try:
-                self._open_segment(self._folder)
+                self._open_segment(self._folder, preface)
             except OSError:
                 self._give_up_segment(log_ns)
+
+    def _places(self, log_ns: int) -> Iterator[_Segment]:
+        """Give where a message can go, from the best place to the last resort."""
+        if self._preface is None or self._segment is None:
+            # In the middle of a message, so without preface: whoever reads goes back.
+            self._rotate(log_ns, None)
         if self._segment is not None:
             yield self._segment
         if self._spill is not None and (
             self._segment is None or not self._segment.is_spilt
         ):
             try:
-                self._open_segment(self._spill)
+                self._open_segment(self._spill, None)
             except OSError:
                 return
             if self._segment is not None:
                 yield self._segment
 
-    def _open_segment(self, folder: Path) -> None:
+    def _open_segment(
+        self, folder: Path, preface: Callable[[], Envelope] | None
+    ) -> None:
         taken = [
             int(path.stem)
             for place in (self._folder, self._spill)
@@ -212,8 +228,8 @@ class Recorder:
                 path.unlink(missing_ok=True)
         with self._guard:
             self._segment = segment
-        if self._preface is not None:
-            segment.append(PREFACE, self._appended, 0, self._preface())
+        if preface is not None:
+            segment.append(PREFACE, self._appended, 0, preface())
 
     def _finish_segment(self) -> None:
         if self._segment is not None:

@@ -14,6 +14,7 @@ MODULES: dict[str, str] = {
     "fuzz": "tests.faults.fuzz",
     "fuzz-socket": "tests.faults.fuzz_socket",
     "bundles": "tests.faults.bundles",
+    "sessions": "tests.faults.sessions",
 }
 
 

@@ -13,7 +13,7 @@ from tests.faults.table import table
 QUICK = {"recording-cut", "recording-flip"}
 """Below a second; all others are slow, whoever adds them."""
 
-COUNTS = {"recording-cut": 60, "recording-flip": 60, "fuzz": 20_000}
+COUNTS = {"recording-cut": 60, "recording-flip": 60, "fuzz": 20_000, "sessions": 1}
 """Fewer tries than the command's short form: under pytest every call of the code is
 held against its annotations, which takes ten times as long."""
 
@@ -23,6 +23,7 @@ FOUND_BROKEN = {
     "fuzz": "other_exceptions",
     "fuzz-socket": "legitimate_lost",
     "bundles": "parsed_before_refusal",
+    "sessions": "violations",
 }
 """Figure by which each sabotage is found."""
 

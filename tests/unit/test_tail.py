@@ -109,6 +109,7 @@ def test_every_segment_begins_with_its_preface(tmp_path):
     state = encode(Heartbeat(), b"all that came before")
     recorder = Recorder(tmp_path, segment_bytes=300, preface=lambda: state)
     for number in range(9):
+        recorder.rotate(number)
         recorder.append("in/s", envelope(number), number)
     recorder.close()
     paths = segments_in([tmp_path])

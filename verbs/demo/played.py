@@ -1,5 +1,6 @@
 """Runs played into a server, and what came back, as any client sees it."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from verbs.demo.processes import child, require_success
 OnOutcome = Callable[[VolumeOutcome | TrialOutcome], None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class PlayedRun:
     """One run: what was sent and every outcome."""
 
@@ -28,11 +29,20 @@ class PlayedRun:
     def latency_ms(self, outcome: VolumeOutcome) -> float | None:
         """Return compute latency: the volume is there, the answer is out.
 
-        Live, from the end of acquisition; when catching up, from receipt, because the
-        sender then keeps a queue on purpose. None where no volume came.
+        Live, from the end of acquisition. When catching up volumes wait in the log on
+        purpose: from receipt, or from when the outcome before was out, whichever is
+        later. None where no volume came.
         """
-        start = outcome.acquired_ns if self.is_live else outcome.received_ns
+        start = outcome.acquired_ns
+        if not self.is_live and outcome.received_ns is not None:
+            free_ns = self._published_ns.get(outcome.outcome_index - 1, 0)
+            start = max(outcome.received_ns, free_ns)
         return None if start is None else (outcome.published_ns - start) / 1e6
+
+    @functools.cached_property
+    def _published_ns(self) -> dict[int, int]:
+        outcomes = (*self.volumes, *self.trials)
+        return {one.outcome_index: one.published_ns for one in outcomes}
 
     def event(self, trial_id: str) -> RecordedEvent:
         """Return what was shown in a trial."""

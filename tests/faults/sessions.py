@@ -1,0 +1,186 @@
+"""Simulated sessions with faults on a virtual clock: every failure repeats its seed."""
+
+import contextlib
+import os
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from unittest import mock
+
+from bci_bridge.answering import Answering
+from bci_bridge.delivery import Delivery, Patience
+from bci_bridge.messages import Event, Hello, RunEnd, RunStart, Volume
+from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
+from tests.faults.result import NONE, Bound, Fault, Finding, Progress, Settings
+from tests.faults.world import MS, Server, SimulatedLine, World
+from tests.integration.tiny import MeanDecoder
+
+SESSION_S = 7200
+RUNS = 12
+TR_S = 2.0
+TRIAL_EVERY = 4
+"""Volumes from one trial's onset to the next."""
+
+SHAPE = (1, 1, 2)
+VICTIMS = ("ingress", "worker", "standby", "publisher")
+PATIENCE = Patience(60 * 10**9, 600 * 10**9, lambda: False)
+
+
+def session(seed: int) -> tuple[Counter[str], list[str]]:
+    """Live through one session; return what happened, and what must not have."""
+    world = World(seed)
+    server = Server(world, lambda: MeanDecoder(SHAPE))
+    tally: Counter[str] = Counter()
+    trouble: list[str] = []
+    count = round(SESSION_S / RUNS / TR_S)
+    for number in range(RUNS):
+        run = f"run-{number}"
+        sent = _live(world, server, run, count, tally)
+        world.run_until(world.now_ns + 1000 * MS, lambda: False)
+        trouble += [f"seed {seed}: {line}" for line in _wrong(server, run, count, sent)]
+    tally["sessions"] += 1
+    tally["deaths"] += sum(server.deaths.values())
+    return tally, trouble
+
+
+def _live(
+    world: World, server: Server, run: str, count: int, tally: Counter[str]
+) -> int:
+    """Send one run at its TR, while processes die and the network fails."""
+    line = SimulatedLine(world, server, f"scanner-{run}")
+    hello = Hello(stream="scanner", role="scanner", lease=f"lease-{run}")
+    delivery = Delivery(line, hello, run, None, world.clock, PATIENCE)
+    begin_ns = world.now_ns
+    delivery.post(
+        RunStart(shape=SHAPE, tr_s=TR_S, expected_volumes=count, budget_s=TR_S)
+    )
+    tr_ns = round(TR_S * 1e9)
+    _let_fail(world, server, line, begin_ns, count * tr_ns, tally)
+    for index in range(count):
+        due_ns = begin_ns + (index + 1) * tr_ns
+        while world.now_ns < due_ns:
+            delivery.pump(min(max((due_ns - world.now_ns) // MS, 1), 1000))
+        if index % TRIAL_EVERY == 0 and index + 3 < count:
+            onset_s = index * TR_S
+            delivery.post(Event(trial_id=f"t-{index}", onset_s=onset_s, duration_s=1.0))
+        record = Volume(
+            volume_index=index, acquired_ns=world.now_ns, dtype="i2", shape=SHAPE
+        )
+        delivery.post(record, index.to_bytes(2, "little") * 2)
+        tally["volumes"] += 1
+    delivery.post(RunEnd(count=count))
+    delivery.wait(lambda: delivery.is_settled)
+    delivery.close()
+    tally["resent"] += delivery.resent
+    return delivery.count
+
+
+def _let_fail(
+    world: World,
+    server: Server,
+    line: SimulatedLine,
+    begin_ns: int,
+    span_ns: int,
+    tally: Counter[str],
+) -> None:
+    """Put this run's faults on the agenda."""
+    dice = world.dice
+    for _ in range(dice.randrange(0, 6)):
+        victim = dice.choice(VICTIMS)
+        at_ns = begin_ns + dice.randrange(span_ns) - world.now_ns
+        world.after(max(at_ns, 0), lambda victim=victim: server.kill(victim))
+    for _ in range(dice.randrange(0, 3)):
+        at_ns = begin_ns + dice.randrange(span_ns) - world.now_ns
+        cut_ns = dice.choice([5, 50, 500, 5000, 20_000]) * MS
+        world.after(max(at_ns, 0), lambda cut_ns=cut_ns: line.cut(cut_ns))
+        tally["cuts"] += 1
+
+
+def _wrong(server: Server, run: str, count: int, sent: int) -> list[str]:
+    """Hold what is on record of a run against what must be."""
+    records = [
+        one.envelope.record
+        for one in server.outcomes
+        if one.envelope.record.run == run and isinstance(one.envelope.record, Outcome)
+    ]
+    volumes = [one for one in records if isinstance(one, VolumeOutcome)]
+    trials = [one.trial_id for one in records if isinstance(one, TrialOutcome)]
+    inputs = [
+        one.envelope.record
+        for one in server.inputs
+        if one.topic == "in/scanner" and one.envelope.record.run == run
+    ]
+    said = {one.volume_index for one in inputs if isinstance(one, Volume)}
+    events = [one.trial_id for one in inputs if isinstance(one, Event)]
+    wrong = []
+    if [one.sequence for one in inputs] != list(range(sent)):
+        wrong.append(f"{run}: inputs: expected {sent} in order, found {len(inputs)}")
+    if said != set(range(count)):
+        wrong.append(f"{run}: volumes lost: {sorted(set(range(count)) - said)[:5]}")
+    if [one.volume_index for one in volumes] != list(range(count)):
+        wrong.append(f"{run}: expected {count} volume outcomes, found {len(volumes)}")
+    for one in volumes:
+        if one.input == "OK" and one.label != str(one.volume_index):
+            wrong.append(f"{run}: volume {one.volume_index} answered {one.label}")
+        if one.input == "INVALID":
+            wrong.append(f"{run}: volume {one.volume_index} INVALID: {one.degraded}")
+    if sorted(trials) != sorted(events):
+        wrong.append(f"{run}: expected {len(events)} trials, found {len(trials)}")
+    if [one.outcome_index for one in records] != list(range(len(records))):
+        wrong.append(f"{run}: outcomes are not numbered without a gap")
+    if not records or not isinstance(records[-1], RunEnded) or records[-1].aborted:
+        wrong.append(f"{run}: expected a whole run's end, found another")
+    outbox = server.outbox
+    if outbox is None or outbox.count != len(records):
+        wrong.append(f"{run}: expected {len(records)} outcomes given out")
+    return wrong
+
+
+def run(settings: Settings) -> Finding:
+    """Live through sessions on all processors."""
+    sessions = settings.tries(short=4, full=400)
+    seeds = range(settings.seed * 1_000_000, settings.seed * 1_000_000 + sessions)
+    tally: Counter[str] = Counter()
+    trouble: list[str] = []
+    progress = Progress("sessions", sessions)
+    begin = time.monotonic()
+    one = _sabotaged if settings.sabotage else session
+    cores = len(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        done = map(one, seeds)
+        if settings.form == "full":
+            pool = stack.enter_context(ProcessPoolExecutor(cores))
+            done = pool.map(one, seeds, chunksize=4)
+        for number, (found, wrong) in enumerate(done):
+            tally += found
+            trouble += wrong
+            progress.at(number)
+    minutes = (time.monotonic() - begin) / 60
+    figures = {
+        "sessions": tally["sessions"],
+        "hours_simulated": round(tally["sessions"] * SESSION_S / 3600),
+        "volumes": tally["volumes"],
+        "deaths": tally["deaths"],
+        "cuts": tally["cuts"],
+        "resent": tally["resent"],
+        "violations": len(trouble),
+        "sessions_per_minute": round(sessions / minutes, 1),
+    }
+    bounds = {
+        "violations": NONE,
+        "sessions": Bound(at_least=sessions),
+        "deaths": Bound(at_least=1),
+        "cuts": Bound(at_least=1),
+    }
+    if settings.form == "full":
+        bounds["sessions_per_minute"] = Bound(at_least=200)
+    return Finding(figures, bounds, trouble)
+
+
+def _sabotaged(seed: int) -> tuple[Counter[str], list[str]]:
+    """Workers that do not look at what is on record already."""
+    with mock.patch.object(Answering, "know"):
+        return session(seed)
+
+
+FAULT = Fault("sessions", "processes die and cables break, on a virtual clock", run)

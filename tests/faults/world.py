@@ -1,0 +1,392 @@
+"""A server, its processes, its sender and their network, on a clock that is not real.
+
+The very code that decides in the real server (`Protocol`, `Ledger`, `Answering`,
+`Outbox`) and in the real sender (`Delivery`) runs here; sockets, files and processes
+are played. One thread, one random generator: a seed is a history.
+"""
+
+import heapq
+import random
+from collections.abc import Callable, Iterator
+
+from bci_bridge import actions as do
+from bci_bridge.admission import Admission
+from bci_bridge.answering import Answering
+from bci_bridge.decoder import Decoder
+from bci_bridge.header import Header
+from bci_bridge.ingress import reject_from
+from bci_bridge.ledger import Ledger
+from bci_bridge.line import Line
+from bci_bridge.messages import Ack, Goodbye, Hello, RunStart, Welcome
+from bci_bridge.outbox import Outbox
+from bci_bridge.outcomes import Outcome
+from bci_bridge.protocol import Protocol
+from bci_bridge.segment import Logged
+from bci_bridge.wire import Envelope, decode, encode
+from runtime.errors import BackendError, PeerError
+
+MS = 1_000_000
+SEGMENT = 64
+"""Messages of a segment, at whose beginning the writer puts what it knows."""
+
+SYNC_NS = 200 * MS
+
+
+class World:
+    """Time, and what happens in it."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.now_ns = 10**12
+        self._agenda: list[tuple[int, int, Callable[[], None]]] = []
+        self._count = 0
+
+    def after(self, delay_ns: int, act: Callable[[], None]) -> None:
+        """Let something happen later."""
+        self._count += 1
+        heapq.heappush(self._agenda, (self.now_ns + delay_ns, self._count, act))
+
+    def run_until(self, until_ns: int, is_enough: Callable[[], bool]) -> None:
+        """Let time pass, up to an instant or until something is so."""
+        while not is_enough():
+            if not self._agenda or self._agenda[0][0] > until_ns:
+                self.now_ns = max(self.now_ns, until_ns)
+                return
+            at_ns, _, act = heapq.heappop(self._agenda)
+            self.now_ns = max(self.now_ns, at_ns)
+            act()
+
+    def clock(self) -> int:
+        """Show the time."""
+        return self.now_ns
+
+
+class Server:
+    """Two logs that survive everything, and the processes around them."""
+
+    def __init__(self, world: World, decoder: Callable[[], Decoder]) -> None:
+        self.world, self._decoder = world, decoder
+        self.inputs: list[Logged] = []
+        self.outcomes: list[Logged] = []
+        self._states: list[tuple[int, Envelope]] = []
+        # What is on disk: so many messages, and so far for each run and stream.
+        self._counted, self._is_syncing = 0, False
+        self._on_disk: dict[tuple[str, str], int] = {}
+        self.lines: dict[bytes, SimulatedLine] = {}
+        self.deaths: dict[str, int] = {}
+        self.protocol: Protocol | None = None
+        self.outbox: Outbox | None = None
+        self.active, self.spare = self._worker(), self._worker()
+        self._spare_at = 0
+        self._alarm_ns: int | None = None
+        self._admission = Admission.of(decoder())
+        self.start_ingress()
+        self.start_publisher()
+
+    def start_ingress(self) -> None:
+        """Know again what is on record, as `bci_bridge.recovery` does."""
+        at, ledger = 0, Ledger()
+        if self._states:
+            at, note = self._states[-1]
+            ledger = Ledger.from_note(note)
+        for logged in self.inputs[at:]:
+            if logged.topic == "note" or logged.topic.startswith("in/"):
+                ledger.fold(logged.envelope, logged.log_ns)
+        self.protocol = Protocol(
+            admit=self._admission.check, ledger=ledger, now_ns=self.world.now_ns
+        )
+
+    def start_publisher(self) -> None:
+        """Fill the outbox from the log."""
+        self.outbox = Outbox()
+        for logged in self.outcomes:
+            self._publish(logged)
+
+    def kill(self, name: str) -> None:
+        """Let a process die, and another take its place a little later."""
+        self.deaths[name] = self.deaths.get(name, 0) + 1
+        dice = self.world.dice
+        if name == "ingress" and self.protocol is not None:
+            self.protocol = None
+            self.world.after(dice.randrange(5, 400) * MS, self.start_ingress)
+        elif name == "publisher":
+            self.outbox = None
+            self.world.after(dice.randrange(5, 400) * MS, self.start_publisher)
+        elif name == "standby":
+            self._begin_spare()
+        elif name == "worker":
+            self._hand_over()
+
+    def receive(self, peer: bytes, frames: list[bytes]) -> None:
+        """Take what has come through the socket, if somebody listens."""
+        if self.protocol is None:
+            return
+        self._rotate(self.protocol)
+        now_ns = self.world.now_ns
+        envelope = decode(frames)
+        try:
+            todo = self.protocol.receive(peer, envelope, now_ns)
+        except PeerError as error:
+            self._send(peer, reject_from(envelope.record, error, now_ns))
+            return
+        self._carry_out(todo)
+        self._set_alarm()
+
+    def _carry_out(self, todo: list[do.Action]) -> None:
+        now_ns = self.world.now_ns
+        for action in todo:
+            match action:
+                case do.Log(envelope):
+                    self._log(f"in/{envelope.record.stream}", envelope)
+                case do.Note(record):
+                    self._log("note", encode(record))
+                case do.Reply(peer, record):
+                    self._send(peer, record)
+                case do.Acknowledge(peer, run, stream, received):
+                    ack = Ack(
+                        run=run,
+                        stream=stream,
+                        sent_ns=now_ns,
+                        received=received,
+                        durable=min(received, self._on_disk.get((run, stream), 0)),
+                    )
+                    self._send(peer, ack)
+
+    def _log(self, topic: str, envelope: Envelope) -> None:
+        self.inputs.append(Logged(len(self.inputs), self.world.now_ns, topic, envelope))
+        for worker in (self.active, self.spare):
+            if worker is not None:
+                worker.behind.append(self.inputs[-1])
+        if not self._is_syncing:
+            self._is_syncing = True
+            self.world.after(SYNC_NS, self._sync)
+        self._work()
+
+    def _rotate(self, protocol: Protocol) -> None:
+        before = self._states[-1][0] if self._states else -SEGMENT
+        if len(self.inputs) - before >= SEGMENT:
+            self._states.append((len(self.inputs), protocol.ledger.note()))
+
+    def _work(self) -> None:
+        self.active.answer(self)
+        if self.spare is not None:
+            self.spare.follow()
+
+    def write(self, envelope: Envelope) -> None:
+        """Put an outcome on record, and give it out if somebody does."""
+        self.outcomes.append(
+            Logged(len(self.outcomes), self.world.now_ns, "out", envelope)
+        )
+        if self.spare is not None:
+            self.spare.answering.know(self.outcomes[-1])
+        self._publish(self.outcomes[-1])
+
+    def _publish(self, logged: Logged) -> None:
+        if self.outbox is None:
+            return
+        record = logged.envelope.record
+        if isinstance(record, RunStart):
+            self.outbox.start_run(record.run)
+        elif isinstance(record, Outcome):
+            self.outbox.keep(logged.envelope)
+
+    def _worker(self) -> "Worker":
+        return Worker(Answering(self._decoder(), self.world.clock))
+
+    def _begin_spare(self) -> None:
+        self.spare = None
+        self._spare_at += 1
+        mine = self._spare_at
+
+        def loaded() -> None:
+            if mine == self._spare_at:
+                self.spare = self._caught_up()
+
+        self.world.after(self.world.dice.randrange(500, 5000) * MS, loaded)
+
+    def _caught_up(self) -> "Worker":
+        worker = self._worker()
+        inputs, outcomes = self._last_run(self.inputs), self._last_run(self.outcomes)
+        for logged in self.outcomes[outcomes:]:
+            worker.answering.know(logged)
+        worker.behind = list(self.inputs[inputs:])
+        worker.follow()
+        return worker
+
+    @staticmethod
+    def _last_run(log: list[Logged]) -> int:
+        for at in range(len(log) - 1, -1, -1):
+            if isinstance(log[at].envelope.record, RunStart):
+                return at
+        return 0
+
+    def _hand_over(self) -> None:
+        if self.spare is None:
+            # No spare: who begins anew answers what there is when it is loaded.
+            self.active = self._caught_up()
+        else:
+            self.active = self.spare
+        self._begin_spare()
+        self.active.take_over(self)
+
+    def _send(self, peer: bytes, record: Header) -> None:
+        line = self.lines.get(peer)
+        if line is not None:
+            line.arrive(encode(record).frames)
+
+    def _sync(self) -> None:
+        self._is_syncing = False
+        for logged in self.inputs[self._counted :]:
+            if logged.topic.startswith("in/"):
+                record = logged.envelope.record
+                self._on_disk[record.run, record.stream] = record.sequence + 1
+        self._counted = len(self.inputs)
+        if self.protocol is not None and self.protocol.run_id:
+            for peer, stream, received in self.protocol.streams():
+                run = self.protocol.run_id
+                self._carry_out([do.Acknowledge(peer, run, stream, received)])
+
+    def _set_alarm(self) -> None:
+        due_ns = None if self.protocol is None else self.protocol.deadline_ns()
+        if due_ns is None or due_ns == self._alarm_ns:
+            return
+        self._alarm_ns = due_ns
+        wait_ns = max(due_ns - self.world.now_ns, 0) + 1
+        self.world.after(wait_ns, lambda: self._ring(due_ns))
+
+    def _ring(self, due_ns: int) -> None:
+        if self.protocol is None or due_ns != self._alarm_ns:
+            return  # another instant counts by now
+        self._alarm_ns = None
+        self._carry_out(self.protocol.tick(self.world.now_ns))
+        self._set_alarm()
+
+
+class Worker:
+    """One worker: what it knows, and what it has yet to take."""
+
+    def __init__(self, answering: Answering) -> None:
+        self.answering = answering
+        self.behind: list[Logged] = []
+
+    def follow(self) -> None:
+        """Take what is settled, as a standby does."""
+        while self.behind and self.answering.is_settled(self.behind[0]):
+            self._take()
+
+    def answer(self, server: Server) -> None:
+        """Answer all, as the active one does."""
+        while self.behind:
+            self._take()
+            for envelope in self.answering.emit():
+                server.write(envelope)
+
+    def take_over(self, server: Server) -> None:
+        """Say what the dead one owed, then go on."""
+        self.follow()
+        for envelope in self.answering.emit():
+            server.write(envelope)
+        self.answer(server)
+
+    def _take(self) -> None:
+        logged = self.behind.pop(0)
+        if logged.topic == "note" or logged.topic.startswith("in/"):
+            self.answering.take(logged)
+
+
+class SimulatedLine(Line):
+    """A sender's line over a network that is played."""
+
+    def __init__(self, world: World, server: Server, name: str) -> None:
+        # Nothing of a real line is made: every method is this class's own.
+        self.address = "simulated"
+        self._world, self._server, self._name = world, server, name
+        self._inbox: list[list[bytes]] = []
+        self._cut_until_ns = 0
+        self._busy_until_ns = [0, 0]
+        self._connection, self._number = 0, 0
+        self._has_left = False
+        self._peer = b""
+        self.reconnect()
+
+    @property
+    def is_closed(self) -> bool:
+        """`close` was called."""
+        return self._has_left
+
+    def reconnect(self) -> None:
+        """Begin anew, under another routing id."""
+        self._server.lines.pop(self._peer, None)
+        self._number += 1
+        self._peer = f"{self._name}-{self._number}".encode()
+        self._server.lines[self._peer] = self
+        self._connection += 1
+        self._inbox.clear()
+
+    def cut(self, for_ns: int) -> None:
+        """Lose what is under way; nothing passes for a while."""
+        self._cut_until_ns = self._world.now_ns + for_ns
+        self._connection += 1
+
+    def transmit(self, envelope: Envelope) -> bool:
+        """Let a message go its way; False where the connection is down."""
+        if self._world.now_ns < self._cut_until_ns:
+            return False
+        peer = self._peer
+        self._carry(0, lambda: self._server.receive(peer, envelope.frames))
+        return True
+
+    def arrive(self, frames: list[bytes]) -> None:
+        """Let an answer go its way."""
+        if self._world.now_ns >= self._cut_until_ns:
+            self._carry(1, lambda: self._inbox.append(frames))
+
+    def _carry(self, way: int, deliver: Callable[[], None]) -> None:
+        delay_ns = self._world.dice.randrange(50_000, 3 * MS)
+        # A stream: what is sent later does not arrive earlier.
+        at_ns = max(self._world.now_ns + delay_ns, self._busy_until_ns[way])
+        self._busy_until_ns[way] = at_ns
+        connection = self._connection
+
+        def arrive() -> None:
+            if connection == self._connection and not self._has_left:
+                deliver()
+
+        self._world.after(at_ns - self._world.now_ns, arrive)
+
+    def poll(self, timeout_ms: int) -> bool:
+        """Let time pass until an answer is there."""
+        until_ns = self._world.now_ns + timeout_ms * MS
+        self._world.run_until(until_ns, lambda: bool(self._inbox))
+        return bool(self._inbox)
+
+    def answers(self) -> Iterator[Header]:
+        """Read what has arrived."""
+        while self._inbox:
+            yield decode(self._inbox.pop(0)).record
+
+    def greet(
+        self,
+        hello: Hello,
+        timeout_ns: int,
+        clock_ns: Callable[[], int],
+        is_cancelled: Callable[[], bool],
+    ) -> Welcome:
+        """Present the sender until the server answers."""
+        del is_cancelled
+        deadline_ns = clock_ns() + timeout_ns
+        while clock_ns() < deadline_ns:
+            self.transmit(encode(hello))
+            if self.poll(100):
+                for record in self.answers():
+                    if isinstance(record, Welcome):
+                        return record
+        raise BackendError("simulated: expected an answer, found none")
+
+    def close(self) -> None:
+        """Say goodbye."""
+        if not self._has_left:
+            self.transmit(encode(Goodbye()))
+        self._world.run_until(self._world.now_ns + 20 * MS, lambda: False)
+        self._has_left = True
+        self._server.lines.pop(self._peer, None)
