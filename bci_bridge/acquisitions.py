@@ -178,7 +178,7 @@ class Acquisitions:
             return [Refuse(peer, envelope, *refusal)]
         actions = self._miss_up_to(index)
         degraded: tuple[str, ...] = ()
-        acquired_ns = volume.acquired_ns
+        acquired_ns = _on_server_clock(volume)
         is_plausible = now_ns - _PAST_NS <= acquired_ns <= now_ns + _FUTURE_NS
         if self._start.pace == "live" and not is_plausible:
             degraded, acquired_ns = ("TIME_ANOMALY",), now_ns
@@ -214,3 +214,14 @@ class Acquisitions:
         known, acquired_ns = self._anchor
         ahead_s = (index - known) * self._start.tr_s + self._start.budget_s
         return acquired_ns + round(ahead_s * 1e9)
+
+
+def _on_server_clock(volume: Volume) -> int:
+    """Say when a volume was acquired, on the server's clock.
+
+    An offset below its uncertainty is that of one and the same clock.
+    """
+    offset_ns, uncertainty_ns = volume.clock_offset_ns, volume.clock_uncertainty_ns
+    if offset_ns is None or abs(offset_ns) <= (uncertainty_ns or 0):
+        return volume.acquired_ns
+    return volume.acquired_ns - offset_ns

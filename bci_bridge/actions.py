@@ -49,6 +49,8 @@ class Acknowledge:
     run: str
     stream: str
     received: int
+    echo_ns: int | None = None
+    """Instant of the message that this answers, on its sender's clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from typing import Final
 
 from msgspec import structs
 
+from bci_bridge.clock_offset import ClockOffset
 from bci_bridge.header import Header
 from bci_bridge.line import GREET_MS, Line
-from bci_bridge.messages import Ack, Heartbeat, Hello, Reject, Welcome
+from bci_bridge.messages import Ack, Clocked, Heartbeat, Hello, Reject, Welcome
 from bci_bridge.spool import Spool
 from bci_bridge.window import Window
 from bci_bridge.wire import Envelope, checked, encode
@@ -75,6 +76,7 @@ class Delivery:
         """
         self.refusals: list[Reject] = []
         self.resent = 0
+        self._offset = ClockOffset()
         self._line, self._hello, self._run = line, hello, run
         self._spool, self._clock_ns, self._patience = spool, clock_ns, patience
         held = None if spool is None else spool.held
@@ -132,7 +134,7 @@ class Delivery:
             self._progress_ns = self._advanced_ns = now_ns
         filled = checked(
             structs.replace(
-                record,
+                self._clocked(record, now_ns),
                 run=self._run,
                 stream=self._hello.stream,
                 sequence=self._window.next,
@@ -179,6 +181,15 @@ class Delivery:
                 limit_ns = min(limit_ns, patience.timeout_ns)
             if self._clock_ns() - max(begin_ns, self._advanced_ns) > limit_ns:
                 raise self._silence(limit_ns)
+
+    def _clocked(self, record: Header, now_ns: int) -> Header:
+        found = self._offset.at(now_ns)
+        if found is None or not isinstance(record, Clocked):
+            return record
+        offset_ns, uncertainty_ns = found
+        return structs.replace(
+            record, clock_offset_ns=offset_ns, clock_uncertainty_ns=uncertainty_ns
+        )
 
     @property
     def _has_room(self) -> bool:
@@ -227,6 +238,8 @@ class Delivery:
     def _read(self) -> None:
         for record in self._line.answers():
             self._asked_ns = None
+            if isinstance(record, Ack) and record.echo_ns is not None:
+                self._offset.add(record.echo_ns, record.sent_ns, self._clock_ns())
             if isinstance(record, Ack) and record.run == self._run:
                 self._acknowledged(record)
             elif isinstance(record, Welcome) and self._is_greeting:

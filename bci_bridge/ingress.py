@@ -226,8 +226,8 @@ class Ingress:
                 case do.Reply(peer, record):
                     sent = msgspec.structs.replace(record, sent_ns=now_ns)
                     self._send(peer, encode(sent))
-                case do.Acknowledge(peer, run, stream, received):
-                    self._acknowledge(peer, run, stream, received)
+                case do.Acknowledge():
+                    self._acknowledge(action)
                 case do.Refuse(peer, envelope, reason, detail):
                     self._refuse_content(peer, envelope.record, reason, detail)
                 case do.StartRun():
@@ -266,16 +266,17 @@ class Ingress:
         )
         self._send(peer, encode(reject))
 
-    def _acknowledge(self, peer: bytes, run: str, stream: str, received: int) -> None:
+    def _acknowledge(self, action: do.Acknowledge) -> None:
         ack = Ack(
-            run=run,
-            stream=stream,
+            run=action.run,
+            stream=action.stream,
             sent_ns=self._clock_ns(),
-            received=received,
-            durable=self._durable[run, stream],
+            received=action.received,
+            durable=self._durable[action.run, action.stream],
             recording=self._recording,
+            echo_ns=action.echo_ns,
         )
-        self._send(peer, encode(ack))
+        self._send(action.peer, encode(ack))
 
     def _send(self, peer: bytes, envelope: Envelope) -> None:
         # A peer that has gone, or does not read, misses its acknowledgement and will
@@ -299,7 +300,7 @@ class Ingress:
             for known in [key for key in self._durable if key[0] != run]:
                 del self._durable[known]
             for peer, stream, received in self._protocol.streams():
-                self._acknowledge(peer, run, stream, received)
+                self._acknowledge(do.Acknowledge(peer, run, stream, received))
 
 
 def reject_from(heard: Header, error: PeerError, now_ns: int) -> Reject:

@@ -123,7 +123,16 @@ class RunEnd(Header, frozen=True, kw_only=True, tag="RUN_END"):
     aborted: bool = False
 
 
-class Volume(Header, frozen=True, kw_only=True, tag="VOLUME"):
+class Clocked(Header, frozen=True, kw_only=True):
+    """A message that tells instants of its sender's clock; never sent itself."""
+
+    clock_offset_ns: Instant | None = None
+    """That clock minus the server's, as the sender estimates it; None if unknown."""
+    clock_uncertainty_ns: Count | None = None
+    """The true offset is no further away."""
+
+
+class Volume(Clocked, frozen=True, kw_only=True, tag="VOLUME"):
     """One acquisition; the payload is its voxels in C order, little-endian."""
 
     volume_index: Index
@@ -145,7 +154,7 @@ class Missing(Header, frozen=True, kw_only=True, tag="MISSING"):
     reason: Text = ""
 
 
-class Event(Header, frozen=True, kw_only=True, tag="EVENT"):
+class Event(Clocked, frozen=True, kw_only=True, tag="EVENT"):
     """A stimulus is presented."""
 
     trial_id: Name
@@ -161,19 +170,21 @@ class Event(Header, frozen=True, kw_only=True, tag="EVENT"):
             raise ValueError("onset_s and duration_s: expected finite seconds")
 
 
-class Trigger(Header, frozen=True, kw_only=True, tag="TRIGGER"):
+class Trigger(Clocked, frozen=True, kw_only=True, tag="TRIGGER"):
     """The scanner's pulse at the start of an acquisition."""
 
     volume_index: Index
     pulsed_ns: Instant
 
 
-class Shown(Header, frozen=True, kw_only=True, tag="SHOWN"):
+class Shown(Clocked, frozen=True, kw_only=True, tag="SHOWN"):
     """What really reached the participant, for the record."""
 
     what: Text
     shown_ns: Instant
     trial_id: OptionalName = ""
+    display_frame: Count | None = None
+    """Which frame of the display showed it first, as the display counts them."""
 
 
 class Ack(Header, frozen=True, kw_only=True, tag="ACK"):
@@ -186,6 +197,8 @@ class Ack(Header, frozen=True, kw_only=True, tag="ACK"):
     durable: Count
     recording: Literal["ON", "DEGRADED", "OFF"] = "ON"
     """Unless ON, `durable` will not advance: do not wait for it."""
+    echo_ns: Instant | None = None
+    """`sent_ns` of the message that this answers; None where it answers none."""
 
 
 class Reject(Header, frozen=True, kw_only=True, tag="REJECT"):

@@ -70,7 +70,7 @@ class VolumeOutcome(Outcome, frozen=True, kw_only=True, tag="VOLUME_OUTCOME"):
     received_ns: Instant | None = None
     deadline_ns: Instant | None = None
     clock_offset_ns: int | None = None
-    """Scanner's clock minus the server's; None on one host."""
+    """Scanner's clock (that of `acquired_ns`) minus the server's; None if unknown."""
     clock_uncertainty_ns: int | None = None
     decision: Decision | None = None
     """None where the bundle answers trials."""
@@ -102,6 +102,9 @@ class TrialOutcome(Outcome, frozen=True, kw_only=True, tag="TRIAL_OUTCOME"):
     """Of the volume whose arrival made the answer due."""
     after_volume: int
     """Acquisition after which it was decided; -1 before the first."""
+    clock_offset_ns: int | None = None
+    """Clock of who announced the trial minus the server's; None if unknown."""
+    clock_uncertainty_ns: int | None = None
 
 
 class Update(Outcome, frozen=True, kw_only=True, tag="UPDATE"):

@@ -190,7 +190,7 @@ class Protocol:
         if isinstance(record, Heartbeat):
             known.seen_ns = now_ns
             # The answer to a stream repeats what an earlier, lost one said.
-            return self._standing(peer, known.stream)
+            return self._standing(peer, known.stream, record.sent_ns)
         if not known.stream or record.stream != known.stream:
             raise PeerError(
                 "WRONG_STREAM",
@@ -281,10 +281,11 @@ class Protocol:
         )
         return [Reply(peer, welcome)]
 
-    def _standing(self, peer: bytes, stream: str) -> list[Action]:
+    def _standing(self, peer: bytes, stream: str, echo_ns: int) -> list[Action]:
         if not stream or self._ledger.run is None:
             return []
-        return [Acknowledge(peer, self.run_id, stream, self._expected(stream))]
+        expected = self._expected(stream)
+        return [Acknowledge(peer, self.run_id, stream, expected, echo_ns)]
 
     def _expected(self, stream: str) -> int:
         return self._ledger.expected(stream)
@@ -300,7 +301,8 @@ class Protocol:
             raise PeerError(
                 "CONFLICT", f"sequence {record.sequence} came before, different"
             )
-        return [Acknowledge(peer, record.run, record.stream, len(crcs))]
+        accepted = len(crcs)
+        return [Acknowledge(peer, record.run, record.stream, accepted, record.sent_ns)]
 
     def _accept(
         self, peer: bytes, known: _Peer, envelope: Envelope, now_ns: int
@@ -330,7 +332,9 @@ class Protocol:
                 "SEQUENCE_JUMP", f"expected {expected}, found {record.sequence}"
             )
         if record.sequence > expected:
-            return [Acknowledge(peer, record.run, known.stream, expected)]
+            return [
+                Acknowledge(peer, record.run, known.stream, expected, record.sent_ns)
+            ]
         if isinstance(record, RunEnd):
             run.acquisitions.check_end(record)
         if known.stream == scanner:
@@ -338,7 +342,7 @@ class Protocol:
         return [
             Log(envelope),
             *self._owned(known, is_first=expected == 0),
-            Acknowledge(peer, record.run, known.stream, expected + 1),
+            Acknowledge(peer, record.run, known.stream, expected + 1, record.sent_ns),
             *self._ledger.fold(envelope, now_ns, peer=peer, user=known.user),
         ]
 
@@ -365,7 +369,7 @@ class Protocol:
             Log(envelope),
             *began,
             *self._owned(self._peers[peer], is_first=True),
-            Acknowledge(peer, start.run, start.stream, 1),
+            Acknowledge(peer, start.run, start.stream, 1, start.sent_ns),
         ]
 
     def _owned(self, known: _Peer, *, is_first: bool) -> list[Action]:

@@ -221,9 +221,29 @@ class Sender:
         """Pass on the scanner's pulse."""
         self._say(Trigger(volume_index=volume_index, pulsed_ns=pulsed_ns))
 
-    def shown(self, what: str, shown_ns: int, trial_id: str = "") -> None:
-        """Put on record what reached the participant."""
-        self._say(Shown(what=what, shown_ns=shown_ns, trial_id=trial_id))
+    def shown(
+        self,
+        what: str,
+        shown_ns: int,
+        trial_id: str = "",
+        display_frame: int | None = None,
+    ) -> None:
+        """Put on record what reached the participant.
+
+        Args:
+            what: In words or by name.
+            shown_ns: When, on this host's monotonic clock.
+            trial_id: The trial that it belongs to, if one.
+            display_frame: On which frame of the display.
+        """
+        self._say(
+            Shown(
+                what=what,
+                shown_ns=shown_ns,
+                trial_id=trial_id,
+                display_frame=display_frame,
+            )
+        )
 
     def pump(self, timeout_ms: int = 0) -> None:
         """Wait for the server's answers, send what is due, show life.

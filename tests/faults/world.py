@@ -142,12 +142,13 @@ class Server:
                     self._log("note", encode(record))
                 case do.Reply(peer, record):
                     self._send(peer, record)
-                case do.Acknowledge(peer, run, stream, received):
+                case do.Acknowledge(peer, run, stream, received, echo_ns):
                     ack = Ack(
                         run=run,
                         stream=stream,
                         sent_ns=now_ns,
                         received=received,
+                        echo_ns=echo_ns,
                         durable=min(received, self._on_disk.get((run, stream), 0)),
                     )
                     self._send(peer, ack)

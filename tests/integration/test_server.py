@@ -128,6 +128,30 @@ def test_silence_beyond_the_live_deadline_is_a_missing_volume(running):
     assert found[1].timing == "LATE"
 
 
+@pytest.mark.parametrize("offset_s", [-7200, 0, 3600])
+def test_a_scanner_with_another_clock_is_as_punctual_and_its_offset_is_known(
+    running, offset_s
+):
+    server, offset_ns = running(), offset_s * 10**9
+
+    def scanners_clock():
+        return time.monotonic_ns() + offset_ns
+
+    run = _run(count=4, pace="live", budget_s=5.0)
+    with Sender(server.address, run, clock_ns=scanners_clock) as sender:
+        sender.event("t-1", 0.0, 1.0)
+        for index in range(4):
+            sender.volume(index, _volume(index), scanners_clock())
+            sender.pump(50)
+    outcomes = list(Client(server.address))
+
+    assert [o.timing for o in outcomes] == ["LIVE"] * 5
+    assert [o.degraded for o in outcomes] == [()] * 5
+    for outcome in outcomes:
+        error_ns = abs(outcome.clock_offset_ns - offset_ns)
+        assert error_ns <= outcome.clock_uncertainty_ns < 10**9
+
+
 def test_what_cannot_be_decoded_is_invalid_and_the_run_goes_on(running):
     class Fussy(MeanDecoder):
         def add_volume(self, volume_index, volume):

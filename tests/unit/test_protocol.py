@@ -107,7 +107,7 @@ def test_the_same_message_again_is_acknowledged_and_nothing_else():
 
     actions = rig.volume(0)
 
-    assert actions == [do.Acknowledge(SCANNER, "run-1", "scanner", 2)]
+    assert actions == [do.Acknowledge(SCANNER, "run-1", "scanner", 2, 0)]
 
 
 def test_another_message_under_a_known_sequence_is_a_conflict():
@@ -125,7 +125,7 @@ def test_a_sequence_gap_is_not_passed_over():
 
     actions = rig.volume(1)
 
-    assert actions == [do.Acknowledge(SCANNER, "run-1", "scanner", 1)]
+    assert actions == [do.Acknowledge(SCANNER, "run-1", "scanner", 1, 0)]
     assert rig.protocol.next_index == 0
 
 
@@ -257,7 +257,7 @@ def test_stimulus_software_has_a_sequence_of_its_own():
 
     actions = rig.send(event, peer=STIMULUS, stream="stimulus")
 
-    assert actions[1] == do.Acknowledge(STIMULUS, "run-1", "stimulus", 1)
+    assert actions[1] == do.Acknowledge(STIMULUS, "run-1", "stimulus", 1, 0)
 
 
 @pytest.mark.parametrize(

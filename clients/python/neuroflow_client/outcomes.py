@@ -89,6 +89,8 @@ class TrialOutcome(Outcome, frozen=True, kw_only=True):
     volumes_used: int = 0
     timing: str = "LIVE"
     after_volume: int = -1
+    clock_offset_ns: Optional[int] = None
+    clock_uncertainty_ns: Optional[int] = None
 
 
 class Update(Outcome, frozen=True, kw_only=True):

@@ -1,0 +1,49 @@
+"""How far a sender's clock is from the server's, and how sure that is. Pure.
+
+Every direct answer of the server names its own instant and repeats that of the message
+it answers (`Ack.echo_ns`). The server's instant lies between sending and receiving, so
+the middle of the two is off by half the round trip at most (Mills, 1991, IEEE Trans.
+Commun. 39(10), section III). The shortest round trip of the last ones tells most.
+"""
+
+from collections import deque
+from typing import Final
+
+SAMPLES: Final = 32
+DRIFT: Final = 1e-4
+"""Clocks of two hosts part by less than this: 100 microseconds a second."""
+
+
+class ClockOffset:
+    """The last exchanges of one sender with its server."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[int, int, int]] = deque(maxlen=SAMPLES)
+
+    def add(self, sent_ns: int, server_ns: int, received_ns: int) -> None:
+        """Take one exchange.
+
+        Args:
+            sent_ns: On this host's clock, when the message left.
+            server_ns: On the server's clock, when it was answered.
+            received_ns: On this host's clock, when the answer came.
+        """
+        if received_ns >= sent_ns:
+            half_ns = (received_ns - sent_ns + 1) // 2
+            middle_ns = sent_ns + (received_ns - sent_ns) // 2
+            self._samples.append((received_ns, middle_ns - server_ns, half_ns))
+
+    def at(self, now_ns: int) -> tuple[int, int] | None:
+        """Say this clock minus the server's, and how far off that may be, in ns.
+
+        Returns:
+            None before the first exchange.
+        """
+        return min(
+            (
+                (offset_ns, half_ns + round(max(now_ns - then_ns, 0) * DRIFT))
+                for then_ns, offset_ns, half_ns in self._samples
+            ),
+            key=lambda found: found[1],
+            default=None,
+        )
