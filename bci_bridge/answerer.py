@@ -91,7 +91,7 @@ class Answerer:
         self._places, self._clock_ns, self._rig = places, clock_ns, rig
         self._stack = stack
         self._recorder: Recorder | None = None
-        self._answering = Answering(decoder, clock_ns)
+        self._answering = Answering(decoder, clock_ns, rig)
         self._bell = Bell(places.moment, name)
         self._others = [other for other in (PUBLISHER, *WORKERS) if other != name]
         stack.callback(self._bell.close)

@@ -8,25 +8,40 @@ any answer, and so that it stands one acquisition behind when its turn comes.
 
 from collections.abc import Callable
 
+import msgspec
 from msgspec import structs
 
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume, StartRun
 from bci_bridge.decoder import Decoder
 from bci_bridge.ledger import Ledger, consequences
-from bci_bridge.messages import DecisionNote, Missing, RunEnd, RunStart, Volume
+from bci_bridge.messages import (
+    ConfigurationNote,
+    DecisionNote,
+    Missing,
+    RigNote,
+    RunEnd,
+    RunStart,
+    Volume,
+)
 from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
 from bci_bridge.record import Record
 from bci_bridge.segment import Logged
 from bci_bridge.wire import Envelope, encode
 from bci_bridge.worker import Outgoing, Worker
+from runtime.errors import UsageError
 
 
 class Answering:
     """One worker's view of both logs."""
 
-    def __init__(self, decoder: Decoder, clock_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        clock_ns: Callable[[], int],
+        rig: RigNote | None = None,
+    ) -> None:
         self._clock_ns = clock_ns
-        self._worker, self._ledger = Worker(decoder, clock_ns), Ledger()
+        self._worker, self._ledger = Worker(decoder, clock_ns, rig), Ledger()
         # By run, in the order in which they began.
         self._records: dict[str, Record] = {}
         self._pending: list[Outgoing | RunStart] = []
@@ -85,7 +100,7 @@ class Answering:
             if isinstance(item, RunStart):
                 known = self._records.get(item.run)
                 if known is not None and known.count == 0:
-                    emitted.append(encode(item))
+                    emitted += [encode(item), self._frozen(item.run)]
                 continue
             outcome, payload = item
             # A run that is forgotten is on record as a whole.
@@ -96,6 +111,13 @@ class Answering:
                 )
                 emitted.append(sealed(outcome, payload, record, self._clock_ns()))
         return emitted
+
+    def _frozen(self, run: str) -> Envelope:
+        configuration = self._worker.configuration
+        if configuration is None:
+            raise UsageError("worker: expected a run, found none")
+        note = ConfigurationNote(run=run, stream="server", sha256=configuration.sha256)
+        return encode(note, msgspec.json.encode(configuration, order="sorted"))
 
     def _forget_before(self, run: str) -> None:
         for known in list(self._records):

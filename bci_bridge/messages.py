@@ -35,6 +35,7 @@ __all__ = [
     "ITEM_BYTES",
     "VERSION",
     "Ack",
+    "ConfigurationNote",
     "DecisionNote",
     "Event",
     "Goodbye",
@@ -103,6 +104,8 @@ class RunStart(Header, frozen=True, kw_only=True, tag="RUN_START"):
     subject: OptionalName = ""
     session: OptionalName = ""
     task: OptionalName = ""
+    is_rehearsal: bool = False
+    """A recording plays the scanner; all else is as it will be."""
     bundle_sha256: Sha256 | None = None
     """Refuse the run unless the server has loaded exactly this bundle."""
     gallery_sha256: Sha256 | None = None
@@ -271,6 +274,16 @@ class RigNote(Header, frozen=True, kw_only=True, tag="RIG"):
     """Of the engine library and of all that computes beside it."""
 
 
+class ConfigurationNote(Header, frozen=True, kw_only=True, tag="CONFIGURATION"):
+    """What a run is done with, frozen at its start; stays in the log of outcomes.
+
+    The payload is `bci_bridge.configuration.Configuration` as JSON.
+    """
+
+    sha256: Sha256
+    """As every outcome of the run cites it."""
+
+
 class StateNote(Header, frozen=True, kw_only=True, tag="STATE"):
     """What a log's writer knew when a segment began; stays in the log.
 
@@ -298,6 +311,7 @@ Message = (
     | DecisionNote
     | RigNote
     | StateNote
+    | ConfigurationNote
     | VolumeOutcome
     | TrialOutcome
     | Update

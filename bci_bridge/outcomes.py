@@ -47,6 +47,8 @@ class Outcome(Header, frozen=True, kw_only=True):
     bundle_sha256: str = ""
     gallery_sha256: str = ""
     preprocessing_sha256: str = ""
+    configuration_sha256: str = ""
+    """Of all that the run is done with (`bci_bridge.configuration`)."""
     overlay_sha256: str | None = None
     """The day's calibration; None without one."""
     stage_ns: dict[str, int] = msgspec.field(default_factory=dict)

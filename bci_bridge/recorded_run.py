@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from bci_bridge.messages import RigNote
 from bci_bridge.outcomes import Outcome, VolumeOutcome
 from bci_bridge.recording_reader import Break
 from bci_bridge.segment import Logged
@@ -19,6 +20,8 @@ class RunRecord:
     newest: int = -1
     lost: set[int] = field(default_factory=set)
     """Indices among them that cannot be read."""
+    rig: RigNote | None = None
+    """What the worker computed with that began it."""
     is_torn: bool = False
     """Its last outcomes may never have been written, or cannot be read."""
     _decided: dict[int, int] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class RecordedRuns:
     def __init__(self, log: Iterable[Logged | Break]) -> None:
         self._runs: dict[str, RunRecord] = {}
         self._has_break = False
+        rig: RigNote | None = None
         newest: RunRecord | None = None
         after_loss = False
         for item in log:
@@ -61,8 +65,10 @@ class RecordedRuns:
                     newest.is_torn = True
                 continue
             run = item.envelope.record.run
+            if isinstance(item.envelope.record, RigNote):
+                rig = item.envelope.record
             if isinstance(item.envelope.record, Outcome):
-                newest = self._runs.setdefault(run, RunRecord(run))
+                newest = self._runs.setdefault(run, RunRecord(run, rig=rig))
                 newest.add(item.envelope, after_loss=after_loss)
                 after_loss = False
 

@@ -137,6 +137,7 @@ class _Replay:
         self._run = self._recorded.take(start.run)
         self._check_identity(self._run)
         self._made = Record()
+        self._worker = Worker(self._decoder, lambda: self._now_ns, self._run.rig)
 
     def _compared(self, actions: list[Action]) -> Iterator[Replayed]:
         run = self._run

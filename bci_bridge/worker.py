@@ -16,8 +16,9 @@ from msgspec import structs
 
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
 from bci_bridge.arrays import bytes_from_arrays, volume_from
+from bci_bridge.configuration import Configuration
 from bci_bridge.decoder import Decoder
-from bci_bridge.messages import Event, RunStart
+from bci_bridge.messages import Event, RigNote, RunStart
 from bci_bridge.outcomes import (
     Outcome,
     RunEnded,
@@ -39,11 +40,22 @@ Outgoing = tuple[Outcome, bytes]
 
 
 class Worker:
-    """One decoder, and the accounts of the run that it is in."""
+    """One decoder, and the accounts of the run that it is in.
 
-    def __init__(self, decoder: Decoder, clock_ns: Callable[[], int]) -> None:
-        self._decoder, self._clock_ns = decoder, clock_ns
+    Attributes:
+        configuration: What the run is done with; None before the first.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        clock_ns: Callable[[], int],
+        rig: RigNote | None = None,
+    ) -> None:
+        self._decoder, self._clock_ns, self._rig = decoder, clock_ns, rig
         self._run: RunStart | None = None
+        self.configuration: Configuration | None = None
+        self._configuration_sha256 = ""
         self._failure = ""
         self._open: dict[str, Event] = {}
         self._last_volume = -1
@@ -62,6 +74,8 @@ class Worker:
         """
         self._run, self._record = start, Record() if record is None else record
         self._open, self._failure = {}, ""
+        self.configuration = Configuration.of(start, self._decoder, self._rig)
+        self._configuration_sha256 = self.configuration.sha256
         self._last_volume, self._last_answer = -1, None
         geometry = RunGeometry(
             start.run, start.shape, start.tr_s, start.expected_volumes
@@ -290,6 +304,7 @@ class Worker:
             "bundle_sha256": self._decoder.bundle_sha256,
             "gallery_sha256": self._decoder.gallery_sha256,
             "preprocessing_sha256": self._decoder.preprocessing_sha256,
+            "configuration_sha256": self._configuration_sha256,
         }
 
 

@@ -37,6 +37,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str = ""
     gallery_sha256: str = ""
     preprocessing_sha256: str = ""
+    configuration_sha256: str = ""
     overlay_sha256: Optional[str] = None
     stage_ns: dict[str, int] = msgspec.field(default_factory=dict)
     """Duration of each stage of the computation."""

@@ -1,0 +1,72 @@
+"""What a run was done with, frozen at its start and named by one hash. Pure.
+
+All that can change an answer, or what the participant meets, and nothing else: two runs
+with the same hash were the same experiment.
+"""
+
+import hashlib
+
+import msgspec
+
+from bci_bridge.decoder import Decoder
+from bci_bridge.header import LatePolicy, Pace, Shape
+from bci_bridge.messages import RigNote, RunStart
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
+    """The frozen facts of one run."""
+
+    shape: Shape
+    tr_s: float
+    expected_volumes: int
+    budget_s: float
+    pace: Pace
+    late: LatePolicy
+    affine: tuple[float, ...] | None
+    subject: str
+    session: str
+    task: str
+    is_rehearsal: bool
+    bundle_sha256: str
+    gallery_sha256: str
+    preprocessing_sha256: str
+    backend: str
+    precision: str
+    threads: int | None
+    abstain_below: float
+    cpu: tuple[str, ...]
+    versions: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, start: RunStart, decoder: Decoder, rig: RigNote | None
+    ) -> "Configuration":
+        """Gather them from what begins a run, what answers it and what it runs on."""
+        return cls(
+            shape=start.shape,
+            tr_s=start.tr_s,
+            expected_volumes=start.expected_volumes,
+            budget_s=start.budget_s,
+            pace=start.pace,
+            late=start.late,
+            affine=start.affine,
+            subject=start.subject,
+            session=start.session,
+            task=start.task,
+            is_rehearsal=start.is_rehearsal,
+            bundle_sha256=decoder.bundle_sha256,
+            gallery_sha256=decoder.gallery_sha256,
+            preprocessing_sha256=decoder.preprocessing_sha256,
+            backend="" if rig is None else rig.backend,
+            precision="" if rig is None else rig.precision,
+            threads=None if rig is None else rig.threads,
+            abstain_below=0.0 if rig is None else rig.abstain_below,
+            cpu=() if rig is None else rig.cpu,
+            versions={} if rig is None else rig.versions,
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Name the configuration: SHA-256 of its JSON with sorted keys."""
+        text = msgspec.json.encode(self, order="sorted")
+        return hashlib.sha256(text).hexdigest()
