@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from bci_bridge.answering import Answering
 from bci_bridge.bell import Bell
@@ -27,7 +28,9 @@ from bci_bridge.settings import PUBLISHER, WORKERS
 from bci_bridge.tail import Tail
 from bci_bridge.wire import Envelope, encode
 
-DEGRADED = "RECORDING_DEGRADED"
+DEGRADED: Final = "RECORDING_DEGRADED"
+TURN_NS: Final = 50_000_000
+"""A turn ends about here, so that whoever is far behind still shows life."""
 
 
 class Turn:
@@ -87,7 +90,7 @@ class Answerer:
             stack: Closes what is opened here.
             rig: What the decoder computes with, for the record.
         """
-        self.is_active = False
+        self.is_active = self._is_busy = False
         self._places, self._clock_ns, self._rig = places, clock_ns, rig
         self._stack = stack
         self._recorder: Recorder | None = None
@@ -123,19 +126,25 @@ class Answerer:
 
     def sleep_ms(self) -> int:
         """Say for how long nothing needs to be done unless the bell rings."""
-        return POLL_MS
+        return 0 if self._is_busy else POLL_MS
 
-    @property
-    def is_idle(self) -> bool:
-        """Nothing that has come is left to answer or to follow."""
-        return not self._waiting
+    def drain(self) -> None:
+        """Answer all that has come, before the end."""
+        self.turn()
+        while self._is_busy:
+            self.turn()
 
     def _follow(self) -> None:
         while logged := self._outcomes.read():
             for one in logged:
                 self._answering.know(one)
+        self._is_busy = False
+        until_ns = self._clock_ns() + TURN_NS
         while self._has_input() and self._answering.is_settled(self._waiting[0]):
             self._answering.take(self._waiting.popleft())
+            if self._clock_ns() > until_ns:
+                self._is_busy = True
+                return
 
     def _has_input(self) -> bool:
         while not self._waiting and (logged := self._inputs.read()):
@@ -161,9 +170,14 @@ class Answerer:
     def _answer(self) -> None:
         if self._recorder is not None:
             self._recorder.rotate(self._clock_ns())
+        self._is_busy = False
+        until_ns = self._clock_ns() + TURN_NS
         while self._has_input():
             self._answering.take(self._waiting.popleft())
             self._write(self._answering.emit(self._degraded()))
+            if self._clock_ns() > until_ns:
+                self._is_busy = True
+                return
 
     def _write(self, emitted: list[Envelope]) -> None:
         if self._recorder is None:

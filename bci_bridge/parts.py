@@ -133,7 +133,7 @@ def run_worker(
         _take_turns(
             setup, name, answerer, _poller(answerer.socket), stop, ready, Account
         )
-        answerer.turn()
+        answerer.drain()
         _say(setup, name, Account())
 
 

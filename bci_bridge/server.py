@@ -136,7 +136,7 @@ class _Parts:
     def finish(self, *, is_urgent: bool = False) -> None:
         """End the run, and give out its last outcomes."""
         self._ingress.finish(is_urgent=is_urgent)
-        self._answerer.turn()
+        self._answerer.drain()
         self._publisher.turn()
 
     def report(self) -> ServeReport:

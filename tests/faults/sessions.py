@@ -1,6 +1,7 @@
 """Simulated sessions with faults on a virtual clock: every failure repeats its seed."""
 
 import contextlib
+import functools
 import os
 import time
 from collections import Counter
@@ -15,8 +16,11 @@ from tests.faults.result import NONE, Bound, Fault, Finding, Progress, Settings
 from tests.faults.world import MS, Server, SimulatedLine, World
 from tests.integration.tiny import MeanDecoder
 
-SESSION_S = 7200
+RUN_S = 600
 RUNS = 12
+"""Of a full session, two hours; the short form has `SHORT_RUNS`."""
+
+SHORT_RUNS = 2
 TR_S = 2.0
 TRIAL_EVERY = 4
 """Volumes from one trial's onset to the next."""
@@ -26,14 +30,14 @@ VICTIMS = ("ingress", "worker", "standby", "publisher")
 PATIENCE = Patience(60 * 10**9, 600 * 10**9, lambda: False)
 
 
-def session(seed: int) -> tuple[Counter[str], list[str]]:
+def session(seed: int, runs: int = RUNS) -> tuple[Counter[str], list[str]]:
     """Live through one session; return what happened, and what must not have."""
     world = World(seed)
     server = Server(world, lambda: MeanDecoder(SHAPE))
     tally: Counter[str] = Counter()
     trouble: list[str] = []
-    count = round(SESSION_S / RUNS / TR_S)
-    for number in range(RUNS):
+    count = round(RUN_S / TR_S)
+    for number in range(runs):
         run = f"run-{number}"
         sent = _live(world, server, run, count, tally)
         world.run_until(world.now_ns + 1000 * MS, lambda: False)
@@ -144,7 +148,8 @@ def run(settings: Settings) -> Finding:
     trouble: list[str] = []
     progress = Progress("sessions", sessions)
     begin = time.monotonic()
-    one = _sabotaged if settings.sabotage else session
+    runs = RUNS if settings.form == "full" else SHORT_RUNS
+    one = functools.partial(_sabotaged if settings.sabotage else session, runs=runs)
     cores = len(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
         done = map(one, seeds)
@@ -158,7 +163,7 @@ def run(settings: Settings) -> Finding:
     minutes = (time.monotonic() - begin) / 60
     figures = {
         "sessions": tally["sessions"],
-        "hours_simulated": round(tally["sessions"] * SESSION_S / 3600),
+        "hours_simulated": round(tally["sessions"] * runs * RUN_S / 3600, 1),
         "volumes": tally["volumes"],
         "deaths": tally["deaths"],
         "cuts": tally["cuts"],
@@ -177,10 +182,10 @@ def run(settings: Settings) -> Finding:
     return Finding(figures, bounds, trouble)
 
 
-def _sabotaged(seed: int) -> tuple[Counter[str], list[str]]:
+def _sabotaged(seed: int, runs: int) -> tuple[Counter[str], list[str]]:
     """Workers that do not look at what is on record already."""
     with mock.patch.object(Answering, "know"):
-        return session(seed)
+        return session(seed, runs)
 
 
 FAULT = Fault("sessions", "processes die and cables break, on a virtual clock", run)

@@ -13,7 +13,7 @@ from tests.faults.table import table
 QUICK = {"recording-cut", "recording-flip"}
 """Below a second; all others are slow, whoever adds them."""
 
-COUNTS = {"recording-cut": 60, "recording-flip": 60, "fuzz": 20_000, "sessions": 1}
+COUNTS = {"recording-cut": 60, "recording-flip": 60, "fuzz": 20_000, "sessions": 2}
 """Fewer tries than the command's short form: under pytest every call of the code is
 held against its annotations, which takes ten times as long."""
 
