@@ -174,6 +174,8 @@ def serve(
     threads: int | None = None,
     abstain_below: float = 0.0,
     log: Path | None = None,
+    health: str | None = None,
+    free_mb: int = 2048,
     ready_file: Path | None = None,
 ) -> None:
     """Decode what a scanner sends, and answer everyone who listens, until stopped.
@@ -187,6 +189,8 @@ def serve(
         threads: Threads of one evaluation; the library chooses by default.
         abstain_below: Confidence under which the decision is ABSTAIN.
         log: Folder for the recording of all that came in and went out.
+        health: Loopback HOST:PORT of health and metrics over HTTP; off by default.
+        free_mb: Room under which the log's disk makes the server not ready.
         ready_file: Written with the addresses in use once everything is ready.
     """
     from verbs.serve import serve_bundle
@@ -200,6 +204,8 @@ def serve(
         threads=threads,
         abstain_below=abstain_below,
         log=log,
+        health=health,
+        free_mb=free_mb,
         ready_file=ready_file,
     )
 
@@ -355,6 +361,27 @@ def evaluate(
         out=out,
         as_json=json,
     )
+
+
+@app.command
+def doctor(
+    *,
+    address: str = "tcp://127.0.0.1:5760",
+    log: Path | None = None,
+    keys: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Say what this rig has and what to fix; status 1 if there is a problem.
+
+    Args:
+        address: Where a server shall listen: is the port free?
+        log: Folder of a recording: is there room, and how fast is the disk?
+        keys: Folder of keys: are they there, and closed to others?
+        json: Print JSON.
+    """
+    from verbs.doctor import examine_rig
+
+    examine_rig(address=address, log=log, keys=keys, as_json=json)
 
 
 def main() -> int:

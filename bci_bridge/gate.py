@@ -61,6 +61,16 @@ class Gate:
         return 0 if self._attack is None else self._attack.passed
 
     @property
+    def accepted(self) -> int:
+        """Handshakes let in."""
+        return 0 if self._handler is None else self._handler.accepted
+
+    @property
+    def refused(self) -> int:
+        """Handshakes not let in."""
+        return 0 if self._handler is None else self._handler.refused
+
+    @property
     def trouble(self) -> str:
         """Why the allow-list cannot be read; empty while it can."""
         return "" if self._handler is None else self._handler.trouble

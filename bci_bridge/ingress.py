@@ -178,6 +178,8 @@ class Ingress:
             rejected=dict(self._rejected),
             recording=self._recording,
             self_attacks=self._gate.attacks_passed,
+            accepted=self._gate.accepted,
+            refused=self._gate.refused,
         )
 
     @property

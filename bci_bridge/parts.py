@@ -20,8 +20,11 @@ import zmq
 from bci_bridge.admission import Admission
 from bci_bridge.answerer import Answerer
 from bci_bridge.decoder import Decoder
+from bci_bridge.examination import examine
+from bci_bridge.health import Health
 from bci_bridge.ingress import Ingress
 from bci_bridge.messages import RigNote
+from bci_bridge.pages import page_of
 from bci_bridge.publisher import Publisher
 from bci_bridge.settings import INGRESS, PUBLISHER
 from bci_bridge.setup import (
@@ -34,6 +37,7 @@ from bci_bridge.setup import (
     read_if_there,
     write_whole,
 )
+from bci_bridge.vitals import Vitals
 from runtime.errors import BackendError, NeuroFlowError
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -84,22 +88,29 @@ def run_ingress(setup: Setup) -> None:
 def run_publisher(setup: Setup) -> None:
     """Be the process that gives outcomes out."""
     with _part(setup, PUBLISHER) as (stop, stack):
+        earlier = _earlier(setup, PUBLISHER)
         publisher = Publisher(
             setup.config,
             setup.places,
             time.monotonic_ns,
             stack,
             is_restart=setup.is_restart,
+            counted=None if earlier.went is None else earlier.went.counts,
         )
-        poller, earlier = _poller(*publisher.sockets), _earlier(setup, PUBLISHER)
+        poller, health = _poller(*publisher.sockets), _health(setup, stack)
 
         def account() -> Account:
             went = publisher.report().after(earlier.went)
-            return Account(went=went, trouble=publisher.trouble)
+            trouble = publisher.trouble or ("" if health is None else health.trouble)
+            return Account(went=went, trouble=trouble)
 
         def ready() -> Ready | None:
             # Its ports are needed before its attack on itself is over.
-            return Ready(outlet=publisher.outlet, is_safe=publisher.has_held())
+            return Ready(
+                outlet=publisher.outlet,
+                is_safe=publisher.has_held(),
+                health="" if health is None else health.endpoint,
+            )
 
         _take_turns(setup, PUBLISHER, publisher, poller, stop, ready, account)
         publisher.turn()
@@ -135,6 +146,25 @@ def run_worker(
         )
         answerer.drain()
         _say(setup, name, Account())
+
+
+def _health(setup: Setup, stack: contextlib.ExitStack) -> Health | None:
+    """Let a monitor ask, where one was wished for."""
+    config = setup.config
+    if config.health is None:
+        return None
+
+    def examined() -> Vitals:
+        now_ns = time.monotonic_ns()
+        return examine(setup.places, setup.supervisor, now_ns)
+
+    health = Health(
+        config.health,
+        lambda path: page_of(path, examined, config),
+        is_restart=setup.is_restart,
+    )
+    stack.callback(health.close)
+    return health
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from bci_bridge.places import OUTCOMES, Places
 from bci_bridge.recovery import outbox_segment
 from bci_bridge.settings import PUBLISHER, Outlet, PublisherReport, ServeConfig
 from bci_bridge.tail import Tail
+from bci_bridge.tally import Counts, Tally
 from bci_bridge.wire import decode, encode
 from bci_bridge.zap import PUBLISH, REPLAY
 from runtime.errors import PeerError
@@ -49,6 +50,7 @@ class Publisher:
         stack: contextlib.ExitStack,
         *,
         is_restart: bool = False,
+        counted: Counts | None = None,
     ) -> None:
         """Learn what there is, then listen.
 
@@ -58,6 +60,7 @@ class Publisher:
             clock_ns: The server's monotonic clock.
             stack: Closes what is opened here.
             is_restart: The server's attack on itself has failed before.
+            counted: What the process counted that this one replaces.
 
         Raises:
             UsageError: An address is not allowed.
@@ -69,7 +72,7 @@ class Publisher:
         stack.callback(self._bell.close)
         self._tail = Tail(places.folders(OUTCOMES), segment=outbox_segment(places))
         stack.callback(self._tail.close)
-        self._outcomes: Counter[str] = Counter()
+        self._tally = Tally(counted)
         self._rejected: Counter[str] = Counter()
         self._heartbeat_ns = 0
         self._learn(announce=False)
@@ -128,9 +131,11 @@ class Publisher:
     def report(self) -> PublisherReport:
         """Account for everything."""
         return PublisherReport(
-            outcomes=dict(self._outcomes),
+            counts=self._tally.counts,
             rejected=dict(self._rejected),
             self_attacks=self._gate.attacks_passed,
+            accepted=self._gate.accepted,
+            refused=self._gate.refused,
         )
 
     def _learn(self, *, announce: bool = True) -> None:
@@ -142,8 +147,11 @@ class Publisher:
                     self._outbox.start_run(record.run)
                 elif not isinstance(record, Outcome):
                     continue
-                elif self._outbox.keep(one.envelope) and announce:
-                    self._outcomes[type(record).__name__] += 1
+                elif self._outbox.keep(one.envelope):
+                    if not announce:
+                        self._tally.know(record)
+                        continue
+                    self._tally.add(record)
                     self._announcer.send(one.envelope.frames)
 
     def _read_requests(self) -> None:

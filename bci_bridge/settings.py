@@ -5,6 +5,8 @@ from typing import Annotated, Final
 
 import msgspec
 
+from bci_bridge.tally import Counts
+
 INGRESS: Final = "ingress"
 PUBLISHER: Final = "publisher"
 WORKERS: Final = ("worker-a", "worker-b")
@@ -32,6 +34,10 @@ class ServeConfig(
     """A process that shows no sign of life for this long is replaced."""
     input_queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     """Messages per peer that wait in memory before the peer is held back."""
+    health: str | None = None
+    """Loopback address HOST:PORT of health and metrics over HTTP; None for none."""
+    free_mb: Annotated[int, msgspec.Meta(ge=0)] = 2048
+    """Room beneath which the recording's disk makes the server not ready."""
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +46,8 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     publish: str
     replay: str
+    health: str = ""
+    """HOST:PORT; empty where there is none."""
 
 
 class Outlet(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +67,9 @@ class IngressReport(msgspec.Struct, frozen=True, kw_only=True):
     """ON, DEGRADED or OFF."""
     self_attacks: int = 0
     """Attacks of the server on itself that were refused; 0 without keys."""
+    accepted: int = 0
+    """Handshakes let in; 0 without keys."""
+    refused: int = 0
 
     def after(self, earlier: "IngressReport | None") -> "IngressReport":
         """Add what a process did that this one replaces."""
@@ -69,25 +80,31 @@ class IngressReport(msgspec.Struct, frozen=True, kw_only=True):
             rejected=dict(Counter(self.rejected) + Counter(earlier.rejected)),
             recording=self.recording,
             self_attacks=self.self_attacks + earlier.self_attacks,
+            accepted=self.accepted + earlier.accepted,
+            refused=self.refused + earlier.refused,
         )
 
 
 class PublisherReport(msgspec.Struct, frozen=True, kw_only=True):
     """What went out."""
 
-    outcomes: dict[str, int] = {}
-    """By kind."""
+    counts: Counts = Counts()
+    """Outcomes; goes on from process to process by itself."""
     rejected: dict[str, int] = {}
     self_attacks: int = 0
+    accepted: int = 0
+    refused: int = 0
 
     def after(self, earlier: "PublisherReport | None") -> "PublisherReport":
         """Add what a process did that this one replaces."""
         if earlier is None:
             return self
         return PublisherReport(
-            outcomes=dict(Counter(self.outcomes) + Counter(earlier.outcomes)),
+            counts=self.counts,
             rejected=dict(Counter(self.rejected) + Counter(earlier.rejected)),
             self_attacks=self.self_attacks + earlier.self_attacks,
+            accepted=self.accepted + earlier.accepted,
+            refused=self.refused + earlier.refused,
         )
 
 
@@ -109,7 +126,7 @@ def report_from(came: IngressReport, went: PublisherReport) -> ServeReport:
     """Put the accounts of two processes together."""
     return ServeReport(
         runs=came.runs,
-        outcomes=went.outcomes,
+        outcomes=went.counts.by_kind(),
         rejected=dict(Counter(came.rejected) + Counter(went.rejected)),
         recording=came.recording,
         self_attacks=came.self_attacks + went.self_attacks,

@@ -49,6 +49,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Its attack on itself has failed."""
     is_active: bool = False
     """Of a worker: it answers."""
+    health: str = ""
+    """Of the publisher: HOST:PORT of health and metrics."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +105,15 @@ class Beat:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+def read_beat(moment: Path, name: str) -> int | None:
+    """Say when a part last showed that it lives; None where it has not."""
+    try:
+        data = path_of(moment, name, "beat").read_bytes()
+    except OSError:
+        return None
+    return _BEAT.unpack(data)[0] if len(data) == _BEAT.size else None
 
 
 def path_of(moment: Path, name: str, what: str) -> Path:

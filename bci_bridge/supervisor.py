@@ -25,6 +25,8 @@ from typing import Final
 import msgspec
 
 from bci_bridge.endpoints import check_address
+from bci_bridge.health import checked_health
+from bci_bridge.oversight import Overseer
 from bci_bridge.parts import run_ingress, run_publisher
 from bci_bridge.places import Places, held_places
 from bci_bridge.settings import (
@@ -92,6 +94,7 @@ class Supervisor:
             worker: Command of a worker, to which setup file and name are added.
         """
         self._places, self._worker = places, tuple(worker)
+        self._overseer = Overseer(places.moment, config.hang_s)
         recording = None if places.recording is None else str(places.recording)
         self._setup = Setup(
             config=config,
@@ -146,10 +149,12 @@ class Supervisor:
         outlet = self._setup.outlet
         if not ready or outlet is None:
             return None
+        self._overseer.ready()
         return Endpoints(
             address=self._setup.config.address,
             publish=outlet.publish,
             replay=outlet.replay,
+            health=self._setup.config.health or "",
         )
 
     def turn(self) -> None:
@@ -168,9 +173,11 @@ class Supervisor:
                 child.beat.still()
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, signal.SIGKILL)
+        self._overseer.tell(self._children.values())
 
     def stop(self) -> ServeReport:
         """End the run and the processes, in the order in which work flows."""
+        self._overseer.stopping()
         for names in ((INGRESS,), WORKERS, (PUBLISHER,)):
             self._end([self._children[name] for name in names])
         came, went = self._account(INGRESS).came, self._account(PUBLISHER).went
@@ -240,6 +247,8 @@ class Supervisor:
                 config, publish=ready.outlet.publish, replay=ready.outlet.replay
             )
             setup = msgspec.structs.replace(setup, outlet=ready.outlet)
+        if ready.health:
+            config = msgspec.structs.replace(config, health=ready.health)
         if ready.endpoint:
             config = msgspec.structs.replace(config, address=ready.endpoint)
             setup = msgspec.structs.replace(setup, is_restart=True)
@@ -334,6 +343,8 @@ def supervised(config: ServeConfig, worker: Sequence[str]) -> Iterator[Superviso
     """
     for address in (config.address, config.publish, config.replay):
         check_address(address, has_keys=config.keys is not None)
+    if config.health is not None:
+        checked_health(config.health)
     recording = None if config.recording is None else Path(config.recording)
     with held_places(recording) as places:
         server = Supervisor(config, places, worker)

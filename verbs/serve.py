@@ -36,6 +36,8 @@ def serve_bundle(
     threads: int | None,
     abstain_below: float,
     log: Path | None,
+    health: str | None,
+    free_mb: int,
     ready_file: Path | None,
 ) -> None:
     """Open everything, then serve until SIGTERM or SIGINT.
@@ -43,17 +45,21 @@ def serve_bundle(
     Raises:
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine or a port cannot be had.
-        UsageError: Fewer than one thread, a confidence outside 0 to 1, or an address
-            that is not allowed.
+        UsageError: Fewer than one thread, a confidence outside 0 to 1, less than no
+            room, or an address that is not allowed.
         ArtifactError: A key file is missing, damaged or open to others.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads: expected at least 1, found {threads}")
+    if free_mb < 0:
+        raise UsageError(f"--free-mb: expected 0 or more, found {free_mb}")
     if not 0 <= abstain_below <= 1:
         raise UsageError(f"--abstain-below: expected 0 to 1, found {abstain_below:g}")
 
     def ready(endpoints: Endpoints) -> None:
         print(f"neuroflow: serving at {endpoints.address}", file=sys.stderr, flush=True)
+        if endpoints.health:
+            print(f"neuroflow: health at {endpoints.health}", file=sys.stderr)
         if ready_file is not None:
             _write_whole(ready_file, msgspec.json.encode(endpoints))
 
@@ -66,6 +72,8 @@ def serve_bundle(
         replay=beside(address),
         keys=None if keys is None else str(keys.resolve()),
         recording=None if log is None else str(log.resolve()),
+        health=health,
+        free_mb=free_mb,
     )
     # Before the engines are loaded, which takes long.
     check_address(config.address, has_keys=keys is not None)

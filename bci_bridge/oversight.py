@@ -1,0 +1,89 @@
+"""What a supervisor tells: to the monitor by a file, to systemd by a datagram.
+
+The supervisor itself only keeps processes alive; whether telling succeeds is nothing
+that it may fail by.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Protocol, runtime_checkable
+
+import msgspec
+
+from bci_bridge.notify import Notifier
+from bci_bridge.setup import Beat, path_of, write_whole
+from bci_bridge.vitals import SUPERVISOR, shows_life
+
+TELL_NS: Final = 1_000_000_000
+
+
+class Oversight(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor sees."""
+
+    written_ns: int
+    """When, on the monotonic clock: its sign of life."""
+    restarts: dict[str, int]
+    pids: dict[str, int]
+
+
+@runtime_checkable
+class Child(Protocol):
+    """One place of a server, and who fills it now."""
+
+    name: str
+    beat: Beat
+    pid: int
+    started_ns: int
+    restarts: int
+
+
+class Overseer:
+    """Tells how the processes are, about once a second."""
+
+    def __init__(self, moment: Path, hang_s: float) -> None:
+        """Find out whether systemd listens.
+
+        Args:
+            moment: Folder of the moment.
+            hang_s: Silence of a process that is too long.
+        """
+        self._file = path_of(moment, SUPERVISOR, "account")
+        self._file.unlink(missing_ok=True)
+        self._hang_ns = round(hang_s * 1e9)
+        self._notifier = Notifier.from_environment(os.environ)
+        self._told_ns, self._told = 0, {"": 0}
+
+    def ready(self) -> None:
+        """Peers can connect."""
+        self._notifier.say("READY=1", "STATUS=serving")
+
+    def stopping(self) -> None:
+        """The end has begun."""
+        self._notifier.say("STOPPING=1", "STATUS=stopping")
+
+    def tell(self, children: Iterable[Child]) -> None:
+        """Say who fills which place, and kick the watchdog while all show life."""
+        now_ns, children = time.monotonic_ns(), list(children)
+        pids = {one.name: one.pid for one in children if one.pid}
+        if now_ns - self._told_ns < TELL_NS and pids == self._told:
+            return
+        self._told_ns, self._told = now_ns, pids
+        seen = Oversight(
+            written_ns=now_ns,
+            restarts={one.name: one.restarts for one in children},
+            pids=pids,
+        )
+        # A full memory must not end a server that keeps answering.
+        with contextlib.suppress(OSError):
+            write_whole(self._file, seen)
+        if all(self._is_alive(one, now_ns) for one in children):
+            self._notifier.say("WATCHDOG=1")
+
+    def _is_alive(self, child: Child, now_ns: int) -> bool:
+        last_ns, started_ns = child.beat.last_ns(), child.started_ns
+        return child.pid != 0 and shows_life(
+            last_ns, started_ns, now_ns, hang_ns=self._hang_ns
+        )

@@ -1,0 +1,162 @@
+"""How a server is: what its processes say of themselves, and what follows from it.
+
+Pure: plain values and judgement. `bci_bridge.examination` reads them, while
+`bci_bridge.pages` and `bci_bridge.metrics` put them into words.
+
+Readiness is strict: a server that is not sure is not ready. It needs a worker that
+answers (whose bundle was verified and has computed its golden vectors before it could
+say so), sockets that held against the server's own attack, a log that can be written
+with room to spare, and a sign of life of every process. Without standby it is ready and
+says that it is degraded.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from bci_bridge.settings import (
+    INGRESS,
+    PUBLISHER,
+    WORKERS,
+    IngressReport,
+    PublisherReport,
+    ServeConfig,
+)
+from bci_bridge.setup import Ready
+
+SUPERVISOR: Final = "supervisor"
+START_NS: Final = 120_000_000_000
+"""A process that has shown no sign of life may be loading for this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One place of a server, and who fills it."""
+
+    name: str
+    ready: Ready | None = None
+    """What it said once it could do its work; None before that."""
+    last_ns: int | None = None
+    """Its last sign of life."""
+    restarts: int = 0
+    resident_bytes: int | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Where the recording is."""
+
+    is_writable: bool
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """A server at one instant."""
+
+    now_ns: int
+    supervisor: Process
+    processes: tuple[Process, ...]
+    came: IngressReport
+    went: PublisherReport
+    log: Log | None
+    """None where its folder cannot be looked at, or where nothing is recorded."""
+
+
+def shows_life(
+    last_ns: int | None, started_ns: int, now_ns: int, *, hang_ns: int
+) -> bool:
+    """Say whether a process that runs can be taken for alive.
+
+    Args:
+        last_ns: Its last sign of life; None before the first.
+        started_ns: When it was started.
+        now_ns: This instant.
+        hang_ns: Silence that is too long.
+    """
+    if last_ns is None:
+        return now_ns - started_ns <= START_NS
+    return now_ns - last_ns <= hang_ns
+
+
+def why_not_live(vitals: Vitals, config: ServeConfig) -> list[str]:
+    """List what keeps the server from being alive at all; empty where it is."""
+    return [
+        reason
+        for one in (vitals.supervisor, _named(vitals, PUBLISHER))
+        # Who has not begun to take turns is starting, which may take long.
+        if one.last_ns is not None
+        for reason in _silence(one, vitals.now_ns, config.hang_s)
+    ]
+
+
+def why_not_ready(vitals: Vitals, config: ServeConfig) -> list[str]:
+    """List what keeps the server from being ready; empty where it is."""
+    # Half the silence for which it is shot: told before that, not by chance after.
+    hang_s = config.hang_s / 2
+    reasons = _silence(vitals.supervisor, vitals.now_ns, hang_s)
+    for name in (PUBLISHER, INGRESS):
+        process = _named(vitals, name)
+        if process.ready is None:
+            reasons.append(f"{name}: expected it ready, found it starting")
+            continue
+        if not process.ready.is_safe:
+            reasons.append(
+                f"{name}: expected its attack on itself to have failed, "
+                "found it not over"
+            )
+        reasons += _silence(process, vitals.now_ns, hang_s)
+    workers = [_named(vitals, name) for name in WORKERS]
+    active = [one for one in workers if one.ready is not None and one.ready.is_active]
+    if not active:
+        reasons.append("worker: expected one that answers, found none")
+    for process in active:
+        reasons += _silence(process, vitals.now_ns, hang_s)
+    if config.recording is not None:
+        reasons += _why_not_logged(vitals, config)
+    return reasons
+
+
+def what_is_degraded(vitals: Vitals, config: ServeConfig) -> list[str]:
+    """List what is not as it should be, but keeps nobody from being answered."""
+    found = []
+    for name in WORKERS:
+        process = _named(vitals, name)
+        if process.ready is None:
+            found.append(f"{name}: expected it to stand by, found it starting")
+        elif not process.ready.is_active:
+            found += _silence(process, vitals.now_ns, config.hang_s / 2)
+    found += [f"{one.name}: {one.trouble}" for one in vitals.processes if one.trouble]
+    return found
+
+
+def _named(vitals: Vitals, name: str) -> Process:
+    return next((one for one in vitals.processes if one.name == name), Process(name))
+
+
+def _silence(process: Process, now_ns: int, hang_s: float) -> list[str]:
+    if process.last_ns is None:
+        found = "none yet"
+    elif now_ns - process.last_ns <= round(hang_s * 1e9):
+        return []
+    else:
+        found = f"the last {(now_ns - process.last_ns) / 1e9:.1f} s ago"
+    return [
+        f"{process.name}: expected a sign of life within {hang_s:g} s, found {found}"
+    ]
+
+
+def _why_not_logged(vitals: Vitals, config: ServeConfig) -> list[str]:
+    reasons = []
+    if vitals.came.recording != "ON":
+        reasons.append(f"log: expected it ON, found it {vitals.came.recording}")
+    if vitals.log is None:
+        return [*reasons, "log: expected a folder, found none"]
+    if not vitals.log.is_writable:
+        reasons.append("log: expected a folder to write to, found another")
+    free_mb = vitals.log.free_bytes >> 20
+    if free_mb < config.free_mb:
+        reasons.append(
+            f"log: expected {config.free_mb} MiB of room, found {free_mb} MiB"
+        )
+    return reasons

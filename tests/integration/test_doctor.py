@@ -1,0 +1,108 @@
+"""The doctor reads this very machine, says each thing in a line, leaves no trace."""
+
+import json
+import socket
+
+import pytest
+
+from bci_bridge.keyfolder import make_device
+from runtime.errors import BackendError, UsageError
+from verbs import doctor
+
+LINES = [
+    "engines", "instructions", "processors", "gpu", "clock", "clock source", "governor",
+    "port", "descriptors", "/dev/shm",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def without_engines(monkeypatch):
+    """Loading the libraries takes seconds, and is what the engines' own tests do."""
+    monkeypatch.setattr(doctor, "_engines", lambda: ({"onnxruntime": "1"}, {}))
+    monkeypatch.setattr(doctor, "_descriptors", lambda: 4096)
+    monkeypatch.setattr(doctor, "_size", lambda folder: 1 << 40)
+
+
+def said(capsys, **arguments):
+    """Examine this machine; return its findings by name."""
+    given = {"address": "tcp://127.0.0.1:*", "log": None, "keys": None}
+    try:
+        doctor.examine_rig(**{**given, **arguments}, as_json=True)
+    except BackendError:
+        status = 1
+    else:
+        status = 0
+    found = json.loads(capsys.readouterr().out)
+    return status, {one["what"]: one for one in found}
+
+
+def test_every_fact_of_this_machine_is_one_line(capsys):
+    status, found = said(capsys)
+    doctor.examine_rig(address="tcp://127.0.0.1:*", log=None, keys=None, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+
+    assert list(found) == LINES
+    assert status == 0
+    assert len(lines) == len(LINES)
+    assert all(line.split()[0] in ("ok", "warning") for line in lines)
+
+
+def test_a_log_is_measured_where_it_will_be_and_nothing_is_left(capsys, tmp_path):
+    log = tmp_path / "not" / "there"
+
+    _, found = said(capsys, log=log)
+
+    assert "free" in found["log room"]["found"]
+    assert found["log sync"]["found"].endswith("ms for a volume")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_cannot_be_is_a_problem(capsys, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+
+    status, found = said(capsys, log=file)
+
+    assert status == 1
+    assert found["log"]["status"] == "problem"
+
+
+def test_a_port_in_use_is_named(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        _, found = said(capsys, address=address)
+
+    assert found["port"]["status"] == "warning"
+    assert found["port"]["found"] == f"{address}: address already in use"
+
+
+def test_keys_that_others_can_read_are_a_problem(capsys, tmp_path):
+    make_device(tmp_path, "scanner", ("scanner",))
+    good = said(capsys, keys=tmp_path)
+    (tmp_path / "server.key").chmod(0o644)
+    bad = said(capsys, keys=tmp_path)
+
+    assert good[1]["keys"]["found"] == f"{tmp_path}: 1 devices in force"
+    assert bad[0] == 1
+    assert "expected a file readable by its owner alone" in bad[1]["keys"]["found"]
+
+
+def test_a_malformed_address_is_wrong_usage():
+    with pytest.raises(UsageError):
+        doctor.examine_rig(address="here", log=None, keys=None, as_json=False)
+
+
+def test_libraries_that_do_not_load_are_told_apart(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "1")
+
+    def load(name):
+        if name == "openvino":
+            raise ImportError("libtbb.so: no such file\nmore")
+
+    monkeypatch.setattr(doctor.importlib, "import_module", load)
+
+    found, broken = doctor._engines()
+
+    assert list(found) == ["onnxruntime", "onnxruntime-gpu", "openvino"]
+    assert broken == {"openvino": "libtbb.so: no such file"}

@@ -1,0 +1,139 @@
+"""Words to systemd arrive as it reads them; the watchdog is kicked by life alone."""
+
+import socket
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from bci_bridge import oversight
+from bci_bridge.notify import Notifier
+from bci_bridge.oversight import Overseer, Oversight
+from bci_bridge.setup import Beat
+
+
+@pytest.fixture
+def manager(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.bind(str(tmp_path / "notify"))
+        line.setblocking(False)
+        yield line
+
+
+def test_a_word_is_one_datagram(manager, tmp_path):
+    notifier = Notifier.from_environment({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+
+    assert notifier.say("READY=1", "STATUS=serving")
+    assert manager.recv(100) == b"READY=1\nSTATUS=serving"
+
+
+def test_an_abstract_name_is_one_as_well():
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.bind(b"\0neuroflow-notify-test")
+
+        assert Notifier("@neuroflow-notify-test").say("READY=1")
+        assert line.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("address", [None, "", "relative", "vsock:1:2", "/no/socket"])
+def test_nobody_who_listens_is_no_failure(address):
+    assert not Notifier(address).say("READY=1")
+
+
+def test_a_manager_that_does_not_read_holds_nobody_up(manager, tmp_path):
+    notifier = Notifier(str(tmp_path / "notify"))
+
+    heard = [notifier.say("WATCHDOG=1") for _ in range(2000)]
+
+    assert heard[0]
+    assert not heard[-1]
+
+
+@dataclass
+class Place:
+    name: str
+    beat: Beat
+    pid: int = 7
+    started_ns: int = 0
+    restarts: int = 0
+
+
+@pytest.fixture
+def overseen(manager, tmp_path, monkeypatch):
+    """An overseer, two children and the clock."""
+    now = [10_000_000_000]
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setattr(oversight.time, "monotonic_ns", lambda: now[0])
+    children = [Place(name, Beat(tmp_path, name)) for name in ("a", "b")]
+    yield Overseer(tmp_path, 5.0), children, now
+    for child in children:
+        child.beat.close()
+
+
+def kicks(manager):
+    found = 0
+    while True:
+        try:
+            found += manager.recv(100) == b"WATCHDOG=1"
+        except BlockingIOError:
+            return found
+
+
+def told(overseen, manager, second):
+    overseer, children, now = overseen
+    now[0] = second * 1_000_000_000
+    overseer.tell(children)
+    return kicks(manager)
+
+
+def test_the_watchdog_is_kicked_while_all_live_and_no_longer(overseen, manager):
+    _, (a, b), _ = overseen
+    for child in (a, b):
+        child.beat.beat(20_000_000_000)
+
+    assert told(overseen, manager, 20) == 1
+    assert told(overseen, manager, 25) == 1
+    a.beat.beat(26_000_000_000)
+    assert told(overseen, manager, 26) == 0
+    b.beat.beat(27_000_000_000)
+    assert told(overseen, manager, 28) == 1
+
+
+def test_a_place_that_nobody_fills_is_not_alive(overseen, manager):
+    overseen[1][1].pid = 0
+
+    assert told(overseen, manager, 20) == 0
+
+
+def test_who_loads_is_alive_until_it_takes_too_long(overseen, manager):
+    assert told(overseen, manager, 100) == 1
+    assert told(overseen, manager, 121) == 0
+
+
+def test_what_is_seen_is_written_each_second_and_at_each_change(overseen, tmp_path):
+    overseer, (a, b), now = overseen
+    file = tmp_path / "supervisor.account"
+
+    def seen():
+        overseer.tell([a, b])
+        return msgspec.json.decode(file.read_bytes(), type=Oversight)
+
+    first = seen()
+    now[0] += 500_000_000
+    second = seen()
+    a.pid, a.restarts = 8, 1
+    third = seen()
+    now[0] += 1_000_000_000
+
+    assert first == second
+    assert (third.pids, third.restarts) == ({"a": 8, "b": 7}, {"a": 1, "b": 0})
+    assert seen().written_ns == now[0]
+
+
+def test_a_full_memory_ends_nothing(overseen, manager, monkeypatch):
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(oversight, "write_whole", full)
+
+    assert told(overseen, manager, 20) == 1
