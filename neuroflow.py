@@ -15,6 +15,7 @@ Stage = Literal["vae", "flow"]
 Backend = Literal["ort", "openvino"]
 KeyAction = Literal["make", "list", "revoke"]
 Role = Literal["scanner", "stimulus", "observer", "operator"]
+ExportFormat = Literal["bids", "hdf5", "nifti"]
 
 
 @app.command
@@ -332,6 +333,32 @@ def replay(
         skip_damaged=skip_damaged,
         as_json=json,
     )
+
+
+@app.command
+def export_recording(
+    recording: tyro.conf.Positional[Path],
+    /,
+    *,
+    out: Path,
+    format: ExportFormat,  # noqa: A002  # the flag's name
+    run: str | None = None,
+    skip_damaged: bool = False,
+    json: bool = False,
+) -> None:
+    """Write a server's recording as NIfTI, a BIDS derivative or HDF5.
+
+    Args:
+        recording: The folder that `serve --log` wrote.
+        out: The folder to write; must not exist, or be empty.
+        format: What other software reads.
+        run: One run, by name; all of them by default.
+        skip_damaged: Go on where messages are lost, and list what is left out.
+        json: Print JSON.
+    """
+    from verbs.export_recording import export_recording as write
+
+    write(recording, out, format, run=run, skip_damaged=skip_damaged, as_json=json)
 
 
 @app.command

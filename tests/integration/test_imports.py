@@ -13,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SEARCH = [str(ROOT), str(ROOT / "clients" / "python")]
-HEAVY = ("torch", "onnx", "onnxscript", "training", "export", "diffusers", "nibabel")
+HEAVY = (
+    *("torch", "onnx", "onnxscript", "training", "export", "diffusers"),
+    *("nibabel", "h5py"),
+)
 
 WALK = """
 import importlib, json, pkgutil, sys

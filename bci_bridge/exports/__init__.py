@@ -1,0 +1,1 @@
+"""A recording in formats that other software reads; no socket, no torch."""
