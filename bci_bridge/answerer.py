@@ -103,7 +103,8 @@ class Answerer:
         self._inputs = Tail(places.folders(INPUTS), segment=run_segment(places))
         stack.callback(self._inputs.close)
         self._waiting: deque[Logged] = deque()
-        self._run = ""
+        # As far as is known from the log of outcomes.
+        self._run, self._next_order = "", 0
         self._turn = Turn(places.active, lambda: self._bell.ring([name]))
         stack.callback(self._turn.close)
 
@@ -137,6 +138,11 @@ class Answerer:
     def _follow(self) -> None:
         while logged := self._outcomes.read():
             for one in logged:
+                # Learned while there is time: when the other one dies, nothing that is
+                # as long as the log may be read again.
+                self._next_order = max(self._next_order, one.order + 1)
+                if isinstance(one.envelope.record, RunStart):
+                    self._run = one.envelope.record.run
                 self._answering.know(one)
         self._is_busy = False
         until_ns = self._clock_ns() + TURN_NS
@@ -156,7 +162,7 @@ class Answerer:
         self._recorder = Recorder(
             folder,
             spill=spill,
-            first_order=next_order(self._places, OUTCOMES),
+            first_order=self._next_order or next_order(self._places, OUTCOMES),
             preface=lambda: encode(Heartbeat(run=self._run, stream="server")),
             keeps_all=self._places.recording is not None,
         )

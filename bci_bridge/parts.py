@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import zmq
 
@@ -45,6 +45,7 @@ ACCOUNT_NS: Final = 100_000_000
 """How often a part says what it has done."""
 
 
+@runtime_checkable
 class _Part(Protocol):
     def turn(self) -> None: ...
 

@@ -26,6 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser.set_defaults(form="short")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, help="how often to try, of one fault")
+    parser.add_argument("--tiny", action="store_true", help="serve without a model")
     parser.add_argument("--sabotage", action="store_true")
     parser.add_argument("--json", action="store_true", help="records, not sentences")
     parser.add_argument("--out", type=Path, help="append the records to this JSON list")
@@ -66,6 +67,7 @@ def main() -> int:
         seed=arguments.seed,
         sabotage=arguments.sabotage,
         count=arguments.count,
+        tiny=arguments.tiny,
     )
     names = list(registry.MODULES) if arguments.name == "all" else [arguments.name]
     has_passed = True

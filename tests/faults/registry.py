@@ -15,6 +15,9 @@ MODULES: dict[str, str] = {
     "fuzz-socket": "tests.faults.fuzz_socket",
     "bundles": "tests.faults.bundles",
     "sessions": "tests.faults.sessions",
+    "kill": "tests.faults.kill",
+    "soak": "tests.faults.soak",
+    "deadline": "tests.faults.deadline",
 }
 
 

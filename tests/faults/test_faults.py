@@ -24,6 +24,9 @@ FOUND_BROKEN = {
     "fuzz-socket": "legitimate_lost",
     "bundles": "parsed_before_refusal",
     "sessions": "violations",
+    "kill": "duplicated",
+    "soak": "worker_a_kib_per_1000",
+    "deadline": "beyond_empty_percent",
 }
 """Figure by which each sabotage is found."""
 

@@ -1,0 +1,38 @@
+"""What processes hold: memory, file descriptors, threads; and whether it grows."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one process holds at one instant."""
+
+    rss_kib: float
+    descriptors: int
+    threads: int
+
+
+def held_by(pid: int) -> Held:
+    """Look at a process."""
+    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    said = dict(line.split(":", 1) for line in lines if ":" in line)
+    return Held(
+        rss_kib=float(said["VmRSS"].split()[0]),
+        descriptors=len(os.listdir(f"/proc/{pid}/fd")),
+        threads=int(said["Threads"]),
+    )
+
+
+def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """The slope of a line through points by least squares; 0 of fewer than two."""
+    n = len(xs)
+    if n < 2:
+        return 0.0
+    x0, y0 = sum(xs) / n, sum(ys) / n
+    spread = sum((x - x0) ** 2 for x in xs)
+    if spread == 0:
+        return 0.0
+    return sum((x - x0) * (y - y0) for x, y in zip(xs, ys, strict=True)) / spread

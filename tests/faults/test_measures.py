@@ -1,0 +1,106 @@
+"""Outages, slopes and misses are computed as they are defined."""
+
+import math
+import os
+
+import pytest
+
+from tests.faults.deadline import is_miss, is_unflagged
+from tests.faults.outage import Heard, Kill, outages_ms, percentile
+from tests.faults.resources import held_by, slope
+from tests.faults.soak import Watched
+
+MS = 1_000_000
+
+
+def heard(acquired_ms, latency_ms):
+    return Heard(acquired_ms * MS, (acquired_ms + latency_ms) * MS)
+
+
+def steady(*extra):
+    by_time = dict.fromkeys(range(0, 4000, 20), 2) | dict(extra)
+    return [heard(at, latency) for at, latency in by_time.items()]
+
+
+def test_an_outage_is_the_longest_extra_latency_of_the_second_after_the_kill():
+    volumes = steady((1000, 92), (1020, 72), (2500, 300))
+    kills = [Kill(1010 * MS, "active worker", True)]
+
+    assert outages_ms(kills, volumes) == {"active worker": [90]}
+
+
+@pytest.mark.parametrize("late_at_ms", [20, 2020])
+def test_what_was_over_before_or_came_later_is_not_felt(late_at_ms):
+    volumes = steady((late_at_ms, 500))
+
+    assert outages_ms([Kill(1010 * MS, "ingress", True)], volumes) == {"ingress": [0]}
+
+
+def test_kills_that_are_not_measured_have_no_outage():
+    assert outages_ms([Kill(1010 * MS, "sender", False)], steady((1020, 400))) == {}
+    assert outages_ms([Kill(0, "ingress", True)], []) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "expected"),
+    [
+        ([3, 1, 2], 50, 2),
+        ([3, 1, 2], 99, 3),
+        (list(range(1, 101)), 99, 99),
+        (list(range(1, 102)), 99, 100),
+        ([5], 0, 5),
+    ],
+)
+def test_a_percentile_is_a_value_that_was_measured(values, percent, expected):
+    assert percentile(values, percent) == expected
+
+
+def test_a_percentile_of_nothing_holds_no_bound():
+    assert math.isnan(percentile([], 99))
+
+
+def test_a_slope_is_that_of_the_line_through_the_points():
+    assert slope([0, 1, 2, 3], [5, 7, 9, 11]) == pytest.approx(2)
+    # The least squares of a step: 12 / (n^2 - 1) * n / 8 for n even points.
+    assert slope([0, 1, 2, 3], [0, 0, 1, 1]) == pytest.approx(0.4)
+    assert slope([1], [1]) == slope([], []) == slope([2, 2], [1, 3]) == 0
+
+
+def test_a_file_that_is_opened_is_a_descriptor_more(tmp_path):
+    before = held_by(os.getpid())
+    with (tmp_path / "file").open("w"):
+        after = held_by(os.getpid())
+
+    assert after.descriptors == before.descriptors + 1
+    assert after.threads == before.threads
+    assert after.rss_kib > 1000
+
+
+def test_what_grows_is_the_least_of_the_last_quarter_beyond_the_third():
+    watched, now = Watched(), held_by(os.getpid())
+    for volumes in range(0, 1000, 50):
+        watched.volumes.append(volumes)
+        n = 5 + (volumes >= 750) + (volumes % 100 == 0) * 7
+        watched.held.append(type(now)(100.0 + volumes, n, 3))
+
+    assert watched.grown("descriptors", 1000) == 1
+    assert watched.grown("threads", 1000) == 0
+    assert slope(*watched.second_half(1000)) == pytest.approx(1000)
+
+
+@pytest.mark.parametrize(
+    ("said", "decided_ns", "unflagged", "miss"),
+    [
+        ({"timing": "LIVE", "input": "OK"}, 5, False, False),
+        ({"timing": "LIVE", "input": "OK"}, 15, True, False),
+        ({"timing": "LATE", "input": "OK"}, 15, False, True),
+        ({"timing": "LATE", "input": "OK"}, 5, True, True),
+        ({"timing": "LATE", "input": "MISSING"}, 15, False, True),
+        ({"timing": "LIVE", "input": "MISSING"}, 15, True, True),
+    ],
+)
+def test_a_miss_must_say_so(said, decided_ns, unflagged, miss):
+    line = {**said, "deadline_ns": 10, "decided_ns": decided_ns}
+
+    assert is_unflagged(line) is unflagged
+    assert is_miss(line) is miss

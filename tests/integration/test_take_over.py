@@ -1,0 +1,84 @@
+"""A worker takes over: what it writes goes on where the log ends, at once."""
+
+import contextlib
+import time
+
+import pytest
+
+from bci_bridge import answerer
+from bci_bridge.answerer import Answerer
+from bci_bridge.messages import Heartbeat, RunStart
+from bci_bridge.outcomes import RunEnded
+from bci_bridge.places import OUTCOMES, held_places
+from bci_bridge.recorder import Recorder
+from bci_bridge.tail import Tail, preface_of, segments_in
+from bci_bridge.wire import encode
+from tests.integration.tiny import SHAPE, MeanDecoder
+from verbs.rig import rig_here
+
+HASHES = {
+    "bundle_sha256": "b" * 64,
+    "gallery_sha256": "a" * 64,
+    "preprocessing_sha256": "c" * 64,
+}
+
+
+def start_of(run):
+    return RunStart(
+        run=run, stream="scanner", shape=SHAPE, tr_s=1, expected_volumes=9, budget_s=1
+    )
+
+
+def end_of(run):
+    return RunEnded(
+        run=run,
+        stream="server",
+        outcome_index=0,
+        count=0,
+        aborted=False,
+        decided_ns=1,
+        published_ns=1,
+        **HASHES,
+    )
+
+
+def no_second_reading(*_):
+    raise AssertionError("expected no reading of the log, which may be long")
+
+
+@pytest.fixture
+def left_behind(tmp_path):
+    """The places of a server whose worker wrote two runs and died."""
+    with held_places(tmp_path / "recording") as places:
+        log = Recorder(
+            places.log(OUTCOMES),
+            preface=lambda: encode(Heartbeat(run="", stream="server")),
+        )
+        for run in ("run-1", "run-2"):
+            log.append("run", encode(start_of(run)), 1)
+            log.append("out", encode(end_of(run)), 1)
+        log.close()
+        yield places
+
+
+def test_a_successor_goes_on_without_reading_the_log_again(left_behind, monkeypatch):
+    monkeypatch.setattr(answerer, "next_order", no_second_reading)
+    rig = rig_here("ort", threads=1, abstain_below=0.0)
+    with contextlib.ExitStack() as stack:
+        worker = Answerer(
+            "worker-a", left_behind, MeanDecoder(), time.monotonic_ns, stack, rig
+        )
+        end = time.monotonic() + 5
+        while not worker.is_active and time.monotonic() < end:
+            worker.turn()
+
+        assert worker.is_active
+        segments = segments_in(left_behind.folders(OUTCOMES))
+        tail = Tail(left_behind.folders(OUTCOMES), segment=max(segments))
+        stack.callback(tail.close)
+        (first,) = tail.read()
+        assert (first.topic, first.order) == ("rig", 4)
+        # By this name a process that starts finds the segments that it needs.
+        preface = preface_of(segments[max(segments)])
+        assert preface is not None
+        assert preface.envelope.record.run == "run-2"
