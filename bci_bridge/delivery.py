@@ -33,8 +33,8 @@ SILENCE_NS: Final = 3_000_000_000
 
 HEARTBEAT_NS: Final = 250_000_000
 _GREET_NS: Final = GREET_MS * 1_000_000
-_HARMLESS = frozenset({"BAD_CRC", "BAD_HEADER", "BAD_SIZE", "BAD_PARTS"})
-"""Damage on the way: sending again heals it."""
+_HARMLESS = frozenset({"BAD_CRC", "BAD_HEADER", "BAD_SIZE", "BAD_PARTS", "RATE"})
+"""Damage on the way, or too much at once: sending again, later, heals it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ from runtime.errors import BackendError, UsageError
 SLACK_BYTES: Final = 1 << 16
 """Room for headers beside the largest payload."""
 
+SUBSCRIPTION_BYTES: Final = 1024
+"""Longest that a subscriber may say: topics are empty, and a handshake takes 400."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lock:
@@ -143,6 +146,9 @@ def bound(
         # A storm of connections must not push a peer's own out of the queue.
         zmq.BACKLOG: 1024,
     }
+    if kind == zmq.PUB:
+        # Room for a handshake; each byte of a topic costs tens in the publisher.
+        options[zmq.MAXMSGSIZE] = SUBSCRIPTION_BYTES
     if kind == zmq.ROUTER:
         options |= {zmq.ROUTER_MANDATORY: 1, zmq.ROUTER_HANDOVER: 0}
     if address.startswith("tcp://["):

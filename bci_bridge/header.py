@@ -66,6 +66,7 @@ RejectReason = Literal[
     "SHAPE_MISMATCH",
     "INDEX_JUMP",
     "NO_SUCH_RUN",
+    "RATE",
 ]
 """Why a message was refused; counted by the server under the same names."""
 

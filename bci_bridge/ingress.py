@@ -29,6 +29,7 @@ from bci_bridge.protocol import Protocol
 from bci_bridge.recorder import Recorder
 from bci_bridge.recovery import recovered_ledger
 from bci_bridge.settings import INGRESS, WORKERS, IngressReport, Outlet, ServeConfig
+from bci_bridge.tokens import Tokens
 from bci_bridge.wire import Envelope, decode, encode
 from bci_bridge.zap import INPUTS
 from runtime.errors import BackendError, PeerError
@@ -41,6 +42,8 @@ DURABLE_POLL_MS = 20
 
 READ_AT_ONCE = 64
 """Messages taken in one turn, so that a flood cannot starve the clock and the guard."""
+
+FLOOD = PeerError("RATE", "expected fewer messages a second, found a flood")
 
 
 class Ingress:
@@ -86,6 +89,7 @@ class Ingress:
             ledger=ledger,
             now_ns=clock_ns(),
         )
+        self._tokens = Tokens(config.rate_per_s, config.burst)
         self._recorder = Recorder(
             places.log(LOG),
             spill=places.spill(LOG),
@@ -198,6 +202,14 @@ class Ingress:
     def _take(self, letter: Letter) -> None:
         now_ns = self._clock_ns()
         envelope: Envelope | None = None
+        verdict = self._tokens.take(letter.user or letter.peer, now_ns)
+        if verdict != "TAKE":
+            self._rejected["RATE"] += 1
+            if verdict == "EXPEL":
+                self._protocol.forget(letter.peer)
+            elif verdict == "REFUSE":
+                self._send(letter.peer, encode(reject_from(Header(), FLOOD, now_ns)))
+            return
         try:
             # Before decoding: who has no key in force is not listened to.
             device = self._gate.device(letter)

@@ -56,8 +56,7 @@ def run_ingress(setup: Setup) -> None:
     """Be the process that meets the scanner."""
     if setup.outlet is None or setup.admission is None:
         raise BackendError("ingress: expected outlet and admission, found none")
-    limit = setup.config.memory_mb << 20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _cap_memory(setup)
     with _part(setup, INGRESS) as (stop, stack):
         ingress = Ingress(
             setup.config,
@@ -88,6 +87,7 @@ def run_ingress(setup: Setup) -> None:
 
 def run_publisher(setup: Setup) -> None:
     """Be the process that gives outcomes out."""
+    _cap_memory(setup)
     with _part(setup, PUBLISHER) as (stop, stack):
         earlier = _earlier(setup, PUBLISHER)
         publisher = Publisher(
@@ -166,6 +166,12 @@ def _health(setup: Setup, stack: contextlib.ExitStack) -> Health | None:
     )
     stack.callback(health.close)
     return health
+
+
+def _cap_memory(setup: Setup) -> None:
+    """Let a peer that bursts this process not burst the machine."""
+    limit = setup.config.memory_mb << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 @contextlib.contextmanager

@@ -217,6 +217,10 @@ class Protocol:
             if known.user not in allowed:
                 del self._peers[peer]
 
+    def forget(self, peer: bytes) -> None:
+        """Take back the lease of a peer that is not listened to any more."""
+        self._peers.pop(peer, None)
+
     def deadline_ns(self) -> int | None:
         """Say when `tick` next has something to do; None if time decides nothing."""
         run = self._ledger.run

@@ -29,7 +29,7 @@ class ServeConfig(
     recording: str | None = None
     """Folder for the log; without it nothing is durable."""
     memory_mb: Annotated[int, msgspec.Meta(ge=512)] = 4096
-    """Address space of the process that meets peers; what bursts it is restarted."""
+    """Address space of each process that meets peers; what bursts it is restarted."""
     hang_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     """A process that shows no sign of life for this long is replaced."""
     input_queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
@@ -38,6 +38,12 @@ class ServeConfig(
     """Loopback address HOST:PORT of health and metrics over HTTP; None for none."""
     free_mb: Annotated[int, msgspec.Meta(ge=0)] = 2048
     """Room beneath which the recording's disk makes the server not ready."""
+    rate_per_s: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 5000
+    """Messages that one key, or one peer where there are none, may send each second
+    for ever: a rig needs tens, and catching up on loopback reaches about 2,600."""
+    burst: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 32_768
+    """Messages that it may send beyond that: a run of two hours at a TR of 0.5 s with a
+    trigger for each volume (28,800), so that no machine is too fast at catching up."""
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):

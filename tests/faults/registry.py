@@ -18,6 +18,9 @@ MODULES: dict[str, str] = {
     "kill": "tests.faults.kill",
     "soak": "tests.faults.soak",
     "deadline": "tests.faults.deadline",
+    "hostile": "tests.faults.hostile",
+    "memory": "tests.faults.memory",
+    "network": "tests.faults.network",
 }
 
 

@@ -49,7 +49,13 @@ def start_server(recording: Path, *, is_broken: bool = False) -> Rig:
         ready.set()
 
     def body() -> None:
-        config = ServeConfig(address="tcp://127.0.0.1:*", recording=str(recording))
+        # As fast as it goes: how much a peer may say is not what is tried here.
+        config = ServeConfig(
+            address="tcp://127.0.0.1:*",
+            recording=str(recording),
+            rate_per_s=1_000_000,
+            burst=1_000_000,
+        )
         try:
             reports.append(serve(config, MeanDecoder(), stopping.is_set, is_ready))
         except Exception as error:

@@ -27,6 +27,9 @@ FOUND_BROKEN = {
     "kill": "duplicated",
     "soak": "worker_a_kib_per_1000",
     "deadline": "beyond_empty_percent",
+    "hostile": "let_in",
+    "memory": "peak_mib_publisher",
+    "network": "lost",
 }
 """Figure by which each sabotage is found."""
 

@@ -12,7 +12,7 @@ from tests.faults import registry
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "hazards.md").read_text("utf-8")
 UNCONTROLLED = "none yet"
-MOST_UNCONTROLLED = 6
+MOST_UNCONTROLLED = 3
 """Hazards without a control that a test shows; this number only ever falls."""
 
 CATALOGUE = [
@@ -120,13 +120,21 @@ def test_nothing_is_read_from_the_lab_streaming_layer():
 
 
 def test_the_bridge_imports_no_reader_of_image_files():
-    importers = [
-        file
+    importers = {
+        file.parent.name
         for file in modules("bci_bridge")
         if IMAGE_READERS & {name.partition(".")[0] for name in dotted(file)}
+    }
+    users = [
+        file
+        for file in modules("bci_bridge")
+        if file.parent.name != "exports"
+        and any(name.startswith("bci_bridge.exports") for name in dotted(file))
     ]
 
-    assert importers == []
+    # What is over may be written in their formats; what is live never reads them.
+    assert importers <= {"exports"}
+    assert users == []
 
 
 def test_the_live_system_never_reads_the_wall_clock():
