@@ -9,12 +9,12 @@ from typing import Literal
 
 import tyro
 
+from verbs.rig_commands import doctor, keys, play, serve, sign, watch
+
 app = tyro.extras.SubcommandApp()
 
 Stage = Literal["vae", "flow"]
 Backend = Literal["ort", "openvino"]
-KeyAction = Literal["make", "list", "revoke"]
-Role = Literal["scanner", "stimulus", "observer", "operator"]
 ExportFormat = Literal["bids", "hdf5", "nifti"]
 
 
@@ -90,16 +90,9 @@ def train(
     from verbs.train import train_stage
 
     train_stage(
-        stage,
-        recording,
-        out,
-        vae=vae,
-        preset=preset,
-        config_file=config,
-        estimator_file=estimator,
-        dry_run=dry_run,
-        resume=resume,
-    )
+        stage, recording, out, vae=vae, preset=preset, config_file=config,
+        estimator_file=estimator, dry_run=dry_run, resume=resume,
+    )  # fmt: skip
 
 
 @app.command
@@ -152,151 +145,30 @@ def verify(
 
 
 @app.command
-def inspect(bundle: tyro.conf.Positional[Path], /, *, json: bool = False) -> None:
-    """Say what a bundle holds, after checking that it is what it claims to be.
+def inspect(
+    bundle: tyro.conf.Positional[Path],
+    /,
+    *,
+    trust: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
+    json: bool = False,
+) -> None:
+    """Say what a bundle holds and who signed it, after checking that it is true.
 
     Args:
         bundle: A bundle's folder.
+        trust: NAME.pub or a folder of them; the bundle must be signed by one of these.
         json: Print the manifest as JSON.
     """
     from verbs.inspect import inspect_bundle
 
-    inspect_bundle(bundle, as_json=json)
+    inspect_bundle(bundle, trust=trust, as_json=json)
 
 
-@app.command
-def serve(
-    *,
-    bundle: Path,
-    gallery: Path,
-    address: str = "tcp://127.0.0.1:5760",
-    keys: Path | None = None,
-    backend: Backend = "ort",
-    threads: int | None = None,
-    abstain_below: float = 0.0,
-    log: Path | None = None,
-    health: str | None = None,
-    free_mb: int = 2048,
-    ready_file: Path | None = None,
-) -> None:
-    """Decode what a scanner sends, and answer everyone who listens, until stopped.
-
-    Args:
-        bundle: What `export` wrote.
-        gallery: What retrieval chooses from.
-        address: Where scanner, stimulus software and clients connect.
-        keys: Folder of keys (see `keys`); needed for all addresses but loopback.
-        backend: Engine library.
-        threads: Threads of one evaluation; the library chooses by default.
-        abstain_below: Confidence under which the decision is ABSTAIN.
-        log: Folder for the recording of all that came in and went out.
-        health: Loopback HOST:PORT of health and metrics over HTTP; off by default.
-        free_mb: Room under which the log's disk makes the server not ready.
-        ready_file: Written with the addresses in use once everything is ready.
-    """
-    from verbs.serve import serve_bundle
-
-    serve_bundle(
-        bundle,
-        gallery,
-        address=address,
-        keys=keys,
-        backend=backend,
-        threads=threads,
-        abstain_below=abstain_below,
-        log=log,
-        health=health,
-        free_mb=free_mb,
-        ready_file=ready_file,
-    )
-
-
-@app.command
-def play(
-    recording: tyro.conf.Positional[Path],
-    /,
-    *,
-    to: str = "tcp://127.0.0.1:5760",
-    runs: tuple[str, ...] = (),
-    speed: float = 1.0,
-    fast: bool = False,
-    label: str = "",
-    key: Path | None = None,
-    server_key: Path | None = None,
-    spool: Path | None = None,
-) -> None:
-    """Play a recording into a server as a scanner would, events included.
-
-    Args:
-        recording: A BIDS folder or a Haxby folder.
-        to: The server's address.
-        runs: Which runs, by name; all of them by default.
-        speed: 1 is real time, 10 ten times faster.
-        fast: As fast as the server acknowledges; no deadlines.
-        label: Added to the runs' names, so that a run can be played twice.
-        key: This device's key; its roles are scanner and, for events, stimulus.
-        server_key: The server's public key, `server.pub`.
-        spool: Folder in which a run survives this process; repeat the command to go on.
-    """
-    from verbs.play import play_recording
-
-    play_recording(
-        recording,
-        to,
-        runs=runs,
-        speed=None if fast else speed,
-        label=label,
-        key=key,
-        server_key=server_key,
-        spool=spool,
-    )
-
-
-@app.command
-def watch(
-    *,
-    address: str = "tcp://127.0.0.1:5760",
-    follow: bool = False,
-    json: bool = False,
-    key: Path | None = None,
-    server_key: Path | None = None,
-) -> None:
-    """Print the outcomes of a server's run as they come.
-
-    Args:
-        address: The server's address.
-        follow: Go on with the next run instead of ending.
-        json: One JSON object a line.
-        key: This device's key; its role is observer.
-        server_key: The server's public key, `server.pub`.
-    """
-    from verbs.watch import watch_server
-
-    watch_server(address, follow=follow, as_json=json, key=key, server_key=server_key)
-
-
-@app.command
-def keys(
-    action: tyro.conf.Positional[KeyAction],
-    /,
-    *,
-    folder: Path,
-    name: str | None = None,
-    roles: tuple[Role, ...] = (),
-    json: bool = False,
-) -> None:
-    """Make, list and revoke the keys of the devices that may speak with a server.
-
-    Args:
-        action: What to do.
-        folder: The server's folder of keys; its secrets never leave it.
-        name: The device; without it, `make` makes the server's own key.
-        roles: What the device may say; an operator may say everything.
-        json: Print the list as JSON.
-    """
-    from verbs.keys import manage_keys
-
-    manage_keys(action, folder, name=name, roles=roles, as_json=json)
+app.command(sign)
+app.command(serve)
+app.command(play)
+app.command(watch)
+app.command(keys)
 
 
 @app.command
@@ -325,14 +197,24 @@ def replay(
     from verbs.replay import replay_recording
 
     replay_recording(
-        recording,
-        bundle,
-        gallery,
-        backend=backend,
-        verify=verify,
-        skip_damaged=skip_damaged,
-        as_json=json,
-    )
+        recording, bundle, gallery, backend=backend, verify=verify,
+        skip_damaged=skip_damaged, as_json=json,
+    )  # fmt: skip
+
+
+@app.command
+def verify_recording(
+    recording: tyro.conf.Positional[Path], /, *, json: bool = False
+) -> None:
+    """Hold a recording's segments against the chain of their hashes.
+
+    Args:
+        recording: The folder that `serve --log` wrote.
+        json: Print JSON.
+    """
+    from verbs.verify_recording import verify_recording
+
+    verify_recording(recording, as_json=json)
 
 
 @app.command
@@ -382,33 +264,12 @@ def evaluate(
     from verbs.evaluate import evaluate_recording
 
     evaluate_recording(
-        recording,
-        leave_one_run_out=leave_one_run_out,
-        seeds=seeds,
-        out=out,
+        recording, leave_one_run_out=leave_one_run_out, seeds=seeds, out=out,
         as_json=json,
-    )
+    )  # fmt: skip
 
 
-@app.command
-def doctor(
-    *,
-    address: str = "tcp://127.0.0.1:5760",
-    log: Path | None = None,
-    keys: Path | None = None,
-    json: bool = False,
-) -> None:
-    """Say what this rig has and what to fix; status 1 if there is a problem.
-
-    Args:
-        address: Where a server shall listen: is the port free?
-        log: Folder of a recording: is there room, and how fast is the disk?
-        keys: Folder of keys: are they there, and closed to others?
-        json: Print JSON.
-    """
-    from verbs.doctor import examine_rig
-
-    examine_rig(address=address, log=log, keys=keys, as_json=json)
+app.command(doctor)
 
 
 def main() -> int:

@@ -19,10 +19,12 @@ MAX_SIDE = 1024
 MAX_PAYLOAD_BYTES = 1 << 28
 """Largest payload: 256 MiB holds every volume that the largest volume schema needs."""
 
-Name = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+Name = Annotated[
+    str, Meta(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$(?!\n)")
+]
 """Run, stream, trial and stimulus names: one safe path component."""
 
-OptionalName = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9._+-]*$")]
+OptionalName = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9._+-]*$(?!\n)")]
 """A name, or an empty string where there is nothing to name."""
 
 Text = Annotated[str, Meta(max_length=512)]
@@ -33,7 +35,7 @@ Instant = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Index = Annotated[int, Meta(ge=0, le=1_000_000)]
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 Shape = tuple[Side, Side, Side]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 VoxelType = Literal["i2", "u2", "i4", "f4"]
 """Little-endian int16, uint16, int32 and float32."""

@@ -8,7 +8,6 @@ it. Files are replaced whole, so that a server that reloads never sees half of o
 import contextlib
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -32,10 +31,15 @@ from bci_bridge.keyring import (
     with_revoked,
 )
 from runtime.errors import ArtifactError, UsageError
+from runtime.private_file import (
+    OTHERS_READ,
+    OTHERS_WRITE,
+    read_private,
+    refuse_open_folder,
+    replace_whole,
+)
 
 ALLOWED: Final = "allowed.json"
-_OTHERS_READ: Final = 0o077
-_OTHERS_WRITE: Final = 0o022
 
 
 def read_allow_list(folder: Path) -> AllowList:
@@ -44,9 +48,9 @@ def read_allow_list(folder: Path) -> AllowList:
     Raises:
         ArtifactError: If it is missing, damaged, or others can change it.
     """
-    _refuse_open_folder(folder)
+    refuse_open_folder(folder)
     file = folder / ALLOWED
-    return decoded(_read(file, _OTHERS_WRITE, "go-w"), AllowList, str(file))
+    return decoded(_read(file, OTHERS_WRITE), AllowList, str(file))
 
 
 def read_key_pair(file: Path) -> KeyPair:
@@ -55,7 +59,7 @@ def read_key_pair(file: Path) -> KeyPair:
     Raises:
         ArtifactError: If it is missing, damaged, or others can read it.
     """
-    pair = decoded(_read(file, _OTHERS_READ, "600"), KeyPair, str(file))
+    pair = decoded(_read(file, OTHERS_READ), KeyPair, str(file))
     if zmq.curve_public(pair.secret_key.encode()).decode() != pair.public_key:
         raise ArtifactError(
             f"{file}: expected a public key that belongs to the secret, found another"
@@ -78,7 +82,7 @@ def read_credentials(key: Path | None, server_key: Path | None) -> Credentials |
         return None
     if key is None or server_key is None:
         raise UsageError("--key and --server-key: expected both or neither, found one")
-    public = decoded(_read(server_key, 0, ""), PublicKey, str(server_key))
+    public = decoded(_read(server_key, 0), PublicKey, str(server_key))
     return Credentials(pair=read_key_pair(key), server_key=public.public_key)
 
 
@@ -130,8 +134,8 @@ def make_device(folder: Path, name: str, roles: tuple[Role, ...]) -> Path:
         allowed = with_device(read_allow_list(folder), device)
         # The list last: a crash between leaves a key that nobody lets in.
         file = folder / f"{name}.key"
-        _replace(file, encoded(pair), 0o600)
-        _replace(folder / ALLOWED, encoded(allowed), 0o600)
+        replace_whole(file, encoded(pair), 0o600)
+        replace_whole(folder / ALLOWED, encoded(allowed), 0o600)
     return file
 
 
@@ -144,7 +148,7 @@ def revoke_device(folder: Path, name: str, now: datetime) -> None:
     """
     with _locked(folder):
         allowed = with_revoked(read_allow_list(folder), name, now)
-        _replace(folder / ALLOWED, encoded(allowed), 0o600)
+        replace_whole(folder / ALLOWED, encoded(allowed), 0o600)
 
 
 def _new_pair(name: str) -> KeyPair:
@@ -156,67 +160,19 @@ def _write_server(folder: Path) -> None:
     pair = _new_pair(SERVER)
     public = PublicKey(name=SERVER, public_key=pair.public_key)
     if not (folder / ALLOWED).exists():
-        _replace(folder / ALLOWED, encoded(AllowList(version=1)), 0o600)
-    _replace(folder / f"{SERVER}.pub", encoded(public), 0o644)
-    _replace(folder / f"{SERVER}.key", encoded(pair), 0o600)
+        replace_whole(folder / ALLOWED, encoded(AllowList(version=1)), 0o600)
+    replace_whole(folder / f"{SERVER}.pub", encoded(public), 0o644)
+    replace_whole(folder / f"{SERVER}.key", encoded(pair), 0o600)
 
 
-def _read(file: Path, forbidden: int, remedy: str) -> bytes:
-    # One descriptor for check and content: what was checked is what is read.
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ArtifactError(
-            f"{file}: expected a key file, found: {error.strerror}"
-        ) from error
-    with os.fdopen(descriptor, "rb") as opened:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise ArtifactError(f"{file}: expected a plain file, found another kind")
-        if found.st_mode & forbidden:
-            what = "readable" if forbidden == _OTHERS_READ else "writable"
-            raise ArtifactError(
-                f"{file}: expected a file {what} by its owner alone, found mode "
-                f"{stat.S_IMODE(found.st_mode):04o}. Run: chmod {remedy} {file}"
-            )
-        return opened.read(MAX_FILE_BYTES + 1)
-
-
-def _refuse_open_folder(folder: Path) -> None:
-    try:
-        mode = stat.S_IMODE(folder.stat().st_mode)
-    except OSError as error:
-        raise ArtifactError(
-            f"{folder}: expected a folder of keys, found: {error.strerror}"
-        ) from error
-    if mode & _OTHERS_WRITE:
-        raise ArtifactError(
-            f"{folder}: expected a folder writable by its owner alone, found mode "
-            f"{mode:04o}. Run: chmod go-w {folder}"
-        )
-
-
-def _replace(file: Path, data: bytes, mode: int) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        with os.fdopen(os.open(temporary, flags, mode), "wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ArtifactError(
-            f"{file}: expected a place to write, found: {error.strerror}"
-        ) from error
+def _read(file: Path, forbidden: int) -> bytes:
+    return read_private(file, forbidden, max_bytes=MAX_FILE_BYTES)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     # Two people who make keys at once must not lose one another's entry.
-    _refuse_open_folder(folder)
+    refuse_open_folder(folder)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

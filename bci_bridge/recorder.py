@@ -3,7 +3,7 @@
 One chunk per message and one write per chunk, so that a killed process loses nothing
 that it has written; a thread syncs to disk off the hot path, so that a power cut loses
 at most what was not yet acknowledged as durable. Segments of at most 64 MiB keep a look
-at the tail cheap.
+at the tail cheap; the same thread chains their hashes (`bci_bridge.chain`).
 
 A disk that is full or gone degrades the recording and nothing else: the log goes on in
 a spill folder in memory, of which only the newest segments are kept, because others
@@ -13,14 +13,16 @@ follow the log (`bci_bridge.tail`) and must not be left without it.
 """
 
 import contextlib
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from bci_bridge.segment import channel_record, chunk_parts, ending, opening
+from bci_bridge.chain_file import Chainer
+from bci_bridge.recording_folder import check_room, locked, not_writable
+from bci_bridge.segment import ending
+from bci_bridge.segment_file import SegmentFile
 from bci_bridge.wire import Envelope
 from runtime.errors import UsageError
 
@@ -36,40 +38,6 @@ RETRY_NS: Final = 5_000_000_000
 
 PREFACE: Final = "state"
 """Topic of the message that begins a segment; it has no place in the order."""
-
-
-class _Segment:
-    """One open file; what it holds ends with a whole chunk or is cut there."""
-
-    def __init__(self, path: Path, *, is_spilt: bool) -> None:
-        self.is_spilt, self.good_bytes = is_spilt, 0
-        self._channels: dict[str, tuple[int, bytes]] = {}
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            self.write([opening()])
-        except OSError:
-            os.close(self.fd)
-            path.unlink(missing_ok=True)
-            raise
-
-    def append(self, topic: str, order: int, log_ns: int, envelope: Envelope) -> None:
-        number = len(self._channels) + 1
-        if topic not in self._channels:
-            self._channels[topic] = number, channel_record(number, topic)
-        number, channel = self._channels[topic]
-        self.write(chunk_parts(channel, number, order, log_ns, envelope))
-
-    def write(self, parts: list[bytes]) -> None:
-        left = [memoryview(part) for part in parts if part]
-        total = sum(map(len, left))
-        while left:
-            # A full disk shortens a write without an exception; the next one raises.
-            written = os.writev(self.fd, left)
-            while left and written >= len(left[0]):
-                written -= len(left.pop(0))
-            if left:
-                left[0] = left[0][written:]
-        self.good_bytes += total
 
 
 class Recorder:
@@ -90,6 +58,7 @@ class Recorder:
         keeps_all: bool = True,
         segment_bytes: int = SEGMENT_BYTES,
         sync_interval_s: float = SYNC_INTERVAL_S,
+        reserve_bytes: int | None = None,
     ) -> None:
         """Take the folder for this process alone.
 
@@ -102,26 +71,36 @@ class Recorder:
             keeps_all: False keeps the newest segments only, as a spill does.
             segment_bytes: A segment that has reached this size is finished.
             sync_interval_s: Pause between two syncs.
+            reserve_bytes: What the disk must have room for at the beginning of a log;
+                None stands for one segment. A log that goes on takes what there is.
 
         Raises:
-            UsageError: If it cannot be written, or another process records there.
+            UsageError: If it cannot be written, another process records there, or the
+                disk has too little room.
         """
         self.state: Literal["ON", "DEGRADED"] = "ON"
         self.durable = self._appended = self._written = first_order
         self._folder, self._spill, self._preface = folder, spill, preface
         self._keeps_all = keeps_all
         self._segment_bytes, self._sync_interval_s = segment_bytes, sync_interval_s
-        self._segment: _Segment | None = None
+        self._segment: SegmentFile | None = None
         self._retry_ns: int | None = None
-        self._retired: list[int] = []
+        self._retired: list[SegmentFile] = []
         self._guard = threading.Lock()
         self._is_dirty, self._is_closing = threading.Event(), threading.Event()
-        self._lock_fd = _locked(folder)
+        self._lock_fd = locked(folder)
         try:
+            if keeps_all and first_order == 0:
+                reserve = segment_bytes if reserve_bytes is None else reserve_bytes
+                check_room(folder, reserve)
+            self._chainer = Chainer(folder, is_kept=keeps_all)
             self._open_segment(folder, preface)
         except OSError as error:
             os.close(self._lock_fd)
-            raise UsageError(_not_writable(folder, error)) from error
+            raise UsageError(not_writable(folder, error)) from error
+        except UsageError:
+            os.close(self._lock_fd)
+            raise
         self._thread = threading.Thread(target=self._sync_loop, name="recorder-sync")
         self._thread.start()
 
@@ -194,7 +173,7 @@ class Recorder:
             except OSError:
                 self._give_up_segment(log_ns)
 
-    def _places(self, log_ns: int) -> Iterator[_Segment]:
+    def _places(self, log_ns: int) -> Iterator[SegmentFile]:
         """Give where a message can go, from the best place to the last resort."""
         if self._preface is None or self._segment is None:
             # In the middle of a message, so without preface: whoever reads goes back.
@@ -222,7 +201,7 @@ class Recorder:
         ]
         self._number = max(taken, default=-1) + 1
         is_spilt = folder == self._spill
-        segment = _Segment(folder / f"{self._number:06d}.mcap", is_spilt=is_spilt)
+        segment = SegmentFile(folder / f"{self._number:06d}.mcap", is_spilt=is_spilt)
         if is_spilt or not self._keeps_all:
             for path in sorted(folder.glob("[0-9]*.mcap"))[:-SPILL_SEGMENTS]:
                 path.unlink(missing_ok=True)
@@ -239,7 +218,7 @@ class Recorder:
     def _retire_segment(self) -> None:
         with self._guard:
             if self._segment is not None:
-                self._retired.append(self._segment.fd)
+                self._retired.append(self._segment)
             self._segment = None
 
     def _give_up_segment(self, log_ns: int) -> None:
@@ -253,11 +232,12 @@ class Recorder:
 
     def _sync_loop(self) -> None:
         while not (self._is_closing.is_set() and not self._is_dirty.is_set()):
-            self._is_dirty.wait()
+            self._is_dirty.wait(0 if self._chainer.step() else None)
             self._is_dirty.clear()
             self._sync()
             self._is_closing.wait(self._sync_interval_s)
         self._sync()
+        self._chainer.finish()
 
     def _sync(self) -> None:
         with self._guard:
@@ -266,38 +246,17 @@ class Recorder:
             current = os.dup(self._segment.fd) if self._segment else None
             written = self._written
         try:
-            for fd in retired:
-                os.fdatasync(fd)
+            for segment in retired:
+                os.fdatasync(segment.fd)
             if current is not None:
                 os.fdatasync(current)
         except OSError:
             self.state = "DEGRADED"
         finally:
-            for fd in [*retired, *([] if current is None else [current])]:
-                os.close(fd)
+            for segment in retired:
+                os.close(segment.fd)
+                self._chainer.add(segment.path)
+            if current is not None:
+                os.close(current)
         if self.state == "ON":
             self.durable = written
-
-
-def _not_writable(folder: Path, error: OSError) -> str:
-    return (
-        f"recording {folder}: expected a folder to write to, "
-        f"found {error.strerror or error}"
-    )
-
-
-def _locked(folder: Path) -> int:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise UsageError(_not_writable(folder, error)) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        raise UsageError(
-            f"recording {folder}: expected a free folder, found one that another "
-            "server records to. Stop that server or name another folder."
-        ) from error
-    return fd

@@ -38,7 +38,8 @@ from runtime.manifest import (
 )
 from runtime.preprocess.feature_space import FeatureSpace
 from runtime.preprocess.mask import VoxelMask
-from runtime.sealed import copy_verified, read_manifest
+from runtime.sealed import copy_verified, read_manifest, read_signature
+from runtime.signing import Signer, Trust, signer_of
 from runtime.strict_json import check_keys
 
 __all__ = [
@@ -86,6 +87,8 @@ class Bundle:
     """The private copy; gone after `close` where no cache was given."""
     tensors: Mapping[str, Shaped[np.ndarray, "..."]] = field(repr=False)
     """Content of `tensors.safetensors`; read-only arrays."""
+    signer: Signer | None = None
+    """Whose signature it carries, if any."""
     _release: Callable[[], Any] | None = field(default=None, repr=False)
 
     @property
@@ -166,18 +169,24 @@ def _check_header(path: Path, file: str) -> None:
         check_keys(stream.read(size), file)
 
 
-def open_bundle(folder: Path, cache: Path | None = None) -> Bundle:
+def open_bundle(
+    folder: Path, cache: Path | None = None, *, trust: Trust = None
+) -> Bundle:
     """Verify a bundle and open its private copy.
 
     Args:
         folder: What export wrote. Nothing in it may be a link.
         cache: Folder of mode 0700 that keeps verified copies by content; None copies
             to a temporary folder that `Bundle.close` removes.
+        trust: Whose signature is demanded; None demands none.
 
     Raises:
-        BundleError: The folder is not exactly what its manifest lists.
+        BundleError: The folder is not exactly what its manifest lists, or not signed
+            as demanded.
     """
     data = read_manifest(folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
+    # Before a word of it is believed.
+    signer = signer_of(data, read_signature(folder), what=folder.name, trust=trust)
     manifest = decode_manifest(data)
     sha256 = hashlib.sha256(data).hexdigest()
     copy = copy_verified(folder, MANIFEST, manifest.files, name=sha256, cache=cache)
@@ -188,7 +197,7 @@ def open_bundle(folder: Path, cache: Path | None = None) -> Bundle:
         if cache is None:
             shutil.rmtree(copy)
         raise
-    bundle = Bundle(manifest, sha256, copy, tensors)
+    bundle = Bundle(manifest, sha256, copy, tensors, signer)
     if cache is not None:
         return bundle
     release = weakref.finalize(bundle, shutil.rmtree, copy, ignore_errors=True)

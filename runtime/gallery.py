@@ -20,7 +20,14 @@ from safetensors.numpy import save_file
 from runtime.bundle import load_tensors
 from runtime.errors import ArtifactError, BundleError, TensorMismatchError
 from runtime.manifest import LatentSpec, Sha256, TensorSpec
-from runtime.sealed import FileSpec, copy_verified, read_manifest, seal
+from runtime.sealed import (
+    FileSpec,
+    copy_verified,
+    read_manifest,
+    read_signature,
+    seal,
+)
+from runtime.signing import Signer, Trust, signer_of
 from runtime.strict_json import decode_once
 
 GALLERY: Final = "gallery.json"
@@ -70,6 +77,8 @@ class Gallery:
     confidence: Confidence | None
     sha256: str
     """Hash of the manifest's bytes; an outcome cites it."""
+    signer: Signer | None = None
+    """Whose signature it carries, if any."""
 
     def confidence_for(self, bundle_sha256: str) -> Confidence | None:
         """Return the calibration, if it was fitted for this bundle.
@@ -165,18 +174,23 @@ def write_gallery(
     return hashlib.sha256(data).hexdigest()
 
 
-def open_gallery(folder: Path, latent: LatentSpec | None = None) -> Gallery:
+def open_gallery(
+    folder: Path, latent: LatentSpec | None = None, *, trust: Trust = None
+) -> Gallery:
     """Verify a gallery and read it into memory.
 
     Args:
         folder: What `write_gallery` wrote.
         latent: The bundle's latents, which the gallery's must match.
+        trust: Whose signature is demanded; None demands none.
 
     Raises:
-        BundleError: The folder is not exactly what its manifest lists, or its latents
-            have another shape than the bundle's.
+        BundleError: The folder is not exactly what its manifest lists, is not signed
+            as demanded, or its latents have another shape than the bundle's.
     """
     data = read_manifest(folder, GALLERY, max_bytes=MAX_GALLERY_BYTES)
+    # Before a word of it is believed.
+    signer = signer_of(data, read_signature(folder), what=folder.name, trust=trust)
     manifest = decode_once(data, GalleryManifest, GALLERY)
     sha256 = hashlib.sha256(data).hexdigest()
     copy = copy_verified(folder, GALLERY, manifest.files, name=sha256, cache=None)
@@ -192,6 +206,7 @@ def open_gallery(folder: Path, latent: LatentSpec | None = None) -> Gallery:
         images=tensors.get("images"),
         confidence=manifest.confidence,
         sha256=sha256,
+        signer=signer,
     )
 
 

@@ -24,6 +24,7 @@ from runtime.heads import Retrieval
 from runtime.model import Model, open_model
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import VoxelMask
+from runtime.signing import Trust
 
 UNCALIBRATED_TEMPERATURE = 0.1
 """Softmax temperature where a gallery has no calibration; its confidence is a guess."""
@@ -229,18 +230,29 @@ def open_decoder(
     precision: Precision = "f32",
     threads: int | None = None,
     abstain_below: float = 0.0,
+    trust: Trust = None,
 ) -> RunDecoder:
     """Verify and open a bundle and a gallery.
 
+    Args:
+        bundle_folder: What export wrote.
+        gallery_folder: What retrieval chooses from.
+        backend: Engine library.
+        precision: Of the engines' arithmetic.
+        threads: Of one evaluation; None leaves the choice to the library.
+        abstain_below: Confidence under which the decision is ABSTAIN.
+        trust: Whose signature each of the two must carry; None demands none.
+
     Raises:
-        BundleError: One of them is not exactly what its manifest lists, or they do
-            not belong together.
+        BundleError: One of them is not exactly what its manifest lists or not signed
+            as demanded, or they do not belong together.
         BackendError: The engine library is missing or refuses a graph.
         ParityError: An engine does not give the golden vectors.
     """
-    bundle = open_bundle(bundle_folder)
+    bundle = open_bundle(bundle_folder, trust=trust)
     try:
-        gallery = open_gallery(gallery_folder, bundle.manifest.latent)
+        latent = bundle.manifest.latent
+        gallery = open_gallery(gallery_folder, latent, trust=trust)
         model = open_model(bundle, backend, precision, threads)
         try:
             return RunDecoder(bundle, gallery, model, abstain_below=abstain_below)

@@ -7,7 +7,6 @@ are read when asked for, not before. nibabel comes from the extra `scanner`.
 """
 
 import csv
-import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
 
+import msgspec
 import numpy as np
 from jaxtyping import Float64, Int16
 
@@ -203,6 +203,12 @@ def _events_from_labels(
     return tuple(events)
 
 
+class Sidecar(msgspec.Struct, frozen=True):
+    """What is read of a run's `_bold.json`; it holds much more."""
+
+    tr_s: float = msgspec.field(name="RepetitionTime")
+
+
 def _bids_runs(folder: Path) -> list[RecordedRun]:
     files = sorted(folder.glob("sub-*/**/func/*_bold.nii.gz"))
     if not files:
@@ -218,11 +224,11 @@ def _bids_run(file: Path) -> RecordedRun:
     image = _open_image(file, dimensions=4)
     sidecar = file.with_name(f"{stem}_bold.json")
     try:
-        tr_s = float(json.loads(_text(sidecar))["RepetitionTime"])
-    except (ValueError, KeyError, TypeError) as error:
+        tr_s = msgspec.json.decode(_text(sidecar), type=Sidecar).tr_s
+    except (msgspec.DecodeError, RecursionError) as error:
         raise RecordingError(
             f"{sidecar}: expected a JSON object with RepetitionTime in seconds, "
-            f"found {error!r}"
+            f"found: {error}"
         ) from error
     if not (math.isfinite(tr_s) and tr_s > 0):
         raise RecordingError(

@@ -27,8 +27,11 @@ MAX_BYTES: Final = 16 * 1024**3
 """Upper bound of a sealed folder; the paper's model takes 1.9 GB."""
 MAX_FILES: Final = 256
 """Upper bound of the number of files; a bundle has nine."""
+SIGNATURE: Final = "manifest.sig"
+"""Over the manifest's bytes, in bundles and galleries; `runtime.signing` reads it."""
 _CHUNK: Final = 4 * 1024**2
 _HEAD: Final = 64
+_MAX_SIGNATURE_BYTES: Final = 4096  # it takes 250; whatever is longer is none
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _MAX_SAFETENSORS_HEADER: Final = 100_000_000  # the bound of the safetensors library
 
@@ -186,6 +189,18 @@ def read_manifest(folder: Path, name: str, *, max_bytes: int) -> bytes:
     return data
 
 
+def read_signature(folder: Path) -> bytes | None:
+    """Return the bytes of a sealed folder's signature; None where it has none.
+
+    Raises:
+        BundleError: It is not a plain file.
+    """
+    if not os.path.lexists(folder / SIGNATURE):
+        return None
+    with os.fdopen(_open_plain(folder / SIGNATURE, SIGNATURE), "rb") as file:
+        return file.read(_MAX_SIGNATURE_BYTES + 1)
+
+
 def _copy_checked(folder: Path, spec: FileSpec, target: Path) -> None:
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     digest = hashlib.sha256()
@@ -223,9 +238,11 @@ def _check_format(spec: FileSpec, head: bytes) -> None:
         raise BundleError(f"{spec.path}: expected {wanted}, found {_kind(head)}")
 
 
-def _check_exact(folder: Path, manifest: str, files: Sequence[FileSpec]) -> None:
+def _check_exact(
+    folder: Path, manifest: str, files: Sequence[FileSpec], *beside: str
+) -> None:
     listed = {spec.path for spec in files}
-    found = set(_walk(folder)) - {manifest}
+    found = set(_walk(folder)) - {manifest, *beside}
     differences = [
         f"{words} {', '.join(sorted(paths))}"
         for words, paths in (("missing", listed - found), ("extra", found - listed))
@@ -261,7 +278,8 @@ def copy_verified(
 
     Args:
         folder: The sealed folder.
-        manifest: File name of the manifest, the one file that `files` does not list.
+        manifest: File name of the manifest, which `files` does not list. Nor does it
+            list the signature, the one file that may stand beside it and need not.
         files: Exactly what else the folder must hold.
         name: Name of the copy inside `cache`; the sha256 of the manifest's bytes.
         cache: Folder of mode 0700 that keeps verified copies; None makes a temporary
@@ -274,7 +292,7 @@ def copy_verified(
         BundleError: Whatever is not as listed; nothing is left behind.
     """
     check_listing(files)
-    _check_exact(folder, manifest, files)
+    _check_exact(folder, manifest, files, SIGNATURE)
     if cache is not None:
         _private(cache)
     copy = Path(tempfile.mkdtemp(prefix="neuroflow-", dir=cache))

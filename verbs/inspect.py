@@ -1,5 +1,6 @@
 """`neuroflow inspect` and `verify`: what is in a bundle, and is it true here?"""
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -8,20 +9,31 @@ from runtime.bundle import open_bundle
 from runtime.estimator import BetaEstimator
 from runtime.manifest import Manifest
 from runtime.model import GOLDEN_LIMITS, golden_errors, open_model
+from runtime.signing_keys import read_trust
 
 
-def inspect_bundle(folder: Path, *, as_json: bool) -> None:
+def inspect_bundle(folder: Path, *, trust: tuple[Path, ...], as_json: bool) -> None:
     """Print what a bundle says, once it is known to be what it says.
 
+    Args:
+        folder: A bundle.
+        trust: Public keys; with any, the bundle must be signed by one of them.
+        as_json: Print the manifest, and who signed on standard error.
+
     Raises:
-        BundleError: The folder is not exactly what its manifest lists.
+        BundleError: The folder is not exactly what its manifest lists, or not signed
+            by a key that is trusted.
+        ArtifactError: A public key is missing, damaged or open to others.
     """
-    with open_bundle(folder) as bundle:
-        manifest = bundle.manifest
+    trusted = read_trust(trust) if trust else None
+    with open_bundle(folder, trust=trusted) as bundle:
+        manifest, signature = bundle.manifest, str(bundle.signer or "none")
         if as_json:
+            print(f"signature {signature}", file=sys.stderr)
             print(msgspec.json.format(msgspec.json.encode(manifest), indent=2).decode())
             return
         print(f"bundle    {bundle.sha256}")
+        print(f"signature {signature}")
         for name, value in _lines(manifest):
             print(f"{name:<10}{value}")
 

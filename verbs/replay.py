@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from bci_bridge.chain_file import check_chain
 from bci_bridge.decoder import Decoder
 from bci_bridge.difference import Difference
 from bci_bridge.messages import RigNote
@@ -55,6 +56,8 @@ class ReplayReport:
     runs: dict[str, RunTally] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
     losses: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    """Segments that are not as they were chained."""
     rig: tuple[str, ...] = ()
     """In what this machine is not the one that recorded."""
 
@@ -86,7 +89,7 @@ def replay_recording(
         as_json: Print JSON.
 
     Raises:
-        RecordingError: The recording is damaged, or was not made with this.
+        RecordingError: The recording is damaged or changed, or was not made with this.
         ParityError: An answer is not what is recorded.
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
@@ -96,6 +99,12 @@ def replay_recording(
         raise RecordingError(
             f"{recording}: expected a whole recording, found lost {found.losses[0]}"
             f"{_and_more(len(found.losses))}. --skip-damaged compares the rest."
+        )
+    changed = _changed(recording)
+    if changed and not skip_damaged:
+        raise RecordingError(
+            f"{recording}: {changed[0]}{_and_more(len(changed))}. The recording was "
+            "changed after it was made. --skip-damaged compares nevertheless."
         )
     rig = _recorded_rig(recording, found, is_needed=verify)
     here = rig_here(
@@ -118,6 +127,7 @@ def replay_recording(
     ) as decoder:
         report = replayed(recording, decoder)
     report.losses, report.rig = found.losses, tuple(unlike)
+    report.changed = changed
     _print(report, as_json=as_json)
     if verify:
         _require_identity(recording, report)
@@ -142,6 +152,18 @@ def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
             tally.trials += isinstance(envelope.record, TrialOutcome)
             tally.has_ended |= isinstance(envelope.record, RunEnded)
     return report
+
+
+def _changed(recording: Path) -> tuple[str, ...]:
+    found = []
+    for log in (INPUTS, OUTCOMES):
+        checked = check_chain(recording / log)
+        if not checked.has_chain:
+            # Made before there were chains, killed in its first segment, or removed.
+            print(f"neuroflow: {log}: {checked.trouble}", file=sys.stderr)
+        elif checked.trouble:
+            found.append(f"{log}: {checked.trouble}")
+    return tuple(found)
 
 
 def _surveyed(recording: Path) -> Survey:
@@ -186,12 +208,15 @@ def _print(report: ReplayReport, *, as_json: bool) -> None:
             "runs": list(report.runs.values()),
             "differences": report.differences,
             "lost": report.losses,
+            "changed": report.changed,
             "unlike": report.rig,
         }
         print(msgspec.json.encode(result).decode())
         return
     for loss in report.losses:
         print(f"lost: {loss}")
+    for change in report.changed:
+        print(f"changed: {change}")
     for tally in report.runs.values():
         print(tally)
     for difference in report.differences[:NAMED]:

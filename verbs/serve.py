@@ -10,10 +10,14 @@ import msgspec
 from bci_bridge.endpoints import beside, check_address
 from bci_bridge.keyfolder import read_allow_list, read_key_pair
 from bci_bridge.keyring import SERVER
+from bci_bridge.recorder import SEGMENT_BYTES
+from bci_bridge.recording_folder import check_room
 from bci_bridge.settings import Endpoints, ServeConfig
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
 from runtime.errors import ArtifactError, UsageError
+from runtime.signing import Trust
+from runtime.signing_keys import folder_signer, read_trust
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +28,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     backend: str
     threads: int | None
     abstain_below: float
+    trust: Trust
+    """Keys and not files: a worker that is started again trusts nobody else."""
 
 
 def serve_bundle(
@@ -39,14 +45,16 @@ def serve_bundle(
     health: str | None,
     free_mb: int,
     ready_file: Path | None,
+    trust: tuple[Path, ...],
 ) -> None:
     """Open everything, then serve until SIGTERM or SIGINT.
 
     Raises:
-        BundleError: The bundle or gallery is not what its manifest lists.
+        BundleError: The bundle or gallery is not what its manifest lists, or is not
+            signed by a key that is trusted.
         BackendError: The engine or a port cannot be had.
-        UsageError: Fewer than one thread, a confidence outside 0 to 1, less than no
-            room, or an address that is not allowed.
+        UsageError: Fewer than one thread, a confidence outside 0 to 1, an address
+            that is not allowed, or too little room for the recording.
         ArtifactError: A key file is missing, damaged or open to others.
     """
     if threads is not None and threads < 1:
@@ -77,9 +85,16 @@ def serve_bundle(
     )
     # Before the engines are loaded, which takes long.
     check_address(config.address, has_keys=keys is not None)
+    if log is not None:
+        # Of both logs one segment; the recorder looks again, but after the engines.
+        check_room(log, 2 * SEGMENT_BYTES)
     if keys is not None:
         read_key_pair(keys / f"{SERVER}.key")
         read_allow_list(keys)
+    trusted = read_trust(trust) if trust else None
+    for folder in (bundle, gallery):
+        if signer := folder_signer(folder, trusted):
+            trouble(f"{folder}: {signer}")
     _allow_many_connections()
     model = Model(
         bundle=str(bundle.resolve()),
@@ -87,6 +102,7 @@ def serve_bundle(
         backend=backend,
         threads=threads,
         abstain_below=abstain_below,
+        trust=trusted,
     )
     worker = [sys.executable, "-m", "verbs.worker", msgspec.json.encode(model).decode()]
     with stop_on_signals() as stop:

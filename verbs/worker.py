@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
                 backend=model.backend,
                 threads=model.threads,
                 abstain_below=model.abstain_below,
+                trust=model.trust,
             )
         )
 

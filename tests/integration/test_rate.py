@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import zmq
 from msgspec import structs
 from neuroflow_client import Client, VolumeOutcome
@@ -11,6 +12,9 @@ from bci_bridge.player import play
 from bci_bridge.wire import decode, encode
 from tests.integration.lines import dealer
 from tests.integration.tiny import PlayedRun
+
+# Floods take their time.
+pytestmark = pytest.mark.slow
 
 LIMITS = {"rate_per_s": 100, "burst": 100}
 FLOOD = 600

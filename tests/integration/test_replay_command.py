@@ -151,6 +151,49 @@ def test_what_cannot_be_proved_is_refused_in_one_line(recorded, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_recording_that_was_changed_consistently_is_found_by_its_chain(
+    recorded, tmp_path
+):
+    whole = said("verify-recording", recorded / "log")
+    as_json = said("verify-recording", recorded / "log", "--json")
+    log = tmp_path / "log"
+    shutil.copytree(recorded / "log", log)
+    # Another server's segment in place of this one's: every CRC in it is right.
+    entries = list(read_recording(log / "outcomes"))
+    recorder = Recorder(tmp_path / "other")
+    for entry in entries:
+        recorder.append(entry.topic, entry.envelope, entry.log_ns + 1)
+    recorder.close()
+    (name,) = (path.name for path in (tmp_path / "other").glob("*.mcap"))
+    shutil.copy(tmp_path / "other" / name, log / "outcomes" / name)
+    changed = said("verify-recording", log)
+    refused = said("replay", log, *flags(recorded), "--verify")
+    compared = said("replay", log, *flags(recorded), "--verify", "--skip-damaged")
+    (log / "outcomes" / "segments.json").unlink()
+    without = said("verify-recording", log)
+    note = said("replay", log, *flags(recorded), "--verify")
+
+    heads = json.loads(as_json[1])
+    assert whole == (
+        0,
+        "".join(
+            f"{name}: 1 segments as chained, head {heads[name]['head']}\n"
+            for name in ("inputs", "outcomes")
+        ),
+        "",
+    )
+    found = f"outcomes: {name}: expected "
+    assert (changed[0], changed[2].count("\n")) == (1, 1)
+    assert changed[2].startswith(f"neuroflow: {log}: {found}")
+    assert (refused[0], refused[1], found in refused[2]) == (1, "", True)
+    assert compared[0] == 0, compared[2]
+    assert compared[1].startswith(f"changed: {found}")
+    line = "segments.json: expected the chain of the segments, found none\n"
+    assert without == (1, "", f"neuroflow: {log}: outcomes: {line}")
+    assert (note[0], note[2]) == (0, f"neuroflow: outcomes: {line}")
+
+
+@pytest.mark.slow
 def test_a_server_begins_its_log_with_what_it_computes_with(recorded):
     (rig,) = survey(scan_recording(recorded / "log" / "outcomes")).rigs
 

@@ -111,6 +111,7 @@ def canary_recording(folder):
         "TrialOutcome": {"timing": "LIVE", "decision": "ANSWER", "outcome_index": 1},
         "Update": {"decision": "ANSWER", "outcome_index": 2},
         "DecisionNote": {"what": "STREAM_KEY"},
+        "ConfigurationNote": {"sha256": "3" * 64},
     }  # fmt: skip
     logs = {name: Recorder(folder / name) for name in (INPUTS, OUTCOMES)}
     kinds = [kind for kind in vars(messages).values() if is_message(kind)]
@@ -137,7 +138,7 @@ def canary_recording(folder):
 def is_message(kind):
     if not (isinstance(kind, type) and issubclass(kind, Header)):
         return False
-    return kind not in (Header, Outcome)
+    return kind not in (Header, Outcome, messages.Clocked)
 
 
 def bytes_of(folder):

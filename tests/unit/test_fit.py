@@ -13,6 +13,9 @@ from training.config import VAETraining, config_from_preset
 from training.fit import DivergedError, augment, fit_flow, fit_neurovae
 from training.trials import BatchOrder, TrialSet, epoch_order
 
+# Training itself.
+pytestmark = pytest.mark.slow
+
 
 def tiny(**flow):
     config = config_from_preset("tiny")

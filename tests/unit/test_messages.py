@@ -37,7 +37,8 @@ def test_a_json_schema_can_be_published():
         ),
         (
             {"run": "../up"},
-            "RunStart: Expected `str` matching regex '^[A-Za-z0-9._+-]*$' - at `$.run`",
+            "RunStart: Expected `str` matching regex "
+            r"'^[A-Za-z0-9._+-]*$(?!\\n)' - at `$.run`",
         ),
     ],
 )
@@ -84,3 +85,18 @@ def test_a_run_that_cannot_be_is_never_built(change, message):
 
     with pytest.raises(ValueError, match=message):
         messages.RunStart(**{**fields, **change})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("run", "run-1\n"), ("bundle_sha256", "a" * 64 + "\n"), ("subject", "01\n")],
+)
+def test_a_line_break_is_no_part_of_a_name_or_hash(field, value):
+    start = {
+        "kind": "RUN_START", "run": "run-1", "shape": [1, 1, 1], "tr_s": 1.0,
+        "expected_volumes": 1, "budget_s": 1.0,
+    }  # fmt: skip
+
+    msgspec.convert({**start, field: value[:-1]}, messages.RunStart)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({**start, field: value}, messages.RunStart)

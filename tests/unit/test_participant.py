@@ -29,6 +29,9 @@ from training.participant.brain import build_brain
 from training.participant.measure import split_betas
 from training.participant.parameters import SUPPRESSOR
 
+# Generates participants.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def participant(tmp_path_factory):
@@ -130,7 +133,7 @@ def test_truth_belongs_to_the_table_and_the_voxels(participant):
     n_trials = sum(len(run.events) for run in participant.runs)
 
     assert participant.parameters() == tiny()
-    assert record["table_sha256"] == table_hash(tiny())
+    assert record.table_sha256 == table_hash(tiny())
     assert truth["patterns"].shape == (len(participant.stimuli), n_voxels)
     assert truth["trial_amplitudes"].shape == (n_trials, n_voxels)
     assert truth["hrf"].max(axis=0) == pytest.approx(1.0)

@@ -14,6 +14,9 @@ from training.participant.hybrid import (
 )
 from training.participant.measure import split_betas
 
+# Reads recorded fMRI.
+pytestmark = pytest.mark.slow
+
 HAXBY = Path(__file__).parents[3] / "shared" / "data" / "haxby2001"
 
 

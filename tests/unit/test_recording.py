@@ -181,7 +181,8 @@ def test_a_sidecar_without_repetition_time_and_events_without_onset_are_refused(
     sidecar.write_text("{}")
     assert refusal(bids) == (
         "REC/sub-01/func/sub-01_task-look_run-01_bold.json: expected a JSON object "
-        "with RepetitionTime in seconds, found KeyError('RepetitionTime')"
+        "with RepetitionTime in seconds, "
+        "found: Object missing required field `RepetitionTime`"
     )
     sidecar.write_text('{"RepetitionTime": 0}')
     assert refusal(bids).endswith("expected a positive RepetitionTime, found 0.0")

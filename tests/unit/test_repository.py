@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import neuroflow
+from tests.unsafe import unsafe
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ("bci_bridge", "clients", "export", "runtime", "training", "verbs")
@@ -27,15 +28,6 @@ REGISTRIES = tuple(
         ("jfrog", "io"),
     )
 )
-UNSAFE_MODULES = {
-    "pickle",
-    "cPickle",
-    "dill",
-    "cloudpickle",
-    "shelve",
-    "marshal",
-    "joblib",
-}
 
 
 @functools.cache
@@ -100,53 +92,74 @@ def test_no_file_names_a_machine_or_a_registry(word):
     assert not found
 
 
-def unsafe(file):
-    """Name everything in a module that could run what a file contains."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            module = getattr(node, "module", None)
-            names = [module] if module else [alias.name for alias in node.names]
-            yield from (n for n in names if n.partition(".")[0] in UNSAFE_MODULES)
-        if not isinstance(node, ast.Call):
-            continue
-        called, keywords = (
-            ast.unparse(node.func),
-            {k.arg: k.value for k in node.keywords},
-        )
-        if called in ("eval", "exec"):
-            yield called
-        if called == "torch.load":
-            chosen = keywords.get("weights_only")
-            if not (isinstance(chosen, ast.Constant) and chosen.value is True):
-                yield "torch.load without weights_only=True"
-        if "allow_pickle" in keywords:
-            chosen = keywords["allow_pickle"]
-            if not (isinstance(chosen, ast.Constant) and chosen.value is False):
-                yield "allow_pickle"
-
-
 def test_shipped_code_runs_nothing_that_a_file_contains():
     found = {str(file): list(unsafe(file)) for file in shipped_modules()}
 
     assert not {file: what for file, what in found.items() if what}
 
 
-def test_that_check_finds_what_it_looks_for(tmp_path):
-    file = tmp_path / "bad.py"
-    file.write_text(
-        "import pickle\nfrom dill import loads\neval('1')\nmodel.eval()\n"
-        "torch.load(f)\ntorch.load(f, weights_only=False)\n"
-        "torch.load(f, weights_only=True)\nnp.load(f, allow_pickle=True)\n"
-    )
+PLANTED = {
+    "import pickle": "pickle",
+    "import yaml": "yaml",
+    "import os, marshal as m": "marshal",
+    "from shelve import open": "shelve",
+    "from dill import loads": "dill",
+    "from msgspec.json import decode": "msgspec.json.decode by another name",
+    "from tempfile import mktemp": "tempfile.mktemp by another name",
+    "from os import system": "os.system by another name",
+    "eval('1')": "eval",
+    "builtins.exec('1')": "exec",
+    "compile(text, 'x', 'exec')": "compile",
+    "__import__(name)": "__import__",
+    "torch.load(f)": "torch.load without weights_only=True",
+    "torch.load(f, weights_only=False)": "torch.load without weights_only=True",
+    "torch.load(f, weights_only=chosen)": "torch.load without weights_only=True",
+    "np.load(f, allow_pickle=True)": "allow_pickle",
+    "np.load(f, None, chosen)": "numpy.load with allow_pickle",
+    "array.dump(f)": "dump of an array",
+    "msgspec.json.decode(data)": "msgspec.json.decode without a type",
+    "msgspec.msgpack.decode(data)": "msgspec.msgpack.decode without a type",
+    "msgspec.yaml.decode(data, type=T)": "msgspec.yaml.decode",
+    "msgspec.msgpack.Decoder()": "msgspec.msgpack.Decoder without a type",
+    "msgspec.json.decode(data, type=Any)": "msgspec.json.decode without a type",
+    "msgspec.json.Decoder(dict)": "msgspec.json.Decoder without a type",
+    "msgspec.json.Decoder(dict[str, Any])": "msgspec.json.Decoder without a type",
+    "found = json.loads(text)": "json.loads",
+    "found = json.load(file)": "json.load",
+    "msgpack.unpackb(data)": "msgpack.unpackb",
+    "subprocess.run(line, shell=True)": "shell",
+    "subprocess.Popen(line, shell=chosen)": "shell",
+    "subprocess.getoutput(line)": "subprocess.getoutput",
+    "os.system(line)": "os.system",
+    "os.popen(line)": "os.popen",
+    "tempfile.mktemp()": "tempfile.mktemp",
+}
+HARMLESS = (
+    "model.eval()",
+    "re.compile(text)",
+    "torch.load(f, weights_only=True)",
+    "np.load(f, allow_pickle=False)",
+    "msgspec.json.decode(data, type=kind)",
+    "msgspec.msgpack.Decoder(tuple[Said, bytes])",
+    "json.loads(text, object_pairs_hook=once)",
+    "subprocess.run([name], shell=False)",
+    "tempfile.mkstemp()",
+    "data.decode()",
+)
 
-    assert sorted(unsafe(file)) == [
-        "allow_pickle",
-        "dill",
-        "eval",
-        "pickle",
-        "torch.load without weights_only=True",
-        "torch.load without weights_only=True",
-    ]
+
+@pytest.mark.parametrize("line", PLANTED)
+def test_that_check_finds_what_it_looks_for(tmp_path, line):
+    (tmp_path / "bad.py").write_text(f"{line}\n")
+
+    assert list(unsafe(tmp_path / "bad.py")) == [PLANTED[line]]
+
+
+@pytest.mark.parametrize("line", HARMLESS)
+def test_that_check_lets_harmless_lines_pass(tmp_path, line):
+    (tmp_path / "good.py").write_text(f"{line}\n")
+
+    assert list(unsafe(tmp_path / "good.py")) == []
 
 
 def pins():

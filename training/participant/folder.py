@@ -4,10 +4,9 @@ Reads what lies in the folder and computes nothing.
 """
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 import nibabel
@@ -18,7 +17,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from runtime.errors import RecordingError
+from runtime.recording import Sidecar
 from training.participant.parameters import ParticipantParameters
+
+T = TypeVar("T")
+
+
+class TruthRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``truth.json`` holds."""
+
+    seed: int
+    table_sha256: str
+    hrf_dt_s: float
+    parameters: ParticipantParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +129,14 @@ class ParticipantFolder:
             ) from error
         return {name: array.astype(np.float64) for name, array in arrays.items()}
 
-    def truth_record(self) -> dict[str, Any]:
+    def truth_record(self) -> TruthRecord:
         """Read ``truth.json``: seed, table and its hash."""
         path = self.root / "derivatives" / "truth" / "truth.json"
-        record: dict[str, Any] = _json(path)
-        return record
+        return _json(path, TruthRecord)
 
     def parameters(self) -> ParticipantParameters:
         """Read the table that the participant was made from."""
-        try:
-            return msgspec.convert(
-                self.truth_record()["parameters"], ParticipantParameters
-            )
-        except (KeyError, msgspec.ValidationError) as error:
-            raise RecordingError(
-                f"truth.json: expected a parameter table, found {error}"
-            ) from error
+        return self.truth_record().parameters
 
 
 def open_participant(root: Path) -> ParticipantFolder:
@@ -187,7 +190,7 @@ def _run_files(bold: Path, image_of: dict[str, int]) -> RunFiles:
         number=int(stem.rsplit("run-", 1)[1]),
         split=rows[0]["split"],
         bold=bold,
-        tr_s=float(_json(bold.with_name(f"{stem}_bold.json"))["RepetitionTime"]),
+        tr_s=_json(bold.with_name(f"{stem}_bold.json"), Sidecar).tr_s,
         events=events,
     )
 
@@ -200,11 +203,8 @@ def _table(path: Path) -> list[dict[str, str]]:
         raise RecordingError(f"{path}: expected a table, found {error}") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, kind: type[T]) -> T:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecordingError(f"{path}: expected JSON, found {error}") from error
-    if not isinstance(value, dict):
-        raise RecordingError(f"{path}: expected an object, found {value!r:.40}")
-    return value

@@ -1,0 +1,169 @@
+"""`segments.json` beside a log's segments: kept by its writer, checked by a reader.
+
+Only what is finished is chained: the writer's thread that syncs hashes a few megabytes
+at a time, so that what waits to become durable never waits for a whole segment. What a
+killed writer left is chained by the next one, before anything of its own.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bci_bridge.chain import (
+    CHAIN,
+    MAX_CHAIN_BYTES,
+    Chain,
+    decoded,
+    encoded,
+    first_break,
+    number_of,
+)
+from runtime.errors import ArtifactError, RecordingError
+from runtime.private_file import replace_whole
+
+STEP_BYTES: Final = 8 << 20
+"""Hashed between two syncs; about ten milliseconds."""
+_READ_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a log's chain says of its segments.
+
+    Attributes:
+        segments: How many are chained and fit.
+        head: Hash that all of them follow from.
+        unchained: Segments after the last link, for which nobody has vouched.
+        trouble: The first that does not fit, or why there is no chain; empty if none.
+        has_chain: False where the log has none at all.
+    """
+
+    segments: int
+    head: str
+    unchained: tuple[str, ...]
+    trouble: str
+    has_chain: bool = True
+
+
+class Chainer:
+    """Chains finished segments; only one thread uses it.
+
+    A chain that cannot be read or written is left as it is found: it is evidence, and
+    the recording itself goes on.
+    """
+
+    def __init__(self, folder: Path, *, is_kept: bool = True) -> None:
+        """Begin with what earlier writers left.
+
+        Args:
+            folder: Of the log; this process is its only writer.
+            is_kept: False where old segments are removed: nothing is chained then.
+        """
+        self._folder, self._is_kept = folder, is_kept
+        self._waiting = _names(folder) if is_kept else []
+        self._chain: Chain | None = None
+        self._hashing: Iterator[int] | None = None
+
+    def add(self, path: Path) -> None:
+        """Take in a segment that nothing is written to any more."""
+        if self._is_kept and path.parent == self._folder:
+            self._waiting.append(path.name)
+
+    def step(self, max_bytes: int = STEP_BYTES) -> bool:
+        """Hash some bytes; say whether there is more to do."""
+        if not self._waiting:
+            return False
+        try:
+            if self._chain is None:
+                self._chain = _read(self._folder)
+            self._hash(self._chain, max_bytes)
+        except (OSError, ArtifactError):
+            self._is_kept, self._waiting = False, []
+        return bool(self._waiting)
+
+    def finish(self) -> None:
+        """Chain all that waits."""
+        while self.step():
+            pass
+
+    def _hash(self, chain: Chain, max_bytes: int) -> None:
+        name = self._waiting[0]
+        if number_of(name) <= chain.last:
+            self._waiting.pop(0)
+            return
+        if self._hashing is None:
+            self._digest = hashlib.sha256()
+            self._size = 0
+            self._hashing = _hashed(self._folder / name, self._digest)
+        for read in self._hashing:
+            self._size += read
+            max_bytes -= read
+            if max_bytes <= 0:
+                return
+        self._hashing = None
+        self._waiting.pop(0)
+        chain = chain.with_segment(name, self._size, self._digest.hexdigest())
+        replace_whole(self._folder / CHAIN, encoded(chain), 0o600)
+        self._chain = chain
+
+
+def check_chain(folder: Path) -> Checked:
+    """Hold a log's segments against its chain.
+
+    Args:
+        folder: Of the log; a writer may still be at it.
+
+    Raises:
+        RecordingError: A segment cannot be read.
+    """
+    has_chain = os.path.lexists(folder / CHAIN)
+    try:
+        # The chain first: a segment that is chained meanwhile is only one too many.
+        chain = _read(folder)
+    except RecordingError as error:
+        return Checked(0, "", (), str(error))
+    names, found = _names(folder), {}
+    for name in names:
+        digest, size = hashlib.sha256(), 0
+        try:
+            for read in _hashed(folder / name, digest):
+                size += read
+        except OSError as error:
+            raise RecordingError(
+                f"{folder / name}: expected a segment, found {error.strerror}"
+            ) from error
+        found[name] = size, digest.hexdigest()
+    after = tuple(name for name in names if number_of(name) > chain.last)
+    trouble = first_break(chain, found)
+    if not has_chain:
+        trouble = f"{CHAIN}: expected the chain of the segments, found none"
+    return Checked(len(chain.links), chain.head, after, trouble, has_chain)
+
+
+def _names(folder: Path) -> list[str]:
+    names = [path.name for path in folder.glob("[0-9]*.mcap")]
+    return sorted((n for n in names if n.partition(".")[0].isdecimal()), key=number_of)
+
+
+def _read(folder: Path) -> Chain:
+    try:
+        with (folder / CHAIN).open("rb") as file:
+            data = file.read(MAX_CHAIN_BYTES + 1)
+    except FileNotFoundError:
+        return Chain()
+    except OSError as error:
+        raise RecordingError(
+            f"{CHAIN}: expected the chain of the segments, found {error.strerror}"
+        ) from error
+    return decoded(data, CHAIN)
+
+
+def _hashed(path: Path, digest: "hashlib._Hash") -> Iterator[int]:
+    """Read a file into a digest; yield how many bytes each time."""
+    with path.open("rb", buffering=0) as file:
+        while data := file.read(_READ_BYTES):
+            digest.update(data)
+            yield len(data)

@@ -1,0 +1,62 @@
+"""The folder of a log as a writer takes it: writable, free, and with room."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from runtime.errors import UsageError
+
+
+def not_writable(folder: Path, error: OSError) -> str:
+    """Say that a folder cannot be written."""
+    return (
+        f"recording {folder}: expected a folder to write to, "
+        f"found {error.strerror or error}"
+    )
+
+
+def locked(folder: Path) -> int:
+    """Make a folder and take it for this process alone; return the lock.
+
+    Raises:
+        UsageError: It cannot be written, or another process records there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise UsageError(not_writable(folder, error)) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise UsageError(
+            f"recording {folder}: expected a free folder, found one that another "
+            "server records to. Stop that server or name another folder."
+        ) from error
+    return fd
+
+
+def check_room(folder: Path, wanted_bytes: int) -> None:
+    """Refuse a disk that would be full soon, now and not in an hour.
+
+    Args:
+        folder: Where segments will go; it need not exist yet.
+        wanted_bytes: What must be free for this user.
+
+    Raises:
+        UsageError: There is less, or the disk does not say.
+    """
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        found = os.statvfs(place)
+    except OSError as error:
+        raise UsageError(not_writable(folder, error)) from error
+    free = found.f_bavail * found.f_frsize
+    if free < wanted_bytes:
+        raise UsageError(
+            f"recording {folder}: expected {wanted_bytes / 1e6:.0f} MB of room, "
+            f"found {free / 1e6:.0f} MB. Free some or name another folder."
+        )

@@ -1,0 +1,181 @@
+"""The verbs of a rig: what runs while a person lies in the scanner, and its keys.
+
+Part of the command line (`neuroflow.py`): each function parses, and imports its verb
+when it is called.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+Backend = Literal["ort", "openvino"]
+KeyAction = Literal["make", "list", "revoke"]
+Role = Literal["scanner", "stimulus", "observer", "operator"]
+
+
+def sign(
+    folders: tyro.conf.Positional[tuple[Path, ...]] = (),
+    /,
+    *,
+    key: Path | None = None,
+    make_key: Path | None = None,
+) -> None:
+    """Sign bundles and galleries, so that a server can tell who made them.
+
+    Args:
+        folders: Bundles and galleries; each is checked first and gets a `manifest.sig`.
+        key: The signer's NAME.key.
+        make_key: Make a signer's NAME.key, and the NAME.pub by which others know it.
+    """
+    from verbs.sign import sign_folders
+
+    sign_folders(folders, key=key, make_key=make_key)
+
+
+def serve(
+    *,
+    bundle: Path,
+    gallery: Path,
+    address: str = "tcp://127.0.0.1:5760",
+    keys: Path | None = None,
+    backend: Backend = "ort",
+    threads: int | None = None,
+    abstain_below: float = 0.0,
+    log: Path | None = None,
+    health: str | None = None,
+    free_mb: int = 2048,
+    ready_file: Path | None = None,
+    trust: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
+) -> None:
+    """Decode what a scanner sends, and answer everyone who listens, until stopped.
+
+    Args:
+        bundle: What `export` wrote.
+        gallery: What retrieval chooses from.
+        address: Where scanner, stimulus software and clients connect.
+        keys: Folder of keys (see `keys`); needed for all addresses but loopback.
+        backend: Engine library.
+        threads: Threads of one evaluation; the library chooses by default.
+        abstain_below: Confidence under which the decision is ABSTAIN.
+        log: Folder for the recording of all that came in and went out.
+        health: Loopback HOST:PORT of health and metrics over HTTP; off by default.
+        free_mb: Room under which the log's disk makes the server not ready.
+        ready_file: Written with the addresses in use once everything is ready.
+        trust: NAME.pub or a folder of them; both must be signed by one of these.
+    """
+    from verbs.serve import serve_bundle
+
+    serve_bundle(
+        bundle,
+        gallery,
+        address=address,
+        keys=keys,
+        backend=backend,
+        threads=threads,
+        abstain_below=abstain_below,
+        log=log,
+        health=health,
+        free_mb=free_mb,
+        ready_file=ready_file,
+        trust=trust,
+    )
+
+
+def play(
+    recording: tyro.conf.Positional[Path],
+    /,
+    *,
+    to: str = "tcp://127.0.0.1:5760",
+    runs: tuple[str, ...] = (),
+    speed: float = 1.0,
+    fast: bool = False,
+    label: str = "",
+    key: Path | None = None,
+    server_key: Path | None = None,
+    spool: Path | None = None,
+) -> None:
+    """Play a recording into a server as a scanner would, events included.
+
+    Args:
+        recording: A BIDS folder or a Haxby folder.
+        to: The server's address.
+        runs: Which runs, by name; all of them by default.
+        speed: 1 is real time, 10 ten times faster.
+        fast: As fast as the server acknowledges; no deadlines.
+        label: Added to the runs' names, so that a run can be played twice.
+        key: This device's key; its roles are scanner and, for events, stimulus.
+        server_key: The server's public key, `server.pub`.
+        spool: Folder in which a run survives this process; repeat the command to go on.
+    """
+    from verbs.play import play_recording
+
+    play_recording(
+        recording, to, runs=runs, speed=None if fast else speed, label=label,
+        key=key, server_key=server_key, spool=spool,
+    )  # fmt: skip
+
+
+def watch(
+    *,
+    address: str = "tcp://127.0.0.1:5760",
+    follow: bool = False,
+    json: bool = False,
+    key: Path | None = None,
+    server_key: Path | None = None,
+) -> None:
+    """Print the outcomes of a server's run as they come.
+
+    Args:
+        address: The server's address.
+        follow: Go on with the next run instead of ending.
+        json: One JSON object a line.
+        key: This device's key; its role is observer.
+        server_key: The server's public key, `server.pub`.
+    """
+    from verbs.watch import watch_server
+
+    watch_server(address, follow=follow, as_json=json, key=key, server_key=server_key)
+
+
+def keys(
+    action: tyro.conf.Positional[KeyAction],
+    /,
+    *,
+    folder: Path,
+    name: str | None = None,
+    roles: tuple[Role, ...] = (),
+    json: bool = False,
+) -> None:
+    """Make, list and revoke the keys of the devices that may speak with a server.
+
+    Args:
+        action: What to do.
+        folder: The server's folder of keys; its secrets never leave it.
+        name: The device; without it, `make` makes the server's own key.
+        roles: What the device may say; an operator may say everything.
+        json: Print the list as JSON.
+    """
+    from verbs.keys import manage_keys
+
+    manage_keys(action, folder, name=name, roles=roles, as_json=json)
+
+
+def doctor(
+    *,
+    address: str = "tcp://127.0.0.1:5760",
+    log: Path | None = None,
+    keys: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Say what this rig has and what to fix; status 1 if there is a problem.
+
+    Args:
+        address: Where a server shall listen: is the port free?
+        log: Folder of a recording: is there room, and how fast is the disk?
+        keys: Folder of keys: are they there, and closed to others?
+        json: Print JSON.
+    """
+    from verbs.doctor import examine_rig
+
+    examine_rig(address=address, log=log, keys=keys, as_json=json)
