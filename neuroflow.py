@@ -90,9 +90,16 @@ def train(
     from verbs.train import train_stage
 
     train_stage(
-        stage, recording, out, vae=vae, preset=preset, config_file=config,
-        estimator_file=estimator, dry_run=dry_run, resume=resume,
-    )  # fmt: skip
+        stage,
+        recording,
+        out,
+        vae=vae,
+        preset=preset,
+        config_file=config,
+        estimator_file=estimator,
+        dry_run=dry_run,
+        resume=resume,
+    )
 
 
 @app.command
@@ -197,9 +204,14 @@ def replay(
     from verbs.replay import replay_recording
 
     replay_recording(
-        recording, bundle, gallery, backend=backend, verify=verify,
-        skip_damaged=skip_damaged, as_json=json,
-    )  # fmt: skip
+        recording,
+        bundle,
+        gallery,
+        backend=backend,
+        verify=verify,
+        skip_damaged=skip_damaged,
+        as_json=json,
+    )
 
 
 @app.command
@@ -264,9 +276,12 @@ def evaluate(
     from verbs.evaluate import evaluate_recording
 
     evaluate_recording(
-        recording, leave_one_run_out=leave_one_run_out, seeds=seeds, out=out,
+        recording,
+        leave_one_run_out=leave_one_run_out,
+        seeds=seeds,
+        out=out,
         as_json=json,
-    )  # fmt: skip
+    )
 
 
 app.command(doctor)

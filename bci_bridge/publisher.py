@@ -18,7 +18,7 @@ from bci_bridge.bell import Bell
 from bci_bridge.endpoints import bound
 from bci_bridge.gate import Gate
 from bci_bridge.header import Header
-from bci_bridge.ingress import POLL_MS, reject_from
+from bci_bridge.ingress import POLL_MS, READ_AT_ONCE, reject_from
 from bci_bridge.messages import Heartbeat, ReplayRequest, RunStart
 from bci_bridge.outbox import Outbox
 from bci_bridge.outcomes import Outcome
@@ -155,7 +155,8 @@ class Publisher:
                     self._announcer.send(one.envelope.frames)
 
     def _read_requests(self) -> None:
-        while True:
+        # So many at once, that a flood of questions does not silence the announcements.
+        for _ in range(READ_AT_ONCE):
             try:
                 letter = self._gate.receive(self._replays)
             except zmq.Again:

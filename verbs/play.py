@@ -4,6 +4,8 @@ import math
 import sys
 from pathlib import Path
 
+import msgspec
+
 from bci_bridge.keyfolder import read_credentials
 from bci_bridge.player import play, run_start_from
 from bci_bridge.signals import stop_on_signals
@@ -32,6 +34,7 @@ def play_recording(
     key: Path | None = None,
     server_key: Path | None = None,
     spool: Path | None = None,
+    is_rehearsal: bool = False,
 ) -> None:
     """Send runs one after another.
 
@@ -59,7 +62,10 @@ def play_recording(
         for name, run in named[n_done:]:
             if stop():
                 return
-            start = run_start_from(run, speed=speed, run_id=name)
+            start = msgspec.structs.replace(
+                run_start_from(run, speed=speed, run_id=name),
+                is_rehearsal=is_rehearsal,
+            )
             sent = play(
                 run,
                 address,

@@ -94,6 +94,7 @@ def play(
     key: Path | None = None,
     server_key: Path | None = None,
     spool: Path | None = None,
+    rehearsal: bool = False,
 ) -> None:
     """Play a recording into a server as a scanner would, events included.
 
@@ -107,13 +108,21 @@ def play(
         key: This device's key; its roles are scanner and, for events, stimulus.
         server_key: The server's public key, `server.pub`.
         spool: Folder in which a run survives this process; repeat the command to go on.
+        rehearsal: Say in the runs' frozen configuration that nobody lay in the scanner.
     """
     from verbs.play import play_recording
 
     play_recording(
-        recording, to, runs=runs, speed=None if fast else speed, label=label,
-        key=key, server_key=server_key, spool=spool,
-    )  # fmt: skip
+        recording,
+        to,
+        runs=runs,
+        speed=None if fast else speed,
+        label=label,
+        key=key,
+        server_key=server_key,
+        spool=spool,
+        is_rehearsal=rehearsal,
+    )
 
 
 def watch(

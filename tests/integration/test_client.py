@@ -14,6 +14,7 @@ from neuroflow_client import (
     SilenceError,
     TrialOutcome,
     VolumeOutcome,
+    client,
 )
 from neuroflow_client.frames import frames_from, outcome_from, request
 from neuroflow_client.outcomes import KINDS
@@ -183,6 +184,37 @@ def test_lost_announcements_are_asked_for_again(running):
             thread.join(10)
 
     assert [o.outcome_index for o in received] == list(range(50))
+
+
+def test_a_question_to_a_publisher_that_died_is_asked_again(monkeypatch):
+    monkeypatch.setattr(client, "_ASK_AGAIN_MS", 20)
+    asked = []
+    ended = outcomes.RunEnded(
+        run="run-1", outcome_index=0, decided_ns=0, published_ns=0, count=0,
+        aborted=False,
+    )  # fmt: skip
+
+    def answer(frames: list[bytes]) -> list[list[bytes]]:
+        asked.append(decode(frames).record)
+        if len(asked) < 3:
+            return []  # it died before it could
+        done = ReplayDone(
+            run="run-1",
+            sequence=asked[-1].sequence,
+            next_index=1,
+            outcome_count=1,
+            has_ended=True,
+        )
+        return [encode(ended).frames, encode(done).frames]
+
+    with answering(answer) as replay:
+        welcome = Welcome(publish="tcp://127.0.0.1:9", replay=replay)
+        with answering(lambda frames: [encode(welcome).frames]) as address:
+            received = list(Client(address))
+
+    assert received == []
+    assert len(asked) == 3
+    assert {one.sequence for one in asked} == {1}
 
 
 def test_what_cannot_be_had_again_is_a_gap_error():

@@ -3,13 +3,15 @@
 import time
 from collections import Counter
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec import structs
 from neuroflow_client import Client
 
 from bci_bridge import protocol
-from bci_bridge.messages import DecisionNote, Hello, RunEnd, Volume
+from bci_bridge.configuration import Configuration
+from bci_bridge.messages import ConfigurationNote, DecisionNote, Hello, RunEnd, Volume
 from bci_bridge.outcomes import RunEnded, VolumeOutcome
 from bci_bridge.player import play, run_start_from
 from bci_bridge.recording_reader import Break
@@ -37,6 +39,37 @@ def _run(run_id="run-1", count=3, tr_s=1.0, **changes):
 
 def _volume(value, dtype=np.int16):
     return np.full(SHAPE, value, dtype)
+
+
+def test_a_run_is_done_with_what_its_frozen_configuration_says(running, tmp_path):
+    server = running(rig=RIG)
+    for name, is_rehearsal in (("run-1", True), ("run-2", False), ("run-3", False)):
+        start = _run(name, count=2, is_rehearsal=is_rehearsal)
+        play(PlayedRun(name, 2), server.address, None, run_start=start)
+    server.stop()
+
+    _, records = require_identity(tmp_path)
+
+    cited = {}
+    for record in records:
+        if isinstance(record, VolumeOutcome | RunEnded):
+            cited.setdefault(record.run, set()).add(record.configuration_sha256)
+    notes = {
+        entry.envelope.record.run: entry.envelope
+        for entry in entries_of(tmp_path)
+        if isinstance(entry.envelope.record, ConfigurationNote)
+    }
+    frozen = {
+        run: msgspec.json.decode(note.payload, type=Configuration)
+        for run, note in notes.items()
+    }
+    assert cited == {run: {note.record.sha256} for run, note in notes.items()}
+    assert {run: one.sha256 for run, one in frozen.items()} == {
+        run: note.record.sha256 for run, note in notes.items()
+    }
+    assert [one.is_rehearsal for one in frozen.values()] == [True, False, False]
+    assert frozen["run-1"].versions == RIG.versions
+    assert frozen["run-2"].sha256 == frozen["run-3"].sha256 != frozen["run-1"].sha256
 
 
 def test_a_clean_run_replays_identical(running, tmp_path):

@@ -29,6 +29,9 @@ from neuroflow_client.outcomes import (
 )
 
 _MAX_BYTES = 1 << 29
+_ASK_AGAIN_MS = 500
+"""Without an answer for this long, outcomes are asked for once more."""
+
 _ATTEMPTS = 3
 """Fruitless requests for the same outcome before it is given up."""
 
@@ -161,17 +164,16 @@ class Client:
         attempts = 0
         while True:
             self._asked += 1
-            replay.send_multipart(
-                request(
-                    "REPLAY",
-                    run=self.run,
-                    from_index=self.next_index,
-                    sequence=self._asked,
-                )
+            question = request(
+                "REPLAY",
+                run=self.run,
+                from_index=self.next_index,
+                sequence=self._asked,
             )
+            replay.send_multipart(question)
             before = self.next_index
             while True:
-                frames = self._next(replay)
+                frames = self._next(replay, question)
                 self._check_refusal(frames.said)
                 if frames.said.kind == "REPLAY_DONE":
                     if frames.said.sequence == self._asked:
@@ -219,9 +221,16 @@ class Client:
             socket.setsockopt(zmq.CURVE_SERVERKEY, self._keys.server_key)
         return socket
 
-    def _next(self, socket: Any) -> Frames:
-        if socket.poll(round(self._timeout_s * 1000)):
-            return frames_from(socket.recv_multipart())
+    def _next(self, socket: Any, question: "Optional[list[bytes]]" = None) -> Frames:
+        """Wait for a message; ask again meanwhile, for who was asked may have died."""
+        left_ms = round(self._timeout_s * 1000)
+        while left_ms > 0:
+            slice_ms = left_ms if question is None else min(left_ms, _ASK_AGAIN_MS)
+            if socket.poll(slice_ms):
+                return frames_from(socket.recv_multipart())
+            left_ms -= slice_ms
+            if question is not None:
+                socket.send_multipart(question)
         remedy = "Is it running?"
         if self._keys is not None:
             remedy += " If so, is this key allowed, and is the server's key right?"
