@@ -27,8 +27,10 @@ check: setup
 
 faults-short: setup
 	$(BIN)/python -m tests.faults all --short
+	$(BIN)/python -m tests.faults all --short --sabotage
 
 faults: setup
+	rm -f docs/faults.json
 	$(BIN)/python -m tests.faults all --full --out docs/faults.json
 
 clean:

@@ -80,8 +80,10 @@ def held_places(recording: Path | None) -> Iterator[Places]:
                 f"recording {recording}: expected a free folder, found one that "
                 "another server records to. Stop that server or name another folder."
             ) from error
-        yield places
-        places.remove()
+        try:
+            yield places
+        finally:
+            places.remove()
     finally:
         os.close(fd)
 

@@ -60,6 +60,7 @@ def real_worker(loads: Path, *, is_forgetful: bool = False) -> Served:
         "backend": "ort",
         "threads": 1,
         "abstain_below": 0.0,
+        "trust": None,
     }
     manifest = msgspec.json.decode((folder / "bundle" / "manifest.json").read_bytes())
     kind = "forgetful-real" if is_forgetful else "real"
