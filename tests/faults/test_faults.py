@@ -107,12 +107,24 @@ def example(settings):
     return Finding({"lost": int(settings.sabotage)}, {"lost": NONE}, ["frame 3"])
 
 
-@pytest.mark.parametrize(("flags", "status"), [([], 0), (["--sabotage"], 1)])
+def blind(settings):
+    return Finding({"lost": 0}, {"lost": NONE}, [])
+
+
+@pytest.mark.parametrize(
+    ("flags", "run", "status"),
+    [
+        ([], example, 0),
+        # All controls at once: right if each sabotage is found.
+        (["--sabotage"], example, 0),
+        (["--sabotage"], blind, 1),
+    ],
+)
 def test_the_command_says_it_by_its_exit_status_and_in_json(
-    monkeypatch, capsys, tmp_path, flags, status
+    monkeypatch, capsys, tmp_path, flags, run, status
 ):
     out = tmp_path / "faults.json"
-    monkeypatch.setattr(registry, "load", lambda name: Fault(name, "", example))
+    monkeypatch.setattr(registry, "load", lambda name: Fault(name, "", run))
     monkeypatch.setattr(
         sys,
         "argv",
