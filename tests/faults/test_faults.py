@@ -24,7 +24,6 @@ COUNTS = {
     "recording-flip": 60,
     "fuzz": 20_000,
     "sessions": 2,
-    "kill": 6,
     "hostile": 300,
 }
 """Fewer tries than the command's short form: under pytest every call of the code is
