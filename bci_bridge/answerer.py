@@ -193,7 +193,8 @@ class Answerer:
             if isinstance(record, RunStart):
                 self._run = record.run
             topic = "out" if isinstance(record, Outcome) else "run"
-            self._recorder.append(topic, envelope, self._clock_ns())
+            # Unwritten it is not published: who takes over answers it.
+            self._recorder.append_or_raise(topic, envelope, self._clock_ns())
         if emitted:
             self._bell.ring(self._others)
 

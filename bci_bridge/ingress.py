@@ -32,7 +32,7 @@ from bci_bridge.settings import INGRESS, WORKERS, IngressReport, Outlet, ServeCo
 from bci_bridge.tokens import Tokens
 from bci_bridge.wire import Envelope, decode, encode
 from bci_bridge.zap import INPUTS
-from runtime.errors import BackendError, PeerError
+from runtime.errors import PeerError
 
 POLL_MS = 100
 """Longest sleep: bounds how late a wish to stop is noticed."""
@@ -257,12 +257,8 @@ class Ingress:
         self._log(f"in/{record.stream}", envelope, now_ns)
 
     def _log(self, topic: str, envelope: Envelope, now_ns: int) -> None:
-        if not self._recorder.append(topic, envelope, now_ns):
-            # Not acknowledged, so not lost: the sender sends it to who comes next.
-            raise BackendError(
-                "log: expected room on the disk or in memory, found neither. "
-                "Make room for the recording"
-            )
+        # Unwritten it is not acknowledged: the sender sends it to who comes next.
+        self._recorder.append_or_raise(topic, envelope, now_ns)
         self._has_logged = True
 
     def _refuse_content(

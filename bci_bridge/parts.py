@@ -10,6 +10,7 @@ import gc
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ from bci_bridge.setup import (
     write_whole,
 )
 from bci_bridge.vitals import Vitals
-from runtime.errors import BackendError, NeuroFlowError
+from runtime.errors import BackendError, GuardError, NeuroFlowError
 
 _PR_SET_PDEATHSIG: Final = 1
 ACCOUNT_NS: Final = 100_000_000
@@ -50,6 +51,24 @@ class _Part(Protocol):
     def turn(self) -> None: ...
 
     def sleep_ms(self) -> int: ...
+
+
+def forked(body: Callable[[Setup], None], setup: Setup) -> int:
+    """Let a copy of this process, which has no thread, be a part; return its id."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        body(setup)
+        status = 0
+    except NeuroFlowError:
+        pass  # on record for the supervisor
+    finally:
+        # Not the way out of the program that this process is a copy of.
+        os._exit(status)
 
 
 def run_ingress(setup: Setup) -> None:
@@ -188,7 +207,11 @@ def _part(
         with contextlib.ExitStack() as stack:
             yield lambda: bool(caught), stack
     except NeuroFlowError as error:
-        failure = Failure(message=str(error), exit_status=error.exit_status)
+        failure = Failure(
+            message=str(error),
+            exit_status=error.exit_status,
+            is_final=isinstance(error, GuardError),
+        )
         write_whole(path_of(Path(setup.moment), name, "failure"), failure)
         raise
 

@@ -24,7 +24,7 @@ from bci_bridge.recording_folder import check_room, locked, not_writable
 from bci_bridge.segment import ending
 from bci_bridge.segment_file import SegmentFile
 from bci_bridge.wire import Envelope
-from runtime.errors import UsageError
+from runtime.errors import BackendError, UsageError
 
 SEGMENT_BYTES: Final = 64 << 20
 SPILL_SEGMENTS: Final = 8
@@ -137,6 +137,18 @@ class Recorder:
         self._appended += 1
         self._is_dirty.set()
         return is_written
+
+    def append_or_raise(self, topic: str, envelope: Envelope, log_ns: int) -> None:
+        """Write what others must find in the log, or it was never said.
+
+        Raises:
+            BackendError: It could be written nowhere.
+        """
+        if not self.append(topic, envelope, log_ns):
+            raise BackendError(
+                "log: expected room on the disk or in memory, found neither. "
+                "Make room for the recording"
+            )
 
     def close(self) -> None:
         """Finish the segment, sync it and release the folder."""

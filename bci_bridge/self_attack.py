@@ -20,10 +20,11 @@ from typing import Final, Literal
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from bci_bridge.guarded_thread import GuardedThread
 from bci_bridge.keyring import KeyPair
 from bci_bridge.messages import Hello, Reject
 from bci_bridge.wire import decode, encode
-from runtime.errors import BackendError, PeerError
+from runtime.errors import GuardError, PeerError
 
 PERIOD_S: Final = 60.0
 PATIENCE_S: Final = 3.0
@@ -111,26 +112,20 @@ class SelfAttack:
         """
         self.passed, self.unanswered, self.has_passed = 0, 0, False
         self._breach = ""
-        self._failure: BaseException | None = None
         self._targets, self._server_key = tuple(targets), server_key.encode()
         self._attacker = attacker
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._body, name="self-attack")
-        self._thread.start()
+        self._thread = GuardedThread("self-attack", "self-attack", self._body)
 
     def check(self) -> None:
         """Refuse to go on where an attack was not refused.
 
         Raises:
-            BackendError: Naming the attack.
+            GuardError: Naming the attack.
         """
         if self._breach:
-            raise BackendError(f"self-attack: expected a refusal, {self._breach}")
-        if not self._thread.is_alive():
-            raise BackendError(
-                "self-attack: expected its thread to run, "
-                f"found it dead: {self._failure!r}. Start the server again"
-            ) from self._failure
+            raise GuardError(f"self-attack: expected a refusal, {self._breach}")
+        self._thread.check()
 
     def close(self) -> None:
         """End the thread."""
@@ -138,17 +133,13 @@ class SelfAttack:
         self._thread.join()
 
     def _body(self) -> None:
-        try:
-            rounds = 0
-            while not self._stopping.is_set() and not self._breach:
-                rounds += 1
-                self._round(rounds)
-                if self.has_passed:
-                    self._stopping.wait(PERIOD_S)
-            self._stopping.wait()
-        # The entry of a thread: whatever ends it must end the server, by `check`.
-        except Exception as error:
-            self._failure = error
+        rounds = 0
+        while not self._stopping.is_set() and not self._breach:
+            rounds += 1
+            self._round(rounds)
+            if self.has_passed:
+                self._stopping.wait(PERIOD_S)
+        self._stopping.wait()
 
     def _round(self, number: int) -> None:
         silent = ""

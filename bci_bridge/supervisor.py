@@ -15,7 +15,6 @@ import gc
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ import msgspec
 from bci_bridge.endpoints import check_address
 from bci_bridge.health import checked_health
 from bci_bridge.oversight import Overseer
-from bci_bridge.parts import run_ingress, run_publisher
+from bci_bridge.parts import forked, run_ingress, run_publisher
 from bci_bridge.places import Places, held_places
 from bci_bridge.settings import (
     INGRESS,
@@ -60,6 +59,8 @@ QUICK_DEATHS: Final = 20
 """Deaths in a row, each soon after the start, that no restart will mend."""
 
 QUICK_NS: Final = 1_000_000_000
+LOOK_NS: Final = 1_000_000_000
+"""How often the accounts of the others are read for trouble."""
 
 
 @dataclass(slots=True)
@@ -161,7 +162,7 @@ class Supervisor:
         """Sleep until someone dies, or for a moment; replace who must be replaced.
 
         Raises:
-            NeuroFlowError: One dies again and again.
+            NeuroFlowError: One dies again and again, or its sockets are not guarded.
         """
         for child in self._died(POLL_MS):
             self._replace(child)
@@ -205,10 +206,10 @@ class Supervisor:
         child.pidfd = os.pidfd_open(child.pid)
 
     def _start_publisher(self) -> int:
-        return _forked(run_publisher, self._setup)
+        return forked(run_publisher, self._setup)
 
     def _start_ingress(self) -> int:
-        return _forked(run_ingress, self._setup)
+        return forked(run_ingress, self._setup)
 
     def _worker_starter(self, name: str) -> Callable[[], int]:
         def start() -> int:
@@ -282,6 +283,9 @@ class Supervisor:
 
     def _replace(self, child: _Child) -> None:
         self._bury(child)
+        failure = self._failure(child)
+        if failure is not None and failure.is_final:
+            raise self._reason(child)
         child.restarts += 1
         is_quick = time.monotonic_ns() - child.started_ns < QUICK_NS
         child.quick_deaths = child.quick_deaths + 1 if is_quick else 0
@@ -289,9 +293,12 @@ class Supervisor:
             raise self._reason(child)
         self._start(child)
 
-    def _reason(self, child: _Child) -> NeuroFlowError:
+    def _failure(self, child: _Child) -> Failure | None:
         path = path_of(self._places.moment, child.name, "failure")
-        failure = read_if_there(path, Failure)
+        return read_if_there(path, Failure)
+
+    def _reason(self, child: _Child) -> NeuroFlowError:
+        failure = self._failure(child)
         if failure is None:
             return BackendError(f"{child.name}: expected it to run, found it dead")
         kind = UsageError if failure.exit_status == UsageError.exit_status else None
@@ -311,23 +318,6 @@ class Supervisor:
             if not poller.poll(left_ms):
                 os.kill(child.pid, signal.SIGKILL)
             self._bury(child)
-
-
-def _forked(body: Callable[[Setup], None], setup: Setup) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        body(setup)
-        status = 0
-    except NeuroFlowError:
-        pass  # on record for the supervisor
-    finally:
-        # Not the way out of the program that this process is a copy of.
-        os._exit(status)
 
 
 @contextlib.contextmanager
@@ -378,14 +368,16 @@ def serve_supervised(
         endpoints = server.start(stop)
         if endpoints is not None:
             on_ready(endpoints)
-        told, restarts = "", server.restarts
+        told, restarts, looked_ns = "", server.restarts, 0
         while not stop():
             server.turn()
             for name, count in server.restarts.items():
                 if count > restarts[name]:
                     on_trouble(f"{name} died and was replaced")
             restarts = server.restarts
-            trouble = server.trouble
+            if time.monotonic_ns() - looked_ns < LOOK_NS:
+                continue
+            trouble, looked_ns = server.trouble, time.monotonic_ns()
             if trouble and trouble != told:
                 on_trouble(trouble)
             told = trouble

@@ -17,10 +17,11 @@ from typing import Final
 
 import zmq
 
+from bci_bridge.guarded_thread import GuardedThread
 from bci_bridge.header import Role
 from bci_bridge.keyfolder import read_allow_list, version_of
 from bci_bridge.keyring import Device, z85_from_bytes
-from runtime.errors import ArtifactError, BackendError
+from runtime.errors import ArtifactError
 
 ENDPOINT: Final = "inproc://zeromq.zap.01"
 VERSION: Final = b"1.0"
@@ -115,13 +116,11 @@ class ZapHandler:
         self.rules = Rules(read_allow_list(folder).in_force(), attacker)
         self.trouble, self.accepted, self.refused = "", 0, 0
         self._is_proven = False
-        self._failure: BaseException | None = None
         self._stopping, self._reloading = threading.Event(), threading.Lock()
         self._socket = context.socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(ENDPOINT)
-        self._thread = threading.Thread(target=self._body, name="zap")
-        self._thread.start()
+        self._thread = GuardedThread("zap", "authentication", self._body)
 
     def open(self) -> None:
         """Let in who is allowed, now that the server's attack on itself has failed."""
@@ -132,13 +131,9 @@ class ZapHandler:
         """Refuse to go on without the thread.
 
         Raises:
-            BackendError: If it has died.
+            GuardError: If it has died.
         """
-        if not self._thread.is_alive():
-            raise BackendError(
-                "authentication: expected its thread to run, "
-                f"found it dead: {self._failure!r}. Start the server again"
-            ) from self._failure
+        self._thread.check()
 
     def close(self) -> None:
         """End the thread and close its socket."""
@@ -154,9 +149,6 @@ class ZapHandler:
                 if time.monotonic() - watched_s > WATCH_MS / 1000:
                     watched_s = time.monotonic()
                     self._watch()
-        # The entry of a thread: whatever ends it must end the server, by `check`.
-        except Exception as error:
-            self._failure = error
         finally:
             self._socket.close()
 

@@ -65,3 +65,10 @@ class PeerError(NeuroFlowError):
 
 class BackendError(NeuroFlowError):
     """An engine library or driver is missing or failed."""
+
+
+class GuardError(BackendError):
+    """Nobody guards a server's sockets, or the guard lets strangers in.
+
+    No restart mends that: the server must end, and let nobody in until it has.
+    """

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from neuroflow_client import Client, VolumeOutcome
 
+from bci_bridge.keyfolder import make_server
 from bci_bridge.player import run_start_from
 from bci_bridge.sender import Sender
 from bci_bridge.settings import Endpoints, ServeReport
@@ -51,9 +52,9 @@ class Supervised:
 
 
 @contextmanager
-def process(*arguments, **settings):
+def process(*arguments, module="tests.integration.supervised", **settings):
     config = json.dumps({"address": "tcp://127.0.0.1:*", **settings})
-    command = [sys.executable, "-m", "tests.integration.supervised", config]
+    command = [sys.executable, "-m", module, config]
     with subprocess.Popen(
         [*command, *arguments],
         cwd=ROOT,
@@ -185,6 +186,21 @@ def test_a_worker_that_cannot_begin_is_one_line(tmp_path):
         assert line == (
             "neuroflow: bundle: expected a folder with manifest.json, found none\n"
         )
+
+
+def test_a_server_that_lets_a_stranger_in_ends_and_is_not_replaced(tmp_path):
+    """Whoever took the place of a breached process would let devices in at once."""
+    make_server(tmp_path / "keys")
+    config = {"recording": str(tmp_path / "log"), "keys": str(tmp_path / "keys")}
+    with process(module="tests.integration.breached", **config) as server:
+        said, line = server.communicate(timeout=30)
+
+        assert server.returncode == 1
+        assert line == (
+            "neuroflow: self-attack: expected a refusal, found an unknown key let in\n"
+        )
+        pids = [json.loads(one) for one in said.splitlines()[1:]]
+        assert len(pids) == 1  # those that it began with
 
 
 def test_a_port_in_use_is_one_line(tmp_path):
