@@ -131,6 +131,15 @@ def _families(vitals: Vitals, config: ServeConfig) -> Iterator[list[str]]:
         ],
     )
     yield _family(
+        "gauge",
+        "urgent",
+        "1 for a process that runs before other programs.",
+        [
+            ({"process": one.name}, one.ready is not None and one.ready.is_urgent)
+            for one in vitals.processes
+        ],
+    )
+    yield _family(
         "counter",
         "restarts_total",
         "Deaths of processes that were replaced.",

@@ -38,6 +38,7 @@ from bci_bridge.setup import (
     read_if_there,
     write_whole,
 )
+from bci_bridge.urgency import SERVER, become_urgent
 from bci_bridge.vitals import Vitals
 from runtime.errors import BackendError, GuardError, NeuroFlowError
 
@@ -77,6 +78,7 @@ def run_ingress(setup: Setup) -> None:
         raise BackendError("ingress: expected outlet and admission, found none")
     _cap_memory(setup)
     with _part(setup, INGRESS) as (stop, stack):
+        is_urgent = setup.config.is_urgent and become_urgent(SERVER)
         ingress = Ingress(
             setup.config,
             setup.places,
@@ -93,7 +95,9 @@ def run_ingress(setup: Setup) -> None:
             return Account(came=came, trouble=ingress.trouble)
 
         def ready() -> Ready | None:
-            return Ready(endpoint=ingress.endpoint) if ingress.has_held() else None
+            if not ingress.has_held():
+                return None
+            return Ready(endpoint=ingress.endpoint, is_urgent=is_urgent)
 
         try:
             _take_turns(setup, INGRESS, ingress, poller, stop, ready, account)
@@ -108,6 +112,7 @@ def run_publisher(setup: Setup) -> None:
     """Be the process that gives outcomes out."""
     _cap_memory(setup)
     with _part(setup, PUBLISHER) as (stop, stack):
+        is_urgent = setup.config.is_urgent and become_urgent(SERVER)
         earlier = _earlier(setup, PUBLISHER)
         publisher = Publisher(
             setup.config,
@@ -130,6 +135,7 @@ def run_publisher(setup: Setup) -> None:
                 outlet=publisher.outlet,
                 is_safe=publisher.has_held(),
                 health="" if health is None else health.endpoint,
+                is_urgent=is_urgent,
             )
 
         _take_turns(setup, PUBLISHER, publisher, poller, stop, ready, account)
@@ -153,13 +159,17 @@ def run_worker(
     """
     with _part(setup, name) as (stop, stack):
         decoder = open_decoder(stack)
+        # Only now: who loads for seconds must not hold up who answers meanwhile.
+        is_urgent = setup.config.is_urgent and become_urgent(SERVER)
         places = setup.places
         answerer = Answerer(name, places, decoder, time.monotonic_ns, stack, rig)
         admission = Admission.of(decoder)
 
         def ready() -> Ready | None:
             # A standby is ready once it has caught up as far as it may.
-            return Ready(admission=admission, is_active=answerer.is_active)
+            return Ready(
+                admission=admission, is_active=answerer.is_active, is_urgent=is_urgent
+            )
 
         _take_turns(
             setup, name, answerer, _poller(answerer.socket), stop, ready, Account

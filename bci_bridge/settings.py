@@ -38,6 +38,8 @@ class ServeConfig(
     """Loopback address HOST:PORT of health and metrics over HTTP; None for none."""
     free_mb: Annotated[int, msgspec.Meta(ge=0)] = 2048
     """Room beneath which the recording's disk makes the server not ready."""
+    is_urgent: bool = True
+    """Run before all other programs where the system allows it (`urgency`)."""
     rate_per_s: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 5000
     """Messages that one key, or one peer where there are none, may send each second
     for ever: a rig needs tens, and catching up on loopback reaches about 2,600."""

@@ -51,6 +51,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of a worker: it answers."""
     health: str = ""
     """Of the publisher: HOST:PORT of health and metrics."""
+    is_urgent: bool = False
+    """It runs before other programs."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,6 +49,7 @@ from bci_bridge.setup import (
     read_if_there,
     write_whole,
 )
+from bci_bridge.urgency import ORDINARY, SUPERVISOR, urgent
 from runtime.errors import BackendError, NeuroFlowError, UsageError
 
 POLL_MS: Final = 20
@@ -217,8 +218,13 @@ class Supervisor:
             write_whole(file, self._setup)
             command = [*self._worker, str(file), name]
             nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+            # Ordinary while it loads, which takes all of a processor.
             return os.posix_spawn(
-                command[0], command, os.environ, file_actions=[nothing]
+                command[0],
+                command,
+                os.environ,
+                file_actions=[nothing],
+                scheduler=(ORDINARY.policy, os.sched_param(ORDINARY.priority)),
             )
 
         return start
@@ -336,7 +342,10 @@ def supervised(config: ServeConfig, worker: Sequence[str]) -> Iterator[Superviso
     if config.health is not None:
         checked_health(config.health)
     recording = None if config.recording is None else Path(config.recording)
-    with held_places(recording) as places:
+    with (
+        held_places(recording) as places,
+        urgent(SUPERVISOR, is_wanted=config.is_urgent),
+    ):
         server = Supervisor(config, places, worker)
         try:
             yield server

@@ -76,6 +76,8 @@ class Facts:
     machine: str = "x86_64"
     instructions: tuple[str, ...] = ()
     processors: int = PROCESSES
+    is_urgent: bool = True
+    """A process may run before all other programs (`bci_bridge.urgency`)."""
     gpu: str = ""
     clock_s: float = 1e-9
     clock_source: str | None = None
@@ -98,6 +100,7 @@ def findings(facts: Facts) -> list[Finding]:
         *_engines(facts),
         _instructions(facts),
         _processors(facts),
+        _urgency(facts),
         _gpu(facts),
         _clock(facts),
         _clock_source(facts),
@@ -158,6 +161,16 @@ def _processors(facts: Facts) -> Finding:
             f"Give the server {PROCESSES}, one for each of its processes",
         )
     return _ok("processors", f"{facts.processors}")
+
+
+def _urgency(facts: Facts) -> Finding:
+    if facts.is_urgent:
+        return _ok("scheduling", "real-time: before all other programs")
+    return _warning(
+        "scheduling",
+        "ordinary: other programs can hold up an answer",
+        "Allow a real-time priority of 2 (RLIMIT_RTPRIO) and give two processors",
+    )
 
 
 def _gpu(facts: Facts) -> Finding:

@@ -22,6 +22,7 @@ from bci_bridge.endpoints import check_address
 from bci_bridge.keyfolder import read_allow_list, read_key_pair
 from bci_bridge.keyring import SERVER
 from bci_bridge.places import MEMORY
+from bci_bridge.urgency import SUPERVISOR, urgent
 from runtime.errors import ArtifactError, BackendError
 from verbs.checkup import Disk, Facts, Finding, findings
 from verbs.rig import CPU_FACTS, instruction_sets
@@ -76,6 +77,7 @@ def _facts(address: str, log: Path | None, keys: Path | None) -> Facts:
         machine=platform.machine(),
         instructions=instruction_sets(_text(CPU_FACTS) or ""),
         processors=len(os.sched_getaffinity(0)),
+        is_urgent=_may_be_urgent(),
         gpu=(_text(GPU_DRIVER) or "").partition("\n")[0],
         clock_s=time.clock_getres(time.CLOCK_MONOTONIC),
         clock_source=_text(CLOCK_SOURCE),
@@ -103,6 +105,11 @@ def _engines() -> tuple[dict[str, str], dict[str, str]]:
         except (ImportError, OSError) as error:
             broken[name] = str(error).partition("\n")[0][:200]
     return found, broken
+
+
+def _may_be_urgent() -> bool:
+    with urgent(SUPERVISOR) as is_urgent:
+        return is_urgent
 
 
 def _text(file: Path) -> str | None:

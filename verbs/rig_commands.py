@@ -47,6 +47,7 @@ def serve(
     free_mb: int = 2048,
     ready_file: Path | None = None,
     trust: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
+    urgent: bool = True,
 ) -> None:
     """Decode what a scanner sends, and answer everyone who listens, until stopped.
 
@@ -63,6 +64,7 @@ def serve(
         free_mb: Room under which the log's disk makes the server not ready.
         ready_file: Written with the addresses in use once everything is ready.
         trust: NAME.pub or a folder of them; both must be signed by one of these.
+        urgent: Run before all other programs, where the system allows it.
     """
     from verbs.serve import serve_bundle
 
@@ -79,6 +81,7 @@ def serve(
         free_mb=free_mb,
         ready_file=ready_file,
         trust=trust,
+        is_urgent=urgent,
     )
 
 

@@ -46,6 +46,7 @@ def serve_bundle(
     free_mb: int,
     ready_file: Path | None,
     trust: tuple[Path, ...],
+    is_urgent: bool = True,
 ) -> None:
     """Open everything, then serve until SIGTERM or SIGINT.
 
@@ -82,6 +83,7 @@ def serve_bundle(
         recording=None if log is None else str(log.resolve()),
         health=health,
         free_mb=free_mb,
+        is_urgent=is_urgent,
     )
     # Before the engines are loaded, which takes long.
     check_address(config.address, has_keys=keys is not None)

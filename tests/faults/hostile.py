@@ -12,6 +12,7 @@ from bci_bridge.keyfolder import make_device, revoke_device
 from bci_bridge.recording_reader import scan_recording
 from bci_bridge.segment import Logged
 from bci_bridge.settings import ServeConfig
+from bci_bridge.urgency import SERVER, urgent
 from tests.faults import storm
 from tests.faults.legitimate import SCANNER, WATCHER, Legitimate, play_for
 from tests.faults.recordings import scratch
@@ -37,7 +38,8 @@ def run(settings: Settings) -> Finding:
             keys=None if keys is None else str(keys),
             recording=str(folder / "log"),
         )
-        with Supervised(config) as server:
+        # The peers that measure stand for other machines: they wait for nobody here.
+        with Supervised(config) as server, urgent(SERVER):
             alone = play_for(server.address, keys, ALONE_S)
             with Legitimate(server.address, keys) as legitimate:
                 begin = time.monotonic()

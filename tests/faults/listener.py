@@ -21,6 +21,7 @@ from neuroflow_client import (
     VolumeOutcome,
 )
 
+from bci_bridge.urgency import SERVER, become_urgent
 from tests.faults.jsonlog import JsonLog
 
 TIMEOUT_S = 1.0
@@ -100,6 +101,8 @@ class Listener:
 
 def main(address: str, log: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # It stands for another machine: when it hears is not to hang on what this one does.
+    become_urgent(SERVER)
     listener = Listener(address, JsonLog(Path(log)))
     try:
         listener.listen()

@@ -21,6 +21,7 @@ from bci_bridge.line import Line
 from bci_bridge.messages import Volume
 from bci_bridge.sender import Sender
 from bci_bridge.unfinished import held_run
+from bci_bridge.urgency import SERVER, become_urgent
 from bci_bridge.wire import Envelope
 from tests.faults.jsonlog import JsonLog
 from tests.integration.tiny import PlayedEvent
@@ -143,6 +144,8 @@ def _first_run(plan: Plan) -> int:
 
 def main(file: str) -> None:
     plan = msgspec.json.decode(Path(file).read_bytes(), type=Plan)
+    # It stands for another machine: when it sends is not to hang on what this one does.
+    become_urgent(SERVER)
     log = JsonLog(Path(plan.log))
     number = _first_run(plan)
     with mock.patch.object(Line, "transmit", _telling_line(log)):

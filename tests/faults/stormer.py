@@ -5,6 +5,7 @@ What they say is the security tests' own list: nothing, HTTP, half a greeting, t
 handshakes of other mechanisms, random bytes; some connections are held open.
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ BATCH = 100
 
 def main(log_file: str, *addresses: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    os.nice(15)  # as a storm from elsewhere, it takes no time from who is attacked
     log = JsonLog(Path(log_file))
     while True:
         for address in addresses:

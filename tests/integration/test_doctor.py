@@ -10,8 +10,8 @@ from runtime.errors import BackendError, UsageError
 from verbs import doctor
 
 LINES = [
-    "engines", "instructions", "processors", "gpu", "clock", "clock source", "governor",
-    "port", "descriptors", "/dev/shm",
+    "engines", "instructions", "processors", "scheduling", "gpu", "clock",
+    "clock source", "governor", "port", "descriptors", "/dev/shm",
 ]  # fmt: skip
 
 

@@ -15,9 +15,11 @@ import pytest
 from neuroflow_client import Client, VolumeOutcome
 
 from bci_bridge.keyfolder import make_server
+from bci_bridge.places import held_places
 from bci_bridge.player import run_start_from
 from bci_bridge.sender import Sender
 from bci_bridge.settings import Endpoints, ServeReport
+from bci_bridge.urgency import SERVER, urgent
 from tests.integration.replaying import require_identity
 from tests.integration.tiny import SHAPE, PlayedRun
 
@@ -111,6 +113,23 @@ def test_whoever_is_killed_in_mid_run_is_replaced_and_nothing_is_lost(tmp_path):
     require_identity(tmp_path)
     assert found == expected(60)
     assert report.recording == "ON"
+
+
+@pytest.mark.parametrize("is_urgent", [True, False])
+def test_all_of_a_server_runs_before_other_programs_where_it_may(tmp_path, is_urgent):
+    with urgent(SERVER) as is_granted:
+        pass
+    if not is_granted:
+        pytest.skip("real-time scheduling is not granted to this user")
+    with supervised(tmp_path, is_urgent=is_urgent) as server:
+        server.kill("publisher")
+        found = {
+            os.sched_getscheduler(int(task.name))
+            for pid in server.pids.values()
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        }
+
+    assert found == {os.SCHED_RR if is_urgent else os.SCHED_OTHER}
 
 
 def test_a_worker_that_stands_still_is_replaced(tmp_path):
@@ -217,8 +236,10 @@ def test_a_port_in_use_is_one_line(tmp_path):
 
 
 def test_nothing_is_left_in_memory(tmp_path):
-    before = set(Path("/dev/shm").glob("neuroflow-*"))
+    with held_places(tmp_path) as places:
+        pass
     with supervised(tmp_path) as server:
+        assert places.moment.is_dir()
         server.stop()
 
-    assert set(Path("/dev/shm").glob("neuroflow-*")) <= before
+    assert not places.moment.exists()

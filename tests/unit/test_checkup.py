@@ -36,7 +36,7 @@ def test_a_good_rig_has_nothing_to_fix():
 
     assert {one.status for one in found} == {"ok"}
     assert not any(one.remedy for one in found)
-    assert len({one.what for one in found}) == len(found) == 13
+    assert len({one.what for one in found}) == len(found) == 14
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,7 @@ def test_a_good_rig_has_nothing_to_fix():
         ({"broken": {"openvino": "no library"}}, "engines", "problem"),
         ({"instructions": ("sse4_2",)}, "instructions", "warning"),
         ({"processors": 3}, "processors", "warning"),
+        ({"is_urgent": False}, "scheduling", "warning"),
         ({"clock_s": 4e-3}, "clock", "warning"),
         ({"clock_source": "hpet"}, "clock source", "warning"),
         ({"governor": "powersave"}, "governor", "warning"),
