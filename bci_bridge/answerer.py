@@ -24,7 +24,7 @@ from bci_bridge.places import INPUTS, OUTCOMES, Places
 from bci_bridge.recorder import Recorder
 from bci_bridge.recovery import is_folded, next_order, outbox_segment, run_segment
 from bci_bridge.segment import Logged
-from bci_bridge.settings import PUBLISHER, WORKERS
+from bci_bridge.settings import PUBLISHER, WORKERS, WorkerReport
 from bci_bridge.tail import Tail
 from bci_bridge.wire import Envelope, encode
 
@@ -134,6 +134,12 @@ class Answerer:
         self.turn()
         while self._is_busy:
             self.turn()
+
+    def report(self) -> WorkerReport:
+        """Account for what was written."""
+        if self._recorder is None or self._places.recording is None:
+            return WorkerReport()
+        return WorkerReport(syncs=self._recorder.syncs)
 
     def _follow(self) -> None:
         while logged := self._outcomes.read():

@@ -11,8 +11,10 @@ from typing import TypeVar
 
 import msgspec
 
+from bci_bridge.histogram import Histogram
 from bci_bridge.oversight import Oversight
 from bci_bridge.places import INPUTS, Places
+from bci_bridge.pressure import KINDS, Pressure, pressure_from
 from bci_bridge.settings import (
     INGRESS,
     PUBLISHER,
@@ -24,6 +26,7 @@ from bci_bridge.setup import Account, Ready, path_of, read_beat, read_if_there
 from bci_bridge.vitals import SUPERVISOR, Log, Process, Vitals
 
 T = TypeVar("T", bound=msgspec.Struct)
+PRESSURE = Path("/proc/pressure")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -39,18 +42,24 @@ def examine(places: Places, supervisor: int, now_ns: int) -> Vitals:
     seen = _read(path_of(moment, SUPERVISOR, "account"), Oversight)
     pids = {} if seen is None else seen.pids
     restarts = {} if seen is None else seen.restarts
+    outages = {} if seen is None else seen.outages
     accounts = {
         name: _read(path_of(moment, name, "account"), Account) or Account()
-        for name in (INGRESS, PUBLISHER)
+        for name in (INGRESS, PUBLISHER, *WORKERS)
     }
+    wrote = Histogram()
+    for name in WORKERS:
+        if (said := accounts[name].wrote) is not None:
+            wrote = wrote.after(said.syncs)
     processes = tuple(
         Process(
             name,
             ready=_read(path_of(moment, name, "ready"), Ready),
             last_ns=read_beat(moment, name),
             restarts=restarts.get(name, 0),
+            outages=outages.get(name, Histogram()),
             resident_bytes=resident_bytes(pids.get(name, 0)),
-            trouble=accounts[name].trouble if name in accounts else "",
+            trouble=accounts[name].trouble,
         )
         for name in (INGRESS, PUBLISHER, *WORKERS)
     )
@@ -65,6 +74,8 @@ def examine(places: Places, supervisor: int, now_ns: int) -> Vitals:
         came=accounts[INGRESS].came or IngressReport(),
         went=accounts[PUBLISHER].went or PublisherReport(),
         log=None if places.recording is None else _log(places.log(INPUTS)),
+        wrote=wrote,
+        pressure=read_pressure(),
     )
 
 
@@ -74,6 +85,20 @@ def resident_bytes(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/statm").read_text("ascii").split()
         return int(fields[1]) * PAGE_BYTES
     return None
+
+
+def read_pressure(folder: Path = PRESSURE) -> Pressure:
+    """Read what the kernel tells of each resource; what it does not tell is absent.
+
+    Args:
+        folder: Where it tells it.
+    """
+    found: Pressure = {}
+    for resource in KINDS:
+        # Without the feature there is no file, or one that cannot be read.
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            found |= pressure_from(resource, (folder / resource).read_text("ascii"))
+    return found
 
 
 def _log(folder: Path) -> Log | None:

@@ -8,7 +8,7 @@ on from the log.
 """
 
 import contextlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -19,15 +19,19 @@ import zmq
 from bci_bridge import actions as do
 from bci_bridge.admission import Admission
 from bci_bridge.bell import Bell
+from bci_bridge.clocks import Clocks
+from bci_bridge.durability import Durability
 from bci_bridge.endpoints import bound
 from bci_bridge.gate import Gate, Letter
 from bci_bridge.header import Header
-from bci_bridge.messages import Ack, Reject, RejectReason
+from bci_bridge.histogram import Histogram
+from bci_bridge.messages import Ack
 from bci_bridge.places import INPUTS as LOG
 from bci_bridge.places import Places
 from bci_bridge.protocol import Protocol
 from bci_bridge.recorder import Recorder
 from bci_bridge.recovery import recovered_ledger
+from bci_bridge.rejects import FLOOD, consumed, reject_from
 from bci_bridge.settings import INGRESS, WORKERS, IngressReport, Outlet, ServeConfig
 from bci_bridge.tokens import Tokens
 from bci_bridge.wire import Envelope, decode, encode
@@ -42,8 +46,6 @@ DURABLE_POLL_MS = 20
 
 READ_AT_ONCE = 64
 """Messages taken in one turn, so that a flood cannot starve the clock and the guard."""
-
-FLOOD = PeerError("RATE", "expected fewer messages a second, found a flood")
 
 
 class Ingress:
@@ -115,15 +117,11 @@ class Ingress:
         stack.callback(self._inputs.close)
         stack.callback(self._gate.stop_attack)
         self._gate.attack([("inputs", self.endpoint, zmq.DEALER)], is_proven=is_restart)
-        # Order of a logged input not yet on disk; its run, stream and sequence.
-        self._pending: deque[tuple[int, str, str, int]] = deque()
-        self._durable: Counter[tuple[str, str]] = Counter()
-        if ledger.run is not None:
-            for stream in ledger.run.crcs:
-                upto = ledger.expected(stream)
-                self._pending.append((first_order - 1, ledger.run_id, stream, upto))
+        self._durability = Durability()
+        for stream, upto in ledger.received.items():
+            self._durability.logged(first_order - 1, ledger.run_id, stream, upto)
         self._runs, self._has_logged = 0, False
-        self._rejected: Counter[str] = Counter()
+        self._rejected, self._clocks = Counter[str](), Clocks()
 
     @property
     def socket(self) -> "zmq.Socket[bytes]":
@@ -148,7 +146,7 @@ class Ingress:
 
     def sleep_ms(self) -> int:
         """Say for how long nothing needs to be done unless something arrives."""
-        sleep_ms = DURABLE_POLL_MS if self._pending else POLL_MS
+        sleep_ms = DURABLE_POLL_MS if self._durability.is_waiting else POLL_MS
         deadline_ns = self._protocol.deadline_ns()
         if deadline_ns is not None:
             left_ms = (deadline_ns - self._clock_ns()) // 1_000_000 + 1
@@ -177,8 +175,15 @@ class Ingress:
 
     def report(self) -> IngressReport:
         """Account for everything."""
+        protocol, is_kept = self._protocol, self._is_recording
+        run, received = protocol.run_id, protocol.ledger.received
         return IngressReport(
             runs=self._runs,
+            run=run,
+            acquisitions=protocol.next_index,
+            ack_lag=self._durability.lag(run, received) if is_kept else None,
+            syncs=self._recorder.syncs if is_kept else Histogram(),
+            uncertainty_ns=self._clocks.of({one for _, one, _ in protocol.streams()}),
             rejected=dict(self._rejected),
             recording=self._recording,
             self_attacks=self._gate.attacks_passed,
@@ -243,7 +248,9 @@ class Ingress:
                 case do.Acknowledge():
                     self._acknowledge(action)
                 case do.Refuse(peer, envelope, reason, detail):
-                    self._refuse_content(peer, envelope.record, reason, detail)
+                    self._rejected[reason] += 1
+                    no = consumed(envelope.record, reason, detail, self._clock_ns())
+                    self._send(peer, encode(no))
                 case do.StartRun():
                     self._runs += 1
                     self._protocol.ledger.begin_in(self._recorder.segment_number)
@@ -252,8 +259,9 @@ class Ingress:
 
     def _log_input(self, envelope: Envelope, now_ns: int) -> None:
         record = envelope.record
-        place = self._recorder.appended
-        self._pending.append((place, record.run, record.stream, record.sequence + 1))
+        place, upto = self._recorder.appended, record.sequence + 1
+        self._durability.logged(place, record.run, record.stream, upto)
+        self._clocks.hear(record)
         self._log(f"in/{record.stream}", envelope, now_ns)
 
     def _log(self, topic: str, envelope: Envelope, now_ns: int) -> None:
@@ -261,28 +269,13 @@ class Ingress:
         self._recorder.append_or_raise(topic, envelope, now_ns)
         self._has_logged = True
 
-    def _refuse_content(
-        self, peer: bytes, record: Header, reason: RejectReason, detail: str
-    ) -> None:
-        self._rejected[reason] += 1
-        reject = Reject(
-            run=record.run,
-            stream=record.stream,
-            sequence=record.sequence,
-            sent_ns=self._clock_ns(),
-            reason=reason,
-            detail=detail,
-            is_consumed=True,
-        )
-        self._send(peer, encode(reject))
-
     def _acknowledge(self, action: do.Acknowledge) -> None:
         ack = Ack(
             run=action.run,
             stream=action.stream,
             sent_ns=self._clock_ns(),
             received=action.received,
-            durable=self._durable[action.run, action.stream],
+            durable=self._durability.upto(action.run, action.stream),
             recording=self._recording,
             echo_ns=action.echo_ns,
         )
@@ -295,35 +288,13 @@ class Ingress:
             self._inputs.send_multipart([peer, *envelope.frames], zmq.NOBLOCK)
 
     def _report_durable(self) -> None:
-        if not self._pending:
+        if not self._durability.is_waiting:
             return
         is_on = self._recording == "ON"
         if not is_on:
-            self._pending.clear()
-        durable, has_changed = self._recorder.durable, False
-        while self._pending and self._pending[0][0] < durable:
-            _, run, stream, upto = self._pending.popleft()
-            self._durable[run, stream] = upto
-            has_changed = True
-        if has_changed or not is_on:
+            self._durability.give_up()
+        if self._durability.settle(self._recorder.durable) or not is_on:
             run = self._protocol.run_id
-            for known in [key for key in self._durable if key[0] != run]:
-                del self._durable[known]
+            self._durability.keep_only(run)
             for peer, stream, received in self._protocol.streams():
                 self._acknowledge(do.Acknowledge(peer, run, stream, received))
-
-
-def reject_from(heard: Header, error: PeerError, now_ns: int) -> Reject:
-    """Say no to a message."""
-    return msgspec.convert(
-        {
-            "kind": "REJECT",
-            "run": heard.run,
-            "stream": heard.stream,
-            "sequence": heard.sequence,
-            "sent_ns": now_ns,
-            "reason": error.reason,
-            "detail": error.detail[:512],
-        },
-        Reject,
-    )

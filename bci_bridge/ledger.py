@@ -97,6 +97,14 @@ class Ledger:
         """The first acquisition of the run that has no outcome yet."""
         return 0 if self.run is None else self.run.acquisitions.next_index
 
+    @property
+    def received(self) -> dict[str, int]:
+        """By stream of the run, the sequence that its next message has."""
+        run = self.run
+        return (
+            {} if run is None else {name: len(crcs) for name, crcs in run.crcs.items()}
+        )
+
     def expected(self, stream: str) -> int:
         """Return the sequence that a stream's next message has."""
         return 0 if self.run is None else len(self.run.crcs.get(stream, ()))

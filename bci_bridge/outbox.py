@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Final
 
 from bci_bridge.messages import ReplayDone, ReplayRequest
-from bci_bridge.outcomes import Outcome, RunEnded
+from bci_bridge.outcomes import Outcome, RunEnded, VolumeOutcome
 from bci_bridge.wire import Envelope, encode
 
 KEPT_RUNS: Final = 2
@@ -32,6 +32,15 @@ class Outbox:
     def count(self) -> int:
         """Outcomes of the newest run so far."""
         return len(self._runs.get(self.run_id, ()))
+
+    @property
+    def answered(self) -> int:
+        """Acquisitions of the newest run that have their outcome."""
+        # They come in order of the index, with a few trials between them.
+        for envelope in reversed(self._runs.get(self.run_id, ())):
+            if isinstance(envelope.record, VolumeOutcome):
+                return envelope.record.volume_index + 1
+        return 0
 
     def start_run(self, run_id: str) -> None:
         """Begin a run, unless it is known."""

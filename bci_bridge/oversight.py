@@ -13,7 +13,9 @@ from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
+from bci_bridge.histogram import Histogram
 from bci_bridge.notify import Notifier
+from bci_bridge.outages import Outages
 from bci_bridge.setup import Beat, path_of, write_whole
 from bci_bridge.vitals import SUPERVISOR, shows_life
 
@@ -27,6 +29,8 @@ class Oversight(msgspec.Struct, frozen=True, kw_only=True):
     """When, on the monotonic clock: its sign of life."""
     restarts: dict[str, int]
     pids: dict[str, int]
+    outages: dict[str, Histogram] = {}
+    """How long a place was empty that somebody fills again."""
 
 
 @runtime_checkable
@@ -55,6 +59,7 @@ class Overseer:
         self._hang_ns = round(hang_s * 1e9)
         self._notifier = Notifier.from_environment(os.environ)
         self._told_ns, self._told = 0, {"": 0}
+        self._outages = Outages()
 
     def ready(self) -> None:
         """Peers can connect."""
@@ -67,6 +72,13 @@ class Overseer:
     def tell(self, children: Iterable[Child]) -> None:
         """Say who fills which place, and kick the watchdog while all show life."""
         now_ns, children = time.monotonic_ns(), list(children)
+        for one in children:
+            self._outages.look(
+                one.name,
+                restarts=one.restarts,
+                started_ns=one.started_ns,
+                last_ns=one.beat.last_ns(),
+            )
         pids = {one.name: one.pid for one in children if one.pid}
         if now_ns - self._told_ns < TELL_NS and pids == self._told:
             return
@@ -75,6 +87,7 @@ class Overseer:
             written_ns=now_ns,
             restarts={one.name: one.restarts for one in children},
             pids=pids,
+            outages=self._outages.lengths,
         )
         # A full memory must not end a server that keeps answering.
         with contextlib.suppress(OSError):

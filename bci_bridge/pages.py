@@ -10,8 +10,9 @@ from typing import Final
 
 import msgspec
 
-from bci_bridge import metrics
+from bci_bridge.exposition import CONTENT_TYPE
 from bci_bridge.http_head import Page
+from bci_bridge.metrics import metrics_text
 from bci_bridge.settings import ServeConfig
 from bci_bridge.vitals import Vitals, what_is_degraded, why_not_live, why_not_ready
 
@@ -37,8 +38,7 @@ def page_of(
             degraded = what_is_degraded(vitals, config)
             return _verdict("ready", why_not_ready(vitals, config), degraded, path)
         case "/metrics":
-            text = metrics.metrics_text(examine(), config)
-            return Page(200, metrics.CONTENT_TYPE, text)
+            return Page(200, CONTENT_TYPE, metrics_text(examine(), config))
     return None
 
 

@@ -163,7 +163,10 @@ def run_worker(
         is_urgent = setup.config.is_urgent and become_urgent(SERVER)
         places = setup.places
         answerer = Answerer(name, places, decoder, time.monotonic_ns, stack, rig)
-        admission = Admission.of(decoder)
+        admission, earlier = Admission.of(decoder), _earlier(setup, name)
+
+        def account() -> Account:
+            return Account(wrote=answerer.report().after(earlier.wrote))
 
         def ready() -> Ready | None:
             # A standby is ready once it has caught up as far as it may.
@@ -172,10 +175,10 @@ def run_worker(
             )
 
         _take_turns(
-            setup, name, answerer, _poller(answerer.socket), stop, ready, Account
+            setup, name, answerer, _poller(answerer.socket), stop, ready, account
         )
         answerer.drain()
-        _say(setup, name, Account())
+        _say(setup, name, account())
 
 
 def _health(setup: Setup, stack: contextlib.ExitStack) -> Health | None:
@@ -259,7 +262,9 @@ def _take_turns(
 
 
 def _say(setup: Setup, name: str, account: Account) -> None:
-    write_whole(path_of(Path(setup.moment), name, "account"), account)
+    # A full memory costs the monitor its figures, and nobody an answer.
+    with contextlib.suppress(OSError):
+        write_whole(path_of(Path(setup.moment), name, "account"), account)
 
 
 def _earlier(setup: Setup, name: str) -> Account:

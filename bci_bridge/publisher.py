@@ -18,12 +18,13 @@ from bci_bridge.bell import Bell
 from bci_bridge.endpoints import bound
 from bci_bridge.gate import Gate
 from bci_bridge.header import Header
-from bci_bridge.ingress import POLL_MS, READ_AT_ONCE, reject_from
+from bci_bridge.ingress import POLL_MS, READ_AT_ONCE
 from bci_bridge.messages import Heartbeat, ReplayRequest, RunStart
 from bci_bridge.outbox import Outbox
 from bci_bridge.outcomes import Outcome
 from bci_bridge.places import OUTCOMES, Places
 from bci_bridge.recovery import outbox_segment
+from bci_bridge.rejects import reject_from
 from bci_bridge.settings import PUBLISHER, Outlet, PublisherReport, ServeConfig
 from bci_bridge.tail import Tail
 from bci_bridge.tally import Counts, Tally
@@ -132,6 +133,8 @@ class Publisher:
         """Account for everything."""
         return PublisherReport(
             counts=self._tally.counts,
+            run=self._outbox.run_id,
+            answered=self._outbox.answered,
             rejected=dict(self._rejected),
             self_attacks=self._gate.attacks_passed,
             accepted=self._gate.accepted,

@@ -15,11 +15,13 @@ follow the log (`bci_bridge.tail`) and must not be left without it.
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
 from bci_bridge.chain_file import Chainer
+from bci_bridge.histogram import Histogram
 from bci_bridge.recording_folder import check_room, locked, not_writable
 from bci_bridge.segment import ending
 from bci_bridge.segment_file import SegmentFile
@@ -32,6 +34,10 @@ SPILL_SEGMENTS: Final = 8
 
 SYNC_INTERVAL_S: Final = 0.2
 """Pause between two syncs; well below the second that may be lost to a power cut."""
+
+INHERITED: Final = 2
+"""Newest segments that a process that was killed may not have synced: it syncs every
+`SYNC_INTERVAL_S`, and does not fill two in that time."""
 
 RETRY_NS: Final = 5_000_000_000
 """After a failed write the disk is tried again this much later."""
@@ -46,6 +52,8 @@ class Recorder:
     Attributes:
         state: ON, or DEGRADED once a message could not be written to its folder.
         durable: Messages that are safe from a loss of power; not more than `appended`.
+        syncs: How long the disk of its folder took, sync by sync; those of the spill,
+            which is memory, are left out.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Recorder:
         segment_bytes: int = SEGMENT_BYTES,
         sync_interval_s: float = SYNC_INTERVAL_S,
         reserve_bytes: int | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Take the folder for this process alone.
 
@@ -73,13 +82,17 @@ class Recorder:
             sync_interval_s: Pause between two syncs.
             reserve_bytes: What the disk must have room for at the beginning of a log;
                 None stands for one segment. A log that goes on takes what there is.
+            clock_ns: Measures the syncs; called by their thread alone.
 
         Raises:
             UsageError: If it cannot be written, another process records there, or the
                 disk has too little room.
         """
         self.state: Literal["ON", "DEGRADED"] = "ON"
-        self.durable = self._appended = self._written = first_order
+        # What another process wrote before is in the log, but perhaps not on its disk.
+        self.durable, self._appended = 0, first_order
+        self._written = first_order
+        self.syncs, self._clock_ns = Histogram(), clock_ns
         self._folder, self._spill, self._preface = folder, spill, preface
         self._keeps_all = keeps_all
         self._segment_bytes, self._sync_interval_s = segment_bytes, sync_interval_s
@@ -94,6 +107,7 @@ class Recorder:
                 reserve = segment_bytes if reserve_bytes is None else reserve_bytes
                 check_room(folder, reserve)
             self._chainer = Chainer(folder, is_kept=keeps_all)
+            self._inherited = sorted(folder.glob("[0-9]*.mcap"))[-INHERITED:]
             self._open_segment(folder, preface)
         except OSError as error:
             os.close(self._lock_fd)
@@ -101,6 +115,8 @@ class Recorder:
         except UsageError:
             os.close(self._lock_fd)
             raise
+        if first_order:
+            self._is_dirty.set()
         self._thread = threading.Thread(target=self._sync_loop, name="recorder-sync")
         self._thread.start()
 
@@ -255,20 +271,40 @@ class Recorder:
         with self._guard:
             retired, self._retired = self._retired, []
             # Duplicated, because the writer may retire and this thread close it.
-            current = os.dup(self._segment.fd) if self._segment else None
+            segment = self._segment
+            current = os.dup(segment.fd) if segment else None
             written = self._written
         try:
-            for segment in retired:
-                os.fdatasync(segment.fd)
-            if current is not None:
-                os.fdatasync(current)
+            self._sync_inherited()
+            for old in retired:
+                self._sync_one(old.fd, is_spilt=old.is_spilt)
+            if segment is not None and current is not None:
+                self._sync_one(current, is_spilt=segment.is_spilt)
         except OSError:
             self.state = "DEGRADED"
         finally:
-            for segment in retired:
-                os.close(segment.fd)
-                self._chainer.add(segment.path)
+            for old in retired:
+                os.close(old.fd)
+                self._chainer.add(old.path)
             if current is not None:
                 os.close(current)
         if self.state == "ON":
             self.durable = written
+
+    def _sync_inherited(self) -> None:
+        while self._inherited:
+            fd = os.open(self._inherited[0], os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._sync_one(fd, is_spilt=False)
+            finally:
+                os.close(fd)
+            self._inherited.pop(0)
+
+    def _sync_one(self, fd: int, *, is_spilt: bool) -> None:
+        began_ns = self._clock_ns()
+        try:
+            os.fdatasync(fd)
+        finally:
+            # A disk that fails after half a minute has taken half a minute.
+            if not is_spilt:
+                self.syncs = self.syncs.with_one(self._clock_ns() - began_ns)

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from bci_bridge.histogram import Histogram
 from bci_bridge.tally import Counts
 
 INGRESS: Final = "ingress"
@@ -40,6 +41,9 @@ class ServeConfig(
     """Room beneath which the recording's disk makes the server not ready."""
     is_urgent: bool = True
     """Run before all other programs where the system allows it (`urgency`)."""
+    clock_ms: Annotated[float, msgspec.Meta(gt=0)] = 50.0
+    """A sender less sure of its clock makes the server degraded. A deadline is as
+    uncertain as that: at this limit by a tenth of the shortest TR."""
     rate_per_s: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 5000
     """Messages that one key, or one peer where there are none, may send each second
     for ever: a rig needs tens, and catching up on loopback reaches about 2,600."""
@@ -71,6 +75,18 @@ class IngressReport(msgspec.Struct, frozen=True, kw_only=True):
     runs: int = 0
     rejected: dict[str, int] = {}
     """Refused messages by reason."""
+    run: str = ""
+    """The current or last run; empty before the first."""
+    acquisitions: int = 0
+    """Of that run, that came or were given up: each is owed an outcome."""
+    ack_lag: int | None = None
+    """Messages of that run that are acknowledged but not known to be on disk; None
+    where nothing is recorded."""
+    syncs: Histogram = Histogram()
+    """How long the disk of the inputs' log took."""
+    uncertainty_ns: dict[str, int] = {}
+    """By stream that is connected, how sure its sender is of its clock; of those alone
+    that say so."""
     recording: str = "OFF"
     """ON, DEGRADED or OFF."""
     self_attacks: int = 0
@@ -86,6 +102,11 @@ class IngressReport(msgspec.Struct, frozen=True, kw_only=True):
         return IngressReport(
             runs=self.runs + earlier.runs,
             rejected=dict(Counter(self.rejected) + Counter(earlier.rejected)),
+            run=self.run,
+            acquisitions=self.acquisitions,
+            ack_lag=self.ack_lag,
+            syncs=self.syncs.after(earlier.syncs),
+            uncertainty_ns=self.uncertainty_ns,
             recording=self.recording,
             self_attacks=self.self_attacks + earlier.self_attacks,
             accepted=self.accepted + earlier.accepted,
@@ -98,6 +119,10 @@ class PublisherReport(msgspec.Struct, frozen=True, kw_only=True):
 
     counts: Counts = Counts()
     """Outcomes; goes on from process to process by itself."""
+    run: str = ""
+    """The newest run that has outcomes; empty before the first."""
+    answered: int = 0
+    """Acquisitions of that run that have their outcome."""
     rejected: dict[str, int] = {}
     self_attacks: int = 0
     accepted: int = 0
@@ -109,11 +134,26 @@ class PublisherReport(msgspec.Struct, frozen=True, kw_only=True):
             return self
         return PublisherReport(
             counts=self.counts,
+            run=self.run,
+            answered=self.answered,
             rejected=dict(Counter(self.rejected) + Counter(earlier.rejected)),
             self_attacks=self.self_attacks + earlier.self_attacks,
             accepted=self.accepted + earlier.accepted,
             refused=self.refused + earlier.refused,
         )
+
+
+class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker wrote."""
+
+    syncs: Histogram = Histogram()
+    """How long the disk of the outcomes' log took while this worker answered."""
+
+    def after(self, earlier: "WorkerReport | None") -> "WorkerReport":
+        """Add what a process did that this one replaces."""
+        if earlier is None:
+            return self
+        return WorkerReport(syncs=self.syncs.after(earlier.syncs))
 
 
 class ServeReport(msgspec.Struct, frozen=True, kw_only=True):

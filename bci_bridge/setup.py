@@ -13,7 +13,13 @@ import msgspec
 
 from bci_bridge.admission import Admission
 from bci_bridge.places import Places
-from bci_bridge.settings import IngressReport, Outlet, PublisherReport, ServeConfig
+from bci_bridge.settings import (
+    IngressReport,
+    Outlet,
+    PublisherReport,
+    ServeConfig,
+    WorkerReport,
+)
 
 _BEAT = struct.Struct("<q")
 T = TypeVar("T", bound=msgspec.Struct)
@@ -69,6 +75,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     came: IngressReport | None = None
     went: PublisherReport | None = None
+    wrote: WorkerReport | None = None
     trouble: str = ""
 
 

@@ -5,42 +5,17 @@ far it had come in each run; its successor goes on from there, so that no outcom
 counted twice and none is left out.
 """
 
-from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
 import msgspec
 
+from bci_bridge.histogram import Histogram
 from bci_bridge.outbox import KEPT_RUNS
 from bci_bridge.outcomes import Outcome, TrialOutcome, VolumeOutcome
 
-BUCKETS_S: Final = (
-    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
-)  # fmt: skip
-"""Upper ends of the latency histogram, inclusive; what is slower comes after them."""
-
 GAP_REASONS: Final = 16
 """Different reasons that are told apart; those beyond count together."""
-
-
-class Histogram(msgspec.Struct, frozen=True, kw_only=True):
-    """Durations by size."""
-
-    counts: tuple[int, ...] = (0,) * (len(BUCKETS_S) + 1)
-    """Per bucket, not cumulative; the last is beyond all of them."""
-    sum_ns: int = 0
-
-    @property
-    def count(self) -> int:
-        """All of them."""
-        return sum(self.counts)
-
-    def with_one(self, duration_ns: int) -> "Histogram":
-        """Add one."""
-        place = bisect_left(BUCKETS_S, duration_ns / 1e9)
-        counts = list(self.counts)
-        counts[place] += 1
-        return Histogram(counts=tuple(counts), sum_ns=self.sum_ns + duration_ns)
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,9 +10,11 @@ with room to spare, and a sign of life of every process. Without standby it is r
 says that it is degraded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from bci_bridge.histogram import Histogram
+from bci_bridge.pressure import Pressure
 from bci_bridge.settings import (
     INGRESS,
     PUBLISHER,
@@ -38,6 +40,8 @@ class Process:
     last_ns: int | None = None
     """Its last sign of life."""
     restarts: int = 0
+    outages: Histogram = field(default_factory=Histogram)
+    """From a death to the first sign of life of who came after."""
     resident_bytes: int | None = None
     trouble: str = ""
 
@@ -61,6 +65,17 @@ class Vitals:
     went: PublisherReport
     log: Log | None
     """None where its folder cannot be looked at, or where nothing is recorded."""
+    wrote: Histogram = field(default_factory=Histogram)
+    """How long the disk of the outcomes' log took, whoever wrote it."""
+    pressure: Pressure = field(default_factory=dict)
+    """What the kernel tells; empty where it tells nothing."""
+
+    @property
+    def unanswered(self) -> int:
+        """Acquisitions of the current run that are owed an outcome."""
+        is_known = self.came.run == self.went.run
+        # The two accounts are not of one instant: an answer may be in the later one.
+        return max(self.came.acquisitions - (self.went.answered if is_known else 0), 0)
 
 
 def shows_life(
@@ -126,6 +141,15 @@ def what_is_degraded(vitals: Vitals, config: ServeConfig) -> list[str]:
             found.append(f"{name}: expected it to stand by, found it starting")
         elif not process.ready.is_active:
             found += _silence(process, vitals.now_ns, config.hang_s / 2)
+    # Not a reason to refuse a run. Before a peer has connected nothing is known of its
+    # clock, and waiting for it would keep it from connecting; and with a poor one the
+    # volumes are answered all the same, only their deadlines are off by as much.
+    found += [
+        f"clock of {stream}: expected it known within {config.clock_ms:g} ms, "
+        f"found {ns / 1e6:.1f} ms"
+        for stream, ns in vitals.came.uncertainty_ns.items()
+        if ns > config.clock_ms * 1e6
+    ]
     found += [f"{one.name}: {one.trouble}" for one in vitals.processes if one.trouble]
     return found
 

@@ -14,13 +14,13 @@ from bci_bridge.admission import Admission
 from bci_bridge.answering import Answering
 from bci_bridge.decoder import Decoder
 from bci_bridge.header import Header
-from bci_bridge.ingress import reject_from
 from bci_bridge.ledger import Ledger
 from bci_bridge.line import Line
 from bci_bridge.messages import Ack, Goodbye, Hello, RunStart, Welcome
 from bci_bridge.outbox import Outbox
 from bci_bridge.outcomes import Outcome
 from bci_bridge.protocol import Protocol
+from bci_bridge.rejects import reject_from
 from bci_bridge.segment import Logged
 from bci_bridge.wire import Envelope, decode, encode
 from runtime.errors import BackendError, PeerError

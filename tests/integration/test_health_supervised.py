@@ -12,17 +12,30 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from msgspec.structs import replace
 
+from bci_bridge.examination import PRESSURE
+from bci_bridge.messages import Goodbye, Hello, RunStart, Volume
 from bci_bridge.places import MEMORY, _made_places
 from bci_bridge.player import play
-from tests.integration.tiny import PlayedRun
+from bci_bridge.sender import Sender
+from bci_bridge.wire import encode
+from tests.integration.lines import dealer
+from tests.integration.tiny import SHAPE, PlayedRun
 
 # Four interpreters each.
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30
+OWED = "neuroflow_unanswered_acquisitions"
+CLOCK = 'neuroflow_clock_uncertainty_seconds{stream="scanner"}'
+SYNCS = [
+    f'neuroflow_log_sync_seconds_count{{log="{log}"}}' for log in ("inputs", "outcomes")
+]
+DOUBT = "clock of scanner: expected it known within 50 ms, found 80.0 ms"
 
 
 @contextlib.contextmanager
@@ -137,6 +150,100 @@ def test_a_standing_process_makes_the_server_unready(tmp_path):
     assert stood[0] == 503
     assert live == (200, "live\n")
     assert again == (200, "ready\n")
+
+
+def run_start(run):
+    return RunStart(run=run, shape=SHAPE, tr_s=1.0, expected_volumes=50, budget_s=30.0)
+
+
+def test_a_server_measures_its_backlog_its_disk_its_outages_and_its_clocks(tmp_path):
+    with served(tmp_path) as process:
+        endpoints = json.loads(process.stdout.readline())
+        health = endpoints["health"]
+        idle = until(lambda: samples(health), lambda found: found["neuroflow_ready"])
+        pids = pids_of(tmp_path)
+        with Sender(endpoints["address"], run_start("run-1")) as sender:
+            for index in range(10):
+                sender.volume(index, np.zeros(SHAPE, np.int16), time.monotonic_ns())
+                sender.pump(20)
+            steady = until(
+                lambda: (sender.pump(), samples(health))[1],
+                lambda found: (
+                    CLOCK in found and found[OWED] == 0 and all(map(found.get, SYNCS))
+                ),
+            )
+            # Nobody answers: what comes now is owed an outcome.
+            for name in ("worker-a", "worker-b"):
+                os.kill(pids[name], signal.SIGSTOP)
+            for index in range(10, 14):
+                sender.volume(index, np.zeros(SHAPE, np.int16), time.monotonic_ns())
+            until(
+                lambda: (sender.pump(), samples(health))[1],
+                lambda found: found[OWED] == 4,
+            )
+            for name in ("worker-a", "worker-b"):
+                os.kill(pids[name], signal.SIGCONT)
+            os.kill(pids["ingress"], signal.SIGKILL)
+            sender.close(14)
+        after = until(
+            lambda: samples(health),
+            lambda found: (
+                found[OWED] == found["neuroflow_ack_lag_messages"] == 0
+                and found['neuroflow_outage_seconds_count{process="ingress"}'] == 1
+                and CLOCK not in found
+                and all(found[name] > steady[name] for name in SYNCS)
+            ),
+        )
+
+    assert idle[OWED] == idle["neuroflow_ack_lag_messages"] == 0
+    assert CLOCK not in idle
+    assert idle['neuroflow_outage_seconds_count{process="ingress"}'] == 0
+    assert 0 < steady[CLOCK] < 1
+    for name in SYNCS:
+        assert 0 < after[name.replace("_count", "_sum")] < PATIENCE_S
+    assert 0 < after['neuroflow_outage_seconds_sum{process="ingress"}'] < PATIENCE_S
+    # Not every kernel tells its pressure.
+    for resource in ("cpu", "memory", "io"):
+        name = f'neuroflow_pressure_percent{{resource="{resource}",tasks="some"}}'
+        assert (name in after) == (PRESSURE / resource).is_file()
+        assert 0 <= after.get(name, 0) <= 100
+
+
+def test_a_sender_with_a_poor_clock_degrades_the_server_until_it_leaves(tmp_path):
+    volume = Volume(
+        run="run-1",
+        stream="scanner",
+        sequence=1,
+        volume_index=0,
+        acquired_ns=time.monotonic_ns(),
+        dtype="i2",
+        shape=SHAPE,
+        clock_offset_ns=0,
+        clock_uncertainty_ns=80_000_000,
+    )
+    with served(tmp_path) as process:
+        endpoints = json.loads(process.stdout.readline())
+        health = endpoints["health"]
+        before = until(lambda: asked(health, "/readyz"), lambda found: found[0] == 200)
+        with dealer(endpoints["address"]) as line:
+            for record, payload in (
+                (Hello(stream="scanner", role="scanner"), b""),
+                (replace(run_start("run-1"), stream="scanner"), b""),
+                (volume, bytes(np.zeros(SHAPE, np.int16).nbytes)),
+            ):
+                line.send_multipart(encode(record, payload).frames)
+            poor = until(
+                lambda: asked(health, "/readyz"), lambda found: DOUBT in found[1]
+            )
+            metric = samples(health)[CLOCK]
+            line.send_multipart(encode(Goodbye(stream="scanner")).frames)
+            after = until(
+                lambda: asked(health, "/readyz"), lambda found: DOUBT not in found[1]
+            )
+
+    assert before == after == (200, "ready\n")
+    assert poor == (200, f"ready\ndegraded: {DOUBT}\n")
+    assert metric == 0.08
 
 
 def test_a_port_in_use_keeps_the_server_from_starting(tmp_path):

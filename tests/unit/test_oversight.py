@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from bci_bridge import oversight
+from bci_bridge.histogram import Histogram
 from bci_bridge.notify import Notifier
 from bci_bridge.oversight import Overseer, Oversight
 from bci_bridge.setup import Beat
@@ -128,6 +129,24 @@ def test_what_is_seen_is_written_each_second_and_at_each_change(overseen, tmp_pa
     assert first == second
     assert (third.pids, third.restarts) == ({"a": 8, "b": 7}, {"a": 1, "b": 0})
     assert seen().written_ns == now[0]
+
+
+def test_an_outage_is_told_once_it_is_over(overseen, tmp_path):
+    overseer, (a, b), now = overseen
+    overseer.tell([a, b])
+    a.pid, a.restarts, a.started_ns = 8, 1, now[0]
+    overseer.tell([a, b])
+    # Between two accounts it is looked at all the same.
+    a.beat.beat(now[0] + 30_000_000)
+    now[0] += 40_000_000
+    overseer.tell([a, b])
+    a.beat.beat(now[0] + 900_000_000)
+    now[0] += 1_000_000_000
+    overseer.tell([a, b])
+
+    file = tmp_path / "supervisor.account"
+    seen = msgspec.json.decode(file.read_bytes(), type=Oversight)
+    assert seen.outages == {"a": Histogram().with_one(30_000_000)}
 
 
 def test_a_full_memory_ends_nothing(overseen, manager, monkeypatch):

@@ -1,5 +1,6 @@
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,29 @@ def test_durable_reaches_what_was_appended(tmp_path):
     assert recorder.state == "ON"
 
 
+def test_what_a_killed_process_wrote_is_durable_only_once_its_segment_is_synced(
+    tmp_path, monkeypatch
+):
+    _record(tmp_path, 20).close()
+    left = os.stat(tmp_path / "000000.mcap").st_ino
+    may_sync, synced = threading.Event(), []
+
+    def fdatasync(fd: int) -> None:
+        may_sync.wait(10)
+        synced.append(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(recorder_module.os, "fdatasync", fdatasync)
+    recorder = Recorder(tmp_path, first_order=20, sync_interval_s=0.001)
+
+    assert recorder.durable == 0
+    may_sync.set()
+    while recorder.durable == 0:
+        threading.Event().wait(0.001)
+    assert recorder.durable == 20
+    assert synced[0] == left
+    recorder.close()
+
+
 def test_two_recorders_never_share_a_folder(tmp_path):
     recorder = Recorder(tmp_path)
 
@@ -141,6 +165,68 @@ def test_a_full_disk_degrades_and_the_disk_is_tried_again(tmp_path, monkeypatch)
 
     assert recorder.state == "DEGRADED"
     assert [entry.order for entry in read_recording(tmp_path)] == [0, 1, 2, 5]
+
+
+class Disk:
+    """Each sync takes a second, and some fail; the clock stands still otherwise."""
+
+    def __init__(self, monkeypatch, failing=()):
+        self.now_ns, self.synced, self._failing = 0, 0, failing
+        monkeypatch.setattr(recorder_module.os, "fdatasync", self._sync)
+
+    def _sync(self, fd: int) -> None:
+        self.synced += 1
+        self.now_ns += 1_000_000_000
+        if self.synced in self._failing:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def clock_ns(self) -> int:
+        return self.now_ns
+
+
+def test_each_sync_is_measured(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    recorder = _record(tmp_path, 30, segment_bytes=4000, clock_ns=disk.clock_ns)
+    recorder.close()
+
+    assert disk.synced >= 2  # each segment at least once
+    assert recorder.syncs.count == disk.synced
+    assert recorder.syncs.sum_ns == disk.now_ns
+
+
+def test_a_sync_that_fails_is_measured_too(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, failing={1})
+    recorder = _record(tmp_path, 3, clock_ns=disk.clock_ns)
+    recorder.close()
+
+    assert recorder.state == "DEGRADED"
+    assert recorder.syncs.count == disk.synced >= 1
+
+
+def test_a_sync_to_memory_says_nothing_of_the_disk(tmp_path, monkeypatch):
+    disk, spill = Disk(monkeypatch), tmp_path / "spill"
+    spill.mkdir()
+
+    def full(path, *, is_spilt):
+        if not is_spilt:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, is_spilt=is_spilt)
+
+    real = recorder_module.SegmentFile
+    recorder = Recorder(
+        tmp_path / "log",
+        spill=spill,
+        segment_bytes=400,
+        sync_interval_s=0.001,
+        clock_ns=disk.clock_ns,
+    )
+    monkeypatch.setattr(recorder_module, "SegmentFile", full)
+    for number in range(5):
+        recorder.append("in/0", _envelope(number), number)
+    recorder.close()
+
+    assert any(spill.glob("*.mcap"))
+    assert recorder.syncs.count < disk.synced
 
 
 def test_an_empty_folder_is_no_recording(tmp_path):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bci_bridge.outcomes import RunEnded, TrialOutcome, VolumeOutcome
-from bci_bridge.tally import BUCKETS_S, Histogram, Tally
+from bci_bridge.tally import Tally
 
 HASHES = {"decided_ns": 0}
 
@@ -66,18 +66,6 @@ def test_latency_is_of_volumes_in_time_on_clocks_that_can_be_compared():
     acquired, received = tally.counts.from_acquired, tally.counts.from_received
     assert (acquired.count, acquired.sum_ns) == (1, 30_000_000)
     assert (received.count, received.sum_ns) == (4, 20_000_000)
-
-
-@given(st.lists(st.integers(0, 20_000_000_000), max_size=20))
-def test_a_bucket_holds_what_is_not_above_its_end(durations_ns):
-    found = Histogram()
-    for one in durations_ns:
-        found = found.with_one(one)
-
-    for place, end in enumerate(BUCKETS_S):
-        wanted = sum(one / 1e9 <= end for one in durations_ns)
-        assert sum(found.counts[: place + 1]) == wanted
-    assert (found.count, found.sum_ns) == (len(durations_ns), sum(durations_ns))
 
 
 def log(lengths):

@@ -4,45 +4,19 @@ import msgspec
 import pytest
 
 from bci_bridge.http_head import Page
-from bci_bridge.metrics import metrics_text
 from bci_bridge.pages import page_of
 from bci_bridge.settings import IngressReport, PublisherReport, ServeConfig
 from bci_bridge.setup import Ready
-from bci_bridge.tally import BUCKETS_S, Counts, Histogram
 from bci_bridge.vitals import (
     START_NS,
     Log,
     Process,
-    Vitals,
     shows_life,
     what_is_degraded,
     why_not_live,
     why_not_ready,
 )
-
-NOW = 100_000_000_000
-CONFIG = ServeConfig(recording="somewhere", free_mb=100, hang_s=5.0)
-
-
-def vitals(**changes):
-    processes = {
-        "ingress": Process("ingress", Ready(), NOW, resident_bytes=1000),
-        "publisher": Process("publisher", Ready(), NOW, restarts=2),
-        "worker-a": Process("worker-a", Ready(is_active=True), NOW),
-        "worker-b": Process("worker-b", Ready(), NOW),
-    }
-    fields = {
-        "now_ns": NOW,
-        "supervisor": Process("supervisor", None, NOW - 500_000_000),
-        "came": IngressReport(recording="ON"),
-        "went": PublisherReport(),
-        "log": Log(True, 200 << 20),
-    }
-    named = {name.replace("_", "-"): one for name, one in changes.items()}
-    for name in processes:
-        if name in named:
-            processes[name] = named.pop(name)
-    return Vitals(processes=tuple(processes.values()), **{**fields, **named})
+from tests.healthy import CONFIG, NOW, vitals
 
 
 def test_a_server_without_fault_is_live_ready_and_not_degraded():
@@ -118,6 +92,61 @@ def test_a_server_without_standby_is_ready_and_says_that_it_is_degraded():
     assert what_is_degraded(warned, CONFIG) == ["ingress: list damaged"]
 
 
+@pytest.mark.parametrize(
+    ("uncertainty_ns", "reasons"),
+    [
+        ({}, []),
+        ({"scanner": 50_000_000, "stimulus": 0}, []),
+        (
+            {"scanner": 50_100_000, "stimulus": 7},
+            ["clock of scanner: expected it known within 50 ms, found 50.1 ms"],
+        ),
+    ],
+)
+def test_a_clock_known_too_poorly_degrades_and_an_unknown_one_does_not(
+    uncertainty_ns, reasons
+):
+    found = vitals(came=IngressReport(recording="ON", uncertainty_ns=uncertainty_ns))
+
+    assert why_not_ready(found, CONFIG) == []
+    assert what_is_degraded(found, CONFIG) == reasons
+
+
+def test_the_limit_of_a_clock_can_be_set():
+    found = vitals(came=IngressReport(recording="ON", uncertainty_ns={"a": 3_000_000}))
+    strict = ServeConfig(recording="somewhere", free_mb=100, clock_ms=2.5)
+
+    assert what_is_degraded(found, strict) == [
+        "clock of a: expected it known within 2.5 ms, found 3.0 ms"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("came", "went", "owed"),
+    [
+        (IngressReport(), PublisherReport(), 0),
+        (
+            IngressReport(run="r2", acquisitions=5),
+            PublisherReport(run="r2", answered=2),
+            3,
+        ),
+        # The publisher has not heard of the run yet, or is the later account.
+        (
+            IngressReport(run="r2", acquisitions=5),
+            PublisherReport(run="r1", answered=9),
+            5,
+        ),
+        (
+            IngressReport(run="r2", acquisitions=5),
+            PublisherReport(run="r2", answered=6),
+            0,
+        ),
+    ],
+)
+def test_what_is_owed_is_what_came_and_has_no_outcome(came, went, owed):
+    assert vitals(came=came, went=went).unanswered == owed
+
+
 def test_who_starts_is_live_and_who_hangs_is_not():
     starting = vitals(supervisor=Process("supervisor"), publisher=Process("publisher"))
     hung = vitals(supervisor=Process("supervisor", None, NOW - 6_000_000_000))
@@ -169,77 +198,3 @@ def test_a_page_says_why_all_is_not_well():
     assert said["ready"] is False
     assert len(said["reasons"]) == len(said["degraded"]) == 1
     assert page_of("/", ill, CONFIG) is None
-
-
-def sampled(text):
-    """Read samples as Prometheus does, and see that each follows its HELP and TYPE."""
-    samples, family = {}, ""
-    for line in text.splitlines():
-        if line.startswith("# HELP "):
-            family = line.split(" ")[2]
-        elif line.startswith("# TYPE "):
-            assert line.split(" ")[2] == family
-            assert line.split(" ")[3] in ("counter", "gauge", "histogram")
-        else:
-            name, value = line.rsplit(" ", 1)
-            assert name.startswith(family)
-            assert name not in samples
-            samples[name] = float(value)
-    return samples
-
-
-def test_metrics_say_what_was_counted():
-    counts = Counts(
-        outcomes={"VolumeOutcome OK LIVE": 3, "TrialOutcome ABSTAIN LATE": 1},
-        gaps={"DEADLINE": 2},
-        late=4,
-        from_received=Histogram().with_one(3_000_000).with_one(60_000_000_000),
-    )
-    found = vitals(
-        came=IngressReport(
-            runs=1, recording="ON", rejected={"CONFLICT": 5}, accepted=6, refused=7
-        ),
-        went=PublisherReport(counts=counts, self_attacks=8),
-    )
-
-    samples = sampled(metrics_text(found, CONFIG))
-
-    wanted = {
-        'outcomes_total{kind="VOLUME_OUTCOME",input="OK",decision="",timing="LIVE"}': 3,
-        'outcomes_total{kind="TRIAL_OUTCOME",input="",decision="ABSTAIN",'
-        'timing="LATE"}': 1,
-        'gaps_total{reason="DEADLINE"}': 2,
-        "deadline_misses_total": 4,
-        'rejected_total{process="ingress",reason="CONFLICT"}': 5,
-        "conflicts_total": 5,
-        'handshakes_total{process="ingress",verdict="accepted"}': 6,
-        'handshakes_total{process="ingress",verdict="refused"}': 7,
-        'self_attacks_total{process="publisher"}': 8,
-        'restarts_total{process="publisher"}': 2,
-        'recording{state="ON"}': 1,
-        'recording{state="OFF"}': 0,
-        'resident_bytes{process="ingress"}': 1000,
-        'silence_seconds{process="supervisor"}': 0.5,
-        "log_free_bytes": 200 << 20,
-        "ready": 1,
-        "degraded": 0,
-        "runs_total": 1,
-        'latency_seconds_bucket{from="received",le="0.002"}': 0,
-        'latency_seconds_bucket{from="received",le="0.005"}': 1,
-        f'latency_seconds_bucket{{from="received",le="{BUCKETS_S[-1]:g}"}}': 1,
-        'latency_seconds_bucket{from="received",le="+Inf"}': 2,
-        'latency_seconds_count{from="received"}': 2,
-        'latency_seconds_sum{from="received"}': 60.003,
-        'latency_seconds_count{from="acquired"}': 0,
-    }
-    assert {name: samples[f"neuroflow_{name}"] for name in wanted} == wanted
-
-
-def test_a_label_cannot_break_out_of_its_quotes():
-    hostile = Counts(gaps={'x"} 1\nneuroflow_ready 0\\': 1})
-
-    samples = sampled(
-        metrics_text(vitals(went=PublisherReport(counts=hostile)), CONFIG)
-    )
-
-    assert samples["neuroflow_ready"] == 1
