@@ -85,7 +85,9 @@ def test_metrics_say_how_far_behind_and_how_slow_everything_is():
         ),
         went=PublisherReport(run="r", answered=5),
         wrote=Histogram().with_one(40_000_000).with_one(1_000_000),
-        ingress=Process("ingress", Ready(), NOW, outages=Histogram().with_one(30)),
+        ingress=Process(
+            "ingress", Ready(is_urgent=True), NOW, outages=Histogram().with_one(30)
+        ),
         pressure={("cpu", "some"): 43.01, ("io", "full"): 0.0},
     )
 
@@ -103,6 +105,8 @@ def test_metrics_say_how_far_behind_and_how_slow_everything_is():
         'outage_seconds_count{process="ingress"}': 1,
         'outage_seconds_bucket{process="ingress",le="0.001"}': 1,
         'outage_seconds_count{process="worker-b"}': 0,
+        'urgent{process="ingress"}': 1,
+        'urgent{process="publisher"}': 0,
         'pressure_percent{resource="cpu",tasks="some"}': 43.01,
         'pressure_percent{resource="io",tasks="full"}': 0,
     }
