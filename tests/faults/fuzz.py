@@ -78,19 +78,21 @@ def fuzz(seed: int, count: int, *, is_broken: bool, tell: bool = False) -> Tally
     progress = Progress(f"fuzz seed {seed}", count)
     warm_after, warm_mib = max(count // 10, 1), 0.0
     protocol, now_ns = fresh_protocol(0), 0
+    standing = _standing(protocol)
     with ExitStack() as stack:
         if is_broken:
             stack.enter_context(deaf_to_utf8())
         for number in range(count):
             if number % FRESH_AFTER == 0:
                 protocol = fresh_protocol(now_ns)
+                standing = _standing(protocol)
             if number == warm_after:
                 gc.collect()
                 warm_mib = resident_mib()
             now_ns += source.dice.choice(STEPS_NS)
             peer = source.dice.choice(PEERS)
             source.aim = _aim(protocol, peer)
-            _one(tally, protocol, peer, source.draw(), now_ns)
+            standing = _one(tally, protocol, peer, source.draw(), now_ns, standing)
             if tally.violations >= MAX_VIOLATIONS:
                 break
             if tell:
@@ -101,11 +103,16 @@ def fuzz(seed: int, count: int, *, is_broken: bool, tell: bool = False) -> Tally
 
 
 def _one(
-    tally: Tally, protocol: Protocol, peer: bytes, frames: list[bytes], now_ns: int
-) -> None:
+    tally: Tally,
+    protocol: Protocol,
+    peer: bytes,
+    frames: list[bytes],
+    now_ns: int,
+    before: "_Standing",
+) -> "_Standing":
+    """Feed one message; return how the protocol stands after it."""
     tally.messages += 1
     envelope: Envelope | None = None
-    before = _standing(protocol)
     try:
         envelope = decode(frames)
         tally.decoded += 1
@@ -117,16 +124,19 @@ def _one(
         if error.reason not in REASONS:
             tally.unknown_reasons += 1
             tally.examples.append(f"reason {error.reason} for {_shown(frames)}")
-        if _standing(protocol) != before:
+        after = _standing(protocol)
+        if after != before:
             tally.changed_by_refusal += 1
             tally.examples.append(f"{error} changed the state: {_shown(frames)}")
         _answer(envelope, error)
+        return after
     except Exception as error:
         tally.other_exceptions += 1
         tally.examples.append(f"{type(error).__name__}: {error} for {_shown(frames)}")
     else:
         tally.accepted += 1
         tally.largest_answer = max(tally.largest_answer, len(actions))
+    return _standing(protocol)
 
 
 def _aim(protocol: Protocol, peer: bytes) -> dict[str, Any]:
@@ -136,7 +146,11 @@ def _aim(protocol: Protocol, peer: bytes) -> dict[str, Any]:
     return {}
 
 
-def _standing(protocol: Protocol) -> tuple[object, ...]:
+_Standing = tuple[object, ...]
+"""What a refusal must leave as it is."""
+
+
+def _standing(protocol: Protocol) -> _Standing:
     state = protocol.state, protocol.run_id, protocol.next_index
     return (*state, protocol.streams(), protocol.deadline_ns())
 

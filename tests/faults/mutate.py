@@ -121,6 +121,7 @@ class Mutator:
         self._alike: dict[type, list[Any]] = {}
         for value in self._values:
             self._alike.setdefault(type(value), []).append(value)
+        self._headers = [encode(record).header[:-4] for record in self._records]
         self._keys = sorted({key for built in self._built for key in built})
         inputs = (
             m.RunStart, m.RunEnd, m.Volume, m.Missing, m.Event, m.Trigger, m.Shown,
@@ -147,11 +148,11 @@ class Mutator:
     def _body(self) -> tuple[bytearray, bytes]:
         """A valid header without its CRC, and its payload."""
         number = self.dice.randrange(len(self._records))
-        record, payload = self._records[number], b""
+        record = self._records[number]
         if isinstance(record, m.Volume):
-            payload = self.dice.randbytes(48)
-        envelope = encode(record, payload)
-        return bytearray(envelope.header[:-4]), payload
+            envelope = encode(record, self.dice.randbytes(48))
+            return bytearray(envelope.header[:-4]), envelope.payload
+        return bytearray(self._headers[number]), b""
 
     def _sealed(self, body: bytes | bytearray, payload: bytes) -> Frames:
         crc = zlib.crc32(payload, zlib.crc32(body))
