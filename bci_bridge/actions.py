@@ -4,8 +4,9 @@ Pure values. They are carried out in the order in which they are given, which is
 makes an answer recorded before it is published.
 """
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from bci_bridge.messages import (
     DecisionNote,
@@ -19,30 +20,26 @@ from bci_bridge.messages import (
 from bci_bridge.wire import Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(msgspec.Struct, frozen=True, gc=False):
     """Append an accepted message to the recording."""
 
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True, gc=False):
     """Append a decision of the server's own to the recording."""
 
     record: DecisionNote
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """Send a control message to one peer."""
 
     peer: bytes
     record: Header
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledge:
+class Acknowledge(msgspec.Struct, frozen=True, gc=False):
     """Tell a peer how far its stream is logged."""
 
     peer: bytes
@@ -53,8 +50,7 @@ class Acknowledge:
     """Instant of the message that this answers, on its sender's clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True, gc=False):
     """Tell a peer that the content of a logged message is not used."""
 
     peer: bytes
@@ -63,22 +59,19 @@ class Refuse:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class StartRun:
+class StartRun(msgspec.Struct, frozen=True, gc=False):
     """A run has begun; its outcomes count from 0."""
 
     record: RunStart
 
 
-@dataclass(frozen=True, slots=True)
-class AddTrial:
+class AddTrial(msgspec.Struct, frozen=True, gc=False):
     """Tell the decoder of a presentation."""
 
     record: Event
 
 
-@dataclass(frozen=True, slots=True)
-class AddVolume:
+class AddVolume(msgspec.Struct, frozen=True, gc=False):
     """Decode a volume and publish its outcome."""
 
     record: Volume
@@ -88,8 +81,7 @@ class AddVolume:
     degraded: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SkipVolume:
+class SkipVolume(msgspec.Struct, frozen=True, gc=False):
     """Publish the outcome of an acquisition that cannot be decoded."""
 
     volume_index: int
@@ -102,8 +94,7 @@ class SkipVolume:
     received_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EndRun:
+class EndRun(msgspec.Struct, frozen=True, gc=False):
     """Answer what is open and publish the end of the run."""
 
     record: RunEnd

@@ -7,6 +7,7 @@ any answer, and so that it stands one acquisition behind when its turn comes.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 from msgspec import structs
@@ -29,6 +30,9 @@ from bci_bridge.segment import Logged
 from bci_bridge.wire import Envelope, encode
 from bci_bridge.worker import Outgoing, Worker
 from runtime.errors import UsageError
+
+_NOTHING: Final = Record()
+"""On record of a run that nothing is known of; read only."""
 
 
 class Answering:
@@ -57,7 +61,7 @@ class Answering:
     def is_settled(self, logged: Logged) -> bool:
         """Say whether all that an input leads to must be on record already."""
         record = logged.envelope.record
-        known = self._records.get(record.run, Record())
+        known = self._records.get(record.run, _NOTHING)
         if isinstance(record, Volume | Missing):
             return known.is_settled(record.volume_index)
         if isinstance(record, RunEnd):
@@ -106,9 +110,10 @@ class Answering:
             # A run that is forgotten is on record as a whole.
             record = self._records.get(outcome.run)
             if record is not None and not _is_on_record(record, outcome):
-                outcome = structs.replace(
-                    outcome, degraded=(*outcome.degraded, *degraded)
-                )
+                if degraded:
+                    outcome = structs.replace(
+                        outcome, degraded=(*outcome.degraded, *degraded)
+                    )
                 emitted.append(sealed(outcome, payload, record, self._clock_ns()))
         return emitted
 

@@ -5,22 +5,27 @@ numerical library: it starts again in a fraction of the time.
 """
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, Final, cast
 
 import numpy as np
 import safetensors.numpy
 from jaxtyping import Shaped
 from safetensors import SafetensorError
 
-from bci_bridge.messages import Volume
+from bci_bridge.header import VoxelType
+from bci_bridge.messages import ITEM_BYTES, Volume
 from bci_bridge.wire import Envelope
 from runtime.errors import PeerError
+
+_DTYPES: Final[dict[VoxelType, np.dtype[Any]]] = {
+    name: np.dtype(f"<{name}") for name in ITEM_BYTES
+}
 
 
 def volume_from(envelope: Envelope) -> Shaped[np.ndarray, "x y z"]:
     """View the payload of a VOLUME as x, y, z; read-only, shares the frame's bytes."""
     record = cast("Volume", envelope.record)
-    flat = np.frombuffer(envelope.payload, dtype=np.dtype(f"<{record.dtype}"))
+    flat = np.frombuffer(envelope.payload, dtype=_DTYPES[record.dtype])
     return flat.reshape(record.shape)
 
 

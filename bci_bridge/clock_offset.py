@@ -18,7 +18,10 @@ class ClockOffset:
     """The last exchanges of one sender with its server."""
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[int, int, int]] = deque(maxlen=SAMPLES)
+        # Number, arrival, offset and half the round trip, which grows from one to the
+        # next: an exchange that is older and longer than another never tells most.
+        self._samples: deque[tuple[int, int, int, int]] = deque()
+        self._count = 0
 
     def add(self, sent_ns: int, server_ns: int, received_ns: int) -> None:
         """Take one exchange.
@@ -26,12 +29,19 @@ class ClockOffset:
         Args:
             sent_ns: On this host's clock, when the message left.
             server_ns: On the server's clock, when it was answered.
-            received_ns: On this host's clock, when the answer came.
+            received_ns: On this host's clock, when the answer came; never goes back.
         """
-        if received_ns >= sent_ns:
-            half_ns = (received_ns - sent_ns + 1) // 2
-            middle_ns = sent_ns + (received_ns - sent_ns) // 2
-            self._samples.append((received_ns, middle_ns - server_ns, half_ns))
+        if received_ns < sent_ns:
+            return
+        samples = self._samples
+        half_ns = (received_ns - sent_ns + 1) // 2
+        middle_ns = sent_ns + (received_ns - sent_ns) // 2
+        while samples and samples[-1][3] > half_ns:
+            samples.pop()
+        self._count += 1
+        samples.append((self._count, received_ns, middle_ns - server_ns, half_ns))
+        if samples[0][0] <= self._count - SAMPLES:
+            samples.popleft()
 
     def at(self, now_ns: int) -> tuple[int, int] | None:
         """Say this clock minus the server's, and how far off that may be, in ns.
@@ -42,7 +52,7 @@ class ClockOffset:
         return min(
             (
                 (offset_ns, half_ns + round(max(now_ns - then_ns, 0) * DRIFT))
-                for then_ns, offset_ns, half_ns in self._samples
+                for _, then_ns, offset_ns, half_ns in self._samples
             ),
             key=lambda found: found[1],
             default=None,

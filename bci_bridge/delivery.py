@@ -134,7 +134,8 @@ class Delivery:
             self._progress_ns = self._advanced_ns = now_ns
         filled = checked(
             structs.replace(
-                self._clocked(record, now_ns),
+                record,
+                **self._clocked(record, now_ns),
                 run=self._run,
                 stream=self._hello.stream,
                 sequence=self._window.next,
@@ -182,14 +183,12 @@ class Delivery:
             if self._clock_ns() - max(begin_ns, self._advanced_ns) > limit_ns:
                 raise self._silence(limit_ns)
 
-    def _clocked(self, record: Header, now_ns: int) -> Header:
+    def _clocked(self, record: Header, now_ns: int) -> dict[str, int]:
         found = self._offset.at(now_ns)
         if found is None or not isinstance(record, Clocked):
-            return record
+            return {}
         offset_ns, uncertainty_ns = found
-        return structs.replace(
-            record, clock_offset_ns=offset_ns, clock_uncertainty_ns=uncertainty_ns
-        )
+        return {"clock_offset_ns": offset_ns, "clock_uncertainty_ns": uncertainty_ns}
 
     @property
     def _has_room(self) -> bool:
@@ -204,10 +203,11 @@ class Delivery:
 
     def _send_due(self, now_ns: int) -> None:
         window = self._window
-        is_stuck = now_ns - self._progress_ns > RESEND_NS
-        if window.received < window.sent and is_stuck:
+        if window.received < window.sent and now_ns - self._progress_ns > RESEND_NS:
             self._progress_ns = now_ns
             window.go_back()
+        if window.sent == window.next:
+            return
         for sequence in window.due():
             if not self._transmit(self._message(sequence)):
                 # No connection at the moment; the next turn of the crank tries again.

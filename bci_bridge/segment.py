@@ -10,8 +10,9 @@ Source: MCAP specification, version 0 (mcap.dev/spec).
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from bci_bridge.wire import Envelope, decode_checked
 
@@ -28,8 +29,7 @@ LOG_HEADER_BYTES: Final = 1 << 16
 """Cap on a message's header in a log, as on an outcome's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
+class Logged(msgspec.Struct, frozen=True, gc=False):
     """One message of the log."""
 
     order: int

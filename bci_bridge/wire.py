@@ -11,7 +11,6 @@ Pure: no socket, no clock. Roles, runs and sequences are `bci_bridge.protocol`'s
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import msgspec
@@ -37,8 +36,7 @@ _DECODER: msgspec.msgpack.Decoder[tuple[messages.Message, bytes]] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """One message as it travels: what it says, and the very bytes that say it."""
 
     record: Header
@@ -58,10 +56,11 @@ class Envelope:
 
 def encode(record: Header, payload: bytes = b"") -> Envelope:
     """Put a record and its payload into frames; `nbytes` is filled in here."""
-    filled = msgspec.structs.replace(record, nbytes=len(payload))
-    body = _ARRAY_OF_TWO + _ENCODER.encode(filled) + _FOUR_BYTES
+    if record.nbytes != len(payload):
+        record = msgspec.structs.replace(record, nbytes=len(payload))
+    body = _ARRAY_OF_TWO + _ENCODER.encode(record) + _FOUR_BYTES
     crc = zlib.crc32(payload, zlib.crc32(body))
-    return Envelope(filled, body + crc.to_bytes(4, "little"), payload)
+    return Envelope(record, body + crc.to_bytes(4, "little"), payload)
 
 
 def checked(record: T) -> T:
@@ -95,8 +94,8 @@ def decode(
     envelope = decode_checked(
         frames, header_bytes=header_bytes, payload_bytes=payload_bytes
     )
-    header, payload = envelope.frames
-    crc = zlib.crc32(payload, zlib.crc32(header[:-4]))
+    header = envelope.header
+    crc = zlib.crc32(envelope.payload, zlib.crc32(header[:-4]))
     if crc.to_bytes(4, "little") != header[-4:]:
         raise PeerError("BAD_CRC", "header and payload do not match their CRC")
     return envelope
@@ -154,7 +153,11 @@ def _record_from(header: bytes) -> Header:
         raise PeerError(
             "BAD_VERSION", f"expected version {VERSION}, found {record.version}"
         )
-    unknown = [name for name in record.crit if name not in record.__struct_fields__]
-    if unknown:
-        raise PeerError("UNKNOWN_CRITICAL", f"expected known fields, found {unknown}")
+    if record.crit:
+        known = record.__struct_fields__
+        unknown = [name for name in record.crit if name not in known]
+        if unknown:
+            raise PeerError(
+                "UNKNOWN_CRITICAL", f"expected known fields, found {unknown}"
+            )
     return record

@@ -180,7 +180,8 @@ class Worker:
         """Bring the decoder to where the one was that answered this acquisition."""
         index = answered.volume_index
         self._last_volume = index
-        if answered.decision is not None:
+        is_held = self._run is not None and self._run.late == "hold-last"
+        if is_held and answered.decision is not None:
             self._last_answer = answer_from(answered)
         is_wanted = not self._record.is_settled(index)
         decided_ns = self._clock_ns()

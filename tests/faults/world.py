@@ -7,7 +7,9 @@ are played. One thread, one random generator: a seed is a history.
 
 import heapq
 import random
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sized
+from functools import partial
 
 from bci_bridge import actions as do
 from bci_bridge.admission import Admission
@@ -16,8 +18,8 @@ from bci_bridge.decoder import Decoder
 from bci_bridge.header import Header
 from bci_bridge.ledger import Ledger
 from bci_bridge.line import Line
-from bci_bridge.messages import Ack, Goodbye, Hello, RunStart, Welcome
-from bci_bridge.outbox import Outbox
+from bci_bridge.messages import Ack, Goodbye, Heartbeat, Hello, RunStart, Welcome
+from bci_bridge.outbox import KEPT_RUNS, Outbox
 from bci_bridge.outcomes import Outcome
 from bci_bridge.protocol import Protocol
 from bci_bridge.rejects import reject_from
@@ -43,17 +45,21 @@ class World:
 
     def after(self, delay_ns: int, act: Callable[[], None]) -> None:
         """Let something happen later."""
-        self._count += 1
-        heapq.heappush(self._agenda, (self.now_ns + delay_ns, self._count, act))
+        self.at(self.now_ns + delay_ns, act)
 
-    def run_until(self, until_ns: int, is_enough: Callable[[], bool]) -> None:
-        """Let time pass, up to an instant or until something is so."""
-        while not is_enough():
-            if not self._agenda or self._agenda[0][0] > until_ns:
+    def at(self, instant_ns: int, act: Callable[[], None]) -> None:
+        """Let something happen at an instant that is not over."""
+        self._count += 1
+        heapq.heappush(self._agenda, (instant_ns, self._count, act))
+
+    def run_until(self, until_ns: int, inbox: Sized = ()) -> None:
+        """Let time pass, up to an instant or until something is in an inbox."""
+        agenda = self._agenda
+        while not inbox:
+            if not agenda or agenda[0][0] > until_ns:
                 self.now_ns = max(self.now_ns, until_ns)
                 return
-            at_ns, _, act = heapq.heappop(self._agenda)
-            self.now_ns = max(self.now_ns, at_ns)
+            self.now_ns, _, act = heapq.heappop(agenda)
             act()
 
     def clock(self) -> int:
@@ -69,6 +75,9 @@ class Server:
         self.inputs: list[Logged] = []
         self.outcomes: list[Logged] = []
         self._states: list[tuple[int, Envelope]] = []
+        self._next_segment = 0
+        # Where each run begins among the outcomes.
+        self._begun: dict[str, int] = {}
         # What is on disk: so many messages, and so far for each run and stream.
         self._counted, self._is_syncing = 0, False
         self._on_disk: dict[tuple[str, str], int] = {}
@@ -97,9 +106,10 @@ class Server:
         )
 
     def start_publisher(self) -> None:
-        """Fill the outbox from the log."""
+        """Fill the outbox from the log, as far back as it keeps runs."""
         self.outbox = Outbox()
-        for logged in self.outcomes:
+        begin = min([*self._begun.values()][-KEPT_RUNS:], default=0)
+        for logged in self.outcomes[begin:]:
             self._publish(logged)
 
     def kill(self, name: str) -> None:
@@ -121,7 +131,9 @@ class Server:
         """Take what has come through the socket, if somebody listens."""
         if self.protocol is None:
             return
-        self._rotate(self.protocol)
+        if len(self.inputs) >= self._next_segment:
+            self._next_segment = len(self.inputs) + SEGMENT
+            self._states.append((len(self.inputs), self.protocol.ledger.note()))
         now_ns = self.world.now_ns
         envelope = decode(frames)
         try:
@@ -130,18 +142,13 @@ class Server:
             self._send(peer, reject_from(envelope.record, error, now_ns))
             return
         self._carry_out(todo)
-        self._set_alarm()
+        if not isinstance(envelope.record, Heartbeat):  # which moves no deadline
+            self._set_alarm()
 
     def _carry_out(self, todo: list[do.Action]) -> None:
         now_ns = self.world.now_ns
         for action in todo:
             match action:
-                case do.Log(envelope):
-                    self._log(f"in/{envelope.record.stream}", envelope)
-                case do.Note(record):
-                    self._log("note", encode(record))
-                case do.Reply(peer, record):
-                    self._send(peer, record)
                 case do.Acknowledge(peer, run, stream, received, echo_ns):
                     ack = Ack(
                         run=run,
@@ -152,35 +159,35 @@ class Server:
                         durable=min(received, self._on_disk.get((run, stream), 0)),
                     )
                     self._send(peer, ack)
+                case do.Log(envelope):
+                    self._log(f"in/{envelope.record.stream}", envelope)
+                case do.Note(record):
+                    self._log("note", encode(record))
+                case do.Reply(peer, record):
+                    self._send(peer, record)
 
     def _log(self, topic: str, envelope: Envelope) -> None:
-        self.inputs.append(Logged(len(self.inputs), self.world.now_ns, topic, envelope))
-        for worker in (self.active, self.spare):
-            if worker is not None:
-                worker.behind.append(self.inputs[-1])
+        logged = Logged(len(self.inputs), self.world.now_ns, topic, envelope)
+        self.inputs.append(logged)
+        self.active.behind.append(logged)
+        if self.spare is not None:
+            self.spare.behind.append(logged)
         if not self._is_syncing:
             self._is_syncing = True
             self.world.after(SYNC_NS, self._sync)
-        self._work()
-
-    def _rotate(self, protocol: Protocol) -> None:
-        before = self._states[-1][0] if self._states else -SEGMENT
-        if len(self.inputs) - before >= SEGMENT:
-            self._states.append((len(self.inputs), protocol.ledger.note()))
-
-    def _work(self) -> None:
         self.active.answer(self)
         if self.spare is not None:
             self.spare.follow()
 
     def write(self, envelope: Envelope) -> None:
         """Put an outcome on record, and give it out if somebody does."""
-        self.outcomes.append(
-            Logged(len(self.outcomes), self.world.now_ns, "out", envelope)
-        )
+        logged = Logged(len(self.outcomes), self.world.now_ns, "out", envelope)
+        if isinstance(envelope.record, RunStart):
+            self._begun.setdefault(envelope.record.run, logged.order)
+        self.outcomes.append(logged)
         if self.spare is not None:
-            self.spare.answering.know(self.outcomes[-1])
-        self._publish(self.outcomes[-1])
+            self.spare.answering.know(logged)
+        self._publish(logged)
 
     def _publish(self, logged: Logged) -> None:
         if self.outbox is None:
@@ -210,7 +217,7 @@ class Server:
         inputs, outcomes = self._last_run(self.inputs), self._last_run(self.outcomes)
         for logged in self.outcomes[outcomes:]:
             worker.answering.know(logged)
-        worker.behind = list(self.inputs[inputs:])
+        worker.behind.extend(self.inputs[inputs:])
         worker.follow()
         return worker
 
@@ -268,7 +275,7 @@ class Worker:
 
     def __init__(self, answering: Answering) -> None:
         self.answering = answering
-        self.behind: list[Logged] = []
+        self.behind: deque[Logged] = deque()
 
     def follow(self) -> None:
         """Take what is settled, as a standby does."""
@@ -290,7 +297,7 @@ class Worker:
         self.answer(server)
 
     def _take(self) -> None:
-        logged = self.behind.pop(0)
+        logged = self.behind.popleft()
         if logged.topic == "note" or logged.topic.startswith("in/"):
             self.answering.take(logged)
 
@@ -302,7 +309,7 @@ class SimulatedLine(Line):
         # Nothing of a real line is made: every method is this class's own.
         self.address = "simulated"
         self._world, self._server, self._name = world, server, name
-        self._inbox: list[list[bytes]] = []
+        self._inbox: deque[list[bytes]] = deque()
         self._cut_until_ns = 0
         self._busy_until_ns = [0, 0]
         self._connection, self._number = 0, 0
@@ -333,38 +340,36 @@ class SimulatedLine(Line):
         """Let a message go its way; False where the connection is down."""
         if self._world.now_ns < self._cut_until_ns:
             return False
-        peer = self._peer
-        self._carry(0, lambda: self._server.receive(peer, envelope.frames))
+        self._carry(0, partial(self._server.receive, self._peer, envelope.frames))
         return True
 
     def arrive(self, frames: list[bytes]) -> None:
         """Let an answer go its way."""
         if self._world.now_ns >= self._cut_until_ns:
-            self._carry(1, lambda: self._inbox.append(frames))
+            self._carry(1, partial(self._inbox.append, frames))
 
     def _carry(self, way: int, deliver: Callable[[], None]) -> None:
-        delay_ns = self._world.dice.randrange(50_000, 3 * MS)
+        world = self._world
         # A stream: what is sent later does not arrive earlier.
-        at_ns = max(self._world.now_ns + delay_ns, self._busy_until_ns[way])
+        at_ns = world.now_ns + world.dice.randrange(50_000, 3 * MS)
+        at_ns = max(at_ns, self._busy_until_ns[way])
         self._busy_until_ns[way] = at_ns
-        connection = self._connection
+        world.at(at_ns, partial(self._reach, self._connection, deliver))
 
-        def arrive() -> None:
-            if connection == self._connection and not self._has_left:
-                deliver()
-
-        self._world.after(at_ns - self._world.now_ns, arrive)
+    def _reach(self, connection: int, deliver: Callable[[], None]) -> None:
+        if connection == self._connection and not self._has_left:
+            deliver()
 
     def poll(self, timeout_ms: int) -> bool:
         """Let time pass until an answer is there."""
         until_ns = self._world.now_ns + timeout_ms * MS
-        self._world.run_until(until_ns, lambda: bool(self._inbox))
+        self._world.run_until(until_ns, self._inbox)
         return bool(self._inbox)
 
     def answers(self) -> Iterator[Header]:
         """Read what has arrived."""
         while self._inbox:
-            yield decode(self._inbox.pop(0)).record
+            yield decode(self._inbox.popleft()).record
 
     def greet(
         self,
@@ -388,6 +393,6 @@ class SimulatedLine(Line):
         """Say goodbye."""
         if not self._has_left:
             self.transmit(encode(Goodbye()))
-        self._world.run_until(self._world.now_ns + 20 * MS, lambda: False)
+        self._world.run_until(self._world.now_ns + 20 * MS)
         self._has_left = True
         self._server.lines.pop(self._peer, None)

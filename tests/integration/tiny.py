@@ -17,6 +17,7 @@ from runtime.errors import TensorMismatchError
 
 SHAPE = (3, 4, 2)
 DELAY_S = 2.0
+CANDIDATES = (Candidate("stimulus", "label", 0.25),)
 
 
 class MeanDecoder:
@@ -54,12 +55,12 @@ class MeanDecoder:
         is_wanted: bool = True,
     ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
         self.used.append(volume_index)
-        self._mean = float(volume.mean())
+        self._mean = self._mean_of(volume)
         answer = Answer(
             "ANSWER",
             label=f"{self._mean:.0f}",
             confidence=0.5,
-            candidates=(Candidate("stimulus", "label", 0.25),),
+            candidates=CANDIDATES,
         )
         report = VolumeReport(
             volume_index, answer, {"mean": self._mean}, {"mean": 1000}
@@ -78,7 +79,12 @@ class MeanDecoder:
             for trial in list(self._trials.values())
         )
 
+    def _mean_of(self, volume: np.ndarray[Any, Any]) -> float:
+        return float(volume.mean())
+
     def _due(self, index: int) -> tuple[TrialReport, ...]:
+        if not self._trials:
+            return ()
         end_s = (index + 1) * self._run.tr_s
         due = [t for t in self._trials.values() if t.onset_s + DELAY_S <= end_s]
         answer = Answer("ANSWER", label=f"{self._mean:.0f}", confidence=0.75)
