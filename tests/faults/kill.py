@@ -140,7 +140,7 @@ def run(settings: Settings) -> Finding:
         served = (
             mean_worker(loads, kind="forgetful" if is_broken else "mean")
             if settings.tiny
-            else real_worker(loads, is_forgetful=is_broken)
+            else real_worker(loads, kind="forgetful-real" if is_broken else "real")
         )
         with ExitStack() as stack:
             server = stack.enter_context(serving(folder / "server", served))

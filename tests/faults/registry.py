@@ -21,6 +21,7 @@ MODULES: dict[str, str] = {
     "hostile": "tests.faults.hostile",
     "memory": "tests.faults.memory",
     "network": "tests.faults.network",
+    "replays": "tests.faults.replays",
 }
 
 

@@ -3,8 +3,12 @@
 It plays one run after another with a spool, so that killed at any instant its successor
 goes on. What it is about to hand to its sender, and what is about to leave, it writes
 down first: its log never knows less than the server can. PLAN is a JSON file.
+
+Where the plan asks for mishaps, some volumes come late, twice, in the wrong shape or
+never. Which ones follows from the plan, so that a successor has the same.
 """
 
+import random
 import sys
 import time
 import zlib
@@ -15,16 +19,21 @@ from unittest import mock
 
 import msgspec
 import numpy as np
+from msgspec import structs
 
 from bci_bridge import player
+from bci_bridge.header import LatePolicy, Pace
 from bci_bridge.line import Line
-from bci_bridge.messages import Volume
+from bci_bridge.messages import RunStart, Volume
 from bci_bridge.sender import Sender
 from bci_bridge.unfinished import held_run
 from bci_bridge.urgency import SERVER, become_urgent
 from bci_bridge.wire import Envelope
 from tests.faults.jsonlog import JsonLog
 from tests.integration.tiny import PlayedEvent
+
+MISHAPS = ("late", "twice", "gap", "missing", "shape")
+LATE_S = 0.05
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +56,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     speed: float | None = 50.0
     budget_s: float = 60.0
     """By default longer than any outage: what is not OK was lost."""
+    late: LatePolicy = "flag"
+    pace: Pace | None = None
+    """As announced; by default what the speed says."""
+    mishaps: float = 0.0
+    """Share of the volumes that meet one of `MISHAPS`."""
     event_every: int = 10
     pause_s: float = 0.0
     """Between two runs."""
@@ -95,8 +109,26 @@ class _TellingSender(Sender):
 
     log: JsonLog
     run: str
+    plan: Plan
 
     def volume(self, volume_index: int, volume: Any, acquired_ns: int) -> None:
+        mishap = _mishap(self.plan, self.run, volume_index)
+        if mishap == "gap":
+            return
+        if mishap == "missing":
+            self.missing(volume_index, "as planned")
+            return
+        if mishap == "late":
+            self.pump()
+            time.sleep(LATE_S)
+        if mishap == "shape":
+            volume = volume[:, :, :-1]
+        self._tell(volume_index, volume, acquired_ns)
+        super().volume(volume_index, volume, acquired_ns)
+        if mishap == "twice":
+            super().volume(volume_index, volume, acquired_ns)
+
+    def _tell(self, volume_index: int, volume: Any, acquired_ns: int) -> None:
         self.log.write(
             "volume",
             run=self.run,
@@ -105,12 +137,17 @@ class _TellingSender(Sender):
             at_ns=time.monotonic_ns(),
             acquired_ns=acquired_ns,
         )
-        super().volume(volume_index, volume, acquired_ns)
 
     def event(self, trial_id: str, *args: Any, **kwargs: Any) -> None:
         at_ns = time.monotonic_ns()
         self.log.write("event", run=self.run, trial_id=trial_id, at_ns=at_ns)
         super().event(trial_id, *args, **kwargs)
+
+
+def _mishap(plan: Plan, run: str, index: int) -> str:
+    """Say what happens to a volume; mostly nothing."""
+    dice = random.Random(f"{plan.seed} {run} {index}")
+    return dice.choice(MISHAPS) if dice.random() < plan.mishaps else ""
 
 
 def _telling_line(log: JsonLog) -> Any:
@@ -154,19 +191,24 @@ def main(file: str) -> None:
                 break
             run = RandomRun(plan, number)
             log.write("run", run=run.run_id, count=run.volume_count)
-            told = type("Told", (_TellingSender,), {"log": log, "run": run.run_id})
+            known = {"log": log, "run": run.run_id, "plan": plan}
+            told = type("Told", (_TellingSender,), known)
             with mock.patch.object(player, "Sender", told):
                 player.play(
                     run,
                     plan.address,
                     plan.speed,
-                    run_start=player.run_start_from(
-                        run, speed=plan.speed, budget_s=plan.budget_s
-                    ),
+                    run_start=_announced(run),
                     spool=None if plan.spool is None else Path(plan.spool),
                 )
             number += 1
             time.sleep(plan.pause_s)
+
+
+def _announced(run: RandomRun) -> RunStart:
+    plan = run.plan
+    start = player.run_start_from(run, speed=plan.speed, budget_s=plan.budget_s)
+    return structs.replace(start, late=plan.late, pace=plan.pace or start.pace)
 
 
 def _is_unfinished(plan: Plan) -> bool:

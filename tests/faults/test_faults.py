@@ -13,7 +13,7 @@ from tests.faults.table import table
 QUICK = {"recording-cut", "recording-flip"}
 """Below a second; all others are slow, whoever adds them."""
 
-PROCESSES = {"kill", "soak", "deadline", "hostile", "memory", "network"}
+PROCESSES = {"kill", "soak", "deadline", "hostile", "memory", "network", "replays"}
 """Those start whole servers. `make faults-short` runs their short forms, and every
 sabotage; the suite runs what its ten minutes allow."""
 
@@ -43,6 +43,7 @@ FOUND_BROKEN = {
     "hostile": "let_in",
     "memory": "peak_mib_publisher",
     "network": "lost",
+    "replays": "differences",
 }
 """Figure by which each sabotage is found."""
 

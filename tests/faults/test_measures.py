@@ -1,13 +1,16 @@
-"""Outages, slopes and misses are computed as they are defined."""
+"""Outages, slopes, misses and scripts are what they are defined to be."""
 
 import math
 import os
+from itertools import product
 
 import pytest
 
 from tests.faults.deadline import is_miss, is_unflagged
 from tests.faults.outage import Heard, Kill, outages_ms, percentile
+from tests.faults.replays import Verdict
 from tests.faults.resources import held_by, slope
+from tests.faults.rough_run import OTHERS, POLICIES, VOLUMES, Script
 from tests.faults.soak import Watched
 
 MS = 1_000_000
@@ -104,3 +107,41 @@ def test_a_miss_must_say_so(said, decided_ns, unflagged, miss):
 
     assert is_unflagged(line) is unflagged
     assert is_miss(line) is miss
+
+
+def test_a_script_follows_from_its_seed_and_number():
+    scripts = [Script.drawn(1, number) for number in range(40)]
+
+    assert scripts == [Script.drawn(1, number) for number in range(40)]
+    assert scripts != [Script.drawn(2, number) for number in range(40)]
+
+
+def test_scripts_leave_no_kind_of_recording_to_chance():
+    scripts = [Script.drawn(0, number) for number in range(100)]
+    whats = {(s.input_kind, what) for s in scripts for _, what in s.acts}
+    kinds = ("beta", "volume")
+
+    assert {(s.input_kind, s.late) for s in scripts} == {*product(kinds, POLICIES)}
+    assert {(s.input_kind, s.pace) for s in scripts} == {
+        *product(kinds, ("live", "catchup"))
+    }
+    assert whats == {*product(kinds, (*OTHERS, "server", "end"))}
+    assert all(script.acts[0][1] == "active worker" for script in scripts)
+    assert all(0 < at < VOLUMES for script in scripts for at, _ in script.acts)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "is_identical"),
+    [
+        ({}, True),
+        ({"differences": 1}, False),
+        ({"left_out": 1}, False),
+        ({"recorded": 10}, False),
+        ({"compared": 0, "recorded": 0}, False),
+        ({"troubles": ["RecordingError: torn"]}, False),
+    ],
+)
+def test_a_replay_is_identical_only_if_all_on_record_was_compared(flaw, is_identical):
+    verdict = Verdict(**({"compared": 9, "recorded": 9} | flaw))
+
+    assert verdict.is_identical is is_identical

@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import msgspec
@@ -23,10 +23,13 @@ from bci_bridge.answering import Answering
 from bci_bridge.parts import run_worker
 from bci_bridge.segment import Logged
 from bci_bridge.setup import Setup
+from bci_bridge.worker import Worker
 from tests.faults.jsonlog import JsonLog
 from tests.integration.tiny import SHAPE, MeanDecoder
 
 ROOT = Path(__file__).parents[2]
+Input = Literal["beta", "volume"]
+"""What a real model eats: the volume one answers every volume, the other trials."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +54,33 @@ def mean_worker(
     return Served(_command(kind, str(loads), sizes), shape)
 
 
-def real_worker(loads: Path, *, is_forgetful: bool = False) -> Served:
-    """A worker with the exported tiny model, one thread for each evaluation."""
+def artifacts(input_kind: Input = "beta") -> tuple[Path, Path]:
+    """Give bundle and gallery of the exported tiny model."""
     folder = _exported()
+    return folder / input_kind, folder / "gallery"
+
+
+def real_worker(
+    loads: Path, *, kind: str = "real", input_kind: Input = "beta"
+) -> Served:
+    """A worker with the exported tiny model, one thread for each evaluation.
+
+    Args:
+        loads: Log of how long opening the decoder took.
+        kind: ``real``, or broken on purpose: ``forgetful-real`` does not learn what is
+            answered, ``amnesiac-real`` does not learn from what is.
+        input_kind: What the model eats.
+    """
+    bundle, gallery = artifacts(input_kind)
     model = {
-        "bundle": str(folder / "bundle"),
-        "gallery": str(folder / "gallery"),
+        "bundle": str(bundle),
+        "gallery": str(gallery),
         "backend": "ort",
         "threads": 1,
         "abstain_below": 0.0,
         "trust": None,
     }
-    manifest = msgspec.json.decode((folder / "bundle" / "manifest.json").read_bytes())
-    kind = "forgetful-real" if is_forgetful else "real"
+    manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes())
     encoded = msgspec.json.encode(model).decode()
     return Served(
         _command(kind, str(loads), encoded), tuple(manifest["voxels"]["shape"])
@@ -76,7 +93,7 @@ def _command(kind: str, *arguments: str) -> tuple[str, ...]:
 
 def _exported() -> Path:
     digest = hashlib.sha256()
-    for place in ("runtime", "training", "export", "tests/models.py"):
+    for place in ("runtime", "training", "export", "tests/models.py", __file__):
         path = ROOT / place
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             digest.update(file.read_bytes())
@@ -96,6 +113,7 @@ def _export(folder: Path) -> None:
     import numpy as np
 
     from runtime.bundle import BackboneSpec
+    from runtime.estimator import VolumeEstimator
     from runtime.gallery import write_gallery
     from tests import models
 
@@ -105,7 +123,9 @@ def _export(folder: Path) -> None:
     # Latents that no picture can be made of, as the tiny model's cannot.
     backbone = BackboneSpec(name="synthetic", image_size=8, patch=4)
     with mock.patch.object(models, "BACKBONE", backbone):
-        models.export(model, made / "bundle")
+        models.export(model, made / "beta")
+        each_volume = models.random_model(estimator=VolumeEstimator(warming_volumes=5))
+        models.export(each_volume, made / "volume")
     items, rng = 20, np.random.default_rng(3)
     write_gallery(
         made / "gallery",
@@ -134,6 +154,16 @@ def _forgetful() -> Any:
         _forget(answering, logged)
 
     return mock.patch.object(Answering, "know", know)
+
+
+def _amnesiac() -> Any:
+    """A worker whose decoder does not learn from volumes that are answered."""
+
+    def follow(worker: Worker, answered: Any, action: object) -> list[Any]:
+        worker._last_volume = answered.volume_index
+        return []
+
+    return mock.patch.object(Worker, "_follow", follow)
 
 
 class _SlowDecoder(MeanDecoder):
@@ -180,15 +210,18 @@ def _be_real(kind: str, loads: str, *arguments: str) -> int:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(worker, "open_decoder", timed))
-        if kind == "forgetful-real":
-            stack.enter_context(_forgetful())
+        if kind in BROKEN:
+            stack.enter_context(BROKEN[kind]())
         return worker.main(list(arguments))
+
+
+BROKEN = {"forgetful-real": _forgetful, "amnesiac-real": _amnesiac}
 
 
 def main(kind: str, *arguments: str) -> int:
     if kind == "export":
         _export(Path(arguments[0]))
-    elif kind in ("real", "forgetful-real"):
+    elif kind == "real" or kind in BROKEN:
         return _be_real(kind, *arguments)
     else:
         _be_mean(kind, *arguments)
