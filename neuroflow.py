@@ -216,17 +216,22 @@ def replay(
 
 @app.command
 def verify_recording(
-    recording: tyro.conf.Positional[Path], /, *, json: bool = False
+    recording: tyro.conf.Positional[Path],
+    /,
+    *,
+    trust: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
+    json: bool = False,
 ) -> None:
-    """Hold a recording's segments against the chain of their hashes.
+    """Hold a recording against the chain of its hashes, and say who signed that.
 
     Args:
         recording: The folder that `serve --log` wrote.
+        trust: NAME.pub or a folder of them; one of these must have signed all of it.
         json: Print JSON.
     """
     from verbs.verify_recording import verify_recording
 
-    verify_recording(recording, as_json=json)
+    verify_recording(recording, trust=trust, as_json=json)
 
 
 @app.command

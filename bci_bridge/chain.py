@@ -55,6 +55,10 @@ class Chain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Number of the last segment; -1 before the first."""
         return self.links[-1].number if self.links else -1
 
+    def head_after(self, count: int) -> str:
+        """What the first so many segments follow from."""
+        return self.links[count - 1].chain if count else BEGIN
+
     def with_segment(self, segment: str, size: int, sha256: str) -> "Chain":
         """Add a link at the end."""
         chain = _hashed(self.head, segment, size, sha256)

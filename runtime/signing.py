@@ -33,6 +33,9 @@ SignerName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """32 bytes as lower-case hexadecimal digits."""
 
+SignatureText = Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
+"""64 bytes as lower-case hexadecimal digits."""
+
 
 class TrustedKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `NAME.pub` holds: by what a signature of this signer is known."""
@@ -73,7 +76,7 @@ class Signature(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     algorithm: Literal["ed25519"] = "ed25519"
     public_key: Key
-    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
+    signature: SignatureText
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +129,30 @@ def checked_pair(key: SigningKey, source: str) -> SigningKey:
 
 def sign(manifest: bytes, key: SigningKey) -> bytes:
     """Return the content of `manifest.sig` for these bytes of a manifest."""
-    secret = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key.secret_key))
-    signature = secret.sign(manifest).hex()
+    signature = signature_of(manifest, key)
     return encoded(Signature(public_key=key.public_key, signature=signature))
+
+
+def signature_of(data: bytes, key: SigningKey) -> str:
+    """Return the signature of some bytes as hexadecimal digits."""
+    secret = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key.secret_key))
+    return secret.sign(data).hex()
+
+
+def fits(data: bytes, public_key: str, signature: str) -> bool:
+    """Say whether a signature is that of these bytes by this key."""
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
+        key.verify(bytes.fromhex(signature), data)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def named(public_key: str, trust: Trust) -> Signer:
+    """Give whose key this is a name, where a trusted one is the same."""
+    names = [one.name for one in trust or () if one.public_key == public_key]
+    return Signer(public_key, names[0] if names else None)
 
 
 def signer_of(
@@ -174,18 +198,12 @@ def _fitting(
         raise BundleError(f"{error}. Copy the folder again.") from error
     # One spelling only, so that no two files are one signature.
     is_plain = encoded(found) == data
-    try:
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(found.public_key))
-        key.verify(bytes.fromhex(found.signature), manifest)
-    except (InvalidSignature, ValueError):
-        is_plain = False
-    if not is_plain:
+    if not (is_plain and fits(manifest, found.public_key, found.signature)):
         raise BundleError(
             f"{source}: expected a signature that fits the manifest, found another. "
             "Copy the folder again."
         )
-    names = [one.name for one in trust if one.public_key == found.public_key]
-    return Signer(found.public_key, names[0] if names else None)
+    return named(found.public_key, trust)
 
 
 def encoded(record: Struct) -> bytes:

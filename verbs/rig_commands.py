@@ -48,6 +48,10 @@ def serve(
     ready_file: Path | None = None,
     trust: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
     urgent: bool = True,
+    rehearse: Path | None = None,
+    speed: float | None = None,
+    rehearse_key: Path | None = None,
+    sign_recording: Path | None = None,
 ) -> None:
     """Decode what a scanner sends, and answer everyone who listens, until stopped.
 
@@ -65,6 +69,12 @@ def serve(
         ready_file: Written with the addresses in use once everything is ready.
         trust: NAME.pub or a folder of them; both must be signed by one of these.
         urgent: Run before all other programs, where the system allows it.
+        rehearse: Play this recording (a BIDS or Haxby folder) as the scanner, then end.
+        speed: Of the rehearsal; 1, real time, by default.
+        rehearse_key: The player's NAME.key, with --keys; its roles are scanner and
+            stimulus.
+        sign_recording: A signer's NAME.key (see `sign`), by which the log is signed
+            when the server ends.
     """
     from verbs.serve import serve_bundle
 
@@ -82,6 +92,10 @@ def serve(
         ready_file=ready_file,
         trust=trust,
         is_urgent=urgent,
+        rehearse=rehearse,
+        speed=speed,
+        rehearse_key=rehearse_key,
+        sign_recording=sign_recording,
     )
 
 

@@ -1,8 +1,11 @@
 """`neuroflow serve`: the live system, until it is told to stop."""
 
+import contextlib
+import functools
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,6 +21,8 @@ from bci_bridge.supervisor import serve_supervised
 from runtime.errors import ArtifactError, UsageError
 from runtime.signing import Trust
 from runtime.signing_keys import folder_signer, read_trust
+from verbs.rehearse import Rehearsal, rehearsal_of
+from verbs.sign_recording import sign_at_end, signer_at_start
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,16 +52,22 @@ def serve_bundle(
     ready_file: Path | None,
     trust: tuple[Path, ...],
     is_urgent: bool = True,
+    rehearse: Path | None = None,
+    speed: float | None = None,
+    rehearse_key: Path | None = None,
+    sign_recording: Path | None = None,
 ) -> None:
-    """Open everything, then serve until SIGTERM or SIGINT.
+    """Open everything, then serve until SIGTERM or SIGINT, or a rehearsal's end.
 
     Raises:
         BundleError: The bundle or gallery is not what its manifest lists, or is not
             signed by a key that is trusted.
-        BackendError: The engine or a port cannot be had.
+        BackendError: The engine or a port cannot be had, or the rehearsal failed.
         UsageError: Fewer than one thread, a confidence outside 0 to 1, an address
-            that is not allowed, or too little room for the recording.
+            that is not allowed, too little room for the recording, or flags of a
+            rehearsal that do not fit.
         ArtifactError: A key file is missing, damaged or open to others.
+        RecordingError: The recording cannot be signed.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads: expected at least 1, found {threads}")
@@ -71,6 +82,8 @@ def serve_bundle(
             print(f"neuroflow: health at {endpoints.health}", file=sys.stderr)
         if ready_file is not None:
             _write_whole(ready_file, msgspec.json.encode(endpoints))
+        if rehearsal is not None:
+            rehearsal.begin(endpoints.address)
 
     def trouble(line: str) -> None:
         print(f"neuroflow: {line}", file=sys.stderr, flush=True)
@@ -93,6 +106,10 @@ def serve_bundle(
     if keys is not None:
         read_key_pair(keys / f"{SERVER}.key")
         read_allow_list(keys)
+    rehearsal = rehearsal_of(
+        rehearse, speed=speed, key=rehearse_key, keys=keys, on_line=trouble
+    )
+    vouching = signer_at_start(sign_recording, log)
     trusted = read_trust(trust) if trust else None
     for folder in (bundle, gallery):
         if signer := folder_signer(folder, trusted):
@@ -107,14 +124,26 @@ def serve_bundle(
         trust=trusted,
     )
     worker = [sys.executable, "-m", "verbs.worker", msgspec.json.encode(model).decode()]
-    with stop_on_signals() as stop:
-        report = serve_supervised(config, worker, stop, ready, on_trouble=trouble)
+    with contextlib.ExitStack() as stack:
+        is_told = is_over = stack.enter_context(stop_on_signals())
+        if rehearsal is not None:
+            stack.callback(rehearsal.close)
+            is_over = functools.partial(_is_over, rehearsal, is_told)
+        report = serve_supervised(config, worker, is_over, ready, on_trouble=trouble)
     outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(report.outcomes.items()))
     print(
         f"neuroflow: {report.runs} runs, {outcomes or 'no outcomes'}, "
         f"{sum(report.rejected.values())} messages refused, log {report.recording}",
         file=sys.stderr,
     )
+    if sign_recording is not None and log is not None and vouching is not None:
+        trouble(sign_at_end(sign_recording, log, vouching))
+    if rehearsal is not None:
+        rehearsal.require_success(report.outcomes)
+
+
+def _is_over(rehearsal: Rehearsal, is_told: Callable[[], bool]) -> bool:
+    return rehearsal.is_over(is_told=is_told())
 
 
 def _allow_many_connections() -> None:

@@ -179,7 +179,8 @@ def test_a_recording_that_was_changed_consistently_is_found_by_its_chain(
         "".join(
             f"{name}: 1 segments as chained, head {heads[name]['head']}\n"
             for name in ("inputs", "outcomes")
-        ),
+        )
+        + "signature: none\n",
         "",
     )
     found = f"outcomes: {name}: expected "
