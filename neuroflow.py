@@ -103,6 +103,23 @@ def train(
 
 
 @app.command
+def import_checkpoint(
+    *, neurovae: Path, xfm: Path, subject: Literal[1, 2, 5, 7], out: Path
+) -> None:
+    """Turn the authors' released files into the checkpoints OUT/vae and OUT/flow.
+
+    Args:
+        neurovae: Their last.pth.
+        xfm: Their last.pt; its averaged weights are taken.
+        subject: Whose models they are, by NSD's number.
+        out: The folder to write; must not exist, or be empty.
+    """
+    from verbs.import_checkpoint import import_checkpoint as write
+
+    write(neurovae, xfm, subject, out)
+
+
+@app.command
 def export(
     *,
     vae: Path,

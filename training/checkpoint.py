@@ -33,6 +33,17 @@ _PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".bin")
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The released file that imported weights are from; see `training.released`."""
+
+    file: str
+    """Its name, without the folder."""
+    field: str
+    """Which of the state dicts in it."""
+    sha256: str
+    """Of the whole file."""
+
+
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What ``config.json`` says about the weights beside it."""
 
@@ -45,11 +56,13 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seed: int
     """Seed of the run."""
     step: int
-    """Optimiser steps taken."""
+    """Optimiser steps taken; 0 where an imported file does not say."""
     versions: dict[str, str]
     """Versions of what wrote the weights, by library."""
     vae_fingerprint: str | None = None
     """For a flow, the checkpoint whose encoder gave it z_n."""
+    imported: Origin | None = None
+    """Where the weights came from, unless they were trained here."""
     fingerprint: str
     """sha256 over the weights' bytes followed by the canonical configuration."""
 
@@ -72,6 +85,7 @@ def save_checkpoint(
     seed: int,
     step: int,
     vae_fingerprint: str | None = None,
+    imported: Origin | None = None,
 ) -> Checkpoint:
     """Write a checkpoint, each file complete or not at all.
 
@@ -83,9 +97,13 @@ def save_checkpoint(
         seed: Seed of the run.
         step: Optimiser steps taken.
         vae_fingerprint: For a flow, the fingerprint of its VAE.
+        imported: The released file that the weights are from, if they are.
 
     Returns:
         What was written to ``config.json``.
+
+    Raises:
+        CheckpointError: The weights cannot be written, on a full disk for example.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Without its manifest a half-replaced checkpoint is missing, not inconsistent.
@@ -98,6 +116,7 @@ def save_checkpoint(
         step=step,
         versions=library_versions(),
         vae_fingerprint=vae_fingerprint,
+        imported=imported,
         fingerprint=_fingerprint(folder / WEIGHTS, config),
     )
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
@@ -214,10 +233,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, complete or not at all."""
+    """Write a safetensors file, complete or not at all.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
     whole = {name: value.detach().contiguous() for name, value in tensors.items()}
     partial = path.with_name(path.name + ".part")
-    save_file(whole, partial)
+    try:
+        save_file(whole, partial)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: expected to write it, found {error}") from error
     _commit(partial, path)
 
 
