@@ -8,6 +8,8 @@ all three agree on which acquisition is missing and which trial is known.
 The instant of a message is that at which it was read, which is its instant in the log.
 """
 
+import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -45,6 +47,15 @@ TRANSITIONS: Final[dict[tuple[State, type[Header]], State]] = {
 """What a run may go through. HELLO and HEARTBEAT are allowed in every state."""
 
 
+MOST_FORMER: Final = 4096
+"""Earlier runs whose names are not given again; many years of a rig's."""
+
+
+def _mark(run_id: str) -> bytes:
+    """Stand for a run's name, in few bytes: each segment of the log begins with all."""
+    return hashlib.blake2b(run_id.encode(), digest_size=8).digest()
+
+
 class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
     """All that a ledger knows, as a log's segments begin with it."""
 
@@ -57,6 +68,8 @@ class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
     """Per stream, the CRC of each message as little-endian u32."""
     users: dict[str, str] = {}
     acquisitions: AcquisitionsState | None = None
+    former: bytes = b""
+    """The runs before, as `_mark` writes them, one after the other."""
 
 
 _DECODER = msgspec.msgpack.Decoder(LedgerState)
@@ -86,11 +99,16 @@ class Ledger:
     def __init__(self) -> None:
         self.state: State = "IDLE"
         self.run: Run | None = None
+        self._former: OrderedDict[bytes, None] = OrderedDict()
 
     @property
     def run_id(self) -> str:
         """The current or last run; empty before the first."""
         return "" if self.run is None else self.run.start.run
+
+    def has_had(self, run_id: str) -> bool:
+        """Say whether a run of this name is on record: the current one, or earlier."""
+        return run_id == self.run_id or _mark(run_id) in self._former
 
     @property
     def next_index(self) -> int:
@@ -136,6 +154,10 @@ class Ledger:
         if isinstance(record, DecisionNote):
             return self._decided(record)
         if isinstance(record, RunStart):
+            if self.run is not None:
+                self._former[_mark(self.run_id)] = None
+            if len(self._former) > MOST_FORMER:
+                self._former.popitem(last=False)
             self.run = Run(record, segment, Acquisitions(record))
             self.state = "RUNNING"
         run = self.run
@@ -181,6 +203,7 @@ class Ledger:
                 },
                 users=run.users,
                 acquisitions=run.acquisitions.state(),
+                former=b"".join(self._former),
             )
         note = StateNote(run=self.run_id, stream="server")
         return encode(note, msgspec.msgpack.encode(known))
@@ -206,6 +229,9 @@ class Ledger:
                 "Begin a new recording with this server."
             )
         ledger.state = known.state
+        size = len(_mark(""))
+        for at in range(0, len(known.former), size):
+            ledger._former[known.former[at : at + size]] = None
         if known.start is not None and known.acquisitions is not None:
             ledger.run = Run(
                 known.start,

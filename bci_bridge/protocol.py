@@ -358,7 +358,7 @@ class Protocol:
             raise PeerError("WRONG_RUN", "expected a name, found none")
         if start.sequence != 0:
             raise PeerError("SEQUENCE_JUMP", f"expected 0, found {start.sequence}")
-        if run is not None and start.run == run.start.run:
+        if self._ledger.has_had(start.run):
             raise PeerError("WRONG_RUN", f"{start.run!r} has been; name the run anew")
         if self.state == "RUNNING" and run is not None:
             if self._has_scanner(now_ns):

@@ -20,12 +20,15 @@ class Held:
 def held_run(folder: Path) -> Held | None:
     """Say which run a spool holds, or held last; None where there is none.
 
+    That may be one of which nothing is sent yet: its sender died while it looked for
+    the server, and the run before it is at the server as a whole.
+
     Raises:
         UsageError: If it cannot be used, or a sender has it.
     """
     spool = Spool(folder)
     try:
-        if spool.held is None or spool.next == 0:
+        if spool.held is None:
             return None
         return Held(spool.held.start.run, spool.held.is_finished)
     finally:

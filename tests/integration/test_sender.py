@@ -270,6 +270,20 @@ def test_the_next_run_uses_the_spool_of_the_last(tmp_path):
     assert [record.run for record in server.log] == ["run-1"] * 5 + ["run-2"] * 5
 
 
+def test_who_dies_before_it_found_the_server_is_followed_by_the_same_run(tmp_path):
+    with restarting() as server:
+        with Sender(server.address, _run("run-1"), spool=tmp_path) as sender:
+            _send(sender, range(3))
+        with pytest.raises(BackendError):
+            Sender("tcp://127.0.0.1:9", _run("run-2"), spool=tmp_path, timeout_s=0.05)
+        found = held_run(tmp_path)
+        with Sender(server.address, _run("run-2"), spool=tmp_path) as sender:
+            _send(sender, range(3))
+
+    assert found == Held("run-2", is_finished=False)
+    assert [record.run for record in server.log] == ["run-1"] * 5 + ["run-2"] * 5
+
+
 def test_another_run_must_wait_until_the_one_in_the_spool_is_finished(tmp_path):
     with restarting() as server:
         crash(Sender(server.address, _run("run-1"), spool=tmp_path))

@@ -4,6 +4,7 @@ from msgspec import structs
 
 from bci_bridge import actions as do
 from bci_bridge.keyring import Device, z85_from_bytes
+from bci_bridge.ledger import MOST_FORMER, Ledger
 from bci_bridge.messages import (
     Event,
     Goodbye,
@@ -399,3 +400,36 @@ def test_a_stop_ends_the_run_as_aborted():
     assert note.record.what == "SERVER_STOPPED"
     assert (end.record.count, end.record.aborted) == (1, True)
     assert rig.protocol.stop() == []
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_the_name_of_an_earlier_run_is_not_given_again(is_restarted):
+    rig = Rig()
+    rig.hello()
+    for name in ("run-1", "run-2", "run-3"):
+        header = {"run": name, "stream": "scanner"}
+        rig.give(SCANNER, rig.start, **header)
+        rig.give(SCANNER, RunEnd(count=0), sequence=1, **header)
+    if is_restarted:
+        known = Ledger.from_note(rig.protocol.ledger.note())
+        rig.protocol = Protocol(ledger=known, now_ns=rig.now)
+        rig.hello()
+
+    for name in ("run-1", "run-2"):
+        with pytest.raises(PeerError, match=f"WRONG_RUN.*'{name}' has been"):
+            rig.give(SCANNER, structs.replace(rig.start, tr_s=2.0), run=name,
+                     stream="scanner")  # fmt: skip
+    assert rig.protocol.run_id == "run-3"
+    assert rig.give(SCANNER, rig.start, run="run-4", stream="scanner")
+
+
+def test_names_of_earlier_runs_take_bounded_room():
+    ledger = Ledger()
+    for number in range(MOST_FORMER + 10):
+        start = RunStart(run=f"run-{number}", stream="s", shape=SHAPE, tr_s=1,
+                         expected_volumes=1, budget_s=1)  # fmt: skip
+        ledger.fold(encode(start), 0)
+
+    assert len(ledger.note().payload) < 8 * MOST_FORMER + 1000
+    assert not ledger.has_had("run-0")
+    assert ledger.has_had(f"run-{MOST_FORMER}")
