@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from verbs.prepare_commands import prepare_bids, prepare_nsd
 from verbs.rig_commands import doctor, keys, play, serve, sign, watch
 
 app = tyro.extras.SubcommandApp()
@@ -60,13 +61,18 @@ def simulate(
     simulate_participant(out, seed=seed, tiny=tiny, residuals=residuals)
 
 
+app.command(prepare_bids)
+app.command(prepare_nsd)
+
+
 @app.command
 def train(
     stage: tyro.conf.Positional[Stage],
     /,
     *,
-    recording: Path,
     out: Path,
+    recording: Path | None = None,
+    trials: Path | None = None,
     vae: Path | None = None,
     preset: str = "demo",
     config: Path | None = None,
@@ -78,8 +84,9 @@ def train(
 
     Args:
         stage: Which of the two.
-        recording: A BIDS folder with events, mask and pictures.
         out: Folder of the checkpoint; an interrupted run goes on from there.
+        recording: A BIDS folder with events, mask and pictures.
+        trials: Prepared trials instead (see prepare-nsd and prepare-bids).
         vae: The checkpoint of stage 1; needed for `flow`.
         preset: Named configuration.
         config: A configuration as JSON instead of a preset (see --dry-run).
@@ -91,8 +98,9 @@ def train(
 
     train_stage(
         stage,
-        recording,
         out,
+        recording=recording,
+        trials=trials,
         vae=vae,
         preset=preset,
         config_file=config,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from runtime.errors import ConfigError
 from training.neurovae import NeuroVAE
 from training.ridge import fit_ridge
 from training.trials import TrialSet
@@ -19,6 +20,9 @@ from training.trials import TrialSet
 PENALTY_PER_TRIAL = 2.5
 """Ridge penalty over the number of trials: what cross-validation chooses on simulated
 participants (1,000 to 10,000 for 1,200 trials); only the directions depend on it."""
+
+TARGETS_LIMIT_BYTES = 2**33
+"""Closed form means all targets at once; one NSD subject's would be 86 GiB."""
 
 
 def ridge_directions(
@@ -33,8 +37,17 @@ def ridge_directions(
     Args:
         trials: Training trials.
         count: How many; fewer come back where ridge has fewer.
+
+    Raises:
+        ConfigError: The targets are too large to be solved for at once.
     """
-    targets = trials.latents.reshape(len(trials.latents), -1)[trials.image]
+    size = 8 * len(trials) * int(np.prod(trials.latents.shape[1:]))
+    if size > TARGETS_LIMIT_BYTES:
+        raise ConfigError(
+            "vae_training.first_layer: expected random, because the targets of ridge "
+            f"would be {size / 2**30:.0f} GiB in memory, found ridge"
+        )
+    targets = trials.z_v(np.arange(len(trials))).reshape(len(trials), -1)
     ridge = fit_ridge(trials.voxels, targets, PENALTY_PER_TRIAL * len(trials))
     left, singular, _ = np.linalg.svd(ridge.weights, full_matrices=False)
     directions = (left * singular)[:, :count].T

@@ -1,20 +1,24 @@
 """The trials that a model learns from: voxels, and which image was on the screen.
 
 Latents are kept once per image and shared by its trials through an index, so that
-repeats cost no memory; every array may be a read-only memory map.
+repeats cost no memory. Every array may be a read-only memory map of tens of gigabytes
+(`training.data`): rows are read when a batch asks for them, cast and centred there, and
+let go of again.
 """
 
 import hashlib
+import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64, Shaped
 
 from runtime.errors import ConfigError, TensorMismatchError
 from training.config import ModelConfig
 
-_ROWS = 1024
-"""Rows that are checked at a time, so that a memory map is never read in whole."""
+_BLOCK_BYTES = 2**24
+"""Read at a time, so that a memory map never lies in memory as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +34,28 @@ class TrialSet:
     """One row per trial, normalised as at the scanner."""
     image: Int64[np.ndarray, " trials"]
     """The row of `latents` that belongs to each trial."""
-    latents: Float32[np.ndarray, "images tokens width"]
-    """z_v, one per image."""
+    latents: Float[np.ndarray, "images tokens width"]
+    """z_v, one per image; float32, or float16 that each batch casts to float32."""
+    centre: Float32[np.ndarray, "tokens width"] | None = None
+    """Subtracted from z_v when it is read; see `centred`."""
+    stored_mean: Float32[np.ndarray, "tokens width"] | None = None
+    """What `latent_mean` gives, where whoever wrote the arrays has computed it."""
+    is_checked: bool = False
+    """Whether every value is known to be finite, so that nothing is read to see it."""
 
     def __post_init__(self) -> None:
-        """Check the three arrays against each other."""
-        for field, dtype, axes in (
-            ("voxels", np.float32, 2),
-            ("image", np.int64, 1),
-            ("latents", np.float32, 3),
+        """Check the arrays against each other."""
+        for field, dtypes, axes in (
+            ("voxels", (np.float32,), 2),
+            ("image", (np.int64,), 1),
+            ("latents", (np.float32, np.float16), 3),
         ):
             array = getattr(self, field)
-            if array.dtype != dtype or array.ndim != axes:
+            if array.dtype not in dtypes or array.ndim != axes:
+                wanted = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
                 raise TensorMismatchError(
                     f"trials.{field}",
-                    expected=f"{np.dtype(dtype)} with {axes} axes",
+                    expected=f"{wanted} with {axes} axes",
                     found=f"{array.dtype} with shape {array.shape}",
                 )
         if len(self.voxels) == 0:
@@ -58,8 +69,17 @@ class TrialSet:
                 found=f"{len(self.image)}",
             )
         self._check_indices()
-        _check_finite("trials.voxels", self.voxels)
-        _check_finite("trials.latents", self.latents)
+        for field in ("centre", "stored_mean"):
+            mean = getattr(self, field)
+            if mean is not None and mean.shape != self.latents.shape[1:]:
+                raise TensorMismatchError(
+                    f"trials.{field}",
+                    expected=f"shape {self.latents.shape[1:]} as a row of latents",
+                    found=f"{mean.shape}",
+                )
+        if not self.is_checked:
+            check_finite("trials.voxels", self.voxels)
+            check_finite("trials.latents", self.latents)
 
     def _check_indices(self) -> None:
         images = len(self.latents)
@@ -77,13 +97,36 @@ class TrialSet:
         return len(self.voxels)
 
     def latent_mean(self) -> Float32[np.ndarray, "tokens width"]:
-        """Return the mean of z_v over the images of these trials, each counted once."""
-        shown = self.latents[np.unique(self.image)]
-        return np.asarray(shown.mean(axis=0, dtype=np.float64), dtype=np.float32)
+        """Return the mean of z_v over the images of these trials, each counted once.
+
+        Of the latents as they are stored, whatever is subtracted when they are read.
+        """
+        if self.stored_mean is not None:
+            return self.stored_mean
+        return mean_of_rows(self.latents, np.unique(self.image))
 
     def centred(self) -> "TrialSet":
-        """Return the same trials with `latent_mean` subtracted from z_v."""
-        return replace(self, latents=self.latents - self.latent_mean())
+        """Return the same trials with `latent_mean` subtracted whenever z_v is read."""
+        return replace(self, centre=self.latent_mean())
+
+    def voxel_rows(
+        self, chosen: Int64[np.ndarray, " batch"]
+    ) -> Float32[np.ndarray, "batch voxels"]:
+        """Return the voxels of some trials, copied."""
+        return take_rows(self.voxels, chosen)
+
+    def stored_z_v(
+        self, chosen: Int64[np.ndarray, " batch"]
+    ) -> Float[np.ndarray, "batch tokens width"]:
+        """Return z_v of some trials as it is stored: perhaps float16, not centred."""
+        return take_rows(self.latents, self.image[chosen])
+
+    def z_v(
+        self, chosen: Int64[np.ndarray, " batch"]
+    ) -> Float32[np.ndarray, "batch tokens width"]:
+        """Return z_v of some trials, cast and centred."""
+        rows = self.stored_z_v(chosen).astype(np.float32, copy=False)
+        return rows if self.centre is None else rows - self.centre
 
     def check_fits(self, config: ModelConfig) -> None:
         """Compare the shapes with a model's.
@@ -117,6 +160,7 @@ class TrialSet:
         for array in (self.voxels, self.latents):
             rows = np.linspace(0, len(array) - 1, 16).astype(int)
             digest.update(np.ascontiguousarray(array[rows]).tobytes())
+            let_go(array)
         return digest.hexdigest()
 
 
@@ -161,12 +205,83 @@ class BatchOrder:
         return order[i * self.batch : (i + 1) * self.batch]
 
 
-def _check_finite(name: str, array: np.ndarray) -> None:
-    for first in range(0, len(array), _ROWS):
-        bad = np.argwhere(~np.isfinite(array[first : first + _ROWS]))
+def blocks(array: Shaped[np.ndarray, "rows ..."]) -> Iterator[slice]:
+    """Return slices of rows that cover an array, each of a few megabytes."""
+    row_bytes = max(array[:1].nbytes, 1)
+    step = max(_BLOCK_BYTES // row_bytes, 1)
+    for first in range(0, len(array), step):
+        yield slice(first, min(first + step, len(array)))
+
+
+def take_rows(
+    array: Shaped[np.ndarray, "rows ..."], rows: Int64[np.ndarray, " chosen"]
+) -> Shaped[np.ndarray, "chosen ..."]:
+    """Return a copy of some rows, and leave nothing of a memory map in this process.
+
+    All rows are asked for before the first is waited for: from a disk that is several
+    times as fast as one after the other.
+    """
+    mapped = _mapped(array)
+    if mapped is not None and hasattr(mmap, "MADV_WILLNEED"):
+        start = _address(array) - _address(np.frombuffer(mapped, dtype=np.uint8))
+        size = array.strides[0]
+        for row in np.unique(rows):
+            first = start + int(row) * size
+            page = first - first % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, page, first + size - page)
+    taken = np.asarray(array[rows])
+    let_go(array)
+    return taken
+
+
+def let_go(array: Shaped[np.ndarray, "..."]) -> None:
+    """Take what was read of a read-only memory map out of this process' memory.
+
+    The kernel keeps the pages as long as it has room; without this, a process that has
+    seen a whole epoch would hold the whole file. Other arrays are left alone.
+    """
+    mapped = _mapped(array)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(array: Shaped[np.ndarray, "..."]) -> mmap.mmap | None:
+    """Return the map under an array, where it is read-only and so may be dropped."""
+    if not isinstance(array, np.memmap) or array.mode != "r":
+        return None
+    mapped = getattr(array, "_mmap", None)
+    return mapped if isinstance(mapped, mmap.mmap) else None
+
+
+def _address(array: Shaped[np.ndarray, "..."]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def mean_of_rows(
+    array: Float[np.ndarray, "rows tokens width"], rows: Int64[np.ndarray, " chosen"]
+) -> Float32[np.ndarray, "tokens width"]:
+    """Return the mean of some rows, summed in float64, a few megabytes at a time."""
+    total = np.zeros(array.shape[1:])
+    step = max(_BLOCK_BYTES // max(array[:1].nbytes, 1), 1)
+    for first in range(0, len(rows), step):
+        total += array[rows[first : first + step]].sum(axis=0, dtype=np.float64)
+        let_go(array)
+    return np.asarray(total / len(rows), dtype=np.float32)
+
+
+def check_finite(name: str, array: Shaped[np.ndarray, "rows ..."]) -> None:
+    """Refuse an array with NaN or infinities, reading it block by block.
+
+    Raises:
+        TensorMismatchError: It names the first such value's place.
+    """
+    for block in blocks(array):
+        bad = np.argwhere(~np.isfinite(array[block]))
         if bad.size:
             row, *rest = (int(i) for i in bad[0])
-            at = ", ".join(map(str, (first + row, *rest)))
+            at = ", ".join(map(str, (block.start + row, *rest)))
             raise TensorMismatchError(
                 name, expected="finite values", found=f"another at [{at}]"
             )
+        let_go(array)

@@ -1,4 +1,4 @@
-"""`neuroflow train`: one stage from a recording to a checkpoint."""
+"""`neuroflow train`: one stage from a recording or prepared trials to a checkpoint."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
 from runtime.recording import open_recording
 from training.config import ModelConfig, config_from_json, config_from_preset
+from training.data.store import PreparedTrials, open_trials
 from training.dataset import Dataset, open_dataset
 from training.fit import fit_flow, fit_neurovae
 from training.stimuli import open_stimuli
@@ -20,9 +21,10 @@ ESTIMATOR = "estimator.json"
 
 def train_stage(
     stage: str,
-    recording: Path,
     out: Path,
     *,
+    recording: Path | None,
+    trials: Path | None,
     vae: Path | None,
     preset: str,
     config_file: Path | None,
@@ -33,36 +35,63 @@ def train_stage(
     """Train one stage, or print what would be trained."""
     if stage == "flow" and vae is None:
         raise UsageError("train flow: expected --vae with stage 1, found none")
-    config = resolved_config(recording, preset, config_file)
+    if (recording is None) == (trials is None):
+        raise UsageError(
+            f"train {stage}: expected either --recording or --trials, "
+            f"found {'neither' if recording is None else 'both'}"
+        )
+    if trials is not None and estimator_file is not None:
+        raise UsageError(
+            "--estimator: expected with --recording alone, found it with --trials, "
+            "whose betas are estimated already"
+        )
+    prepared = None if trials is None else open_trials(trials)
+    config = resolved_config(recording, prepared, preset, config_file)
     if dry_run:
         print(msgspec.json.format(msgspec.json.encode(config), indent=2).decode())
         return
     if vae is not None and not vae.is_dir():
         raise CheckpointError(f"{vae}: expected a checkpoint of stage 1, found none")
-    estimator = read_estimator(estimator_file or (vae / ESTIMATOR if vae else None))
     with screen() as shown:
-        dataset = read_dataset(recording, estimator, config, shown)
-        trials = dataset.split("train")
+        if prepared is not None:
+            learned, estimator = prepared.split("train"), prepared.manifest.estimator
+        else:
+            estimator = read_estimator(
+                estimator_file or (vae / ESTIMATOR if vae else None)
+            )
+            # Said above: without prepared trials there is a recording.
+            folder = recording or Path()
+            learned = read_dataset(folder, estimator, config, shown).split("train")
         out.mkdir(parents=True, exist_ok=True)
-        (out / ESTIMATOR).write_bytes(msgspec.json.encode(estimator))
+        # Betas that a server could not have estimated leave nothing to serve with.
+        if estimator is not None:
+            (out / ESTIMATOR).write_bytes(msgspec.json.encode(estimator))
         if vae is None or stage == "vae":
             shown.stage("stage 1: NeuroVAE")
-            fit_neurovae(config, trials, out, resume=resume, on_step=shown.training)
+            fit_neurovae(config, learned, out, resume=resume, on_step=shown.training)
         else:
             shown.stage("stage 2: the flow")
-            fit_flow(config, trials, vae, out, resume=resume, on_step=shown.training)
+            fit_flow(config, learned, vae, out, resume=resume, on_step=shown.training)
     print(out)
 
 
-def resolved_config(recording: Path, preset: str, file: Path | None) -> ModelConfig:
-    """Return the configuration for a recording's number of voxels.
+def resolved_config(
+    recording: Path | None,
+    prepared: PreparedTrials | None,
+    preset: str,
+    file: Path | None,
+) -> ModelConfig:
+    """Return the configuration for a number of voxels: a recording's or the trials'.
 
     Raises:
         ConfigError: Unknown preset or key, or an impossible value.
         RecordingError: The recording is missing or damaged.
     """
     if file is None:
-        voxels = open_recording(recording).mask.voxels
+        if prepared is not None:
+            voxels = prepared.manifest.voxels
+        else:
+            voxels = open_recording(recording or Path()).mask.voxels
         return config_from_preset(preset, voxels=voxels)
     try:
         return config_from_json(file.read_bytes())

@@ -265,8 +265,10 @@ def test_centred_trials_have_latents_of_mean_zero_over_the_images_that_were_show
 
     centred = given.centred()
 
-    np.testing.assert_allclose(centred.latents[:8].mean(axis=0), 0, atol=1e-6)
+    shown = centred.z_v(np.arange(8))
+    np.testing.assert_allclose(shown.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(
-        centred.latents + given.latent_mean(), given.latents, atol=1e-5
+        shown + given.latent_mean(), given.latents[:8], atol=1e-5
     )
     assert centred.voxels is given.voxels
+    assert centred.latents is given.latents

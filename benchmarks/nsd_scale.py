@@ -1,0 +1,380 @@
+"""Data at the scale of the Natural Scenes Dataset: memory and samples per second.
+
+    python benchmarks/nsd_scale.py --scratch DIR --out docs/nsd_scale.json
+
+Writes files of the true shapes, types, chunks and counts for one participant into DIR
+(about 7 GB for four sessions, removed at the end), prepares them, and iterates over an
+epoch; each measurement is a process of its own. What is generated is not the dataset:
+betas are noise in an ellipsoid as large as a liberal brain mask and zero elsewhere,
+pictures are all black, and the backbone gives cheap numbers of the true shape. Then a
+folder with the shapes of all 40 sessions is made of sparse files, to see that nothing
+grows with its size.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel as nib
+import numpy as np
+import torch
+from scipy.io import savemat
+
+from training.data.files import describe
+from training.data.manifest import Split, TrialsManifest, VisualSource
+from training.data.nsd import open_nsd, prepare_nsd
+from training.data.nsd_latents import latents_of_backbone
+from training.data.store import encode_manifest, open_trials
+from training.fit import latent_batch
+from training.trials import TrialSet, epoch_order, let_go
+
+SHAPE, VOXELS, PER_SESSION = (81, 104, 83), 15_724, 750
+TOKENS, WIDTH = 256, 1664
+TRIALS, TRAIN, IMAGES = 30_000, 27_000, 10_000
+BATCH = 64
+NAIVE_TRIALS = 1_200
+BETAS = "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR"
+ROI = "nsddata/ppdata/subj01/func1pt8mm/roi/nsdgeneral.nii.gz"
+STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
+
+
+class CheapBackbone:
+    """Numbers of the true shape, another block for each picture, in no time."""
+
+    source = VisualSource(name="generated", detail="shifted noise")
+    shape = (TOKENS, WIDTH)
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self._noise = 0.16 + 1.1 * rng.standard_normal(self.shape, dtype=np.float32)
+        self._seen = 0
+
+    def latents(self, pictures: np.ndarray) -> np.ndarray:
+        """Return a block for each picture."""
+        first, self._seen = self._seen, self._seen + len(pictures)
+        rows = range(first, self._seen)
+        return np.stack([np.roll(self._noise, row, axis=1) for row in rows])
+
+
+def generate(root: Path, sessions: int) -> dict[str, Any]:
+    """Write the files; half of the sessions as NIfTI, half as HDF5."""
+    rng = np.random.default_rng(0)
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    radius = np.sqrt(sum(axis**2 for axis in grid))
+    brain = radius < 0.83
+    # The mask: as many voxels as subject 1 has, at the back of the brain.
+    depth = np.where(brain, grid[1], np.inf).ravel()
+    mask = np.zeros(depth.size, dtype=bool)
+    mask[np.argsort(depth, kind="stable")[:VOXELS]] = True
+    for folder in (BETAS, str(Path(ROI).parent), str(Path(STIMULI).parent)):
+        (root / folder).mkdir(parents=True)
+    nib.save(
+        nib.Nifti1Image(mask.reshape(SHAPE).astype(np.int16), np.eye(4)), root / ROI
+    )
+    order = rng.permutation(np.repeat(np.arange(1, IMAGES + 1), 3))
+    pictures = np.stack([rng.permutation(73_000)[:IMAGES] + 1 for _ in range(8)])
+    pattern = np.zeros((40, 12, 75), dtype=np.uint8)
+    pattern[:, ::2, :63], pattern[:, 1::2, :62] = 1, 1
+    design = root / "nsddata" / "experiments" / "nsd" / "nsd_expdesign.mat"
+    design.parent.mkdir(parents=True)
+    savemat(
+        design,
+        {
+            "masterordering": order[None].astype(np.uint16),
+            "subjectim": pictures.astype(np.int32),
+            "stimpattern": pattern,
+        },
+    )
+    inside = np.flatnonzero(brain.ravel(order="F"))
+    noise = rng.integers(-900, 900, inside.size + PER_SESSION).astype(np.int16)
+    for session in range(sessions):
+        stem = root / BETAS / f"betas_session{session + 1:02}"
+        if session % 2:
+            _write_hdf5(Path(f"{stem}.hdf5"), brain, rng)
+        else:
+            _write_nifti(Path(f"{stem}.nii.gz"), inside, noise)
+    with h5py.File(root / STIMULI, "w") as file:
+        # Chunks that were never written take no room and read as black.
+        file.create_dataset(
+            "imgBrick", (73_000, 425, 425, 3), "u1", chunks=(1, 425, 425, 3)
+        )
+    return {"brain_voxels": int(brain.sum()), "mask_voxels": int(mask.sum())}
+
+
+def _write_nifti(file: Path, inside: np.ndarray, noise: np.ndarray) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_shape((*SHAPE, PER_SESSION))
+    header.set_data_dtype(np.int16)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    with gzip.open(file, "wb", compresslevel=1) as stream:
+        stream.write(header.binaryblock + bytes(4))
+        volume = np.zeros(int(np.prod(SHAPE)), dtype=np.int16)
+        for trial in range(PER_SESSION):
+            volume[inside] = noise[trial : trial + inside.size]
+            stream.write(volume.tobytes())
+
+
+def _write_hdf5(file: Path, brain: np.ndarray, rng: np.random.Generator) -> None:
+    with h5py.File(file, "w") as opened:
+        data = opened.create_dataset(
+            "betas", (PER_SESSION, *SHAPE[::-1]), "i2", chunks=(PER_SESSION, 1, 1, 1)
+        )
+        noise = rng.integers(-900, 900, (PER_SESSION, *SHAPE[1::-1])).astype(np.int16)
+        for z in range(SHAPE[2]):
+            data[:, z] = noise * brain[:, :, z].T
+
+
+def sparse(folder: Path) -> dict[str, Any]:
+    """Make a folder of trials with the shapes of all 40 sessions, all of it holes."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    big = {
+        "voxels": ("float32", (TRIALS, VOXELS)),
+        "latents": ("float16", (IMAGES, TOKENS, WIDTH)),
+    }
+    small: dict[str, np.ndarray] = {
+        "mean": np.zeros((40, VOXELS), np.float32),
+        "std": np.ones((40, VOXELS), np.float32),
+        "latent_mean": np.zeros((TOKENS, WIDTH), np.float32),
+        "image": rng.integers(0, 9_000, TRIALS),
+        "group": np.arange(TRIALS) // PER_SESSION,
+        "run": np.arange(TRIALS) // PER_SESSION,
+        "position": np.arange(TRIALS),
+    }
+    for name, (dtype, shape) in big.items():
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(dtype), shape)
+    for name, array in small.items():
+        np.save(folder / f"{name}.npy", array)
+    files = {
+        f"{name}.npy": describe(
+            folder / f"{name}.npy", np.load(folder / f"{name}.npy", mmap_mode="r")
+        )
+        for name in (*big, *small)
+    }
+    names = tuple(f"session{s + 1:02}" for s in range(40))
+    manifest = TrialsManifest(
+        source="nsd", subject="subj01", voxels=VOXELS, mask_sha256="0" * 64,
+        betas="nsd", betas_detail="", normalisation="session-train",
+        groups=names, runs=names,
+        splits={"train": Split(first=0, trials=TRAIN),
+                "test": Split(first=TRAIN, trials=TRIALS - TRAIN)},
+        image_ids=tuple(f"nsd-{i:05}" for i in range(IMAGES)),
+        visual=CheapBackbone.source, files=files,
+    )  # fmt: skip
+    (folder / "manifest.json").write_bytes(encode_manifest(manifest))
+    sizes = [file.stat() for file in folder.iterdir()]
+    return {
+        "apparent_bytes": sum(size.st_size for size in sizes),
+        "bytes_on_disk": sum(512 * size.st_blocks for size in sizes),
+    }
+
+
+def prepare(root: Path, out: Path) -> dict[str, Any]:
+    seconds: dict[str, float] = {}
+    began = [time.perf_counter(), ""]
+
+    def announce(line: str) -> None:
+        now = time.perf_counter()
+        if began[1]:
+            seconds[str(began[1])] = round(now - float(began[0]), 2)
+        began[:] = [now, line]
+
+    trials = open_nsd(root, 1)
+    before = peak_mib()
+    latents = latents_of_backbone(CheapBackbone(), root / STIMULI)
+    manifest = prepare_nsd(trials, 1, out, "train", latents, announce=announce)
+    announce("")
+    return {
+        "trials": trials.trials,
+        "images": len(manifest.image_ids),
+        "voxels": manifest.voxels,
+        "seconds": seconds,
+        "peak_rss_before_mib": before,
+        "peak_rss_mib": peak_mib(),
+        "bytes": sum(file.stat().st_size for file in out.iterdir()),
+    }
+
+
+def epoch(folder: Path, *, is_cold: bool) -> dict[str, Any]:
+    """Open the folder and read one epoch as training does."""
+    if is_cold:
+        drop_from_cache(folder)
+    began = time.perf_counter()
+    trials = open_trials(folder).split("train").centred()
+    opened_s = time.perf_counter() - began
+    found = {"open_s": round(opened_s, 3), "rss_after_open_mib": rss_mib()}
+    return {**found, **iterate(trials, lambda rows: both(trials, rows))}
+
+
+def both(trials: TrialSet, rows: np.ndarray) -> torch.Tensor:
+    torch.from_numpy(trials.voxel_rows(rows))
+    return latent_batch(trials, rows, torch.device("cpu"))
+
+
+def only_read(folder: Path) -> dict[str, Any]:
+    """Read one epoch without the cast: what a GPU would be sent."""
+    trials = open_trials(folder).split("train")
+    return iterate(
+        trials, lambda rows: (trials.voxel_rows(rows), trials.stored_z_v(rows))
+    )
+
+
+def held(folder: Path) -> dict[str, Any]:
+    """Read one epoch through the maps and never let go, as a plain memory map does."""
+    trials = open_trials(folder).split("train")
+    return iterate(
+        trials, lambda rows: (trials.voxels[rows], trials.latents[trials.image[rows]])
+    )
+
+
+def naive(folder: Path) -> dict[str, Any]:
+    """Hold float32 latents once per trial, as a plain loader does."""
+    trials = open_trials(folder).split("train")
+    count = min(NAIVE_TRIALS, len(trials))
+    voxels = np.array(trials.voxels[:count])
+    replicated = np.empty((count, TOKENS, WIDTH), dtype=np.float32)
+    for row in range(count):
+        replicated[row] = trials.latents[trials.image[row]]
+    let_go(trials.latents)
+    small = TrialSet(voxels, np.arange(count), replicated, is_checked=True)
+    found = iterate(small, lambda rows: (voxels[rows], replicated[rows]))
+    per_trial = replicated[:1].nbytes + voxels[:1].nbytes
+    return {
+        **found,
+        "trials": count,
+        "bytes_per_trial": per_trial,
+        "gib_for_27000_trials_calculated": round(TRAIN * per_trial / 2**30, 1),
+    }
+
+
+def iterate(trials: TrialSet, read: Callable[[np.ndarray], object]) -> dict[str, Any]:
+    order = epoch_order(len(trials), seed=0, epoch=0)
+    batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+    rss, anonymous, began = [], [], time.perf_counter()
+    for number, rows in enumerate(batches):
+        read(rows)
+        if number % max(len(batches) // 10, 1) == 0:
+            rss.append(rss_mib())
+            anonymous.append(rss_mib("RssAnon"))
+    seconds = time.perf_counter() - began
+    return {
+        "samples": len(trials),
+        "seconds": round(seconds, 2),
+        "samples_per_s": round(len(trials) / seconds, 1),
+        "rss_mib_over_the_epoch": rss,
+        "anonymous_rss_mib_over_the_epoch": anonymous,
+        "peak_rss_mib": peak_mib(),
+    }
+
+
+def drop_from_cache(folder: Path) -> None:
+    for file in folder.iterdir():
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def rss_mib(field: str = "VmRSS") -> float:
+    with open("/proc/self/status", encoding="ascii") as status:
+        line = next(line for line in status if line.startswith(f"{field}:"))
+    return round(int(line.split()[1]) / 1024, 1)
+
+
+def peak_mib() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+PARTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
+    "preparation": prepare,
+    "epoch_warm": lambda _root, out: epoch(out, is_cold=False),
+    "epoch_cold": lambda _root, out: epoch(out, is_cold=True),
+    "epoch_without_cast": lambda _root, out: only_read(out),
+    "epoch_never_letting_go": lambda _root, out: held(out),
+    "naive": lambda _root, out: naive(out),
+}
+
+
+def measured(part: str, root: Path, out: Path) -> dict[str, Any]:
+    """Run a part as a process of its own, so that its peak is its own."""
+    command = [sys.executable, __file__, "--part", part, str(root), str(out)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    print(part, json.dumps(found), file=sys.stderr)
+    return found
+
+
+def everything(scratch: Path, sessions: int) -> Iterator[tuple[str, Any]]:
+    root, out = scratch / "nsd", scratch / "trials"
+    began = time.perf_counter()
+    generated = generate(root, sessions)
+    files = [file for file in root.rglob("*") if file.is_file()]
+    yield (
+        "generated",
+        {
+            "what": (
+                f"{sessions} sessions of {PER_SESSION} trials at the true volume "
+                "shape, half .nii.gz and half .hdf5 with chunks of 750 trials of one "
+                "voxel; noise in an ellipsoid, zeros outside; 73,000 black pictures; "
+                "not the dataset"
+            ),
+            **generated,
+            "bytes_on_disk": sum(512 * file.stat().st_blocks for file in files),
+            "seconds": round(time.perf_counter() - began, 1),
+        },
+    )
+    yield "preparation", measured("preparation", root, out)
+    shutil.rmtree(root)
+    for part in list(PARTS)[1:]:
+        yield part, measured(part, root, out)
+    shutil.rmtree(out)
+    yield "sparse", sparse(out)
+    yield "sparse_epoch", measured("epoch_warm", root, out)
+    shutil.rmtree(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scratch", type=Path)
+    parser.add_argument("--sessions", type=int, default=4)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--part", nargs=3)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.part:
+        part, root, out = chosen.part
+        print(json.dumps(PARTS[part](Path(root), Path(out))))
+        return
+    chosen.scratch.mkdir(parents=True)
+    found: dict[str, Any] = {
+        "schema": 1,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "niceness": os.nice(0),
+        "threads": 1,
+        "batch": BATCH,
+        "load_average_before": os.getloadavg(),
+    }
+    try:
+        found |= everything(chosen.scratch, chosen.sessions)
+    finally:
+        shutil.rmtree(chosen.scratch, ignore_errors=True)
+    found["load_average_after"] = os.getloadavg()
+    text = json.dumps(found, indent=1)
+    if chosen.out is not None:
+        chosen.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Recorded runs and pictures to trials: as a server would have them, or offline."""
+
+import shutil
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.errors import BackendError, ConfigError, RecordingError
+from runtime.estimator import BetaEstimator
+from runtime.patch_dct import PatchDct
+from runtime.recording import open_recording
+from tests.participants import tiny_participant
+from training.data.bids import open_bids, prepare_bids
+from training.data.store import open_trials
+from training.dataset import open_dataset
+from training.features import trial_betas
+from training.visual.backbone import PatchDctBackbone
+
+ESTIMATOR = BetaEstimator(decision_delay_s=9.0)
+
+
+def tiny_participant_name():
+    return next(tiny_participant().glob("sub-*")).name
+
+
+def prepare(folder, out, betas="causal", estimator=ESTIMATOR, test_runs=()):
+    trials = open_bids(folder, test_runs)
+    prepare_bids(trials, out, PatchDctBackbone(), estimator, betas)
+    return open_trials(out, whole=True)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepare(tiny_participant(), tmp_path_factory.mktemp("bids") / "trials")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(tiny_participant(), tmp_path / "bids")
+
+
+def test_causal_trials_are_those_that_training_makes_of_the_recording(prepared):
+    splits = ("train", "calibration")
+    dataset = open_dataset(tiny_participant(), ESTIMATOR, PatchDct(), splits=splits)
+
+    for split in splits:
+        ours, wanted = prepared.split(split), dataset.split(split)
+        np.testing.assert_array_equal(ours.voxels, wanted.voxels)
+        rows = np.arange(len(ours))
+        np.testing.assert_array_equal(ours.z_v(rows), wanted.z_v(rows))
+    # Sums of the same numbers in another order.
+    np.testing.assert_allclose(
+        prepared.split("train").latent_mean(), dataset.latent_mean(), atol=1e-6
+    )
+
+
+def test_the_manifest_says_how_the_betas_came_about(prepared):
+    manifest = prepared.manifest
+
+    assert (manifest.source, manifest.betas) == ("bids", "causal")
+    assert manifest.estimator == ESTIMATOR
+    assert manifest.normalisation == "pooled-train"
+    assert manifest.subject == tiny_participant_name()
+    assert manifest.voxels == open_recording(tiny_participant()).mask.voxels
+    assert set(manifest.splits) == {"train", "calibration", "test", "live"}
+
+
+def test_betas_come_back_in_percent(prepared):
+    whole = trial_betas(open_recording(tiny_participant()), ESTIMATOR)
+    rows = np.arange(len(whole))
+
+    units = prepared.in_units(prepared.arrays["voxels"], rows)
+
+    # float32 through a division and a product.
+    wanted = whole.betas[prepared.arrays["position"]]
+    np.testing.assert_allclose(units, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_offline_betas_are_named_so_and_agree_with_late_causal_ones(prepared, tmp_path):
+    offline = prepare(tiny_participant(), tmp_path / "offline", "offline")
+
+    assert offline.manifest.betas == "offline"
+    assert offline.manifest.estimator is None
+    assert "nilearn" in offline.manifest.betas_detail
+    events = sum(len(run.events) for run in open_recording(tiny_participant()).runs)
+    assert len(offline.arrays["voxels"]) == events
+    early = prepare(
+        tiny_participant(),
+        tmp_path / "early",
+        estimator=BetaEstimator(decision_delay_s=5.0),
+    )
+    late = prepare(
+        tiny_participant(),
+        tmp_path / "late",
+        estimator=BetaEstimator(decision_delay_s=16.0),
+    )
+
+    assert mean_correlation(offline, late) > 0.6
+    assert mean_correlation(offline, late) > mean_correlation(offline, early) + 0.1
+
+
+def mean_correlation(one, other):
+    """Over training trials that both have, voxel by voxel."""
+    tables = []
+    for opened in (one, other):
+        rows = opened.rows("train")
+        run = opened.arrays["run"][rows]
+        # The order of a run's trials is the same in both; late ones may be missing.
+        count = np.array([np.sum(run[:i] == r) for i, r in enumerate(run)])
+        keys = zip(run.tolist(), count.tolist(), strict=True)
+        tables.append(dict(zip(keys, opened.arrays["voxels"][rows], strict=True)))
+    both = sorted(set(tables[0]) & set(tables[1]))
+    a, b = (np.stack([table[key] for key in both]).astype(float) for table in tables)
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    scale = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    return float(((a * b).sum(axis=0) / scale).mean())
+
+
+def test_nilearn_that_is_missing_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "nilearn.glm", None)
+
+    with pytest.raises(BackendError, match="nilearn: expected it for --betas offline"):
+        prepare(tiny_participant(), tmp_path / "out", "offline")
+
+
+def test_runs_can_be_made_the_test(tmp_path):
+    runs = [run.run_id for run in open_recording(tiny_participant()).runs]
+
+    found = prepare(tiny_participant(), tmp_path / "out", test_runs=runs[:1])
+
+    test = found.arrays["run"][found.rows("test")]
+    assert 0 in test
+    assert 0 not in found.arrays["run"][found.rows("train")]
+    with pytest.raises(RecordingError, match="runs: expected nowhere, found sub-"):
+        open_bids(tiny_participant(), ["nowhere"])
+
+
+def test_pictures_of_several_sizes_are_resized_one_by_one(copy, tmp_path):
+    files = sorted((copy / "stimuli").glob("*.png"))
+    with Image.open(files[0]) as picture:
+        picture.resize((48, 40)).save(files[0])
+
+    opened = prepare(copy, tmp_path / "out")
+
+    assert "stimuli" not in opened.arrays
+    assert opened.arrays["latents"].shape[1:] == PatchDctBackbone().shape
+
+
+def test_pictures_of_one_size_are_kept(prepared):
+    stimuli = open_bids(tiny_participant()).pictures
+
+    for row, name in enumerate(prepared.manifest.image_ids):
+        with Image.open(stimuli[name]) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        np.testing.assert_array_equal(prepared.arrays["stimuli"][row], pixels)
+
+
+def test_whitening_that_cannot_be_undone_is_refused(tmp_path):
+    whitened = msgspec.structs.replace(ESTIMATOR, noise_shrinkage=0.4)
+
+    with pytest.raises(ConfigError, match=r"noise_shrinkage: expected null, .* 0\.4"):
+        prepare(tiny_participant(), tmp_path / "out", estimator=whitened)
+
+
+def events_of(folder):
+    return sorted(folder.glob("sub-*/**/func/*_events.tsv"))[0]
+
+
+def change_stimulus(folder, value):
+    file = events_of(folder)
+    head, first, *rest = file.read_text().splitlines()
+    cells = first.split("\t")
+    for name in {"stim_id", "stim_file"} & set(head.split("\t")):
+        cells[head.split("\t").index(name)] = value
+    file.write_text("\n".join([head, "\t".join(cells), *rest]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("n/a", "stim_id or stim_file: expected a picture for every event, found none"),
+        ("nothing", "stimuli/nothing: expected a picture, found no file"),
+        ("../../etc/secret", "stim_file: expected a file of this folder, found"),
+    ],
+)
+def test_a_trial_without_a_picture_is_named(copy, value, line):
+    change_stimulus(copy, value)
+
+    with pytest.raises(RecordingError, match=line):
+        open_bids(copy)
+
+
+def test_a_picture_that_is_none_is_named(copy, tmp_path):
+    shown = open_bids(copy).pictures.values()
+    file = next(iter(shown))
+    file.write_text("no picture")
+
+    with pytest.raises(RecordingError, match="expected a picture, found") as caught:
+        prepare(copy, tmp_path / "out")
+
+    assert str(file) in str(caught.value)

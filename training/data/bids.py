@@ -1,0 +1,239 @@
+"""Prepares any BIDS folder with events, a mask and pictures for training.
+
+Betas come from this system's estimator, volume by volume at its decision delay, as a
+server would have them; or, for comparison, from least squares over whole runs
+(`offline.py`). Scaling is fitted on the training trials of all runs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from runtime.errors import ConfigError, RecordingError
+from runtime.estimator import BetaEstimator
+from runtime.preprocess.normalise import AffineNormaliser
+from runtime.recording import RecordedEvent, Recording, open_recording
+from training.data.manifest import Betas, Split, TrialsManifest
+from training.data.offline import offline_betas, offline_detail
+from training.data.writer import TrialsWriter
+from training.features import TrialBetas, trial_betas
+from training.visual.backbone import VisualBackbone, compute_latents
+
+Count = Callable[[int, int], None]
+Stage = Callable[[str], None]
+
+STIMULI_LIMIT_BYTES: Final = 2**28
+"""Pictures of one size are kept beside the trials where they are smaller than this."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BidsTrials:
+    """A recording whose trials all have a picture and a split."""
+
+    recording: Recording
+    pictures: dict[str, Path]
+    """File of every stimulus."""
+    test_runs: frozenset[str]
+
+    def split(self, event: RecordedEvent, run_id: str) -> str:
+        """Return a trial's split; one that the recording does not name is to train."""
+        if run_id in self.test_runs:
+            return "test"
+        return event.split or "train"
+
+
+def open_bids(folder: Path, test_runs: Sequence[str] = ()) -> BidsTrials:
+    """Open a BIDS folder and see that every trial shows a picture that is there.
+
+    Args:
+        folder: With ``*_bold.nii.gz``, their ``_events.tsv`` with `stim_id` or
+            `stim_file`, one mask under ``derivatives/masks`` and ``stimuli/``.
+        test_runs: Runs whose trials are the test, whatever their events say.
+
+    Raises:
+        RecordingError: A file, a run or a trial's stimulus is missing or damaged.
+        BackendError: nibabel is missing.
+    """
+    recording = open_recording(folder)
+    known = {run.run_id for run in recording.runs}
+    for run_id in test_runs:
+        if run_id not in known:
+            raise RecordingError(
+                f"{folder}: runs: expected {run_id}, found {', '.join(sorted(known))}"
+            )
+    pictures: dict[str, Path] = {}
+    for run in recording.runs:
+        for event in run.events:
+            if not event.stimulus_id:
+                raise RecordingError(
+                    f"{folder}: {run.run_id}: stim_id or stim_file: expected a picture "
+                    f"for every event, found none for {event.trial_id}"
+                )
+            if event.stimulus_id not in pictures:
+                pictures[event.stimulus_id] = _picture_file(folder, event.stimulus_id)
+    return BidsTrials(recording, pictures, frozenset(test_runs))
+
+
+def _picture_file(folder: Path, name: str) -> Path:
+    stimuli = folder / "stimuli"
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise RecordingError(
+            f"{stimuli}: stim_file: expected a file of this folder, found {name}"
+        )
+    for file in (stimuli / name, stimuli / f"{name}.png"):
+        if file.is_file():
+            return file
+    raise RecordingError(f"{stimuli / name}: expected a picture, found no file")
+
+
+def prepare_bids(
+    trials: BidsTrials,
+    out: Path,
+    backbone: VisualBackbone,
+    estimator: BetaEstimator,
+    betas: Betas = "causal",
+    *,
+    announce: Stage = lambda _line: None,
+    count: Count = lambda _done, _all: None,
+) -> TrialsManifest:
+    """Write a participant's trials.
+
+    Betas of all trials are in memory at once. Trials that a server could not have
+    estimated (the run ended before their delay) are left out of causal betas.
+
+    Args:
+        trials: What `open_bids` found.
+        out: The folder to write; what was interrupted goes on from there.
+        backbone: What computes z_v.
+        estimator: Of causal betas; offline ones take its drift cutoff alone.
+        betas: ``causal`` or ``offline``.
+        announce: Told what begins.
+        count: Told how far it is.
+
+    Raises:
+        RecordingError: A run or picture is damaged, or no trial is to train on.
+        ConfigError: The estimator whitens, which a folder of trials cannot undo.
+        BackendError: Offline betas without nilearn.
+    """
+    if estimator.noise_shrinkage is not None:
+        raise ConfigError(
+            "estimator.noise_shrinkage: expected null, because prepared trials can "
+            f"undo a scale only, found {estimator.noise_shrinkage}"
+        )
+    recording = trials.recording
+    announce(f"{betas} betas of {len(recording.runs)} runs")
+    if betas == "causal":
+        found = trial_betas(recording, estimator, count)
+        detail = "least squares separate, volume by volume"
+    else:
+        found = offline_betas(recording, estimator, count)
+        detail = offline_detail(estimator)
+    layout = _Layout.of(trials, found)
+    run = recording.runs[0]
+    manifest = TrialsManifest(
+        source="bids",
+        subject=run.run_id.split("_")[0],
+        voxels=recording.mask.voxels,
+        mask_sha256=recording.mask.sha256,
+        betas=betas,
+        betas_detail=detail,
+        estimator=estimator if betas == "causal" else None,
+        normalisation="pooled-train",
+        groups=("all",),
+        runs=tuple(run.run_id for run in recording.runs),
+        splits=layout.splits,
+        image_ids=layout.images,
+        visual=backbone.source,
+        files={},
+    )
+    images = len(layout.images)
+    writer = TrialsWriter(
+        out, manifest, len(found), (images, *backbone.shape), "float32"
+    )
+    affine = AffineNormaliser.fit(found.betas[layout.rows[: layout.train]])
+    writer.write_statistics(0, affine.mean, affine.scale)
+    ordered = affine.normalise(found.betas[layout.rows])
+    writer.write_voxels(np.arange(len(found)), ordered, 0)
+    announce(f"z_v of {images} pictures by {backbone.source.name}")
+    files = [trials.pictures[name] for name in layout.images]
+    sizes = {_pixels(file).shape for file in files}
+    compute_latents(
+        writer,
+        backbone,
+        lambda rows: np.stack([_pixels(file) for file in files[rows]]),
+        images,
+        # Pictures of several sizes cannot stand in one array.
+        batch=32 if len(sizes) == 1 else 1,
+        on_image=count,
+    )
+    stimuli = None
+    if len(sizes) == 1 and images * int(np.prod(next(iter(sizes)))) <= (
+        STIMULI_LIMIT_BYTES
+    ):
+        stimuli = np.stack([_pixels(file) for file in files])
+    announce("hash what was written")
+    return writer.finish(
+        layout.indices(found), np.arange(layout.train_images), stimuli, count
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layout:
+    """Where every trial and picture goes: splits stand together, training first."""
+
+    rows: Int64[np.ndarray, " trials"]
+    """Position among the estimated trials of each row of the folder."""
+    splits: dict[str, Split]
+    images: tuple[str, ...]
+    train_images: int
+
+    @property
+    def train(self) -> int:
+        """How many trials are for training."""
+        return self.splits["train"].trials
+
+    @classmethod
+    def of(cls, trials: BidsTrials, found: TrialBetas) -> "_Layout":
+        runs = trials.recording.runs
+        names = [
+            trials.split(event, runs[run].run_id)
+            for event, run in zip(found.events, found.run, strict=True)
+        ]
+        if names.count("train") < 2:
+            raise RecordingError(
+                f"{trials.recording.folder}: split: expected at least 2 trials of "
+                f"train, found {names.count('train')}"
+            )
+        order = ["train", *sorted(set(names) - {"train"})]
+        rows = [i for split in order for i, name in enumerate(names) if name == split]
+        splits, first = {}, 0
+        for name in order:
+            splits[name] = Split(first=first, trials=names.count(name))
+            first += names.count(name)
+        # Of a dictionary the keys keep the order in which they came.
+        shown = dict.fromkeys(found.events[i].stimulus_id for i in rows)
+        train = {found.events[i].stimulus_id for i in rows[: names.count("train")]}
+        return cls(np.array(rows, dtype=np.int64), splits, tuple(shown), len(train))
+
+    def indices(self, found: TrialBetas) -> dict[str, Int64[np.ndarray, " trials"]]:
+        row_of = {name: row for row, name in enumerate(self.images)}
+        image = [row_of[found.events[i].stimulus_id] for i in self.rows]
+        return {
+            "image": np.array(image, dtype=np.int64),
+            "group": np.zeros(len(self.rows), dtype=np.int64),
+            "run": found.run[self.rows],
+            "position": self.rows,
+        }
+
+
+def _pixels(file: Path) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        with Image.open(file) as picture:
+            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    except (OSError, UnidentifiedImageError) as error:
+        raise RecordingError(f"{file}: expected a picture, found {error}") from error

@@ -1,0 +1,135 @@
+"""z_v of the dataset's pictures: computed from `imgBrick`, or taken from a file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+
+from runtime.errors import BackendError, RecordingError
+from training.data.files import sampled_sha256
+from training.data.manifest import VisualSource
+from training.data.writer import TrialsWriter
+from training.visual.backbone import VisualBackbone, compute_latents, copy_latents
+
+Count = Callable[[int, int], None]
+Pictures = Int64[np.ndarray, " images"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentsOf:
+    """Where z_v comes from: a backbone and pictures, or a file."""
+
+    source: VisualSource
+    shape: tuple[int, int]
+    dtype: str
+    write: Callable[[TrialsWriter, Pictures, Count], None]
+
+
+def latents_of_backbone(backbone: VisualBackbone, stimuli: Path) -> LatentsOf:
+    """Compute z_v from ``nsd_stimuli.hdf5``, in float16."""
+
+    def write(writer: TrialsWriter, pictures: Pictures, count: Count) -> None:
+        with _ImgBrick(stimuli) as brick:
+            compute_latents(
+                writer,
+                backbone,
+                lambda rows: brick.read(pictures[rows]),
+                len(pictures),
+                on_image=count,
+            )
+
+    return LatentsOf(backbone.source, backbone.shape, "float16", write)
+
+
+def latents_of_file(file: Path, shown: Pictures) -> LatentsOf:
+    """Take z_v from a file: a row per picture of `imgBrick`, or per picture shown.
+
+    Args:
+        file: float16 or float32 ``[images, tokens, width]``.
+        shown: `imgBrick` position of each row that is to be written.
+
+    Raises:
+        RecordingError: Another type, number of axes or number of rows.
+    """
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RecordingError(
+            f"{file}: expected latents as .npy, found {error}"
+        ) from error
+    if array.ndim != 3 or array.dtype not in (np.float16, np.float32):
+        raise RecordingError(
+            f"{file}: latents: expected float16 or float32 [images, tokens, width], "
+            f"found {array.dtype} {list(array.shape)}"
+        )
+    count_shown, last = len(shown), int(shown.max())
+    is_brick = len(array) > max(last, count_shown)
+    if not is_brick and len(array) != count_shown:
+        raise RecordingError(
+            f"{file}: rows: expected one per picture of imgBrick or {count_shown}, "
+            "one per picture shown (training pictures by number, then test pictures), "
+            f"found {len(array)}"
+        )
+    source = VisualSource(
+        name="file", detail=f"{file.name}, sampled sha256 {sampled_sha256(file)}"
+    )
+
+    def write(writer: TrialsWriter, pictures: Pictures, count: Count) -> None:
+        def read(rows: slice) -> Float[np.ndarray, "images tokens width"]:
+            return np.asarray(array[pictures[rows]] if is_brick else array[rows])
+
+        copy_latents(writer, read, len(pictures), count)
+
+    _, tokens, width = array.shape
+    return LatentsOf(source, (tokens, width), array.dtype.name, write)
+
+
+class _ImgBrick:
+    """The dataset's pictures: uint8 ``imgBrick[picture, row, column, colour]``."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            import h5py
+        except ImportError as error:
+            raise BackendError(
+                "h5py: expected the extra scanner, found it missing. "
+                "Install neuroflow-rt[scanner]"
+            ) from error
+        if not file.is_file():
+            raise RecordingError(f"{file}: expected the pictures, found no file")
+        self._file = file
+        try:
+            self._opened = h5py.File(file, "r")
+        except (OSError, RuntimeError) as error:
+            raise self._damaged(error) from error
+        if "imgBrick" not in self._opened:
+            self._opened.close()
+            raise RecordingError(f"{file}: imgBrick: expected a data set, found none")
+
+    def __enter__(self) -> "_ImgBrick":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def _damaged(self, error: Exception) -> RecordingError:
+        line = " ".join(str(error).split())
+        return RecordingError(
+            f"{self._file}: imgBrick: expected a whole HDF5 file, found it cut or "
+            f"damaged ({line}). Copy it again"
+        )
+
+    def read(self, pictures: Pictures) -> UInt8[np.ndarray, "images height width 3"]:
+        brick = self._opened["imgBrick"]
+        last = int(pictures.max())
+        if brick.ndim != 4 or last >= len(brick):
+            raise RecordingError(
+                f"{self._file}: imgBrick: expected pictures up to {last}, "
+                f"found shape {brick.shape}"
+            )
+        try:
+            return np.stack([brick[int(picture)] for picture in pictures])
+        except (OSError, RuntimeError) as error:
+            raise self._damaged(error) from error

@@ -1,0 +1,119 @@
+"""Offline betas for comparison: least squares separate over whole runs, by nilearn.
+
+They have seen the whole run, which no server ever has; a manifest names them so.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from runtime.errors import BackendError, RecordingError
+from runtime.estimator import BetaEstimator
+from runtime.preprocess.timing import middles_s
+from runtime.recording import RecordedEvent, RecordedRun, Recording
+from training.features import TrialBetas
+
+
+def offline_betas(
+    recording: Recording,
+    estimator: BetaEstimator,
+    on_run: Callable[[int, int], None] | None = None,
+) -> TrialBetas:
+    """Estimate every trial from the whole of its run, in percent of the run's mean.
+
+    One design a trial: its own regressor, one for all others (Mumford et al., 2012), a
+    constant and cosines; SPM's HRF, ordinary least squares.
+
+    Args:
+        recording: Runs with events.
+        estimator: Only its `drift_cutoff_s` is used.
+        on_run: Told after each run.
+
+    Raises:
+        BackendError: nilearn is missing.
+        RecordingError: There is no trial, or a masked voxel is 0 throughout a run.
+    """
+    glm = _library()
+    betas: list[Float32[np.ndarray, "trials voxels"]] = []
+    runs: list[int] = []
+    events: list[RecordedEvent] = []
+    for number, run in enumerate(recording.runs):
+        if run.events:
+            signal = _percent(run, recording)
+            betas.append(_run_betas(glm, run, signal, estimator))
+            runs += [number] * len(run.events)
+            events += run.events
+        if on_run is not None:
+            on_run(number + 1, len(recording.runs))
+    if not betas:
+        raise RecordingError(f"{recording.folder}: events: expected trials, found none")
+    return TrialBetas(
+        np.concatenate(betas), np.array(runs, dtype=np.int64), tuple(events)
+    )
+
+
+def offline_detail(estimator: BetaEstimator) -> str:
+    """Return what decides these betas, for the manifest."""
+    import nilearn
+
+    return (
+        f"nilearn {nilearn.__version__}, least squares separate over whole runs, "
+        f"ordinary least squares, SPM HRF, cosines above {estimator.drift_cutoff_s:g} s"
+    )
+
+
+def _percent(
+    run: RecordedRun, recording: Recording
+) -> Float64[np.ndarray, "times voxels"]:
+    rows = np.stack([recording.mask.select(volume) for volume in run.volumes()])
+    mean = rows.mean(axis=0, dtype=np.float64)
+    if (mean == 0).any():
+        raise RecordingError(
+            f"{run.file}: voxels: expected a signal in every masked voxel, "
+            f"found {int((mean == 0).sum())} that are 0 on average"
+        )
+    percent: Float64[np.ndarray, "times voxels"] = 100 * (rows / mean - 1)
+    return percent
+
+
+def _run_betas(
+    glm: Any,
+    run: RecordedRun,
+    signal: Float64[np.ndarray, "times voxels"],
+    estimator: BetaEstimator,
+) -> Float32[np.ndarray, "trials voxels"]:
+    import pandas as pd
+
+    times = middles_s(run.volume_count, run.tr_s)
+    onsets = [event.onset_s for event in run.events]
+    durations = [event.duration_s for event in run.events]
+    betas = np.empty((len(onsets), signal.shape[1]), dtype=np.float32)
+    for trial in range(len(onsets)):
+        kinds = ["other"] * len(onsets)
+        kinds[trial] = "trial"
+        table = pd.DataFrame(
+            {"onset": onsets, "duration": durations, "trial_type": kinds}
+        )
+        design = glm.make_first_level_design_matrix(
+            times,
+            table,
+            hrf_model="spm",
+            drift_model="cosine",
+            high_pass=1 / estimator.drift_cutoff_s,
+        )
+        weights = np.linalg.pinv(design.to_numpy())
+        betas[trial] = weights[list(design.columns).index("trial")] @ signal
+    return betas
+
+
+def _library() -> Any:
+    try:
+        from nilearn.glm import first_level
+    except ImportError as error:
+        raise BackendError(
+            "nilearn: expected it for --betas offline, found it missing. "
+            "Install neuroflow-rt[dev]"
+        ) from error
+    return first_level

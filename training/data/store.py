@@ -1,0 +1,244 @@
+"""A folder of prepared trials, opened: arrays are mapped, hardly anything is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from jaxtyping import Float32, Int64, Shaped
+
+from runtime.errors import ArtifactError
+from runtime.strict_json import decode_once
+from training.data.files import open_array
+from training.data.manifest import MANIFEST, PROGRESS, StoredArray, TrialsManifest
+from training.trials import TrialSet, check_finite, let_go
+
+REQUIRED: Final = {
+    "voxels.npy": ("float32",),
+    "image.npy": ("int64",),
+    "group.npy": ("int64",),
+    "run.npy": ("int64",),
+    "position.npy": ("int64",),
+    "mean.npy": ("float32",),
+    "std.npy": ("float32",),
+    "latents.npy": ("float32", "float16"),
+    "latent_mean.npy": ("float32",),
+}
+"""Every file of a folder, with the types it may have."""
+OPTIONAL: Final = {"stimuli.npy": ("uint8",)}
+
+Voxels = Float32[np.ndarray, "trials voxels"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedTrials:
+    """Trials of one participant, split by split, with what undoes their scaling."""
+
+    folder: Path
+    manifest: TrialsManifest
+    arrays: Mapping[str, Shaped[np.ndarray, "..."]]
+    """By file name without ``.npy``; read-only maps."""
+
+    def split(self, name: str) -> TrialSet:
+        """Return a split's trials; nothing is copied.
+
+        Raises:
+            ArtifactError: There is no such split.
+        """
+        rows = self.rows(name)
+        mean = self.arrays["latent_mean"] if name == "train" else None
+        return TrialSet(
+            voxels=self.arrays["voxels"][rows],
+            image=np.array(self.arrays["image"][rows]),
+            latents=self.arrays["latents"],
+            stored_mean=None if mean is None else np.array(mean),
+            is_checked=True,
+        )
+
+    def rows(self, name: str) -> slice:
+        """Return where a split's trials stand in every array of trials.
+
+        Raises:
+            ArtifactError: There is no such split.
+        """
+        split = self.manifest.splits.get(name)
+        if split is None:
+            raise ArtifactError(
+                f"{self.folder}: splits: expected {name}, "
+                f"found {', '.join(self.manifest.splits)}"
+            )
+        return slice(split.first, split.first + split.trials)
+
+    def in_units(
+        self, voxels: Voxels, trials: Int64[np.ndarray, " trials"]
+    ) -> Float32[np.ndarray, "trials voxels"]:
+        """Undo the normalisation, measured or predicted, back to percent signal.
+
+        Args:
+            voxels: As a model gives them.
+            trials: Rows of this folder whose sessions' statistics are taken.
+
+        Returns:
+            ``voxels * std + mean``; voxels that never varied come back as their mean.
+        """
+        group = self.arrays["group"][trials]
+        scaled = voxels.astype(np.float64) * self.arrays["std"][group]
+        return np.asarray(scaled + self.arrays["mean"][group], dtype=np.float32)
+
+
+def open_trials(folder: Path, *, whole: bool = False) -> PreparedTrials:
+    """Open a folder that `TrialsWriter` has finished.
+
+    Files up to 32 MiB are hashed and looked at; of larger ones the length, type, shape
+    and 4 MiB spread over the file, because NaN were looked for when they were written.
+
+    Args:
+        folder: The folder.
+        whole: Hash every file whole and look at every value: minutes, not milliseconds.
+
+    Raises:
+        ArtifactError: A file is missing, extra, cut or changed, or contradicts another.
+    """
+    manifest = _read_manifest(folder)
+    _check_names(folder, manifest)
+    arrays = {
+        name.removesuffix(".npy"): open_array(folder / name, entry, whole=whole)
+        for name, entry in manifest.files.items()
+    }
+    if whole:
+        for name in ("voxels", "latents"):
+            check_finite(f"{folder / name}.npy: values", arrays[name])
+    opened = PreparedTrials(folder, manifest, arrays)
+    _check_indices(opened)
+    for array in arrays.values():
+        let_go(array)
+    return opened
+
+
+def _read_manifest(folder: Path) -> TrialsManifest:
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: expected a folder, found none")
+    file = folder / MANIFEST
+    if not file.exists() and (folder / PROGRESS).exists():
+        raise ArtifactError(
+            f"{file}: expected a finished preparation, found an interrupted one. "
+            "Prepare it again with the same arguments; it goes on from there"
+        )
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{file}: expected the manifest of prepared trials, found {error.strerror}"
+        ) from error
+    manifest = decode_once(data, TrialsManifest, str(file))
+    check_manifest(manifest, str(file))
+    return manifest
+
+
+def check_manifest(manifest: TrialsManifest, what: str) -> None:
+    """Compare what a manifest says in one place with what it says in others.
+
+    Raises:
+        ArtifactError: It contradicts itself.
+    """
+    for name, dtypes in {**REQUIRED, **OPTIONAL}.items():
+        entry = manifest.files.get(name)
+        if entry is not None and entry.dtype not in dtypes:
+            raise ArtifactError(
+                f"{what}: files.{name}.dtype: expected {' or '.join(dtypes)}, "
+                f"found {entry.dtype}"
+            )
+    if missing := sorted(set(REQUIRED) - set(manifest.files)):
+        raise ArtifactError(f"{what}: files: expected {missing[0]}, found none")
+    if extra := sorted(set(manifest.files) - set(REQUIRED) - set(OPTIONAL)):
+        raise ArtifactError(
+            f"{what}: files: expected no other than those of prepared trials, "
+            f"found {extra[0]}"
+        )
+    _check_shapes(manifest, what)
+    first = 0
+    for name, split in sorted(manifest.splits.items(), key=lambda s: s[1].first):
+        if split.first != first:
+            raise ArtifactError(
+                f"{what}: splits.{name}.first: expected {first}, found {split.first}"
+            )
+        first += split.trials
+    trials = manifest.files["voxels.npy"].shape[0]
+    if first != trials:
+        raise ArtifactError(
+            f"{what}: splits: expected {trials} trials as in voxels.npy, found {first}"
+        )
+
+
+def _check_shapes(manifest: TrialsManifest, what: str) -> None:
+    def shape(name: str, axes: int) -> tuple[int, ...]:
+        entry: StoredArray = manifest.files[name]
+        if len(entry.shape) != axes:
+            raise ArtifactError(
+                f"{what}: files.{name}.shape: expected {axes} axes, found {entry.shape}"
+            )
+        return entry.shape
+
+    trials, _ = shape("voxels.npy", 2)
+    images, tokens, width = shape("latents.npy", 3)
+    groups = len(manifest.groups)
+    wanted: dict[str, tuple[int, ...]] = {
+        "voxels.npy": (trials, manifest.voxels),
+        "mean.npy": (groups, manifest.voxels),
+        "std.npy": (groups, manifest.voxels),
+        "latents.npy": (len(manifest.image_ids), tokens, width),
+        "latent_mean.npy": (tokens, width),
+        **{f"{n}.npy": (trials,) for n in ("image", "group", "run", "position")},
+    }
+    for name, expected in wanted.items():
+        if manifest.files[name].shape != expected:
+            raise ArtifactError(
+                f"{what}: files.{name}.shape: expected {expected}, "
+                f"found {manifest.files[name].shape}"
+            )
+    stimuli = manifest.files.get("stimuli.npy")
+    if stimuli is not None and (len(stimuli.shape) != 4 or stimuli.shape[0] != images):
+        raise ArtifactError(
+            f"{what}: files.stimuli.npy.shape: expected ({images}, height, width, 3), "
+            f"found {stimuli.shape}"
+        )
+
+
+def _check_names(folder: Path, manifest: TrialsManifest) -> None:
+    # A writer that was stopped right after its manifest left its note, and was done.
+    found = {entry.name for entry in folder.iterdir()} - {PROGRESS}
+    wanted = {*manifest.files, MANIFEST}
+    if extra := sorted(found - wanted):
+        raise ArtifactError(
+            f"{folder}: expected the files that {MANIFEST} lists, "
+            f"found extra {extra[0]}"
+        )
+    if missing := sorted(wanted - found):
+        raise ArtifactError(
+            f"{folder}: expected the files that {MANIFEST} lists, "
+            f"found missing {missing[0]}"
+        )
+
+
+def _check_indices(opened: PreparedTrials) -> None:
+    manifest = opened.manifest
+    for name, rows in (
+        ("image", len(manifest.image_ids)),
+        ("group", len(manifest.groups)),
+        ("run", len(manifest.runs)),
+    ):
+        values = opened.arrays[name]
+        outside = np.flatnonzero((values < 0) | (values >= rows))
+        if outside.size:
+            trial = int(outside[0])
+            raise ArtifactError(
+                f"{opened.folder / name}.npy: values: expected rows in [0, {rows}), "
+                f"found {int(values[trial])} at trial {trial}"
+            )
+
+
+def encode_manifest(manifest: TrialsManifest) -> bytes:
+    """Return a manifest's text: JSON, one key a line."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"

@@ -1,0 +1,209 @@
+"""Writes a folder of prepared trials, and goes on where an interruption left it.
+
+Nothing is a folder of trials before its manifest, which comes last. Until then
+`progress.json` says how far the voxels and the latents are, each note after the data
+that it speaks of.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from msgspec.structs import replace
+
+from runtime.errors import ArtifactError
+from runtime.private_file import replace_whole
+from runtime.strict_json import decode_once
+from training.data.files import create_array, describe
+from training.data.manifest import (
+    MANIFEST,
+    PROGRESS,
+    ProgressNote,
+    StoredArray,
+    TrialsManifest,
+)
+from training.data.store import check_manifest, encode_manifest
+from training.trials import check_finite, mean_of_rows
+
+Rows = Int64[np.ndarray, " trials"]
+_MODE: Final = 0o644
+
+
+class TrialsWriter:
+    """One preparation: declared, then filled block by block and image by image.
+
+    Args:
+        folder: Made where it is missing; must be empty or hold this preparation.
+        manifest: All of it but `files`: what decides whether another may go on.
+        trials: Rows of the arrays.
+        latents: Images, tokens and width, and the type they are stored in.
+
+    Raises:
+        ArtifactError: The folder holds something else, or the disk is too small.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: TrialsManifest,
+        trials: int,
+        latents: tuple[int, int, int],
+        latent_dtype: str,
+    ) -> None:
+        self.folder, self._manifest = folder, manifest
+        groups = len(manifest.groups)
+        self._shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+            "voxels": ("float32", (trials, manifest.voxels)),
+            "mean": ("float32", (groups, manifest.voxels)),
+            "std": ("float32", (groups, manifest.voxels)),
+            "latents": (latent_dtype, latents),
+        }
+        self._note = self._begin()
+        self._arrays: dict[str, np.memmap[Any, Any]] = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
+            for name in self._shapes
+        }
+
+    @property
+    def blocks_done(self) -> int:
+        """Blocks of voxels that need not be written again."""
+        return self._note.blocks
+
+    @property
+    def latents_done(self) -> int:
+        """Images whose z_v need not be computed again."""
+        return self._note.latents
+
+    def _begin(self) -> ProgressNote:
+        folder = self.folder
+        if (folder / MANIFEST).exists():
+            raise ArtifactError(
+                f"{folder}: expected a new folder, found prepared trials. "
+                "Choose another --out"
+            )
+        task = hashlib.sha256(
+            msgspec.json.encode([self._manifest, self._shapes], order="sorted")
+        ).hexdigest()
+        file = folder / PROGRESS
+        if file.exists():
+            note = decode_once(file.read_bytes(), ProgressNote, str(file))
+            if note.task_sha256 != task:
+                raise ArtifactError(
+                    f"{file}: task: expected the preparation that was interrupted, "
+                    "found another one's arguments. Choose another --out"
+                )
+            return note
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ArtifactError(
+                f"{folder}: expected a new or empty folder, found something else. "
+                "Choose another --out"
+            )
+        for name, (dtype, shape) in self._shapes.items():
+            create_array(folder / f"{name}.npy", dtype, shape)
+        note = ProgressNote(task_sha256=task, blocks=0, latents=0)
+        self._say(note)
+        return note
+
+    def _say(self, note: ProgressNote) -> None:
+        replace_whole(self.folder / PROGRESS, msgspec.json.encode(note), _MODE)
+        self._note = note
+
+    def write_statistics(
+        self,
+        group: int,
+        mean: Float32[np.ndarray, " voxels"],
+        std: Float32[np.ndarray, " voxels"],
+    ) -> None:
+        """Write what undoes the normalisation of a group."""
+        self._arrays["mean"][group] = mean
+        self._arrays["std"][group] = std
+
+    def write_voxels(
+        self, rows: Rows, voxels: Float32[np.ndarray, "trials voxels"], block: int
+    ) -> None:
+        """Write the trials of a block (a session or a run) where they belong.
+
+        Raises:
+            TensorMismatchError: A value is not finite.
+        """
+        check_finite(f"voxels of block {block}", voxels)
+        self._arrays["voxels"][rows] = voxels
+        for name in ("voxels", "mean", "std"):
+            self._arrays[name].flush()
+        self._say(replace(self._note, blocks=block + 1))
+        self._reopen("voxels")
+
+    def write_latents(
+        self, first: int, z_v: Float[np.ndarray, "images tokens width"]
+    ) -> None:
+        """Write z_v of the next images, in order.
+
+        Raises:
+            ArtifactError: They are not the next ones.
+            TensorMismatchError: A value is not finite, in the type it is stored in.
+        """
+        if first != self.latents_done:
+            raise ArtifactError(
+                f"{self.folder / 'latents.npy'}: expected image {self.latents_done} "
+                f"next, found {first}"
+            )
+        target = self._arrays["latents"]
+        with np.errstate(over="ignore"):
+            stored = z_v.astype(target.dtype)
+        # An overflow of float16 is an infinity and is seen here.
+        check_finite(f"latents from image {first} as {target.dtype}", stored)
+        target[first : first + len(stored)] = stored
+        target.flush()
+        self._say(replace(self._note, latents=first + len(stored)))
+        self._reopen("latents")
+
+    def _reopen(self, name: str) -> None:
+        # Pages that were written stay in this process until the map goes.
+        file = self.folder / f"{name}.npy"
+        self._arrays[name] = np.load(file, mmap_mode="r+", allow_pickle=False)
+
+    def finish(
+        self,
+        indices: dict[str, Rows],
+        train_images: Int64[np.ndarray, " images"],
+        stimuli: UInt8[np.ndarray, "images height width 3"] | None = None,
+        on_file: Callable[[int, int], None] | None = None,
+    ) -> TrialsManifest:
+        """Write the small arrays, hash everything, and say that it is done.
+
+        Args:
+            indices: ``image``, ``group``, ``run`` and ``position`` of every trial.
+            train_images: Rows of latents over which the mean of z_v is taken.
+            stimuli: The pictures, where they are kept.
+            on_file: Told after each file that was hashed.
+        """
+        self._arrays.clear()
+        latents = np.load(
+            self.folder / "latents.npy", mmap_mode="r", allow_pickle=False
+        )
+        small: dict[str, Shaped[np.ndarray, "..."]] = {
+            **indices,
+            "latent_mean": mean_of_rows(latents, train_images),
+        }
+        if stimuli is not None:
+            small["stimuli"] = stimuli
+        for name, array in small.items():
+            np.save(self.folder / f"{name}.npy", array, allow_pickle=False)
+        files: dict[str, StoredArray] = {}
+        names = [*self._shapes, *small]
+        for done, name in enumerate(names, start=1):
+            file = self.folder / f"{name}.npy"
+            mapped = np.load(file, mmap_mode="r", allow_pickle=False)
+            files[file.name] = describe(file, mapped)
+            if on_file is not None:
+                on_file(done, len(names))
+        manifest = replace(self._manifest, files=files)
+        check_manifest(manifest, str(self.folder / MANIFEST))
+        replace_whole(self.folder / MANIFEST, encode_manifest(manifest), _MODE)
+        (self.folder / PROGRESS).unlink()
+        return manifest

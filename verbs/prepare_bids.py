@@ -1,0 +1,74 @@
+"""`neuroflow prepare-bids`: recorded runs and pictures to a folder of trials."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from runtime.errors import UsageError
+from runtime.estimator import BetaEstimator
+from training.data.bids import open_bids, prepare_bids
+from training.data.manifest import Betas
+from training.data.store import open_trials
+from verbs.prepare_nsd import chosen_backbone
+from verbs.progress import screen
+from verbs.train import read_estimator
+
+
+def prepare_bids_trials(
+    recording: Path,
+    out: Path,
+    *,
+    betas: Betas,
+    delay: float | None,
+    estimator_file: Path | None,
+    test_runs: Sequence[str],
+    backbone: str,
+    weights: Path | None,
+    device: str,
+) -> None:
+    """Prepare one participant.
+
+    Raises:
+        RecordingError: A file is missing or damaged, or a trial has no picture.
+        ArtifactError: `out` holds something else, or the weights are missing.
+        UsageError: A delay that is impossible, or means nothing for these betas.
+    """
+    if betas == "offline" and delay is not None:
+        raise UsageError(
+            "--delay: expected with --betas causal alone, found it with offline betas, "
+            "which see the whole run"
+        )
+    estimator = with_delay(read_estimator(estimator_file), delay)
+    with screen() as shown:
+        shown.stage("events, mask and pictures")
+        trials = open_bids(recording, test_runs)
+        shown.say(
+            f"{len(trials.recording.runs)} runs, {trials.recording.mask.voxels} "
+            f"voxels, {len(trials.pictures)} pictures"
+        )
+        manifest = prepare_bids(
+            trials,
+            out,
+            chosen_backbone(backbone, weights, device),
+            estimator,
+            betas,
+            announce=shown.stage,
+            count=shown.count,
+        )
+        open_trials(out)
+        shown.stage(f"done: {manifest.betas} betas, z_v from {manifest.visual.name}")
+    print(out)
+
+
+def with_delay(estimator: BetaEstimator, delay: float | None) -> BetaEstimator:
+    """Return the estimator at another decision delay.
+
+    Raises:
+        UsageError: Not above 0.
+    """
+    if delay is None:
+        return estimator
+    if not 0 < delay < float("inf"):
+        raise UsageError(f"--delay: expected seconds above 0, found {delay:g}")
+    return msgspec.structs.replace(estimator, decision_delay_s=delay)

@@ -1,0 +1,92 @@
+"""The verbs that make trials for training out of raw files.
+
+Part of the command line (`neuroflow.py`): each function parses, and imports its verb
+when it is called.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+Backbone = Literal["open_clip", "patch_dct"]
+Normalisation = Literal["train", "published-leaky"]
+Betas = Literal["causal", "offline"]
+
+
+def prepare_nsd(
+    *,
+    nsd: Path,
+    subject: int,
+    out: Path,
+    normalisation: Normalisation = "train",
+    latents: Path | None = None,
+    backbone: Backbone = "open_clip",
+    weights: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Prepare a participant of the Natural Scenes Dataset; `train --trials` reads it.
+
+    Args:
+        nsd: The dataset's folder, with nsddata, nsddata_betas and nsddata_stimuli.
+        subject: From 1 to 8.
+        out: The folder to write; what was interrupted goes on from there.
+        normalisation: Whether a session's statistics see its training trials alone, or
+            all of them as in the published preparation, which leaks the test into them.
+        latents: z_v as .npy instead of a backbone.
+        backbone: What computes z_v.
+        weights: Local file of the backbone's weights; nothing is downloaded.
+        device: Torch device of the backbone.
+    """
+    from verbs.prepare_nsd import prepare_nsd_trials
+
+    prepare_nsd_trials(
+        nsd,
+        subject,
+        out,
+        normalisation=normalisation,
+        latents=latents,
+        backbone=backbone,
+        weights=weights,
+        device=device,
+    )
+
+
+def prepare_bids(
+    *,
+    recording: Path,
+    out: Path,
+    betas: Betas = "causal",
+    delay: float | None = None,
+    estimator: Path | None = None,
+    test_run: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    backbone: Backbone = "patch_dct",
+    weights: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Prepare a BIDS recording with events and pictures; `train --trials` reads it.
+
+    Args:
+        recording: The folder, with *_bold.nii.gz, events, stimuli and one mask.
+        out: The folder to write; what was interrupted goes on from there.
+        betas: Estimated as a server would have, or from whole runs for comparison.
+        delay: Seconds from a stimulus' onset to its beta; causal betas only.
+        estimator: How betas are estimated, as JSON; the default is documented.
+        test_run: A run whose trials are the test; may be given several times.
+        backbone: What computes z_v.
+        weights: Local file of the backbone's weights; nothing is downloaded.
+        device: Torch device of the backbone.
+    """
+    from verbs.prepare_bids import prepare_bids_trials
+
+    prepare_bids_trials(
+        recording,
+        out,
+        betas=betas,
+        delay=delay,
+        estimator_file=estimator,
+        test_runs=test_run,
+        backbone=backbone,
+        weights=weights,
+        device=device,
+    )

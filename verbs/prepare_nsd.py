@@ -1,0 +1,83 @@
+"""`neuroflow prepare-nsd`: the dataset's files to a folder of trials."""
+
+from pathlib import Path
+
+import torch
+
+from runtime.errors import UsageError
+from training.data.nsd import Variant, open_nsd, prepare_nsd
+from training.data.nsd_latents import (
+    LatentsOf,
+    latents_of_backbone,
+    latents_of_file,
+)
+from training.data.store import open_trials
+from training.visual.backbone import PatchDctBackbone, VisualBackbone
+from training.visual.open_clip import OpenClipBackbone
+from verbs.progress import screen
+
+
+def prepare_nsd_trials(
+    nsd: Path,
+    subject: int,
+    out: Path,
+    *,
+    normalisation: Variant,
+    latents: Path | None,
+    backbone: str,
+    weights: Path | None,
+    device: str,
+) -> None:
+    """Prepare one participant, or go on with what was begun.
+
+    Raises:
+        RecordingError: A file of the dataset is missing, damaged or contradicts others.
+        ArtifactError: `out` holds something else, or the weights are missing.
+        UsageError: A backbone without weights.
+    """
+    with screen() as shown:
+        shown.stage(f"subject {subject}: design, mask, sessions")
+        trials = open_nsd(nsd, subject)
+        shown.say(
+            f"{len(trials.sessions)} sessions, {trials.trials} trials, "
+            f"{trials.mask.voxels} voxels, {len(trials.pictures)} pictures"
+        )
+        source: LatentsOf
+        if latents is not None:
+            source = latents_of_file(latents, trials.pictures)
+        else:
+            stimuli = nsd / "nsddata_stimuli" / "stimuli" / "nsd" / "nsd_stimuli.hdf5"
+            source = latents_of_backbone(
+                chosen_backbone(backbone, weights, device), stimuli
+            )
+        manifest = prepare_nsd(
+            trials,
+            subject,
+            out,
+            normalisation,
+            source,
+            announce=shown.stage,
+            count=shown.count,
+        )
+        open_trials(out)
+        shown.stage(f"done: {manifest.normalisation}, z_v from {manifest.visual.name}")
+    print(out)
+
+
+def chosen_backbone(name: str, weights: Path | None, device: str) -> VisualBackbone:
+    """Return a visual backbone by its name on the command line.
+
+    Raises:
+        UsageError: open_clip without a file of weights.
+        ArtifactError: The weights are missing or damaged.
+    """
+    if name == "patch_dct":
+        return PatchDctBackbone()
+    if weights is None:
+        raise UsageError(
+            f"--backbone {name}: expected --weights FILE (nothing is downloaded), "
+            "found none"
+        )
+    is_fast_at_halves = torch.device(device).type == "cuda"
+    precision = torch.float16 if is_fast_at_halves else torch.float32
+    return OpenClipBackbone(weights, device=device, precision=precision)
