@@ -289,25 +289,55 @@ def export_recording(
 def evaluate(
     *,
     recording: Path,
+    bundle: Path | None = None,
+    split: str = "test",
+    external: Path | None = None,
+    weights: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    download: bool = False,
+    backend: Backend = "ort",
     leave_one_run_out: bool = False,
     seeds: int = 3,
     out: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Compare with ridge on recorded fMRI, run by run, causal and offline.
+    """Compute the papers' metrics of a bundle, or compare with ridge run by run.
 
     Args:
-        recording: A Haxby folder.
-        leave_one_run_out: Each run in turn is the test; the only protocol so far.
-        seeds: Trainings per fold, averaged.
-        out: File for the result as JSON.
-        json: Print JSON instead of a table.
+        recording: A BIDS folder with events and pictures; a Haxby folder for
+            --leave-one-run-out.
+        bundle: The bundle to judge on the recording's trials.
+        split: With --bundle, whose trials.
+        external: With --bundle, one of another training that decodes its predictions.
+        weights: With --bundle, NAME=FILE of a feature network; may be repeated.
+        download: With --bundle, let torchvision download the weights that it has.
+        backend: With --bundle, the engine library.
+        leave_one_run_out: Each run in turn is the test, causal and offline.
+        seeds: With --leave-one-run-out, trainings per fold, averaged.
+        out: File for the result as JSON; with --bundle, a folder for JSON, tables
+            and figures.
+        json: Print JSON instead of tables.
     """
+    if bundle is not None and not leave_one_run_out:
+        from verbs.evaluate_bundle import evaluate_bundle
+
+        evaluate_bundle(
+            bundle,
+            recording,
+            split=split,
+            out=out,
+            weights=weights,
+            download=download,
+            external=external,
+            backend=backend,
+            as_json=json,
+        )
+        return
     from verbs.evaluate import evaluate_recording
 
     evaluate_recording(
         recording,
         leave_one_run_out=leave_one_run_out,
+        has_bundle=bundle is not None,
         seeds=seeds,
         out=out,
         as_json=json,

@@ -55,6 +55,7 @@ def evaluate_recording(
     seeds: int,
     out: Path | None,
     as_json: bool,
+    has_bundle: bool = False,
 ) -> None:
     """Train and compare on every left-out run; print a table or JSON.
 
@@ -64,15 +65,19 @@ def evaluate_recording(
         seeds: Trainings per fold.
         out: File for the JSON.
         as_json: Print the JSON instead of the table.
+        has_bundle: A bundle was given, which this protocol has no use for.
 
     Raises:
-        UsageError: Another protocol, no seed, or an `out` without a folder.
+        UsageError: Another protocol, a bundle, no seed, or an `out` without a folder.
         RecordingError: The recording is damaged or its volumes have no labels.
     """
     if not leave_one_run_out:
         raise UsageError(
-            "evaluate: expected --leave-one-run-out, the only protocol so far, "
-            "found none"
+            "evaluate: expected --bundle or --leave-one-run-out, found neither"
+        )
+    if has_bundle:
+        raise UsageError(
+            "evaluate: expected --bundle or --leave-one-run-out, found both"
         )
     if seeds < 1:
         raise UsageError(f"--seeds: expected at least 1, found {seeds}")

@@ -357,7 +357,7 @@ def test_another_protocol_is_wrong_usage(folder):
         )
 
     assert str(error.value) == (
-        "evaluate: expected --leave-one-run-out, the only protocol so far, found none"
+        "evaluate: expected --bundle or --leave-one-run-out, found neither"
     )
 
 

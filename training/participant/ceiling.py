@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float64, Int64
 from scipy import linalg, optimize, special
 
 from runtime.errors import TensorMismatchError
+from training.metrics.voxels import noise_ceiling as noise_ceiling
 
 Betas = Float64[np.ndarray, "trials voxels"]
 Patterns = Float64[np.ndarray, "images voxels"]
@@ -174,23 +175,6 @@ def shrink_covariance(
     weight = float(np.clip(scatter / n / max(distance, 1e-12), 0.0, 1.0))
     empirical = samples.T @ samples / n
     return weight * target + (1 - weight) * empirical, weight
-
-
-def noise_ceiling(
-    betas: Betas, shown: Images, repeats: int
-) -> Float64[np.ndarray, " voxels"]:
-    """Return the share of explainable variance at `repeats` averaged trials.
-
-    NC = ncsnr^2 / (ncsnr^2 + 1 / repeats), ncsnr from the variance within repeats of
-    an image and the total (Allen et al. 2022, eq. in Methods, "noise ceiling").
-    """
-    images, row, counts = np.unique(shown, return_inverse=True, return_counts=True)
-    means = np.zeros((len(images), betas.shape[1]))
-    np.add.at(means, row, betas)
-    means /= counts[:, None]
-    within = ((betas - means[row]) ** 2).sum(axis=0) / (len(betas) - len(images))
-    signal = np.maximum(betas.var(axis=0, ddof=1) - within, 0.0)
-    return np.asarray(signal / np.maximum(signal + within / repeats, 1e-30))
 
 
 def encoding_ceiling(

@@ -7,26 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from training.metrics.intervals import is_enough_for as is_enough_for
+from training.metrics.intervals import percentile as percentile
 from verbs.report.data import Report, ReportTrial
 
 Z_95 = 1.959963984540054
 """97.5 % quantile of the standard normal, for two-sided 95 % intervals."""
-MIN_TAIL_COUNT = 10
-"""Values that must lie beyond a percentile before it is stated: n >= 10 / (1 - p)."""
-
-
-def percentile(values: Sequence[float], p: float) -> float | None:
-    """Return the `p` quantile of `values`, or None where they are too few for it."""
-    if not is_enough_for(len(values), p):
-        return None
-    return float(np.quantile(np.asarray(values, dtype=np.float64), p))
-
-
-def is_enough_for(n: int, p: float) -> bool:
-    """Say whether `n` values support the `p` quantile, n >= 10 / (1 - p)."""
-    return n * (1.0 - p) >= MIN_TAIL_COUNT - 1e-6  # 1 - 0.9 is below 0.1 in binary
 
 
 def wilson_interval(k: int, n: int) -> tuple[float, float]:

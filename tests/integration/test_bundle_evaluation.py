@@ -1,0 +1,233 @@
+"""`neuroflow evaluate --bundle` on a small participant: everything that can be had."""
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
+from unittest import mock
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from PIL import Image
+
+import neuroflow
+from runtime.bundle import open_bundle
+from runtime.estimator import BetaEstimator
+from runtime.model import open_model
+from runtime.patch_dct import PatchDct
+from tests.models import tiny_bundle
+from tests.participants import tiny_participant
+from training.config import config_from_preset
+from training.dataset import open_dataset
+from training.metrics.report import from_json
+from training.metrics.result import Absent, Value
+from training.metrics.voxels import image_means
+from verbs.pipeline import build
+
+pytestmark = pytest.mark.slow
+
+
+def small_bundle(out, dataset, seed=0):
+    config = config_from_preset("demo", voxels=dataset.recording.mask.voxels)
+    config = replace(
+        config,
+        vae_training=replace(config.vae_training, epochs=6, batch=16, seed=seed),
+        flow_training=replace(config.flow_training, steps=60, batch=16, seed=seed),
+    )
+    return build(dataset, config, out).bundle
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return open_dataset(
+        tiny_participant(),
+        BetaEstimator(),
+        PatchDct(),
+        splits=("train", "calibration", "test"),
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(dataset, tmp_path_factory):
+    return small_bundle(tmp_path_factory.mktemp("own"), dataset)
+
+
+@pytest.fixture(scope="module")
+def external(dataset, tmp_path_factory):
+    return small_bundle(tmp_path_factory.mktemp("external"), dataset, seed=7)
+
+
+def said(*arguments):
+    """Run the verb in this process; return status, output and error."""
+    out, error = io.StringIO(), io.StringIO()
+    argv = ["neuroflow", "evaluate", *map(str, arguments)]
+    with (
+        mock.patch("sys.argv", argv), redirect_stdout(out), redirect_stderr(error)
+    ):  # fmt: skip
+        try:
+            status = neuroflow.main()
+        except SystemExit as ended:
+            status = ended.code
+    return status, out.getvalue(), error.getvalue()
+
+
+@pytest.fixture(scope="module")
+def evaluated(bundle, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluation")
+    status, text, error = said(
+        "--bundle", bundle, "--recording", tiny_participant(), "--out", out
+    )
+    assert status == 0, error
+    return out, text, from_json((out / "evaluation.json").read_bytes())
+
+
+def by(rows, **wanted):
+    (row,) = [r for r in rows if all(getattr(r, k) == v for k, v in wanted.items())]
+    return row
+
+
+def test_the_verb_says_what_it_wrote_and_every_figure_of_the_split(evaluated):
+    out, text, result = evaluated
+
+    assert text == (out / "evaluation.md").read_text()
+    assert (result.trials, result.images, result.repeats) == (36, 12, 3)
+    assert [row.trials for row in result.reconstructions] == [
+        "single",
+        "averaged",
+        "averaged",
+    ]
+    assert isinstance(result.external, Absent)
+    assert "| MindEye2 | 0.322 |" in text
+    assert "self-consistency" in text
+    for row in result.reconstructions:
+        assert isinstance(row.pixcorr, Value)
+        assert isinstance(row.ssim, Value)
+        # Nothing can be downloaded here, and nothing was asked for.
+        assert isinstance(row.clip, Absent)
+    assert "absent" in text
+    assert "inception_v3_google" in text.split("## Absent")[1]
+
+
+def test_figures_agree_with_a_second_way_to_compute_them(evaluated, bundle, dataset):
+    _, _, result = evaluated
+    test = dataset.betas.select("test")
+    rows = dataset.rows(test)
+    means, _ = image_means(test.betas, rows)
+    images = np.unique(rows)
+
+    with open_bundle(bundle) as opened, open_model(opened) as model:
+        space, backbone = opened.feature_space(), dataset.backbone
+        decoded = np.stack(
+            [
+                model.decode_latent(model.encode_voxels(row))
+                for row in space.to_model(means.astype(np.float32))
+            ]
+        )
+        predicted = np.stack(
+            [
+                model.predict_voxels(model.encode_latent(dataset.latents[image]))
+                for image in images
+            ]
+        )
+        centre = opened.latent_mean
+    a = (decoded - centre).reshape(12, -1)
+    b = (dataset.latents[images] - centre).reshape(12, -1)
+    cosines = (a / np.linalg.norm(a, axis=1)[:, None]) @ (
+        b / np.linalg.norm(b, axis=1)[:, None]
+    ).T
+    hits = (cosines.argmax(axis=1) == np.arange(12)).mean()
+    row = by(
+        result.retrieval,
+        source="decoded latents",
+        trials="averaged",
+        is_mean_subtracted=True,
+    )
+    assert row.candidates == 12
+    assert row.forward.mean == pytest.approx(hits)
+    assert row.forward.chance == pytest.approx(1 / 12)
+    assert "expected at least 300 images, found 12" in row.published_forward.reason
+
+    percent = space.from_model(predicted)
+    correlations = [
+        np.corrcoef(percent[:, voxel], means[:, voxel])[0, 1]
+        for voxel in range(means.shape[1])
+    ]
+    encoding = by(result.encoding, trials="averaged")
+    whole = encoding.rois[0]
+    assert whole.roi == "all voxels"
+    assert whole.correlation.mean == pytest.approx(np.mean(correlations), abs=1e-4)
+    assert {roi.roi for roi in encoding.rois} >= {"V1", "SUP"}
+    assert sum(roi.voxels for roi in encoding.rois[1:]) == whole.voxels
+    assert isinstance(encoding.coverage, Absent)
+
+    pixels = [backbone.image_from_tokens(z) for z in decoded]
+    averaged = result.reconstructions[1]
+    wanted = [
+        np.corrcoef(p.ravel(), dataset.stimuli.pixels[i].ravel())[0, 1]
+        for p, i in zip(pixels, images, strict=True)
+    ]
+    # At 425 pixels the papers' bilinear resizing blurs what 32 pixels have.
+    assert averaged.pixcorr.mean == pytest.approx(np.mean(wanted), abs=0.1)
+
+
+def test_predictions_at_random_are_at_chance_within_the_interval(evaluated):
+    _, _, result = evaluated
+
+    controls = {control.metric: control.value for control in result.controls}
+    for name in ("retrieval, forward", "encoding, r across images"):
+        value = controls[name]
+        assert value.low <= value.chance <= value.high
+    assert controls["PixCorr"].chance is None
+
+
+def test_pictures_of_the_figures_are_written(evaluated):
+    out, _, _ = evaluated
+
+    with Image.open(out / "contact.png") as sheet:
+        assert sheet.width > 500
+        assert len(sheet.getcolors(maxcolors=10**6) or []) > 50
+    for name in ("rois.svg", "selectivity.svg"):
+        drawn = (out / name).read_text()
+        assert drawn.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
+        assert "V1" in drawn
+
+
+def test_an_external_decoder_is_kept_apart_from_the_own_one(bundle, external):
+    status, text, error = said(
+        "--bundle", bundle, "--recording", tiny_participant(),
+        "--external", external, "--json",
+    )  # fmt: skip
+
+    assert status == 0, error
+    result = from_json(text.encode())
+    with open_bundle(external) as opened:
+        assert result.external == opened.sha256
+    rows = [r for r in result.reconstructions if r.source == "predicted responses"]
+    assert [row.decoder for row in rows] == ["own", "external"]
+    assert rows[0].pixcorr.mean != rows[1].pixcorr.mean
+    named = {row.source for row in result.retrieval if row.decoder == "external"}
+    assert named == {"predicted responses"}
+
+
+def test_wrong_usage_is_one_line(bundle, tmp_path):
+    recording = tiny_participant()
+
+    same = said("--bundle", bundle, "--recording", recording, "--external", bundle)
+    assert same[0] == 2
+    assert "independently trained" in same[2]
+    both = said("--bundle", bundle, "--recording", recording, "--leave-one-run-out")
+    assert both[0] == 2
+    assert "found both" in both[2]
+    weights = said(
+        "--bundle", bundle, "--recording", recording, "--weights", "vgg=x.pt"
+    )  # fmt: skip
+    assert weights[0] == 2
+    assert "found vgg=x.pt" in weights[2]
+    split = said("--bundle", bundle, "--recording", recording, "--split", "tset")
+    assert split[0] == 1
+    assert (
+        "expected runs of split tset, found calibration, live, test, train"
+        in (split[2])
+    )
+    other = said("--bundle", tiny_bundle(), "--recording", recording)
+    assert other[0] in (1, 2)
+    assert "found" in other[2]

@@ -1,0 +1,120 @@
+"""Negative controls: what a metric gives when predictions go to images at random.
+
+Permutations keep fixed points, so that a share of 1 / n right is the true chance; a
+cyclic shift would be right less often than chance where the answers are good.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64, Int64, Shaped
+
+from training.metrics.correlation import standard_rows
+from training.metrics.intervals import image_interval
+from training.metrics.pixels import Pictures, resized, structural_similarities
+from training.metrics.result import Control, Value
+from training.metrics.retrieval import expected_top1
+
+PERMUTATIONS: Final = 400
+"""The 2.5th percentile then rests on 10 of them."""
+MOST_IMAGES: Final = 100
+"""Of the controls of pixels, which compare at 425 pixels."""
+
+Statistic = Callable[[Int64[np.ndarray, " images"]], float]
+
+
+def permuted(
+    metric: str,
+    statistic: Statistic,
+    n_images: int,
+    rng: np.random.Generator,
+    *,
+    chance: float | None,
+    permutations: int = PERMUTATIONS,
+) -> Control:
+    """Return a statistic's mean and central 95 % over permutations of the images.
+
+    Args:
+        metric: Its name in the report.
+        statistic: Its value where image i gets the prediction of image `order[i]`.
+        n_images: How many.
+        rng: Draws the orders.
+        chance: What it should give; None where that is not known.
+        permutations: How many.
+    """
+    values = [statistic(rng.permutation(n_images)) for _ in range(permutations)]
+    low, high = np.percentile(values, [2.5, 97.5])
+    value = Value(
+        mean=float(np.mean(values)),
+        low=float(low),
+        high=float(high),
+        chance=chance,
+        n=n_images,
+    )
+    return Control(metric=metric, value=value)
+
+
+def retrieval_control(
+    cosines: Float64[np.ndarray, "images images"], size: int, rng: np.random.Generator
+) -> Control:
+    """Return forward top-1 with decoded latents given to images at random."""
+
+    def statistic(order: Int64[np.ndarray, " images"]) -> float:
+        return float(expected_top1(cosines[order], size).mean())
+
+    return permuted(
+        "retrieval, forward", statistic, len(cosines), rng, chance=1.0 / size
+    )
+
+
+def encoding_control(
+    predicted: Shaped[np.ndarray, "images voxels"],
+    measured: Shaped[np.ndarray, "images voxels"],
+    rng: np.random.Generator,
+) -> Control:
+    """Return the mean correlation across images with predictions given at random."""
+    said, found = standard_rows(predicted.T).T, standard_rows(measured.T).T
+
+    def statistic(order: Int64[np.ndarray, " images"]) -> float:
+        return float((said[order] * found).sum(axis=0).mean())
+
+    return permuted("encoding, r across images", statistic, len(said), rng, chance=0.0)
+
+
+def pixel_control(
+    shown: Pictures, reconstructed: Pictures, rng: np.random.Generator
+) -> Control:
+    """Return PixCorr with reconstructions given to images at random.
+
+    Unrelated images correlate as well, so that this level, not zero, is chance.
+    """
+    chosen = slice(0, MOST_IMAGES)
+    a, b = (
+        standard_rows(resized(images[chosen]).reshape(len(images[chosen]), -1))
+        for images in (shown, reconstructed)
+    )
+    pairs = a @ b.T
+    rows = np.arange(len(pairs))
+
+    def statistic(order: Int64[np.ndarray, " images"]) -> float:
+        return float(pairs[rows, order].mean())
+
+    return permuted("PixCorr", statistic, len(pairs), rng, chance=None)
+
+
+def similarity_control(
+    shown: Pictures, reconstructed: Pictures, rng: np.random.Generator
+) -> Control | None:
+    """Return SSIM with every reconstruction given to the next image; None for one.
+
+    One wrong image each instead of permutations, because SSIM of all pairs is slow; the
+    brackets are the interval over images. Small images that are enlarged to 425 pixels
+    hardly vary within SSIM's window, so that unrelated ones are alike as well.
+    """
+    a, b = shown[:MOST_IMAGES], reconstructed[:MOST_IMAGES]
+    if len(a) < 2:
+        return None
+    found = image_interval(structural_similarities(a, np.roll(b, 1, axis=0)), rng)
+    value = Value(mean=found.mean, low=found.low, high=found.high, n=len(a))
+    return Control(metric="SSIM", value=value)

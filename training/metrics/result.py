@@ -1,0 +1,168 @@
+"""What an evaluation found, typed: figures with intervals, and what is absent."""
+
+from typing import Literal
+
+import msgspec
+
+from training.metrics.published import (
+    ABLATIONS,
+    DECODING,
+    ENCODING,
+    PublishedAblation,
+    PublishedEncoding,
+    PublishedImages,
+)
+
+Trials = Literal["single", "averaged"]
+Decoder = Literal["own", "external"]
+ImageSource = Literal["measured responses", "predicted responses"]
+RetrievalSource = Literal[
+    "decoded latents", "retrieval features", "self-consistency", "predicted responses"
+]
+
+
+class Absent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="absent"):
+    """Something that could not be had, and why."""
+
+    reason: str
+
+
+class Value(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="value"
+):
+    """A figure; shares and two-way identification are in [0, 1], not percent."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    """95 % interval; None where there is none to be had."""
+    chance: float | None = None
+    n: int
+    """Images that it is about; voxels for a figure per voxel without interval."""
+
+
+Figure = Value | Absent
+
+
+class ImageFigures(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """The papers' eight image metrics of one set of reconstructions."""
+
+    source: ImageSource
+    """Predicted responses through the own decoder are self-consistency."""
+    decoder: Decoder
+    trials: Trials
+    pixcorr: Figure
+    ssim: Figure
+    alex2: Figure
+    alex5: Figure
+    inception: Figure
+    clip: Figure
+    efficientnet: Figure
+    swav: Figure
+    pixcorr_percentiles: tuple[float | None, float | None, float | None] | None = None
+    """10th, 50th and 90th; None where trials are too few for it."""
+
+
+class RetrievalFigures(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Top-1 retrieval among the images of the split."""
+
+    source: RetrievalSource
+    """What stands for the brain; self-consistency: the features of the model's own
+    predicted responses (papers: synthetic); predicted responses: through an external
+    decoder."""
+    decoder: Decoder = "own"
+    trials: Trials
+    is_mean_subtracted: bool
+    candidates: int
+    forward: Figure
+    """Brain to image, resampled over images."""
+    backward: Figure
+    """Image to brain, resampled over images."""
+    published_forward: Figure
+    """By the published protocol, with its own too narrow interval."""
+    published_backward: Figure
+
+
+class RoiFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Encoding of one region's voxels, correlated across images."""
+
+    roi: str
+    voxels: int
+    correlation: Figure
+    ceiling: Figure
+    """Mean of sqrt(NC) at the number of repeats that was averaged."""
+    normalised: Figure
+    """Mean of correlation over sqrt(NC), voxels below the floor left out; n voxels."""
+    explained_variance: Figure
+
+
+class EncodingFigures(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Predicted against measured responses to images never trained on."""
+
+    trials: Trials
+    mse: Figure
+    """Units of the training betas' standard deviation, squared."""
+    pearson: Figure
+    """Across voxels, training mean and scale removed."""
+    cosine: Figure
+    """Across voxels, training mean and scale removed."""
+    pearson_percent: Figure
+    """Across voxels in percent signal, the voxels' means left in, as in the papers."""
+    rois: list[RoiFigures]
+    coverage: Figure
+    """Share of single trials within the predicted 95 %."""
+    spread_ratio: Figure
+    """Predicted over measured variance of repeats."""
+
+
+class Control(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A metric of predictions given to images at random, which must be at chance."""
+
+    metric: str
+    value: Figure
+    """Mean and central 95 % over permutations; `chance` None where nobody knows it."""
+
+
+class NetworkRecord(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Which weights a feature network had."""
+
+    name: str
+    title: str
+    weights: str | None
+    sha256: str | None
+    absent: Absent | None
+
+
+class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was found of one bundle on one recording."""
+
+    schema: int = 1
+    bundle_sha256: str
+    external: str | Absent
+    """Hash of the independently trained bundle, where one was given."""
+    recording: str
+    subject: str
+    split: str
+    backend: str
+    trials: int
+    images: int
+    repeats: int
+    """Trials that every image has at least; what is averaged is all that it has."""
+    seed: int
+    reconstructions: list[ImageFigures]
+    retrieval: list[RetrievalFigures]
+    encoding: list[EncodingFigures]
+    controls: list[Control]
+    networks: list[NetworkRecord]
+    versions: dict[str, str]
+    published_decoding: tuple[PublishedImages, ...] = DECODING
+    published_encoding: tuple[PublishedEncoding, ...] = ENCODING
+    published_ablations: tuple[PublishedAblation, ...] = ABLATIONS

@@ -1,0 +1,142 @@
+"""`neuroflow evaluate --bundle`: the papers' metrics of one bundle on one recording."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from runtime.bundle import open_bundle
+from runtime.errors import UsageError
+from runtime.model import open_model
+from training.checkpoint import library_versions
+from training.metrics.feature_networks import (
+    NAMES,
+    FeatureNetwork,
+    NetworkName,
+    open_network,
+)
+from training.metrics.network_specs import NETWORKS
+from training.metrics.report import to_json, to_markdown
+from training.metrics.result import Absent, BundleEvaluation, NetworkRecord
+from verbs.bundle_evaluation import evaluate_split
+from verbs.bundle_trials import BundleMaps, check_external, read_trials
+from verbs.evaluation_figures import write_figures
+from verbs.progress import screen
+
+SEED = 0
+NO_EXTERNAL = Absent("no independently trained decoder was given (--external)")
+
+
+def evaluate_bundle(
+    bundle: Path,
+    recording: Path,
+    *,
+    split: str,
+    out: Path | None,
+    weights: Sequence[str] = (),
+    download: bool = False,
+    external: Path | None = None,
+    backend: str = "ort",
+    as_json: bool = False,
+) -> BundleEvaluation:
+    """Run a bundle over a split and compute everything that can be had.
+
+    Args:
+        bundle: What export wrote.
+        recording: A BIDS folder with events and pictures.
+        split: Whose trials; the model must not have been trained on it.
+        out: Folder for the JSON, the tables and the figures; None writes none.
+        weights: NAME=FILE, a file of weights for a feature network.
+        download: Let torchvision download what it has.
+        external: A bundle of another training, which decodes our predictions.
+        backend: Engine library.
+        as_json: Print the JSON instead of the tables.
+
+    Raises:
+        UsageError: The bundle has no trials or no images, or a weight no network.
+        BundleError: A bundle is damaged, or the external one does not fit.
+        RecordingError: The recording is damaged or has no such split.
+    """
+    files = parse_weights(weights)
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out: expected a folder, found the file {out}")
+    with screen() as shown, ExitStack() as opened:
+        shown.stage("open the bundle")
+        own = opened.enter_context(open_bundle(bundle))
+        model = opened.enter_context(open_model(own, backend))
+        maps, other = BundleMaps(own, model), None
+        if external is not None:
+            theirs = opened.enter_context(open_bundle(external))
+            check_external(own, theirs)
+            other = BundleMaps(
+                theirs, opened.enter_context(open_model(theirs, backend))
+            )
+        shown.stage("feature networks")
+        networks: dict[str, FeatureNetwork | Absent] = {
+            name: open_network(name, files.get(name), download=download)
+            for name in NAMES
+        }
+        shown.stage(f"trials of split {split}")
+        trials = read_trials(recording, own, split, shown.count)
+        rng = np.random.default_rng(SEED)
+        judged = evaluate_split(maps, other, trials, networks, rng, shown)
+        result = BundleEvaluation(
+            bundle_sha256=own.sha256,
+            external=NO_EXTERNAL if other is None else other.bundle.sha256,
+            recording=recording.resolve().name,
+            subject=own.manifest.subject,
+            split=split,
+            backend=model.backend,
+            trials=len(trials.betas),
+            images=len(trials.images),
+            repeats=trials.repeats,
+            seed=SEED,
+            reconstructions=judged.reconstructions,
+            retrieval=judged.retrieval,
+            encoding=judged.encoding,
+            controls=judged.controls,
+            networks=_records(networks),
+            versions=library_versions(),
+        )
+        if out is not None:
+            shown.stage("write tables and figures")
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "evaluation.json").write_bytes(to_json(result))
+            (out / "evaluation.md").write_text(to_markdown(result), encoding="utf-8")
+            write_figures(out, result, judged.found)
+    print(to_json(result).decode() if as_json else to_markdown(result), end="")
+    return result
+
+
+def parse_weights(given: Sequence[str]) -> dict[NetworkName, Path]:
+    """Read NAME=FILE.
+
+    Raises:
+        UsageError: No such network, or no file.
+    """
+    files: dict[NetworkName, Path] = {}
+    known = {str(name): name for name in get_args(NetworkName)}
+    for text in given:
+        name, _, file = text.partition("=")
+        if name not in known or not file:
+            raise UsageError(
+                f"--weights: expected NAME=FILE with a name of {', '.join(known)}, "
+                f"found {text}"
+            )
+        files[known[name]] = Path(file)
+    return files
+
+
+def _records(networks: Mapping[str, FeatureNetwork | Absent]) -> list[NetworkRecord]:
+    return [
+        NetworkRecord(
+            name=name,
+            title=NETWORKS[name].title,
+            weights=None if isinstance(network, Absent) else network.weights,
+            sha256=None if isinstance(network, Absent) else network.sha256,
+            absent=network if isinstance(network, Absent) else None,
+        )
+        for name, network in networks.items()
+    ]

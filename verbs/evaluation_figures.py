@@ -1,0 +1,256 @@
+"""An evaluation in pictures: contact sheet, regions, selectivity of categories."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from training.metrics.pixels import pixel_correlations
+from training.metrics.result import BundleEvaluation, EncodingFigures, Value
+from verbs.report.svg import Axis, drawing, line, rect, text, tick_text
+
+SIDE = 128
+"""Pixels of a picture in the contact sheet."""
+GAP = 14
+COLUMNS = 8
+INK, SOFT, PAPER = "#171a20", "#535b69", "#ffffff"
+STYLE = """
+text{font:13px system-ui,"DejaVu Sans",sans-serif;fill:#171a20}
+.tick-text{fill:#535b69;font-size:12px}.mid{text-anchor:middle}.end{text-anchor:end}
+.grid{stroke:#e6e9ee}.axis{stroke:#535b69}.bar{fill:#8db7dc}
+.interval{stroke:#171a20;stroke-width:1.5}.ceiling{stroke:#a8321a;stroke-width:3}
+.strong{font-weight:650}.paper{fill:#ffffff}
+"""
+
+Pictures = UInt8[np.ndarray, "images height width 3"]
+Responses = Float32[np.ndarray, "images voxels"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What the pictures show, one row an image."""
+
+    seen: Pictures
+    decoded: Pictures
+    labels: Sequence[str]
+    names: Sequence[str]
+    predicted: Responses
+    """In standard deviations of the training betas."""
+    measured: Responses
+    """Mean of the image's trials, in the same units."""
+    rois: Mapping[str, Bool[np.ndarray, " voxels"]]
+
+
+def write_figures(out: Path, result: BundleEvaluation, found: Found) -> None:
+    """Write ``contact.png``, ``rois.svg`` and ``selectivity.svg`` into a folder."""
+    contact_sheet(found).save(out / "contact.png")
+    averaged = [row for row in result.encoding if row.trials == "averaged"]
+    for row in averaged:
+        (out / "rois.svg").write_text(roi_bars(row), encoding="utf-8")
+    (out / "selectivity.svg").write_text(selectivity_map(found), encoding="utf-8")
+
+
+def best_median_worst(
+    scores: Float64[np.ndarray, " images"], n_each: int
+) -> dict[str, list[int]]:
+    """Return the images with the highest, middle and lowest scores, each at most once.
+
+    Args:
+        scores: One an image.
+        n_each: Of each kind; fewer where there are not three times as many images.
+    """
+    order = [int(i) for i in np.argsort(-scores, kind="stable")]
+    n = min(n_each, max(len(order) // 3, 1))
+    middle = max((len(order) - n) // 2, 0)
+    groups = {
+        "best": order[:n],
+        "median": order[middle : middle + n],
+        "worst": order[len(order) - n :],
+    }
+    taken: set[int] = set()
+    for name, rows in groups.items():
+        groups[name] = [row for row in rows if row not in taken]
+        taken.update(rows)
+    return groups
+
+
+def contact_sheet(found: Found) -> Image.Image:
+    """Draw the best, median and worst reconstructions by PixCorr, what was seen above.
+
+    All of them, chosen by the score alone: nothing is picked by eye.
+    """
+    scores = pixel_correlations(found.seen, found.decoded)
+    groups = best_median_worst(scores, COLUMNS)
+    columns = max(len(rows) for rows in groups.values())
+    cell_w, cell_h = SIDE + GAP, 2 * SIDE + 62
+    width = 110 + columns * cell_w + GAP
+    sheet = Image.new("RGB", (width, 60 + 3 * cell_h + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    head = f"Seen above, decoded below: {len(scores)} images by PixCorr"
+    draw.text((GAP, 18), head, fill=INK, font=_font(22))
+    for number, (name, rows) in enumerate(groups.items()):
+        top = 60 + number * cell_h
+        draw.text((GAP, top + SIDE // 2 - 10), name, fill=INK, font=_font(20))
+        draw.text((GAP, top + SIDE // 2 + 18), "seen", fill=SOFT, font=_font(15))
+        draw.text((GAP, top + SIDE + SIDE // 2), "decoded", fill=SOFT, font=_font(15))
+        for column, row in enumerate(rows):
+            left = 110 + column * cell_w
+            for image, y in (
+                (found.seen[row], top),
+                (found.decoded[row], top + SIDE + 4),
+            ):
+                sheet.paste(_enlarged(image), (left, y))
+            words = f"r {scores[row]:.2f}  {found.labels[row]}"
+            draw.text(
+                (left, top + 2 * SIDE + 10), words[:19], fill=SOFT, font=_font(14)
+            )
+    return sheet
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _enlarged(image: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
+    is_small = max(image.shape[:2]) <= SIDE
+    how = Image.Resampling.NEAREST if is_small else Image.Resampling.LANCZOS
+    return Image.fromarray(image).resize((SIDE, SIDE), how)
+
+
+def roi_bars(encoding: EncodingFigures) -> str:
+    """Draw each region's correlation across images, its interval and its ceiling."""
+    rows = encoding.rois
+    top, pitch, width = 44.0, 34.0, 720.0
+    bottom = top + pitch * len(rows)
+    known = [
+        limit
+        for roi in rows
+        for figure in (roi.correlation, roi.ceiling)
+        if isinstance(figure, Value)
+        for limit in (figure.mean, figure.low, figure.high)
+        if limit is not None
+    ]
+    low, high = 1.05 * min([0.0, *known]), 1.05 * max([0.1, *known])
+    axis = Axis(low, high, 150.0, width - 190)
+    body = [text(10, 24, "Correlation across images, mean of voxels", "strong")]
+    for tick in axis.ticks:
+        body.append(line(axis(tick), top - 6, axis(tick), bottom, "grid"))
+        body.append(text(axis(tick), bottom + 18, tick_text(tick), "tick-text mid"))
+    words = []
+    for i, roi in enumerate(rows):
+        y = top + pitch * (i + 0.5)
+        body.append(text(142, y + 4, f"{roi.roi} ({roi.voxels})", "end"))
+        said = "absent"
+        if isinstance(roi.correlation, Value):
+            value = roi.correlation
+            left, right = sorted((axis(0.0), axis(value.mean)))
+            body.append(rect(left, y - 9, right - left, 18, "bar"))
+            if value.low is not None and value.high is not None:
+                body.append(line(axis(value.low), y, axis(value.high), y, "interval"))
+            said = f"{value.mean:.2f}"
+        if isinstance(roi.ceiling, Value):
+            x = axis(roi.ceiling.mean)
+            body.append(line(x, y - 12, x, y + 12, "ceiling"))
+            said += f" of {roi.ceiling.mean:.2f}"
+        body.append(text(width - 180, y + 4, said, "tick-text"))
+        words.append(f"{roi.roi} {said}")
+    body.append(line(axis(0.0), top - 6, axis(0.0), bottom, "axis"))
+    note = "bar: r; black: 95 % over images; red: noise ceiling sqrt(NC)"
+    body.append(text(150, bottom + 40, note, "tick-text"))
+    return _standalone(width, bottom + 54, body, "; ".join(words))
+
+
+def selectivity(
+    responses: Responses, labels: Sequence[str]
+) -> tuple[list[str], Float64[np.ndarray, "categories voxels"]]:
+    """Return each category's mean response minus the mean over all images, a voxel.
+
+    Args:
+        responses: One row an image.
+        labels: Its category.
+
+    Returns:
+        Categories in order, and the differences in the units of `responses`.
+    """
+    categories = sorted(set(labels))
+    of_image = np.array(labels)
+    wide = responses.astype(np.float64)
+    means = [wide[of_image == name].mean(axis=0) for name in categories]
+    return categories, np.stack(means) - wide.mean(axis=0)
+
+
+def selectivity_map(found: Found) -> str:
+    """Draw categories by regions, synthesised responses beside measured ones."""
+    regions = list(found.rois)
+    categories, said = selectivity(found.predicted, found.labels)
+    _, real = selectivity(found.measured, found.labels)
+    maps = [
+        np.stack([rows[:, found.rois[name]].mean(axis=1) for name in regions])
+        for rows in (said, real)
+    ]
+    cell, left, top = 46.0, 130.0, 120.0
+    panel = cell * len(categories)
+    width = left + 2 * panel + 60 + GAP
+    height = top + cell * len(regions) + 44
+    body = [
+        text(
+            10, 24, "Mean response of a category minus the mean of all images", "strong"
+        )
+    ]
+    words = []
+    for number, (title, values) in enumerate(
+        zip(("synthesised", "measured"), maps, strict=True)
+    ):
+        # Each panel has its own scale: a shrunk prediction keeps its pattern visible.
+        largest = float(np.abs(values).max()) or 1.0
+        x_0 = left + number * (panel + 60)
+        body.append(text(x_0, 48, f"{title}, colours to {largest:.2f} sd", "tick-text"))
+        for j, name in enumerate(categories):
+            x = x_0 + cell * (j + 0.5)
+            body.append(
+                f'<g transform="translate({x:.0f} {top - 8:.0f}) rotate(-50)">'
+                f"{text(0, 0, name[:12], 'tick-text')}</g>"
+            )
+        for i, name in enumerate(regions):
+            y = top + cell * i
+            if not number:
+                body.append(text(left - 8, y + cell / 2 + 4, name, "end"))
+            for j in range(len(categories)):
+                value = float(values[i, j])
+                body.append(_tile(x_0 + cell * j, y, cell, value, largest))
+        words.append(f"{title}: largest difference {largest:.2f}")
+    body.append(
+        text(
+            left,
+            height - 14,
+            "standard deviations of training betas; red above, blue below",
+            "tick-text",
+        )
+    )
+    return _standalone(width, height, body, "; ".join(words))
+
+
+def _tile(x: float, y: float, cell: float, value: float, largest: float) -> str:
+    share = abs(value) / largest
+    full = (168, 50, 26) if value > 0 else (28, 93, 153)
+    colour = "#" + "".join(f"{round(255 + share * (c - 255)):02x}" for c in full)
+    ink = "#ffffff" if share > 0.6 else INK
+    shown = f"{round(value, 2) + 0.0:.2f}"  # no minus sign on a zero
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell - 2:.1f}" '
+        f'height="{cell - 2:.1f}" fill="{colour}"/>'
+        f'<text x="{x + cell / 2 - 1:.1f}" y="{y + cell / 2 + 4:.1f}" '
+        f'text-anchor="middle" style="fill:{ink};font-size:11px">{shown}</text>'
+    )
+
+
+def _standalone(width: float, height: float, body: Sequence[str], words: str) -> str:
+    """Wrap a drawing so that it is legible outside a page, on light and dark."""
+    paper = rect(0, 0, width, height, "paper")
+    inner = [f"<style>{STYLE}</style>", paper, *body]
+    svg = drawing(width, height, inner, words)
+    size = f'width="{width:.0f}" height="{height:.0f}"'
+    return svg.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" {size} ', 1)
