@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
-import msgspec
 from msgspec import Meta, Struct, structs
 
+from runtime import small_json
 from runtime.errors import RecordingError
 
 CHAIN: Final = "segments.json"
@@ -106,23 +106,12 @@ def first_break(chain: Chain, found: Mapping[str, tuple[int, str]]) -> str:
     return ""
 
 
-def encoded(chain: Chain) -> bytes:
-    """Write a chain, for people to read."""
-    return msgspec.json.format(msgspec.json.encode(chain), indent=2) + b"\n"
-
-
 def decoded(data: bytes, source: str) -> Chain:
     """Read a chain.
 
     Raises:
         RecordingError: It is none.
     """
-    if len(data) > MAX_CHAIN_BYTES:
-        raise RecordingError(
-            f"{source}: expected at most {MAX_CHAIN_BYTES} bytes, found more"
-        )
-    try:
-        return msgspec.json.decode(data, type=Chain)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        why = " ".join(str(error).split())
-        raise RecordingError(f"{source}: damaged: {why}") from error
+    return small_json.decoded(
+        data, Chain, source, most_bytes=MAX_CHAIN_BYTES, error=RecordingError
+    )

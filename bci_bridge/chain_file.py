@@ -17,12 +17,12 @@ from bci_bridge.chain import (
     MAX_CHAIN_BYTES,
     Chain,
     decoded,
-    encoded,
     first_break,
     number_of,
 )
 from runtime.errors import ArtifactError, RecordingError
 from runtime.private_file import replace_whole
+from runtime.small_json import encoded
 
 STEP_BYTES: Final = 8 << 20
 """Hashed between two syncs; about ten milliseconds."""

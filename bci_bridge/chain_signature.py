@@ -22,11 +22,11 @@ from runtime.signing import (
     SigningKey,
     Trust,
     decoded,
-    encoded,
     fits,
     named,
     signature_of,
 )
+from runtime.small_json import encoded
 
 SIGNATURE: Final = "recording.sig"
 

@@ -26,7 +26,6 @@ from bci_bridge.keyring import (
     PublicKey,
     checked,
     decoded,
-    encoded,
     with_device,
     with_revoked,
 )
@@ -38,6 +37,7 @@ from runtime.private_file import (
     refuse_open_folder,
     replace_whole,
 )
+from runtime.small_json import encoded
 
 ALLOWED: Final = "allowed.json"
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from bci_bridge.header import Role
+from runtime import small_json
 from runtime.errors import ArtifactError, UsageError
 
 T = TypeVar("T", bound=Struct)
@@ -152,21 +153,9 @@ def decoded(data: bytes, kind: type[T], source: str) -> T:
     Raises:
         ArtifactError: Never with a value of the file in it.
     """
-    if len(data) > MAX_FILE_BYTES:
-        raise ArtifactError(
-            f"{source}: expected at most {MAX_FILE_BYTES} bytes, found {len(data)}"
-        )
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # One line, whatever name of a field it quotes.
-        why = " ".join(str(error).split())
-        raise ArtifactError(f"{source}: damaged: {why}") from error
-
-
-def encoded(record: Struct) -> bytes:
-    """Write a key file or an allow-list, for people to read."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    return small_json.decoded(
+        data, kind, source, most_bytes=MAX_FILE_BYTES, error=ArtifactError
+    )
 
 
 def with_device(allowed: AllowList, device: Device) -> AllowList:

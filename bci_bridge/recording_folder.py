@@ -1,9 +1,9 @@
 """The folder of a log as a writer takes it: writable, free, and with room."""
 
-import fcntl
 import os
 from pathlib import Path
 
+from bci_bridge.folder_lock import locked_folder
 from runtime.errors import UsageError
 
 
@@ -21,20 +21,12 @@ def locked(folder: Path) -> int:
     Raises:
         UsageError: It cannot be written, or another process records there.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise UsageError(not_writable(folder, error)) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        raise UsageError(
-            f"recording {folder}: expected a free folder, found one that another "
-            "server records to. Stop that server or name another folder."
-        ) from error
-    return fd
+    return locked_folder(
+        folder,
+        lambda error: not_writable(folder, error),
+        f"recording {folder}: expected a free folder, found one that another "
+        "server records to. Stop that server or name another folder.",
+    )
 
 
 def check_room(folder: Path, wanted_bytes: int) -> None:

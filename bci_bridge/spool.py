@@ -13,7 +13,6 @@ One process holds a spool; the lock ends with it, however it ends. The bytes are
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Final, Literal
 
 from msgspec import structs
 
+from bci_bridge.folder_lock import locked_folder
 from bci_bridge.header import Role
 from bci_bridge.messages import RunStart
 from bci_bridge.spool_format import (
@@ -73,7 +73,12 @@ class Spool:
         self._segments: deque[_Segment] = deque()
         # Segment, offset and length of each message that is still on disk.
         self._places: deque[tuple[_Segment, int, int]] = deque()
-        self._lock_fd: int | None = _locked(folder)
+        self._lock_fd: int | None = locked_folder(
+            folder,
+            lambda error: _not_usable(folder, error),
+            f"spool {folder}: expected a free spool, found one that another sender "
+            "has. Stop that sender or name another folder.",
+        )
         try:
             self._load()
         except OSError as error:
@@ -317,20 +322,3 @@ def _not_usable(folder: Path, error: OSError) -> str:
         f"spool {folder}: expected a folder to write to, "
         f"found {error.strerror or error}"
     )
-
-
-def _locked(folder: Path) -> int:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise UsageError(_not_usable(folder, error)) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        raise UsageError(
-            f"spool {folder}: expected a free spool, found one that another sender "
-            "has. Stop that sender or name another folder."
-        ) from error
-    return fd

@@ -10,7 +10,6 @@ Source: RFC 8032, Edwards-Curve Digital Signature Algorithm, section 5.1.
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
@@ -18,8 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 from msgspec import Meta, Struct
 
+from runtime import small_json
 from runtime.errors import ArtifactError, BundleError
 from runtime.sealed import SIGNATURE
+from runtime.small_json import encoded
 
 T = TypeVar("T", bound=Struct)
 
@@ -206,24 +207,12 @@ def _fitting(
     return named(found.public_key, trust)
 
 
-def encoded(record: Struct) -> bytes:
-    """Write a key file or a signature, for people to read."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
-
-
 def decoded(data: bytes, kind: type[T], source: str) -> T:
     """Read a key file or a signature.
 
     Raises:
         ArtifactError: Never with a value of the file in it.
     """
-    if len(data) > MAX_KEY_BYTES:
-        raise ArtifactError(
-            f"{source}: expected at most {MAX_KEY_BYTES} bytes, found more"
-        )
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # One line, whatever name of a field it quotes.
-        why = " ".join(str(error).split())
-        raise ArtifactError(f"{source}: damaged: {why}") from error
+    return small_json.decoded(
+        data, kind, source, most_bytes=MAX_KEY_BYTES, error=ArtifactError
+    )

@@ -26,11 +26,11 @@ from runtime.signing import (
     TrustedKey,
     checked_pair,
     decoded,
-    encoded,
     sign,
     signer_of,
     signing_key,
 )
+from runtime.small_json import encoded
 
 PRIVATE: Final = ".key"
 PUBLIC: Final = ".pub"

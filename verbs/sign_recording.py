@@ -8,8 +8,9 @@ from pathlib import Path
 
 from bci_bridge.recording_signature import check_goes_on, sign_recording
 from runtime.errors import ArtifactError, UsageError
-from runtime.signing import MAX_KEY_BYTES, TrustedKey, decoded, encoded
+from runtime.signing import MAX_KEY_BYTES, TrustedKey, decoded
 from runtime.signing_keys import read_signing_key
+from runtime.small_json import encoded
 from verbs.apart import apart
 
 FLAG = "--sign-recording"

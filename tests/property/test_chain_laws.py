@@ -10,12 +10,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from bci_bridge.chain import Chain, decoded, encoded, first_break
+from bci_bridge.chain import Chain, decoded, first_break
 from bci_bridge.chain_file import check_chain
 from bci_bridge.messages import Missing
 from bci_bridge.recorder import Recorder
 from bci_bridge.wire import encode
 from runtime.errors import RecordingError
+from runtime.small_json import encoded
 
 CONTENTS = st.lists(st.binary(max_size=8), min_size=1, max_size=6)
 

@@ -24,7 +24,8 @@ from bci_bridge.recording_signature import (
 )
 from bci_bridge.wire import encode
 from runtime.errors import RecordingError
-from runtime.signing import encoded, signing_key
+from runtime.signing import signing_key
+from runtime.small_json import encoded
 from verbs.verify_recording import verify_recording
 
 KEY = signing_key("site", bytes(range(32)))

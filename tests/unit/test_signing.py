@@ -13,7 +13,7 @@ from runtime.bundle import open_bundle
 from runtime.errors import ArtifactError, BundleError, UsageError
 from runtime.gallery import open_gallery, write_gallery
 from runtime.sealed import SIGNATURE
-from runtime.signing import Signature, decoded, encoded, sign, signing_key
+from runtime.signing import Signature, decoded, sign, signing_key
 from runtime.signing_keys import (
     folder_signer,
     make_signing_key,
@@ -21,6 +21,7 @@ from runtime.signing_keys import (
     read_trust,
     sign_folder,
 )
+from runtime.small_json import encoded
 from tests.sealed_folder import write_folder
 
 KEY = signing_key("author", bytes(range(32)))
