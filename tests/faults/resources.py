@@ -11,6 +11,9 @@ class Held:
     """What one process holds at one instant."""
 
     rss_kib: float
+    own_kib: float
+    """Of the resident memory what is no file's: pages of libraries come and go as the
+    kernel likes, which may be at any time, and a leak is never among them."""
     descriptors: int
     threads: int
 
@@ -21,6 +24,7 @@ def held_by(pid: int) -> Held:
     said = dict(line.split(":", 1) for line in lines if ":" in line)
     return Held(
         rss_kib=float(said["VmRSS"].split()[0]),
+        own_kib=sum(float(said[name].split()[0]) for name in ("RssAnon", "RssShmem")),
         descriptors=len(os.listdir(f"/proc/{pid}/fd")),
         threads=int(said["Threads"]),
     )

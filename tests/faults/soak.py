@@ -3,10 +3,11 @@
 At a pace, and not as fast as acknowledgements allow: what waits would then be memory
 that grows and shrinks with whatever else the machine does.
 
-Every process is looked at several times a second: resident memory, file descriptors,
-threads. Memory may settle during the first half; over the second half a line is laid
-through it by least squares, and may rise by 1 KiB for every 1,000 volumes. The least
-number of descriptors and threads of the last quarter must be that of the one before.
+Every process is looked at several times a second: its own resident memory, that is
+without pages of files, file descriptors and threads. Memory may settle during the first
+half; over the second half a line is laid through it by least squares, and may rise by
+1 KiB for every 1,000 volumes. The least number of descriptors and threads of the last
+quarter must be that of the one before.
 
 The short form is over before allocators have settled: it proves that the measurement
 works, and finds a leak of half a KiB for every volume.
@@ -41,7 +42,7 @@ class Watched:
 
     def second_half(self, total: int) -> tuple[list[float], list[float]]:
         late = [
-            (volumes / 1000, held.rss_kib)
+            (volumes / 1000, held.own_kib)
             for volumes, held in zip(self.volumes, self.held, strict=True)
             if volumes >= total / 2
         ]
