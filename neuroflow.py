@@ -16,6 +16,7 @@ app = tyro.extras.SubcommandApp()
 
 Stage = Literal["vae", "flow"]
 Backend = Literal["ort", "openvino"]
+Precision = Literal["fp32", "bf16", "fp16"]
 ExportFormat = Literal["bids", "hdf5", "nifti"]
 
 
@@ -79,6 +80,10 @@ def train(
     estimator: Path | None = None,
     dry_run: bool = False,
     resume: bool = True,
+    precision: Precision = "fp32",
+    micro_batch: int | None = None,
+    checkpoint_activations: bool = False,
+    compile: bool = False,  # noqa: A002  # the flag's name
 ) -> None:
     """Train a stage: `vae` (NeuroVAE) first, then `flow` on its frozen latents.
 
@@ -93,7 +98,12 @@ def train(
         estimator: How betas are estimated, as JSON; the default is documented.
         dry_run: Print the resolved configuration as JSON and stop.
         resume: Go on from an interrupted run in `out`.
+        precision: Of matrix products; weights and losses are fp32 in any case.
+        micro_batch: Rows at a time, to save memory; `flow` only, and the same loss.
+        checkpoint_activations: Compute activations twice instead of keeping them.
+        compile: Run the model through torch.compile.
     """
+    from training.compute import Compute
     from verbs.train import train_stage
 
     train_stage(
@@ -107,6 +117,12 @@ def train(
         estimator_file=estimator,
         dry_run=dry_run,
         resume=resume,
+        compute=Compute(
+            precision=precision,
+            micro_batch=micro_batch,
+            checkpoint_activations=checkpoint_activations,
+            compile=compile,
+        ),
     )
 
 

@@ -1,7 +1,12 @@
 """What every test may rely on."""
 
+import hypothesis
 import pytest
 import torch
+
+# How long an example takes is the machine's business: speed is measured by benchmarks.
+hypothesis.settings.register_profile("neuroflow", deadline=None)
+hypothesis.settings.load_profile("neuroflow")
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from runtime.errors import CheckpointError, ConfigError
+from training.compute import AS_PUBLISHED, Compute
 from training.config import ModelConfig
 from training.neurovae import NeuroVAE
 from training.sit import SiT
@@ -63,6 +64,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """For a flow, the checkpoint whose encoder gave it z_n."""
     imported: Origin | None = None
     """Where the weights came from, unless they were trained here."""
+    compute: Compute = AS_PUBLISHED
+    """How the weights were computed."""
     fingerprint: str
     """sha256 over the weights' bytes followed by the canonical configuration."""
 
@@ -86,6 +89,7 @@ def save_checkpoint(
     step: int,
     vae_fingerprint: str | None = None,
     imported: Origin | None = None,
+    compute: Compute = AS_PUBLISHED,
 ) -> Checkpoint:
     """Write a checkpoint, each file complete or not at all.
 
@@ -98,6 +102,7 @@ def save_checkpoint(
         step: Optimiser steps taken.
         vae_fingerprint: For a flow, the fingerprint of its VAE.
         imported: The released file that the weights are from, if they are.
+        compute: How the weights were computed.
 
     Returns:
         What was written to ``config.json``.
@@ -117,6 +122,7 @@ def save_checkpoint(
         versions=library_versions(),
         vae_fingerprint=vae_fingerprint,
         imported=imported,
+        compute=compute,
         fingerprint=_fingerprint(folder / WEIGHTS, config),
     )
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)

@@ -11,8 +11,10 @@ from jaxtyping import Int64
 
 from runtime.errors import CheckpointError, ConfigError
 from runtime.path import path_from_name
-from training.checkpoint import load_neurovae, save_checkpoint
+from training.checkpoint import load_neurovae
+from training.compute import AS_PUBLISHED, Compute
 from training.config import ModelConfig, VAETraining
+from training.ending import keep
 from training.first_layer import start_from_ridge
 from training.flow import flow_matching_loss, sample_times
 from training.loop import (
@@ -21,14 +23,15 @@ from training.loop import (
     DivergedError,
     Observer,
     Progress,
-    Stage,
-    StepLosses,
     train,
 )
-from training.losses import vae_loss
+from training.losses import Cycle, compare
 from training.neurovae import Latent, NeuroVAE, Posterior, Voxels
-from training.sit import SiT
+from training.parts import cut, made_ready, refuse_parts
+from training.ranks import ALONE, Ranks, own_rows
+from training.sit import SiT, Times
 from training.snapshot import RunIdentity
+from training.state import Part, Stage, StepLosses
 from training.trials import BatchOrder, TrialSet
 
 __all__ = ["DivergedError", "Observer", "Progress", "fit_flow", "fit_neurovae"]
@@ -59,6 +62,8 @@ def fit_neurovae(
     device: str = "cpu",
     clock: Clock = time.monotonic,
     snapshot_every_s: float = SNAPSHOT_EVERY_S,
+    compute: Compute = AS_PUBLISHED,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Train NeuroVAE as ``config.vae_training`` says.
 
@@ -71,16 +76,22 @@ def fit_neurovae(
         device: A torch device.
         clock: Seconds, monotonic.
         snapshot_every_s: Least time between two snapshots.
+        compute: Precision, parts of a batch, memory and compilation.
+        ranks: The processes that train together; a batch is that of all of them.
 
     Returns:
         `out`, which `training.checkpoint.load_neurovae` opens.
 
     Raises:
         TensorMismatchError: The trials do not fit the model.
-        ConfigError: Fewer trials than one batch.
+        ConfigError: Fewer trials than one batch, a batch that the processes cannot
+            share evenly, or one in parts.
+        BackendError: The module could not be compiled.
         DivergedError: A loss or gradient is not finite.
         CheckpointError: The snapshot is damaged or belongs to another run.
     """
+    refuse_parts(compute)
+    own = own_rows(ranks, config.vae_training.batch)
     trials.check_fits(config)
     training, place = config.vae_training, torch.device(device)
     learned = trials.centred() if config.centre_latents else trials
@@ -89,27 +100,39 @@ def fit_neurovae(
         vae = NeuroVAE(config.vae)
     if training.first_layer == "ridge":
         start_from_ridge(vae, learned)
-    vae.to(place)
+    cycle = made_ready(Cycle(vae.to(place)), (), compute, ranks)
 
-    def loss(step: int, generator: torch.Generator) -> StepLosses:
+    def parts(step: int, generator: torch.Generator) -> list[Part]:
         chosen = order.at(step)
         voxels = torch.from_numpy(learned.voxel_rows(chosen)).to(place)
         z_v = latent_batch(learned, chosen, place)
         shown = augment(voxels, training, generator)
-        losses = vae_loss(vae, voxels, z_v, training, generator, shown=shown)
-        return StepLosses(losses.total, losses.terms())
+        noise = torch.randn(z_v.shape, generator=generator, device=place)
+
+        def losses() -> StepLosses:
+            with compute.autocast(place):
+                outputs = cycle(shown[own], noise[own])
+            found = compare(outputs, voxels[own], z_v, training, ranks.gather)
+            return StepLosses(found.total, found.terms())
+
+        return [Part(1.0, losses)]
 
     stage = Stage(
         run=RunIdentity(
-            stage="vae", config=config.fingerprint(), trials=trials.digest()
+            stage="vae",
+            config=config.fingerprint(),
+            trials=trials.digest(),
+            compute=compute.identity,
         ),
         steps=training.epochs * order.steps_per_epoch,
         module=vae,
-        loss=loss,
+        wrapped=cycle,
+        parts=parts,
         terms=_VAE_TERMS,
         seed=training.seed,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
+        compute=compute,
     )
     weights = train(
         stage,
@@ -119,10 +142,9 @@ def fit_neurovae(
         on_step=on_step,
         clock=clock,
         snapshot_every_s=snapshot_every_s,
+        ranks=ranks,
     )
-    save_checkpoint(
-        out, weights, config, stage="vae", seed=training.seed, step=stage.steps
-    )
+    keep(out, weights, config, stage, ranks)
     return out
 
 
@@ -137,6 +159,8 @@ def fit_flow(
     device: str = "cpu",
     clock: Clock = time.monotonic,
     snapshot_every_s: float = SNAPSHOT_EVERY_S,
+    compute: Compute = AS_PUBLISHED,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Train the velocity field as ``config.flow_training`` says.
 
@@ -152,17 +176,22 @@ def fit_flow(
         device: A torch device.
         clock: Seconds, monotonic.
         snapshot_every_s: Least time between two snapshots.
+        compute: Precision, parts of a batch, memory and compilation.
+        ranks: The processes that train together; a batch is that of all of them.
 
     Returns:
         `out`, which `training.checkpoint.load_flow` opens: the averaged weights.
 
     Raises:
         TensorMismatchError: The trials do not fit the model.
-        ConfigError: Fewer trials than one batch, or `out` is the VAE's folder.
+        ConfigError: Fewer trials than one batch, a batch that the processes cannot
+            share evenly, or `out` is the VAE's folder.
+        BackendError: The module could not be compiled.
         DivergedError: A loss or gradient is not finite.
         CheckpointError: The VAE's checkpoint or the snapshot is damaged or belongs to
             another model or run.
     """
+    own = own_rows(ranks, config.flow_training.batch)
     trials.check_fits(config)
     training, place = config.flow_training, torch.device(device)
     learned = trials.centred() if config.centre_latents else trials
@@ -177,17 +206,26 @@ def fit_flow(
         raise ConfigError(
             f"{out}: expected another folder than the VAE's checkpoint, found the same"
         )
-    encoder = _FrozenEncoder(vae.to(place), trials, training.voxel_noise)
+    encoder = _FrozenEncoder(vae.to(place), trials, training.voxel_noise, own)
     path = path_from_name(training.path)
     with _seeded(training.seed):
         field = SiT(config.flow).to(place)
+    wrapped = made_ready(field, field.pieces(), compute, ranks)
 
-    def loss(step: int, generator: torch.Generator) -> StepLosses:
+    def velocity(z: Latent, t: Times) -> Latent:
+        with compute.autocast(place):
+            computed: Latent = wrapped(z, t)
+        return computed.to(z.dtype)
+
+    def losses(z_v: Latent, z_n: Latent, t: Times) -> StepLosses:
+        return StepLosses(flow_matching_loss(velocity, z_v, z_n, t, path), {})
+
+    def parts(step: int, generator: torch.Generator) -> list[Part]:
         chosen = order.at(step)
         z_v = latent_batch(learned, chosen, place)
         z_n = encoder.sample(chosen, generator)
         t = sample_times(len(chosen), training.time_sampling, generator)
-        return StepLosses(flow_matching_loss(field, z_v, z_n, t, path), {})
+        return cut(compute.micro_batch, losses, z_v[own], z_n, t[own])
 
     stage = Stage(
         run=RunIdentity(
@@ -195,16 +233,19 @@ def fit_flow(
             config=config.fingerprint(),
             trials=trials.digest(),
             vae=manifest.fingerprint,
+            compute=compute.identity,
         ),
         steps=training.steps,
         module=field,
-        loss=loss,
+        wrapped=wrapped,
+        parts=parts,
         terms=(),
         seed=training.seed,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         gradient_norm=training.gradient_norm,
         ema_decay=training.ema_decay,
+        compute=compute,
     )
     weights = train(
         stage,
@@ -214,16 +255,9 @@ def fit_flow(
         on_step=on_step,
         clock=clock,
         snapshot_every_s=snapshot_every_s,
+        ranks=ranks,
     )
-    save_checkpoint(
-        out,
-        weights,
-        config,
-        stage="flow",
-        seed=training.seed,
-        step=stage.steps,
-        vae_fingerprint=manifest.fingerprint,
-    )
+    keep(out, weights, config, stage, ranks)
     return out
 
 
@@ -265,9 +299,15 @@ def augment(
 
 
 class _FrozenEncoder:
-    """Samples z_n of trials; posteriors that are constant are computed once."""
+    """Samples z_n of trials; posteriors that are constant are computed once.
 
-    def __init__(self, vae: NeuroVAE, trials: TrialSet, voxel_noise: float) -> None:
+    Random numbers are drawn for a whole batch, z_n for its rows `own` alone.
+    """
+
+    def __init__(
+        self, vae: NeuroVAE, trials: TrialSet, voxel_noise: float, own: slice
+    ) -> None:
+        self._own = own
         self._vae = vae.requires_grad_(False)
         self._trials = trials
         self._noise = voxel_noise
@@ -299,14 +339,20 @@ class _FrozenEncoder:
         self, chosen: Int64[np.ndarray, " batch"], generator: torch.Generator
     ) -> Latent:
         if self._kept is not None:
-            rows = torch.from_numpy(chosen).to(self._device)
+            rows = torch.from_numpy(chosen[self._own]).to(self._device)
             mean, log_variance = self._kept.mean[rows], self._kept.log_variance[rows]
-            return Posterior(mean, log_variance).sample(generator)
+            return Posterior(mean, log_variance).at(self._draw(len(chosen), generator))
         voxels = self._voxels(chosen)
         if self._noise > 0:
             noise = torch.randn(voxels.shape, generator=generator, device=self._device)
             voxels = voxels + self._noise * noise
-        return self._posterior(voxels).sample(generator)
+        own = self._posterior(voxels[self._own])
+        return own.at(self._draw(len(chosen), generator))
+
+    def _draw(self, batch: int, generator: torch.Generator) -> Latent:
+        shape = (batch, self._vae.config.tokens, self._vae.config.width)
+        noise = torch.randn(shape, generator=generator, device=self._device)
+        return noise[self._own]
 
 
 @contextmanager

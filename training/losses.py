@@ -1,13 +1,18 @@
 """The losses of stage 1: reconstruction, KL, SoftCLIP and the cycle.
 
-Pure functions of tensors. Knows nothing of optimisers, data order or files.
+Pure functions of tensors. Knows nothing of optimisers, data order or files. What the
+model computes (`Cycle`) stands apart from what is compared (`compare`): the former may
+run in half precision and on some rows of a batch, the latter is in float32 and, where
+it contrasts trials with each other, on all of them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config import VAETraining
@@ -77,6 +82,98 @@ class VAELosses:
         return {name: getattr(self, name) for name in names}
 
 
+class CycleOutputs(NamedTuple):
+    """What stage 1 makes of voxels, in the dtype of these."""
+
+    mean: Latent
+    """Of the posterior."""
+    log_variance: Latent
+    """Of the posterior."""
+    z_n: Latent
+    """The posterior's sample."""
+    retrieval: Latent
+    """The retrieval projection."""
+    reconstruction: Voxels
+    """The voxels that z_n implies."""
+    again: Latent
+    """The mode of the reconstruction's posterior."""
+    retrieval_again: Latent
+    """The reconstruction's retrieval projection."""
+
+
+class Cycle(nn.Module):
+    """NeuroVAE once around: voxels, latent, voxels, latent."""
+
+    def __init__(self, vae: NeuroVAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, shown: Voxels, noise: Latent) -> CycleOutputs:
+        """Go around.
+
+        Args:
+            shown: What the encoder sees.
+            noise: Standard normal numbers, which choose the posterior's sample.
+        """
+        vae, dtype = self.vae, shown.dtype
+        features = vae.features(shown)
+        computed = vae.posterior(features)
+        # The exponential of a half precision number is a coarse one.
+        posterior = Posterior(computed.mean.to(dtype), computed.log_variance.to(dtype))
+        z_n = posterior.at(noise)
+        reconstruction = vae.decode(z_n).to(dtype)
+        again = vae.features(reconstruction)
+        return CycleOutputs(
+            posterior.mean,
+            posterior.log_variance,
+            z_n,
+            vae.retrieval(features).to(dtype),
+            reconstruction,
+            vae.posterior(again).mean.to(dtype),
+            vae.retrieval(again).to(dtype),
+        )
+
+
+def _alone(rows: Tensor) -> Tensor:
+    return rows
+
+
+def compare(
+    outputs: CycleOutputs,
+    voxels: Voxels,
+    z_v: Latent,
+    weights: VAETraining,
+    gather: Callable[[Tensor], Tensor] = _alone,
+) -> VAELosses:
+    """Compute the losses of stage 1 from what the model made of a batch.
+
+    Args:
+        outputs: Of the rows of this process.
+        voxels: What these rows' reconstruction is compared with.
+        z_v: Visual latents of the whole batch.
+        weights: The weights of the terms and SoftCLIP's temperature.
+        gather: Rows of this process to those of the whole batch.
+    """
+
+    def match(predictions: Latent) -> Scalar:
+        return soft_clip(gather(predictions), z_v, weights.temperature)
+
+    mse = (outputs.reconstruction - voxels).square().sum() / len(voxels)
+    kl = kl_divergence(Posterior(outputs.mean, outputs.log_variance))
+    clip_latent, clip_retrieval = match(outputs.z_n), match(outputs.retrieval)
+    cycle_latent = match(outputs.again)
+    cycle_retrieval = match(outputs.retrieval_again)
+    total = (
+        mse
+        + weights.kl_weight * kl
+        + weights.clip_weight * (clip_latent + clip_retrieval)
+        + weights.cycle_weight * (cycle_latent + cycle_retrieval)
+    )
+    return VAELosses(
+        mse, kl, clip_latent, clip_retrieval, cycle_latent, cycle_retrieval, total
+    )
+
+
 def vae_loss(
     vae: NeuroVAE,
     voxels: Voxels,
@@ -97,26 +194,8 @@ def vae_loss(
         shown: What the encoder sees where it is not `voxels` itself, for instance
             voxels with noise.
     """
-    features = vae.features(voxels if shown is None else shown)
-    posterior = vae.posterior(features)
-    z_n = posterior.sample(generator)
-    reconstruction = vae.decode(z_n)
-    again = vae.features(reconstruction)
-
-    def match(predictions: Latent) -> Scalar:
-        return soft_clip(predictions, z_v, weights.temperature)
-
-    mse = (reconstruction - voxels).square().sum() / len(voxels)
-    kl = kl_divergence(posterior)
-    clip_latent, clip_retrieval = match(z_n), match(vae.retrieval(features))
-    cycle_latent = match(vae.posterior(again).mean)
-    cycle_retrieval = match(vae.retrieval(again))
-    total = (
-        mse
-        + weights.kl_weight * kl
-        + weights.clip_weight * (clip_latent + clip_retrieval)
-        + weights.cycle_weight * (cycle_latent + cycle_retrieval)
+    shown = voxels if shown is None else shown
+    noise = torch.randn(
+        z_v.shape, generator=generator, dtype=voxels.dtype, device=voxels.device
     )
-    return VAELosses(
-        mse, kl, clip_latent, clip_retrieval, cycle_latent, cycle_retrieval, total
-    )
+    return compare(Cycle(vae)(shown, noise), voxels, z_v, weights)

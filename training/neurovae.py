@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config import NeuroVAEConfig
+from training.recompute import run
 
 Voxels = Float[Tensor, "batch voxels"]
 Latent = Float[Tensor, "batch tokens width"]
@@ -141,6 +142,8 @@ class Encoder(nn.Module):
         super().__init__()
         c, groups = config.channels, config.groups
         length = config.width * 2**config.downsamplings
+        self.recompute = False
+        """Whether a level's activations are computed again instead of kept."""
         self.conv_in = nn.Conv1d(1, c, 1)
         self.subj_proj = VoxelProjection(config.voxels, config.hidden, length)
         widths = [c, *(c * m for m in config.channel_multipliers)]
@@ -157,8 +160,8 @@ class Encoder(nn.Module):
         """Map voxels to features of shape ``[batch, tokens, width]``."""
         h = self.subj_proj(self.conv_in(x[:, None]))
         for level in self.down:
-            h = level(h)
-        return F.silu(self.norm_out(self.mid(h)))
+            h = run(level, h, recompute=self.recompute)
+        return F.silu(self.norm_out(run(self.mid, h, recompute=self.recompute)))
 
 
 class Decoder(nn.Module):
@@ -169,6 +172,8 @@ class Decoder(nn.Module):
         c, groups = config.channels, config.groups
         length = config.width * 2**config.downsamplings
         widths = [c * m for m in config.channel_multipliers]
+        self.recompute = False
+        """Whether a level's activations are computed again instead of kept."""
         self.mid = _Middle(widths[-1], groups)
         self.up = nn.ModuleList()
         # up[0] is the last to run, as in the published layout.
@@ -184,9 +189,9 @@ class Decoder(nn.Module):
 
     def forward(self, h: Latent) -> Voxels:
         """Map ``[batch, tokens, width]`` to voxels."""
-        h = self.mid(h)
+        h = run(self.mid, h, recompute=self.recompute)
         for level in reversed(self.up):
-            h = level(h)
+            h = run(level, h, recompute=self.recompute)
         h = self.conv_out(F.silu(self.norm_out(self.subj_proj(h))))
         return h[:, 0]
 
@@ -206,6 +211,10 @@ class Posterior:
             dtype=self.mean.dtype,
             device=self.mean.device,
         )
+        return self.at(noise)
+
+    def at(self, noise: Latent) -> Latent:
+        """Return the z_n that standard normal numbers stand for."""
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
 

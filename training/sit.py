@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config import SiTConfig
+from training.recompute import run
 
 Latent = Float[Tensor, "batch tokens width"]
 Times = Float[Tensor, " batch"]
@@ -137,6 +138,8 @@ class SiT(nn.Module):
     def __init__(self, config: SiTConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Whether a block's activations are computed again instead of kept."""
         positions = torch.from_numpy(sincos_positions(config.tokens, config.width))
         self.pos_embed = nn.Parameter(positions.float()[None], requires_grad=False)
         self.t_embedder = TimestepEmbedder(config.width, config.frequencies)
@@ -159,9 +162,17 @@ class SiT(nn.Module):
         """Return the velocity under given modulations (one row, or one per sample)."""
         x = z + self.pos_embed
         for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
-            x = block(x, modulation)
+            x = run(block, x, modulation, recompute=self.recompute)
         out: Latent = self.final_layer(x, modulations[-1])
         return out
+
+    def pieces(self) -> list[nn.Module]:
+        """Return the large parts that are called as a whole, for sharding each.
+
+        A block is none: `modulations` calls a part of it before the block itself runs.
+        """
+        names = ("attn", "mlp", "adaLN_modulation")
+        return [getattr(block, name) for block in self.blocks for name in names]
 
     def forward(self, z: Latent, t: Times) -> Latent:
         """Return the velocity at latents `z` and times `t`."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from runtime.errors import CheckpointError
 from training.checkpoint import StageName, read_tensors, save_tensors, write_bytes
+from training.compute import AS_PUBLISHED
 
 MANIFEST = "snapshot.json"
 
@@ -32,6 +33,8 @@ class RunIdentity(
     """Digest of the trials."""
     vae: str = ""
     """Fingerprint of the frozen VAE; empty in stage 1."""
+    compute: str = AS_PUBLISHED.identity
+    """What of `training.compute.Compute` changes numbers."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,7 +89,11 @@ def load_snapshot(
         wanted, found = getattr(run, field), getattr(snapshot.run, field)
         if wanted != found:
             raise CheckpointError(
-                f"{path}: {field}: expected {wanted[:12]}, found {found[:12]}. "
+                f"{path}: {field}: expected {_short(wanted)}, found {_short(found)}. "
                 "Choose an empty folder, or start anew without resuming."
             )
     return snapshot, read_tensors(folder / snapshot.tensors)
+
+
+def _short(value: str) -> str:
+    return value[:12] if len(value) == 64 else value

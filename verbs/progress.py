@@ -76,9 +76,13 @@ class Screen:
 
 
 @contextmanager
-def screen() -> Iterator[Screen]:
-    """Give a screen that leaves the terminal as it was, whatever happens."""
-    shown = Screen()
+def screen(*, is_quiet: bool = False) -> Iterator[Screen]:
+    """Give a screen that leaves the terminal as it was, whatever happens.
+
+    Args:
+        is_quiet: Show nothing: another process of the same work does.
+    """
+    shown = Screen(Console(quiet=True) if is_quiet else console)
     try:
         yield shown
     finally:

@@ -1,6 +1,7 @@
 """`neuroflow train`: one stage from a recording or prepared trials to a checkpoint."""
 
 from pathlib import Path
+from typing import TypedDict
 
 import msgspec
 
@@ -8,10 +9,13 @@ from runtime.errors import CheckpointError, ConfigError, UsageError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
 from runtime.recording import open_recording
+from training.compute import AS_PUBLISHED, Compute
 from training.config import ModelConfig, config_from_json, config_from_preset
 from training.data.store import PreparedTrials, open_trials
 from training.dataset import Dataset, open_dataset
-from training.fit import fit_flow, fit_neurovae
+from training.fit import Observer, fit_flow, fit_neurovae
+from training.parts import refuse_parts
+from training.ranks import Ranks, is_main, launched_ranks
 from training.stimuli import open_stimuli
 from verbs.progress import Screen, screen
 
@@ -31,8 +35,12 @@ def train_stage(
     estimator_file: Path | None,
     dry_run: bool,
     resume: bool,
+    compute: Compute = AS_PUBLISHED,
 ) -> None:
-    """Train one stage, or print what would be trained."""
+    """Train one stage, or print what would be trained.
+
+    Under ``accelerate launch`` every process comes here; the main one alone writes.
+    """
     if stage == "flow" and vae is None:
         raise UsageError("train flow: expected --vae with stage 1, found none")
     if (recording is None) == (trials is None):
@@ -52,7 +60,9 @@ def train_stage(
         return
     if vae is not None and not vae.is_dir():
         raise CheckpointError(f"{vae}: expected a checkpoint of stage 1, found none")
-    with screen() as shown:
+    if stage == "vae":
+        refuse_parts(compute)
+    with launched_ranks() as ranks, screen(is_quiet=not is_main(ranks)) as shown:
         if prepared is not None:
             learned, estimator = prepared.split("train"), prepared.manifest.estimator
         else:
@@ -62,17 +72,36 @@ def train_stage(
             # Said above: without prepared trials there is a recording.
             folder = recording or Path()
             learned = read_dataset(folder, estimator, config, shown).split("train")
-        out.mkdir(parents=True, exist_ok=True)
-        # Betas that a server could not have estimated leave nothing to serve with.
-        if estimator is not None:
-            (out / ESTIMATOR).write_bytes(msgspec.json.encode(estimator))
+        if is_main(ranks):
+            out.mkdir(parents=True, exist_ok=True)
+            # Betas that a server could not have estimated leave nothing to serve with.
+            if estimator is not None:
+                (out / ESTIMATOR).write_bytes(msgspec.json.encode(estimator))
+        common: _Common = {
+            "resume": resume,
+            "on_step": shown.training,
+            "device": str(ranks.device),
+            "compute": compute,
+            "ranks": ranks,
+        }
         if vae is None or stage == "vae":
             shown.stage("stage 1: NeuroVAE")
-            fit_neurovae(config, learned, out, resume=resume, on_step=shown.training)
+            fit_neurovae(config, learned, out, **common)
         else:
             shown.stage("stage 2: the flow")
-            fit_flow(config, learned, vae, out, resume=resume, on_step=shown.training)
-    print(out)
+            fit_flow(config, learned, vae, out, **common)
+    if is_main(ranks):
+        print(out)
+
+
+class _Common(TypedDict):
+    """What both stages are called with."""
+
+    resume: bool
+    on_step: Observer
+    device: str
+    compute: Compute
+    ranks: Ranks
 
 
 def resolved_config(

@@ -13,11 +13,13 @@ The short form is over before allocators have settled: it proves that the measur
 works, and finds a leak of half a KiB for every volume.
 """
 
+import os
 import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 from tests.faults.jsonlog import LogReader
 from tests.faults.kill import judged
@@ -31,6 +33,15 @@ RUN = 500
 PACE = 250.0
 """Volumes a second, a hundred times a scanner's."""
 LOOK_S = 0.25
+ALLOCATOR = {
+    "PYTHONMALLOC": "malloc",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TOP_PAD_": "4096",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+"""Memory is taken and given back by the page. Python's own allocator takes it by the
+MiB: one such step, which an idle supervisor takes after six minutes, is 28 KiB for each
+1,000 of 50,000 volumes, and hides the leak that is looked for."""
 
 
 @dataclass
@@ -77,6 +88,7 @@ def run(settings: Settings) -> Finding:
         if not (settings.tiny or settings.sabotage or settings.form == "short"):
             served = real_worker(loads)
         with ExitStack() as stack:
+            stack.enter_context(mock.patch.dict(os.environ, ALLOCATOR))
             server = stack.enter_context(serving(folder / "server", served))
             address = server.state.address
             listener = stack.enter_context(

@@ -84,7 +84,7 @@ def test_what_grows_is_the_least_of_the_last_quarter_beyond_the_third():
     for volumes in range(0, 1000, 50):
         watched.volumes.append(volumes)
         n = 5 + (volumes >= 750) + (volumes % 100 == 0) * 7
-        watched.held.append(type(now)(100.0 + volumes, n, 3))
+        watched.held.append(type(now)(0.0, 100.0 + volumes, n, 3))
 
     assert watched.grown("descriptors", 1000) == 1
     assert watched.grown("threads", 1000) == 0

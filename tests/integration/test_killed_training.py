@@ -1,0 +1,74 @@
+"""Training that is killed at any step goes on to the bits that it would have had."""
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A process that trains, killed and started again.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 8
+SNAPSHOT_EVERY = 5
+STEPS = {"vae": 3 * EPOCHS, "flow": 4 * EPOCHS}
+
+
+def started(out: Path, precision: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tests.ranked", str(out), "--announce"),
+            *("--precision", precision, "--epochs", str(EPOCHS)),
+            *("--snapshot-every", str(SNAPSHOT_EVERY)),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_at(out: Path, precision: str, moment: str) -> None:
+    """Kill training when it has announced a step, without a word before."""
+    with started(out, precision) as process:
+        for line in process.stdout:
+            if line.strip() == moment:
+                process.kill()
+                break
+        process.stdout.close()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_run_killed_in_each_stage_has_the_history_and_weights_of_a_whole_one(
+    precision, tmp_path
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    rng = random.Random(f"{precision}")
+    # Past the first snapshot, before the last step, and not at an epoch's end.
+    steps = {
+        stage: rng.choice([n for n in range(SNAPSHOT_EVERY + 2, last) if n % 3])
+        for stage, last in STEPS.items()
+    }
+
+    with started(whole, precision) as process:
+        process.communicate()
+    assert process.returncode == 0
+    for stage, step in steps.items():
+        kill_at(parts, precision, f"{stage} {step}")
+        assert (parts / stage / "snapshot.json").is_file()
+        assert not (parts / stage / "config.json").exists()
+    with started(parts, precision) as process:
+        process.communicate()
+
+    assert process.returncode == 0
+    for stage, last in STEPS.items():
+        for name in (
+            "history.csv",
+            "weights.safetensors",
+            f"snapshot-{last}.safetensors",
+        ):
+            one, other = ((out / stage / name).read_bytes() for out in (whole, parts))
+            assert one == other, f"{stage}/{name}, killed at {steps}"

@@ -1,0 +1,126 @@
+"""Two processes compute what one does, whole or in shards, and go on from its snapshot.
+
+Processes on CPUs are started as torch's launcher starts them on several machines;
+``accelerate launch`` sets the same variables for GPUs, and cannot start two on CPUs.
+"""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+# Interpreters with torch, two at a time.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+SHARDS = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+FLAVOURS = {"replicas": {}, "shards": SHARDS}
+
+
+def train(out: Path, *options: object, processes: int = 1, **variables: str) -> str:
+    """Train both stages in processes of their own; return standard error."""
+    launcher = ["-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc_per_node", str(processes)]
+    done = subprocess.run(
+        [
+            sys.executable,
+            *(launcher if processes > 1 else []),
+            *("-m", "tests.ranked", str(out), *map(str, options)),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        | variables,
+    )
+    return done.stderr if done.returncode else ""
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "history.csv").read_text().splitlines()
+    return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+
+
+def assert_same(one: list[dict[str, float]], two: list[dict[str, float]]) -> None:
+    """The losses agree, and their terms and the gradient's norm nearly as well."""
+    for a, b in zip(one, two, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        # Rounding grows from step to step; the norm sums the squares of all of it.
+        assert b == pytest.approx(a, rel=1e-4)
+
+
+def snapshot(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = folder.glob("snapshot-*.safetensors")
+    return load_file(file)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("alone")
+    assert not train(out)
+    return out
+
+
+@pytest.fixture(scope="module", params=FLAVOURS)
+def together(request, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp(request.param)
+    # Parts of two rows: gradients are exchanged after the last of them only.
+    options = ("--micro-batch", 2, "--checkpoint-activations")
+    assert not train(out, *options, processes=2, **FLAVOURS[request.param])
+    return out
+
+
+@pytest.mark.parametrize("stage", ["vae", "flow"])
+def test_two_processes_have_the_loss_of_one_at_every_step(alone, together, stage):
+    one, two = history(alone / stage), history(together / stage)
+
+    assert len(one) >= 6
+    assert_same(one, two)
+
+
+@pytest.mark.parametrize("stage", ["vae", "flow"])
+def test_one_process_opens_what_two_have_left(alone, together, stage):
+    one, two = snapshot(alone / stage), snapshot(together / stage)
+
+    assert {k: (v.shape, v.dtype) for k, v in one.items()} == {
+        k: (v.shape, v.dtype) for k, v in two.items()
+    }
+    assert torch.equal(one["generator"], two["generator"])
+    # Averaged gradients agree as losses do. Adam divides a gradient by its own size,
+    # which magnifies the rounding of those that are zero but for it, as a key's bias.
+    for group, limit in (("optimiser.exp_avg.", 1e-4), ("model.", 1e-3)):
+        names = [name for name in one if name.startswith(group)]
+        a, b = (torch.cat([held[n].flatten() for n in names]) for held in (one, two))
+        assert (a - b).norm() <= limit * a.norm(), group
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_two_processes_go_on_from_the_snapshot_of_one(alone, tmp_path, flavour):
+    said = train(tmp_path, "--stop-at", 4)
+    assert "stopped on purpose" in said
+    before = history(tmp_path / "vae")
+
+    assert not train(tmp_path, processes=2, **FLAVOURS[flavour])
+
+    found = history(tmp_path / "vae")
+    assert found[:4] == before[:4] == history(alone / "vae")[:4]
+    assert_same(history(alone / "vae"), found)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    said = train(tmp_path, "--batch", 7, processes=2)
+
+    assert "batch: expected a multiple of the 2 processes, found 7." in said
+
+
+def test_the_first_version_of_fsdp_is_refused(tmp_path):
+    said = train(tmp_path, processes=2, **SHARDS | {"FSDP_VERSION": "1"})
+
+    assert "FSDP: expected version 2, found 1." in said

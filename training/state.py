@@ -1,0 +1,161 @@
+"""What a training run changes from step to step."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training.checkpoint import check_tensors
+from training.compute import AS_PUBLISHED, Compute
+from training.ema import WeightAverage
+from training.ranks import Ranks
+from training.scaler import LossScaler
+from training.snapshot import RunIdentity
+
+_ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True)
+class StepLosses:
+    """What a stage computes from a batch or a part of one."""
+
+    total: Tensor
+    """The scalar that is minimised."""
+    terms: Mapping[str, Tensor]
+    """Scalars for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of a batch that go through the model together."""
+
+    share: float
+    """Their share of this process' rows; the shares of a step add up to 1."""
+    losses: Callable[[], StepLosses]
+    """Runs the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is trained, and how."""
+
+    run: RunIdentity
+    steps: int
+    module: nn.Module
+    """Whose weights are trained."""
+    wrapped: nn.Module
+    """What runs: `module`, or what `Ranks.wrap` made of a module around it."""
+    parts: Callable[[int, torch.Generator], Iterable[Part]]
+    """The parts of the step with this index, counted from 0.
+
+    All random numbers of the step are drawn by this call, in one order, for the whole
+    batch of all processes.
+    """
+    terms: tuple[str, ...]
+    """Names of the terms of a part's losses."""
+    seed: int
+    learning_rate: float
+    weight_decay: float
+    gradient_norm: float | None = None
+    """Longer gradients are scaled down to this norm; None leaves them."""
+    ema_decay: float | None = None
+    """Decay of the averaged weights; None where there is no average."""
+    compute: Compute = AS_PUBLISHED
+
+
+class TrainingState:
+    """Weights, optimiser, average, random state: at every moment one snapshot."""
+
+    def __init__(self, stage: Stage, device: torch.device, ranks: Ranks) -> None:
+        self.module = stage.module
+        self.parameters = {
+            name: p for name, p in self.module.named_parameters() if p.requires_grad
+        }
+        self.optimiser = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=stage.learning_rate,
+            weight_decay=stage.weight_decay,
+            fused=True,
+        )
+        for parameter in self.parameters.values():
+            # As the first step would make it: fp16 may skip that step.
+            self.optimiser.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        self.average = (
+            None
+            if stage.ema_decay is None
+            else WeightAverage(self.module, stage.ema_decay)
+        )
+        self.scaler = LossScaler() if stage.compute.precision == "fp16" else None
+        self.generator = torch.Generator(device).manual_seed(stage.seed % 2**63)
+        self.step = 0
+        self.is_settled = True
+        """False while a step's update is half applied."""
+        self.random_state = self.generator.get_state()
+        """The generator as it was when step `step` ended."""
+        self._ranks = ranks
+
+    def update(self) -> None:
+        """Apply the gradients that the parameters hold."""
+        self.is_settled = False
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update(self.module)
+        if self.scaler is not None:
+            self.scaler.fitted()
+        self._end_step()
+
+    def skip(self) -> None:
+        """Go on without an update: in fp16, this step's gradient overflowed."""
+        if self.scaler is not None:
+            self.scaler.overflowed()
+        self._end_step()
+
+    def _end_step(self) -> None:
+        self.random_state = self.generator.get_state()
+        self.step += 1
+        self.is_settled = True
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights for inference in full, on every process."""
+        held = (
+            self.module.state_dict() if self.average is None else self.average.weights
+        )
+        return {name: self._ranks.whole(value) for name, value in held.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that a snapshot holds, in full; all processes must call."""
+        return {name: self._ranks.whole(v) for name, v in self._held().items()}
+
+    def _held(self) -> dict[str, Tensor]:
+        out = {f"model.{k}": v for k, v in self.module.state_dict().items()}
+        if self.average is not None:
+            out |= {f"average.{k}": v for k, v in self.average.weights.items()}
+        for name, parameter in self.parameters.items():
+            held = self.optimiser.state[parameter]
+            out |= {f"optimiser.{key}.{name}": held[key] for key in _ADAM_KEYS}
+        if self.scaler is not None:
+            out["scaler"] = self.scaler.state()
+        return out | {"generator": self.random_state}
+
+    def restore(self, path: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Become the state of a snapshot.
+
+        Raises:
+            CheckpointError: The tensors are not those of this module.
+        """
+        own = self._held()
+        check_tensors(path, tensors, own)
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(self._ranks.part_of(tensors[name], value))
+        if self.scaler is not None:
+            self.scaler.load(tensors["scaler"])
+        self.random_state = tensors["generator"]
+        self.generator.set_state(self.random_state)
+        self.step = step
