@@ -152,7 +152,8 @@ class Acquisitions:
     def _unusable_index(self, index: int) -> tuple[RejectReason, str] | None:
         if index < self.next_index:
             return "DUPLICATE_VOLUME", f"volume {index} has its outcome"
-        if index >= self._limit:
+        # The limit is never below the expected length.
+        if index >= self._start.expected_volumes and index >= self._limit:
             return "INDEX_JUMP", f"expected below {self._limit}, found {index}"
         return None
 
@@ -176,7 +177,7 @@ class Acquisitions:
         refusal = self._unusable_index(index)
         if refusal is not None:
             return [Refuse(peer, envelope, *refusal)]
-        actions = self._miss_up_to(index)
+        actions = [] if index == self.next_index else self._miss_up_to(index)
         degraded: tuple[str, ...] = ()
         acquired_ns = _on_server_clock(volume)
         is_plausible = now_ns - _PAST_NS <= acquired_ns <= now_ns + _FUTURE_NS

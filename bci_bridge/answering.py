@@ -14,7 +14,7 @@ from msgspec import structs
 
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume, StartRun
 from bci_bridge.decoder import Decoder
-from bci_bridge.ledger import Ledger, consequences
+from bci_bridge.ledger import Ledger
 from bci_bridge.messages import (
     ConfigurationNote,
     DecisionNote,
@@ -53,40 +53,43 @@ class Answering:
     def know(self, logged: Logged) -> None:
         """Take a message of the outcomes' log: this need not be answered again."""
         record = logged.envelope.record
-        if isinstance(record, RunStart):
-            self._records.setdefault(record.run, Record())
-        elif isinstance(record, Outcome):
-            self._records.setdefault(record.run, Record()).add(record)
+        match record:
+            case Outcome(run=run):
+                if run not in self._records:
+                    self._records[run] = Record()
+                self._records[run].add(record)
+            case RunStart(run=run):
+                self._records.setdefault(run, Record())
 
     def is_settled(self, logged: Logged) -> bool:
         """Say whether all that an input leads to must be on record already."""
         record = logged.envelope.record
         known = self._records.get(record.run, _NOTHING)
-        if isinstance(record, Volume | Missing):
-            return known.is_settled(record.volume_index)
-        if isinstance(record, RunEnd):
-            return known.has_ended
-        if isinstance(record, DecisionNote):
-            if record.what in ("LATE_VOLUME_NOT_USED", "STREAM_KEY"):
+        match record:
+            case Volume(volume_index=index) | Missing(volume_index=index):
+                return known.is_settled(index)
+            case DecisionNote(what="LATE_VOLUME_NOT_USED" | "STREAM_KEY"):
                 return True
-            if record.what == "MISSING_BY_DEADLINE":
+            case DecisionNote(what="MISSING_BY_DEADLINE"):
                 return known.is_settled(self._ledger.next_index)
-            return known.has_ended
-        return True
+            case RunEnd() | DecisionNote():
+                return known.has_ended
+            case _:
+                return True
 
     def take(self, logged: Logged) -> None:
         """Take a message of the inputs' log; what it leads to waits for `emit`."""
-        for action in consequences(self._ledger.fold(logged.envelope, logged.log_ns)):
-            match action:
+        for action in self._ledger.fold(logged.envelope, logged.log_ns):
+            match action:  # what concerns only the peer and the log leads to nothing
+                case AddVolume():
+                    self._pending += self._worker.add_volume(action)
+                case AddTrial():
+                    self._pending += self._worker.add_trial(action)
                 case StartRun(start):
                     record = self._records.setdefault(start.run, Record())
                     self._forget_before(start.run)
                     self._worker.start(start, record)
                     self._pending.append(start)
-                case AddTrial():
-                    self._pending += self._worker.add_trial(action)
-                case AddVolume():
-                    self._pending += self._worker.add_volume(action)
                 case SkipVolume():
                     self._pending += self._worker.skip_volume(action)
                 case EndRun():

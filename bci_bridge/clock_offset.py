@@ -49,11 +49,9 @@ class ClockOffset:
         Returns:
             None before the first exchange.
         """
-        return min(
-            (
-                (offset_ns, half_ns + round(max(now_ns - then_ns, 0) * DRIFT))
-                for _, then_ns, offset_ns, half_ns in self._samples
-            ),
-            key=lambda found: found[1],
-            default=None,
-        )
+        found: tuple[int, int] | None = None
+        for _, then_ns, offset_ns, half_ns in self._samples:
+            uncertainty_ns = half_ns + round(max(now_ns - then_ns, 0) * DRIFT)
+            if found is None or uncertainty_ns < found[1]:
+                found = offset_ns, uncertainty_ns
+        return found

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from msgspec import structs
-
 from bci_bridge.clock_offset import ClockOffset
 from bci_bridge.header import Header
 from bci_bridge.line import GREET_MS, Line
@@ -128,19 +126,19 @@ class Delivery:
             PeerError: If the server refuses the stream.
             BackendError: If the server is away for too long.
         """
-        self.wait(lambda: self._has_room)
+        if not self._has_room:
+            self.wait(lambda: self._has_room)
         now_ns = self._clock_ns()
         if self._window.received == self._window.next:
             self._progress_ns = self._advanced_ns = now_ns
         filled = checked(
-            structs.replace(
-                record,
-                **self._clocked(record, now_ns),
-                run=self._run,
-                stream=self._hello.stream,
-                sequence=self._window.next,
-                sent_ns=now_ns,
-            )
+            record,
+            **self._clocked(record, now_ns),
+            run=self._run,
+            stream=self._hello.stream,
+            sequence=self._window.next,
+            sent_ns=now_ns,
+            nbytes=len(payload),
         )
         envelope = encode(filled, payload)
         is_spooled = self._spool is not None and self._spool.append(envelope)
@@ -159,10 +157,11 @@ class Delivery:
             if now_ns - self._greeted_ns > _GREET_NS:
                 self._greet(now_ns)
         else:
-            self._send_due(now_ns)
+            if self._window.received < self._window.next:
+                self._send_due(now_ns)
             if now_ns - self._sent_ns > HEARTBEAT_NS:
                 beat = Heartbeat(stream=self._hello.stream, sent_ns=now_ns)
-                self._transmit(encode(beat))
+                self._transmit(encode(beat), now_ns)
         is_waiting = self._is_known and self._window.received < self._window.next
         if is_waiting and now_ns - self._advanced_ns > self._patience.outage_ns:
             raise self._silence(self._patience.outage_ns)
@@ -206,15 +205,15 @@ class Delivery:
         if window.received < window.sent and now_ns - self._progress_ns > RESEND_NS:
             self._progress_ns = now_ns
             window.go_back()
-        if window.sent == window.next:
-            return
         for sequence in window.due():
-            if not self._transmit(self._message(sequence)):
+            if not self._transmit(self._message(sequence), now_ns):
                 # No connection at the moment; the next turn of the crank tries again.
                 return
             window.sent_up_to(sequence + 1)
-            self.resent += sequence < self._highest_sent
-            self._highest_sent = max(self._highest_sent, sequence + 1)
+            if sequence < self._highest_sent:
+                self.resent += 1
+            else:
+                self._highest_sent = sequence + 1
 
     def _message(self, sequence: int) -> Envelope:
         kept = self._window.kept(sequence)
@@ -224,41 +223,44 @@ class Delivery:
             raise ArtifactError(f"message {sequence}: expected to be held, found gone")
         return self._spool.read(sequence)
 
-    def _transmit(self, envelope: Envelope) -> bool:
-        self._sent_ns = self._clock_ns()
+    def _transmit(self, envelope: Envelope, now_ns: int) -> bool:
+        self._sent_ns = now_ns
         if self._asked_ns is None:
-            self._asked_ns = self._sent_ns
+            self._asked_ns = now_ns
         return self._line.transmit(envelope)
 
     def _greet(self, now_ns: int) -> None:
         self._is_greeting, self._greeted_ns = True, now_ns
         self._asked_ns = None
-        self._transmit(encode(self._hello))
+        self._transmit(encode(self._hello), now_ns)
 
     def _read(self) -> None:
         for record in self._line.answers():
             self._asked_ns = None
-            if isinstance(record, Ack) and record.echo_ns is not None:
-                self._offset.add(record.echo_ns, record.sent_ns, self._clock_ns())
-            if isinstance(record, Ack) and record.run == self._run:
-                self._acknowledged(record)
-            elif isinstance(record, Welcome) and self._is_greeting:
-                self._is_greeting, self.welcome = False, record
-                self._stand(record)
-            elif isinstance(record, Reject):
-                self._rejected(record)
+            match record:
+                case Ack():
+                    now_ns = self._clock_ns()
+                    if record.echo_ns is not None:
+                        self._offset.add(record.echo_ns, record.sent_ns, now_ns)
+                    if record.run == self._run:
+                        self._acknowledged(record, now_ns)
+                case Welcome() if self._is_greeting:
+                    self._is_greeting, self.welcome = False, record
+                    self._stand(record)
+                case Reject():
+                    self._rejected(record)
 
-    def _acknowledged(self, ack: Ack) -> None:
+    def _acknowledged(self, ack: Ack, now_ns: int) -> None:
         is_received, is_durable = self._window.acknowledge(ack)
         if is_received:
-            self._received()
+            self._received(now_ns)
         if is_received or is_durable:
-            self._advanced_ns = self._clock_ns()
+            self._advanced_ns = now_ns
         if self._spool is not None:
             self._spool.settle(self._window.first)
 
-    def _received(self) -> None:
-        self._is_known, self._progress_ns = True, self._clock_ns()
+    def _received(self, now_ns: int) -> None:
+        self._is_known, self._progress_ns = True, now_ns
         if self._spool is not None:
             self._spool.mark_begun()
 
@@ -288,10 +290,11 @@ class Delivery:
                 f"expected a server that has {window.first} messages of run {run!r}, "
                 f"found {welcome.received}: it lost some that it had on disk",
             )
+        now_ns = self._clock_ns()
         if window.received > before:
-            self._advanced_ns = self._clock_ns()
+            self._advanced_ns = now_ns
         if window.received > 0:
-            self._received()
+            self._received(now_ns)
 
     def _rejected(self, reject: Reject) -> None:
         if reject.is_consumed:

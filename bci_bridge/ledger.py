@@ -9,6 +9,7 @@ The instant of a message is that at which it was read, which is its instant in t
 """
 
 import hashlib
+import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -16,7 +17,7 @@ from typing import Final, Literal
 import msgspec
 
 from bci_bridge.acquisitions import Acquisitions, AcquisitionsState
-from bci_bridge.actions import Action, EndRun, Note, Refuse, StartRun
+from bci_bridge.actions import Action, EndRun, Note, StartRun
 from bci_bridge.header import Header
 from bci_bridge.messages import (
     DecisionNote,
@@ -151,26 +152,31 @@ class Ledger:
             segment: The log's segment that holds it.
         """
         record = envelope.record
-        if isinstance(record, DecisionNote):
-            return self._decided(record)
-        if isinstance(record, RunStart):
-            if self.run is not None:
-                self._former[_mark(self.run_id)] = None
-            if len(self._former) > MOST_FORMER:
-                self._former.popitem(last=False)
-            self.run = Run(record, segment, Acquisitions(record))
-            self.state = "RUNNING"
+        match record:
+            case DecisionNote():
+                return self._decided(record)
+            case RunStart():
+                self._begin(record, segment)
         run = self.run
         if run is None:
             return []
         run.crcs.setdefault(record.stream, []).append(envelope.crc32)
         if user:
             run.users.setdefault(record.stream, user)
-        if isinstance(record, RunStart):
-            return [StartRun(record)]
-        if isinstance(record, RunEnd):
-            self.state = "ENDED"
+        match record:
+            case RunStart():
+                return [StartRun(record)]
+            case RunEnd():
+                self.state = "ENDED"
         return run.acquisitions.take(peer, envelope, now_ns)
+
+    def _begin(self, start: RunStart, segment: int) -> None:
+        if self.run is not None:
+            self._former[_mark(self.run_id)] = None
+        if len(self._former) > MOST_FORMER:
+            self._former.popitem(last=False)
+        self.run = Run(start, segment, Acquisitions(start))
+        self.state = "RUNNING"
 
     def _decided(self, note: DecisionNote) -> list[Action]:
         run = self.run
@@ -198,7 +204,7 @@ class Ledger:
                 start=run.start,
                 segment=run.segment,
                 crcs={
-                    stream: b"".join(crc.to_bytes(4, "little") for crc in crcs)
+                    stream: struct.pack(f"<{len(crcs)}I", *crcs)
                     for stream, crcs in run.crcs.items()
                 },
                 users=run.users,
@@ -247,11 +253,6 @@ class Ledger:
                 dict(known.users),
             )
         return ledger
-
-
-def consequences(actions: list[Action]) -> list[Action]:
-    """Leave out what concerns only the peer and the log."""
-    return [action for action in actions if not isinstance(action, Note | Refuse)]
 
 
 def _without_notes(actions: list[Action]) -> list[Action]:

@@ -60,7 +60,8 @@ class Outbox:
         outcome = envelope.record
         if not isinstance(outcome, Outcome):
             return False
-        self.start_run(outcome.run)
+        if outcome.run not in self._runs:
+            self.start_run(outcome.run)
         kept = self._runs[outcome.run]
         if outcome.outcome_index != len(kept):
             return False

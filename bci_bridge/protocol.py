@@ -149,7 +149,7 @@ class Protocol:
     def streams(self) -> list[tuple[bytes, str, int]]:
         """List peer, stream and sequence expected next, for all that hold a lease."""
         return [
-            (peer, known.stream, self._expected(known.stream))
+            (peer, known.stream, self._ledger.expected(known.stream))
             for peer, known in self._peers.items()
             if known.stream
         ]
@@ -173,24 +173,27 @@ class Protocol:
             PeerError: If it is not allowed here; then nothing has changed.
         """
         record = envelope.record
-        check_authority(device, record)
-        user = "" if device is None else device.public_key
+        user = ""
+        if device is not None:
+            check_authority(device, record)
+            user = device.public_key
         known = self._peers.get(peer)
         if known is not None and known.user != user:
             is_silent = now_ns - known.seen_ns >= LEASE_NS
             if not (is_silent and isinstance(record, Hello)):
                 raise PeerError("UNAUTHORISED", "the routing id is another key's")
-        if isinstance(record, Hello):
-            return self._hello(peer, record, now_ns, user)
-        if known is None:
-            raise PeerError("NO_HELLO", "expected HELLO first")
-        if isinstance(record, Goodbye):
-            del self._peers[peer]
-            return []
-        if isinstance(record, Heartbeat):
-            known.seen_ns = now_ns
-            # The answer to a stream repeats what an earlier, lost one said.
-            return self._standing(peer, known.stream, record.sent_ns)
+        match record:
+            case Hello():
+                return self._hello(peer, record, now_ns, user)
+            case _ if known is None:
+                raise PeerError("NO_HELLO", "expected HELLO first")
+            case Goodbye():
+                del self._peers[peer]
+                return []
+            case Heartbeat():
+                known.seen_ns = now_ns
+                # The answer to a stream repeats what an earlier, lost one said.
+                return self._standing(peer, known.stream, record.sent_ns)
         if not known.stream or record.stream != known.stream:
             raise PeerError(
                 "WRONG_STREAM",
@@ -224,7 +227,7 @@ class Protocol:
     def deadline_ns(self) -> int | None:
         """Say when `tick` next has something to do; None if time decides nothing."""
         run = self._ledger.run
-        if self.state != "RUNNING" or run is None:
+        if run is None or self._ledger.state != "RUNNING":
             return None
         due_ns = run.acquisitions.due_ns()
         return None if due_ns is None else max(due_ns, self._patient_until_ns)
@@ -280,19 +283,17 @@ class Protocol:
             stream=stream,
             publish=self._publish,
             replay=self._replay,
-            received=self._expected(stream),
+            received=self._ledger.expected(stream),
             is_running=self.state == "RUNNING",
         )
         return [Reply(peer, welcome)]
 
     def _standing(self, peer: bytes, stream: str, echo_ns: int) -> list[Action]:
-        if not stream or self._ledger.run is None:
+        run = self._ledger.run
+        if not stream or run is None:
             return []
-        expected = self._expected(stream)
-        return [Acknowledge(peer, self.run_id, stream, expected, echo_ns)]
-
-    def _expected(self, stream: str) -> int:
-        return self._ledger.expected(stream)
+        expected = self._ledger.expected(stream)
+        return [Acknowledge(peer, run.start.run, stream, expected, echo_ns)]
 
     def _repeated(self, peer: bytes, envelope: Envelope) -> list[Action] | None:
         record, run = envelope.record, self._ledger.run
@@ -328,9 +329,9 @@ class Protocol:
                 "WRONG_RUN", f"expected {run.start.run!r}, found {record.run!r}"
             )
         scanner = run.start.stream
-        if isinstance(record, Volume | Missing) and known.stream != scanner:
+        if known.stream != scanner and isinstance(record, Volume | Missing):
             raise PeerError("BUSY", f"the run's scanner is {scanner!r}")
-        expected = self._expected(known.stream)
+        expected = self._ledger.expected(known.stream)
         if record.sequence > expected + MAX_AHEAD:
             raise PeerError(
                 "SEQUENCE_JUMP", f"expected {expected}, found {record.sequence}"

@@ -69,14 +69,17 @@ class Record:
 
     def add(self, outcome: Outcome) -> None:
         """Take an outcome that is in the log."""
-        self.count = max(self.count, outcome.outcome_index + 1)
-        if isinstance(outcome, VolumeOutcome):
-            self.volumes[outcome.volume_index] = outcome
-            self._newest = max(self._newest, outcome.volume_index)
-        elif isinstance(outcome, TrialOutcome):
-            self.trials[outcome.trial_id] = outcome
-        elif isinstance(outcome, RunEnded):
-            self.has_ended = True
+        if outcome.outcome_index >= self.count:
+            self.count = outcome.outcome_index + 1
+        match outcome:
+            case VolumeOutcome(volume_index=index):
+                self.volumes[index] = outcome
+                if index > self._newest:
+                    self._newest = index
+            case TrialOutcome(trial_id=trial_id):
+                self.trials[trial_id] = outcome
+            case RunEnded():
+                self.has_ended = True
 
     def is_settled(self, index: int) -> bool:
         """Say whether all that this acquisition led to must be on record."""

@@ -83,14 +83,20 @@ class Window:
             Whether more is received, and whether more is durable, than before.
         """
         # No server can have what was never sent: a claim beyond that is cut.
-        received = max(self.received, min(ack.received, self.next))
-        durable = max(self._durable, min(ack.durable, received))
-        news = received > self.received, durable > self._durable
-        self.received, self._durable = received, durable
-        self.sent = max(self.sent, received)
+        received = min(ack.received, self.next)
+        is_received = received > self.received
+        if is_received:
+            self.received = received
+            self.sent = max(self.sent, received)
+        durable = min(ack.durable, self.received)
+        is_durable = durable > self._durable
+        if is_durable:
+            self._durable = durable
         self._is_recording = ack.recording == "ON"
-        self._let_go(durable if self._is_recording else received)
-        return news
+        settled = self._durable if self._is_recording else self.received
+        if settled > self.first:
+            self._let_go(settled)
+        return is_received, is_durable
 
     def resume(self, received: int) -> bool:
         """Go on where a server stands that has just greeted.
@@ -110,4 +116,4 @@ class Window:
             envelope = self._kept.pop(sequence, None)
             if envelope is not None:
                 self._kept_bytes -= len(envelope.payload)
-        self.first = max(self.first, settled)
+        self.first = settled

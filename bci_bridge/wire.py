@@ -63,14 +63,15 @@ def encode(record: Header, payload: bytes = b"") -> Envelope:
     return Envelope(record, body + crc.to_bytes(4, "little"), payload)
 
 
-def checked(record: T) -> T:
-    """Give the record back if every field is in its range.
+def checked(record: T, **changes: object) -> T:
+    """Give the record back, with some fields changed, if all are in their range.
 
     Raises:
         UsageError: Naming the field.
     """
     try:
-        return msgspec.convert(msgspec.to_builtins(record), type(record))
+        fields = msgspec.to_builtins(record) | changes
+        return msgspec.convert(fields, type(record))
     except (msgspec.ValidationError, TypeError) as error:
         raise UsageError(f"{type(record).__name__}: {error}") from error
 
@@ -115,49 +116,47 @@ def decode_checked(
     if len(frames) != 2:
         raise PeerError("BAD_PARTS", f"expected 2 frames, found {len(frames)}")
     header, payload = frames
-    if len(payload) > payload_bytes:
+    nbytes = len(payload)
+    if nbytes > payload_bytes:
         raise PeerError(
-            "BAD_SIZE", f"expected {payload_bytes} bytes at most, found {len(payload)}"
+            "BAD_SIZE", f"expected {payload_bytes} bytes at most, found {nbytes}"
         )
     if not 7 <= len(header) <= header_bytes:
         raise PeerError(
             "BAD_SIZE",
             f"expected a header of 7 to {header_bytes} bytes, found {len(header)}",
         )
-    record = _record_from(header)
-    if len(payload) != record.nbytes:
-        raise PeerError(
-            "BAD_SIZE",
-            f"expected a payload of {record.nbytes} bytes, found {len(payload)}",
-        )
-    if isinstance(record, Volume):
-        wanted = math.prod(record.shape) * ITEM_BYTES[record.dtype]
-        if wanted != record.nbytes:
-            raise PeerError(
-                "BAD_SIZE",
-                f"expected {wanted} bytes for {record.dtype} of shape "
-                f"{record.shape}, found {record.nbytes}",
-            )
-    return Envelope(record, header, payload)
-
-
-def _record_from(header: bytes) -> Header:
     try:
         record, crc = _DECODER.decode(header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # The last two are not subclasses of DecodeError, and random bytes raise them.
         raise PeerError("BAD_HEADER", str(error)[:200]) from error
-    if len(crc) != 4 or crc != header[-4:]:
+    if crc != header[-4:]:
         raise PeerError("BAD_HEADER", f"expected a CRC of 4 bytes, found {len(crc)}")
     if record.version != VERSION:
         raise PeerError(
             "BAD_VERSION", f"expected version {VERSION}, found {record.version}"
         )
     if record.crit:
-        known = record.__struct_fields__
-        unknown = [name for name in record.crit if name not in known]
-        if unknown:
+        _check_critical(record)
+    if nbytes != record.nbytes:
+        raise PeerError(
+            "BAD_SIZE",
+            f"expected a payload of {record.nbytes} bytes, found {nbytes}",
+        )
+    if type(record) is Volume:
+        wanted = math.prod(record.shape) * ITEM_BYTES[record.dtype]
+        if wanted != nbytes:
             raise PeerError(
-                "UNKNOWN_CRITICAL", f"expected known fields, found {unknown}"
+                "BAD_SIZE",
+                f"expected {wanted} bytes for {record.dtype} of shape "
+                f"{record.shape}, found {nbytes}",
             )
-    return record
+    return Envelope(record, header, payload)
+
+
+def _check_critical(record: Header) -> None:
+    known = record.__struct_fields__
+    unknown = [name for name in record.crit if name not in known]
+    if unknown:
+        raise PeerError("UNKNOWN_CRITICAL", f"expected known fields, found {unknown}")

@@ -8,8 +8,8 @@ are played. One thread, one random generator: a seed is a history.
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sized
-from functools import partial
+from collections.abc import Callable, Sized
+from typing import Any
 
 from bci_bridge import actions as do
 from bci_bridge.admission import Admission
@@ -17,15 +17,14 @@ from bci_bridge.answering import Answering
 from bci_bridge.decoder import Decoder
 from bci_bridge.header import Header
 from bci_bridge.ledger import Ledger
-from bci_bridge.line import Line
-from bci_bridge.messages import Ack, Goodbye, Heartbeat, Hello, RunStart, Welcome
+from bci_bridge.messages import Ack, Heartbeat, RunStart
 from bci_bridge.outbox import KEPT_RUNS, Outbox
 from bci_bridge.outcomes import Outcome
 from bci_bridge.protocol import Protocol
 from bci_bridge.rejects import reject_from
 from bci_bridge.segment import Logged
 from bci_bridge.wire import Envelope, decode, encode
-from runtime.errors import BackendError, PeerError
+from runtime.errors import PeerError
 
 MS = 1_000_000
 SEGMENT = 64
@@ -40,27 +39,29 @@ class World:
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
         self.now_ns = 10**12
-        self._agenda: list[tuple[int, int, Callable[[], None]]] = []
+        # The count keeps the order of what happens at the same instant.
+        self._agenda: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
 
-    def after(self, delay_ns: int, act: Callable[[], None]) -> None:
+    def after(self, delay_ns: int, act: Callable[..., None], *given: Any) -> None:
         """Let something happen later."""
-        self.at(self.now_ns + delay_ns, act)
+        self.at(self.now_ns + delay_ns, act, *given)
 
-    def at(self, instant_ns: int, act: Callable[[], None]) -> None:
+    def at(self, instant_ns: int, act: Callable[..., None], *given: Any) -> None:
         """Let something happen at an instant that is not over."""
         self._count += 1
-        heapq.heappush(self._agenda, (instant_ns, self._count, act))
+        heapq.heappush(self._agenda, (instant_ns, self._count, act, given))
 
     def run_until(self, until_ns: int, inbox: Sized = ()) -> None:
         """Let time pass, up to an instant or until something is in an inbox."""
         agenda = self._agenda
         while not inbox:
             if not agenda or agenda[0][0] > until_ns:
-                self.now_ns = max(self.now_ns, until_ns)
+                if until_ns > self.now_ns:
+                    self.now_ns = until_ns
                 return
-            self.now_ns, _, act = heapq.heappop(agenda)
-            act()
+            self.now_ns, _, act, given = heapq.heappop(agenda)
+            act(*given)
 
     def clock(self) -> int:
         """Show the time."""
@@ -81,7 +82,8 @@ class Server:
         # What is on disk: so many messages, and so far for each run and stream.
         self._counted, self._is_syncing = 0, False
         self._on_disk: dict[tuple[str, str], int] = {}
-        self.lines: dict[bytes, SimulatedLine] = {}
+        # How an answer goes its way to a peer.
+        self.ways: dict[bytes, Callable[[Envelope], None]] = {}
         self.deaths: dict[str, int] = {}
         self.protocol: Protocol | None = None
         self.outbox: Outbox | None = None
@@ -99,11 +101,11 @@ class Server:
             at, note = self._states[-1]
             ledger = Ledger.from_note(note)
         for logged in self.inputs[at:]:
-            if logged.topic == "note" or logged.topic.startswith("in/"):
-                ledger.fold(logged.envelope, logged.log_ns)
+            ledger.fold(logged.envelope, logged.log_ns)
         self.protocol = Protocol(
             admit=self._admission.check, ledger=ledger, now_ns=self.world.now_ns
         )
+        self._set_alarm()
 
     def start_publisher(self) -> None:
         """Fill the outbox from the log, as far back as it keeps runs."""
@@ -127,44 +129,52 @@ class Server:
         elif name == "worker":
             self._hand_over()
 
-    def receive(self, peer: bytes, frames: list[bytes]) -> None:
+    def receive(self, peer: bytes, frames: tuple[bytes, bytes]) -> None:
         """Take what has come through the socket, if somebody listens."""
-        if self.protocol is None:
+        protocol = self.protocol
+        if protocol is None:
             return
         if len(self.inputs) >= self._next_segment:
             self._next_segment = len(self.inputs) + SEGMENT
-            self._states.append((len(self.inputs), self.protocol.ledger.note()))
+            self._states.append((len(self.inputs), protocol.ledger.note()))
         now_ns = self.world.now_ns
         envelope = decode(frames)
         try:
-            todo = self.protocol.receive(peer, envelope, now_ns)
+            todo = protocol.receive(peer, envelope, now_ns)
         except PeerError as error:
             self._send(peer, reject_from(envelope.record, error, now_ns))
             return
         self._carry_out(todo)
-        if not isinstance(envelope.record, Heartbeat):  # which moves no deadline
-            self._set_alarm()
+        match envelope.record:
+            case Heartbeat():
+                pass  # moves no deadline
+            case _:
+                self._set_alarm()
 
     def _carry_out(self, todo: list[do.Action]) -> None:
-        now_ns = self.world.now_ns
         for action in todo:
             match action:
-                case do.Acknowledge(peer, run, stream, received, echo_ns):
-                    ack = Ack(
-                        run=run,
-                        stream=stream,
-                        sent_ns=now_ns,
-                        received=received,
-                        echo_ns=echo_ns,
-                        durable=min(received, self._on_disk.get((run, stream), 0)),
-                    )
-                    self._send(peer, ack)
+                case do.Acknowledge():
+                    self._acknowledge(action)
                 case do.Log(envelope):
                     self._log(f"in/{envelope.record.stream}", envelope)
                 case do.Note(record):
                     self._log("note", encode(record))
                 case do.Reply(peer, record):
                     self._send(peer, record)
+
+    def _acknowledge(self, action: do.Acknowledge) -> None:
+        run, stream, received = action.run, action.stream, action.received
+        on_disk = self._on_disk.get((run, stream), 0)
+        ack = Ack(
+            run=run,
+            stream=stream,
+            sent_ns=self.world.now_ns,
+            received=received,
+            echo_ns=action.echo_ns,
+            durable=on_disk if on_disk < received else received,
+        )
+        self._send(action.peer, ack)
 
     def _log(self, topic: str, envelope: Envelope) -> None:
         logged = Logged(len(self.inputs), self.world.now_ns, topic, envelope)
@@ -182,8 +192,9 @@ class Server:
     def write(self, envelope: Envelope) -> None:
         """Put an outcome on record, and give it out if somebody does."""
         logged = Logged(len(self.outcomes), self.world.now_ns, "out", envelope)
-        if isinstance(envelope.record, RunStart):
-            self._begun.setdefault(envelope.record.run, logged.order)
+        match envelope.record:
+            case RunStart(run=run):
+                self._begun.setdefault(run, logged.order)
         self.outcomes.append(logged)
         if self.spare is not None:
             self.spare.answering.know(logged)
@@ -192,11 +203,11 @@ class Server:
     def _publish(self, logged: Logged) -> None:
         if self.outbox is None:
             return
-        record = logged.envelope.record
-        if isinstance(record, RunStart):
-            self.outbox.start_run(record.run)
-        elif isinstance(record, Outcome):
-            self.outbox.keep(logged.envelope)
+        match logged.envelope.record:
+            case Outcome():
+                self.outbox.keep(logged.envelope)
+            case RunStart(run=run):
+                self.outbox.start_run(run)
 
     def _worker(self) -> "Worker":
         return Worker(Answering(self._decoder(), self.world.clock))
@@ -238,9 +249,9 @@ class Server:
         self.active.take_over(self)
 
     def _send(self, peer: bytes, record: Header) -> None:
-        line = self.lines.get(peer)
-        if line is not None:
-            line.arrive(encode(record).frames)
+        way = self.ways.get(peer)
+        if way is not None:
+            way(encode(record))
 
     def _sync(self) -> None:
         self._is_syncing = False
@@ -249,25 +260,25 @@ class Server:
                 record = logged.envelope.record
                 self._on_disk[record.run, record.stream] = record.sequence + 1
         self._counted = len(self.inputs)
-        if self.protocol is not None and self.protocol.run_id:
+        run = "" if self.protocol is None else self.protocol.run_id
+        if self.protocol is not None and run:
             for peer, stream, received in self.protocol.streams():
-                run = self.protocol.run_id
-                self._carry_out([do.Acknowledge(peer, run, stream, received)])
+                self._acknowledge(do.Acknowledge(peer, run, stream, received))
 
     def _set_alarm(self) -> None:
         due_ns = None if self.protocol is None else self.protocol.deadline_ns()
         if due_ns is None or due_ns == self._alarm_ns:
             return
         self._alarm_ns = due_ns
-        wait_ns = max(due_ns - self.world.now_ns, 0) + 1
-        self.world.after(wait_ns, lambda: self._ring(due_ns))
+        self.world.at(max(due_ns, self.world.now_ns) + 1, self._ring, due_ns)
 
     def _ring(self, due_ns: int) -> None:
-        if self.protocol is None or due_ns != self._alarm_ns:
+        if due_ns != self._alarm_ns:
             return  # another instant counts by now
         self._alarm_ns = None
-        self._carry_out(self.protocol.tick(self.world.now_ns))
-        self._set_alarm()
+        if self.protocol is not None:
+            self._carry_out(self.protocol.tick(self.world.now_ns))
+            self._set_alarm()
 
 
 class Worker:
@@ -280,12 +291,12 @@ class Worker:
     def follow(self) -> None:
         """Take what is settled, as a standby does."""
         while self.behind and self.answering.is_settled(self.behind[0]):
-            self._take()
+            self.answering.take(self.behind.popleft())
 
     def answer(self, server: Server) -> None:
         """Answer all, as the active one does."""
         while self.behind:
-            self._take()
+            self.answering.take(self.behind.popleft())
             for envelope in self.answering.emit():
                 server.write(envelope)
 
@@ -295,104 +306,3 @@ class Worker:
         for envelope in self.answering.emit():
             server.write(envelope)
         self.answer(server)
-
-    def _take(self) -> None:
-        logged = self.behind.popleft()
-        if logged.topic == "note" or logged.topic.startswith("in/"):
-            self.answering.take(logged)
-
-
-class SimulatedLine(Line):
-    """A sender's line over a network that is played."""
-
-    def __init__(self, world: World, server: Server, name: str) -> None:
-        # Nothing of a real line is made: every method is this class's own.
-        self.address = "simulated"
-        self._world, self._server, self._name = world, server, name
-        self._inbox: deque[list[bytes]] = deque()
-        self._cut_until_ns = 0
-        self._busy_until_ns = [0, 0]
-        self._connection, self._number = 0, 0
-        self._has_left = False
-        self._peer = b""
-        self.reconnect()
-
-    @property
-    def is_closed(self) -> bool:
-        """`close` was called."""
-        return self._has_left
-
-    def reconnect(self) -> None:
-        """Begin anew, under another routing id."""
-        self._server.lines.pop(self._peer, None)
-        self._number += 1
-        self._peer = f"{self._name}-{self._number}".encode()
-        self._server.lines[self._peer] = self
-        self._connection += 1
-        self._inbox.clear()
-
-    def cut(self, for_ns: int) -> None:
-        """Lose what is under way; nothing passes for a while."""
-        self._cut_until_ns = self._world.now_ns + for_ns
-        self._connection += 1
-
-    def transmit(self, envelope: Envelope) -> bool:
-        """Let a message go its way; False where the connection is down."""
-        if self._world.now_ns < self._cut_until_ns:
-            return False
-        self._carry(0, partial(self._server.receive, self._peer, envelope.frames))
-        return True
-
-    def arrive(self, frames: list[bytes]) -> None:
-        """Let an answer go its way."""
-        if self._world.now_ns >= self._cut_until_ns:
-            self._carry(1, partial(self._inbox.append, frames))
-
-    def _carry(self, way: int, deliver: Callable[[], None]) -> None:
-        world = self._world
-        # A stream: what is sent later does not arrive earlier.
-        at_ns = world.now_ns + world.dice.randrange(50_000, 3 * MS)
-        at_ns = max(at_ns, self._busy_until_ns[way])
-        self._busy_until_ns[way] = at_ns
-        world.at(at_ns, partial(self._reach, self._connection, deliver))
-
-    def _reach(self, connection: int, deliver: Callable[[], None]) -> None:
-        if connection == self._connection and not self._has_left:
-            deliver()
-
-    def poll(self, timeout_ms: int) -> bool:
-        """Let time pass until an answer is there."""
-        until_ns = self._world.now_ns + timeout_ms * MS
-        self._world.run_until(until_ns, self._inbox)
-        return bool(self._inbox)
-
-    def answers(self) -> Iterator[Header]:
-        """Read what has arrived."""
-        while self._inbox:
-            yield decode(self._inbox.popleft()).record
-
-    def greet(
-        self,
-        hello: Hello,
-        timeout_ns: int,
-        clock_ns: Callable[[], int],
-        is_cancelled: Callable[[], bool],
-    ) -> Welcome:
-        """Present the sender until the server answers."""
-        del is_cancelled
-        deadline_ns = clock_ns() + timeout_ns
-        while clock_ns() < deadline_ns:
-            self.transmit(encode(hello))
-            if self.poll(100):
-                for record in self.answers():
-                    if isinstance(record, Welcome):
-                        return record
-        raise BackendError("simulated: expected an answer, found none")
-
-    def close(self) -> None:
-        """Say goodbye."""
-        if not self._has_left:
-            self.transmit(encode(Goodbye()))
-        self._world.run_until(self._world.now_ns + 20 * MS)
-        self._has_left = True
-        self._server.lines.pop(self._peer, None)

@@ -87,6 +87,8 @@ class MeanDecoder:
             return ()
         end_s = (index + 1) * self._run.tr_s
         due = [t for t in self._trials.values() if t.onset_s + DELAY_S <= end_s]
+        if not due:
+            return ()
         answer = Answer("ANSWER", label=f"{self._mean:.0f}", confidence=0.75)
         return tuple(self._report(trial, answer, index) for trial in due)
 
@@ -100,8 +102,11 @@ class MeanDecoder:
             last_volume=last,
             volumes_used=last + 1,
             stage_ns={},
-            z_v=np.full((2, 3), self._mean, np.float32),
+            z_v=self._latent(),
         )
+
+    def _latent(self) -> np.ndarray[Any, Any] | None:
+        return np.full((2, 3), self._mean, np.float32)
 
 
 @dataclass(frozen=True)

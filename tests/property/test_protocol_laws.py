@@ -75,7 +75,7 @@ def _state(protocol: Protocol) -> object:
 
 def _said(protocol, peer, record, stream, run, sequence, now):
     if sequence is None:
-        sequence = protocol._expected(stream)
+        sequence = protocol.ledger.expected(stream)
         if isinstance(record, RunStart):
             sequence = 0
     payload = b"\0\0" if isinstance(record, Volume) else b""
