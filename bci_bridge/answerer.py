@@ -22,7 +22,13 @@ from bci_bridge.messages import Heartbeat, RigNote, RunStart
 from bci_bridge.outcomes import Outcome
 from bci_bridge.places import INPUTS, OUTCOMES, Places
 from bci_bridge.recorder import Recorder
-from bci_bridge.recovery import is_folded, next_order, outbox_segment, run_segment
+from bci_bridge.recovery import (
+    is_folded,
+    next_order,
+    outbox_segment,
+    run_segment,
+    runs_before,
+)
 from bci_bridge.segment import Logged
 from bci_bridge.settings import PUBLISHER, WORKERS, WorkerReport
 from bci_bridge.tail import Tail
@@ -105,6 +111,7 @@ class Answerer:
         self._waiting: deque[Logged] = deque()
         # As far as is known from the log of outcomes.
         self._run, self._next_order = "", 0
+        self._past = runs_before(places, self._learn())
         self._turn = Turn(places.active, lambda: self._bell.ring([name]))
         stack.callback(self._turn.close)
 
@@ -141,7 +148,9 @@ class Answerer:
             return WorkerReport()
         return WorkerReport(syncs=self._recorder.syncs)
 
-    def _follow(self) -> None:
+    def _learn(self) -> frozenset[str]:
+        """Read on in the log of outcomes to its end; name the runs that begin there."""
+        begun: set[str] = set()
         while logged := self._outcomes.read():
             for one in logged:
                 # Learned while there is time: when the other one dies, nothing that is
@@ -149,7 +158,12 @@ class Answerer:
                 self._next_order = max(self._next_order, one.order + 1)
                 if isinstance(one.envelope.record, RunStart):
                     self._run = one.envelope.record.run
+                    begun.add(self._run)
                 self._answering.know(one)
+        return frozenset(begun)
+
+    def _follow(self) -> None:
+        self._learn()
         self._is_busy = False
         until_ns = self._clock_ns() + TURN_NS
         while self._has_input() and self._answering.is_settled(self._waiting[0]):
@@ -160,7 +174,11 @@ class Answerer:
 
     def _has_input(self) -> bool:
         while not self._waiting and (logged := self._inputs.read()):
-            self._waiting += [one for one in logged if is_folded(one)]
+            self._waiting += [
+                one
+                for one in logged
+                if is_folded(one) and one.envelope.record.run not in self._past
+            ]
         return bool(self._waiting)
 
     def _take_over(self) -> None:

@@ -82,6 +82,34 @@ def run_segment(places: Places) -> int:
     return number if run is None else min(run.segment, number)
 
 
+def runs_before(places: Places, known: frozenset[str]) -> frozenset[str]:
+    """Name the runs of the inputs' log that were over before any of the known ones.
+
+    A worker that starts reads inputs from where the ingress last began a segment, maybe
+    many runs back, and outcomes from a few runs back. What comes before the first run
+    that it sees begin among the outcomes is on record as a whole, because outcomes are
+    written in the order of the inputs; none of it may be answered again.
+
+    Args:
+        places: Where the logs are.
+        known: Runs whose beginning was read from the log of outcomes.
+
+    Returns:
+        Nothing where no known run is among the inputs: then all of them are newer.
+    """
+    earlier: set[str] = set()
+    tail = Tail(places.folders(INPUTS), segment=run_segment(places))
+    try:
+        while known and (logged := tail.read()):
+            for one in filter(is_folded, logged):
+                if one.envelope.record.run in known:
+                    return frozenset(earlier)
+                earlier.add(one.envelope.record.run)
+    finally:
+        tail.close()
+    return frozenset()
+
+
 def outbox_segment(places: Places) -> int:
     """Find the segment of the outcomes' log from which an outbox can be filled."""
     segments = segments_in(places.folders(OUTCOMES))

@@ -3,13 +3,14 @@
 import contextlib
 import time
 
+import numpy as np
 import pytest
 
 from bci_bridge import answerer
 from bci_bridge.answerer import Answerer
-from bci_bridge.messages import Heartbeat, RunStart
+from bci_bridge.messages import Heartbeat, RunEnd, RunStart, Volume
 from bci_bridge.outcomes import RunEnded
-from bci_bridge.places import OUTCOMES, held_places
+from bci_bridge.places import INPUTS, OUTCOMES, held_places
 from bci_bridge.recorder import Recorder
 from bci_bridge.tail import Tail, preface_of, segments_in
 from bci_bridge.wire import encode
@@ -82,3 +83,47 @@ def test_a_successor_goes_on_without_reading_the_log_again(left_behind, monkeypa
         preface = preface_of(segments[max(segments)])
         assert preface is not None
         assert preface.envelope.record.run == "run-2"
+
+
+def volume_of(run, index):
+    record = Volume(
+        run=run, stream="scanner", sequence=index + 1, volume_index=index,
+        acquired_ns=time.monotonic_ns(), dtype="i2", shape=SHAPE,
+    )  # fmt: skip
+    return encode(record, np.full(SHAPE, index, "<i2").tobytes())
+
+
+def test_who_starts_late_answers_no_run_again_that_is_further_back(tmp_path):
+    runs = ["run-1", "run-2", "run-3", "run-4"]
+    with held_places(tmp_path / "recording") as places:
+        inputs = Recorder(places.log(INPUTS))
+
+        def say(*envelopes):
+            for envelope in envelopes:
+                inputs.append("in/scanner", envelope, time.monotonic_ns())
+
+        def answer():
+            with contextlib.ExitStack() as stack:
+                worker = Answerer(
+                    "worker-a", places, MeanDecoder(), time.monotonic_ns, stack
+                )
+                while not worker.is_active:
+                    worker.turn()
+                worker.drain()
+
+        # Each dies in the middle of a run; the log of inputs begins with the first.
+        for run in runs:
+            say(encode(start_of(run)), volume_of(run, 0))
+            answer()
+            end = RunEnd(run=run, stream="scanner", sequence=3, count=2)
+            say(volume_of(run, 1), encode(end))
+        answer()
+        answer()
+        inputs.close()
+        tail, found = Tail(places.folders(OUTCOMES)), []
+        while logged := tail.read():
+            found += [one.envelope.record for one in logged if one.topic == "out"]
+        tail.close()
+
+    said = [(one.run, getattr(one, "volume_index", "end")) for one in found]
+    assert said == [(run, what) for run in runs for what in (0, 1, "end")]
