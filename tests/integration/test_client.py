@@ -1,5 +1,6 @@
 """The client by itself: it skips nothing in silence, and knows all that is emitted."""
 
+import contextlib
 import threading
 import time
 from itertools import islice
@@ -240,6 +241,32 @@ def test_what_cannot_be_had_again_is_a_gap_error():
     assert str(caught.value) == (
         "run run-1: expected outcomes 0 to 4, found that the server no longer has them"
     )
+
+
+@pytest.mark.parametrize(("from_index", "is_gap"), [(0, False), (3, True)])
+def test_a_run_that_is_gone_is_a_gap_and_one_that_may_come_is_waited_for(
+    from_index, is_gap
+):
+    def answer(frames: list[bytes]) -> list[list[bytes]]:
+        asked = decode(frames).record
+        done = ReplayDone(
+            run="run-1",
+            sequence=asked.sequence,
+            next_index=0,
+            outcome_count=0,
+            has_ended=False,
+            is_known=False,
+        )
+        return [encode(done).frames]
+
+    client = Client("tcp://127.0.0.1:9", from_index, run="run-1", follow=True)
+    other = Heartbeat(run="run-2", stream="server", sent_ns=50, outcome_count=9)
+    with answering(answer) as address, dealer(address) as replay:
+        expected = pytest.raises(GapError) if is_gap else contextlib.nullcontext()
+        with expected:
+            assert not list(
+                client._announced(frames_from(encode(other).frames), replay)
+            )
 
 
 def test_following_goes_on_with_the_next_run(running):

@@ -76,6 +76,8 @@ class Client:
         self.ended: Optional[RunEnded] = None
         self._address, self._follow, self._timeout_s = address, follow, timeout_s
         self._is_done = self._has_begun = False
+        # A run that was asked for may begin later; one that was announced is there.
+        self._is_awaited = bool(run) and from_index == 0
         self._asked = 0
         # Server's clock at the newest outcome taken.
         self._newest_ns = 0
@@ -152,11 +154,11 @@ class Client:
             yield from self._replayed(replay)
             if said.sent_ns < self._newest_ns:
                 return  # It was the run before: this one began during the replay.
-            if not self._is_done and self._has_begun:
+            if not self._is_done and not self._is_awaited:
                 raise GapError(self.run, self.next_index, self.next_index)
         if self._is_done and self._follow:
             self.run, self.next_index = said.run, 0
-            self._is_done = self._has_begun = False
+            self._is_done = self._has_begun = self._is_awaited = False
             yield from self._replayed(replay)
 
     def _replayed(self, replay: Any) -> Iterator[AnyOutcome]:
@@ -199,7 +201,7 @@ class Client:
         if said.outcome_index != self.next_index or self.run not in ("", said.run):
             return
         outcome = outcome_from(frames)
-        self.run, self._has_begun = said.run, True
+        self.run, self._has_begun, self._is_awaited = said.run, True, False
         self._newest_ns = max(self._newest_ns, said.sent_ns)
         self.next_index += 1
         if isinstance(outcome, RunEnded):
