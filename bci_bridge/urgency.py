@@ -49,9 +49,7 @@ def become_urgent(priority: int) -> bool:
     if len(os.sched_getaffinity(0)) < LEAST_PROCESSORS:
         return False
     try:
-        for thread in [int(task.name) for task in _TASKS.iterdir()]:
-            with contextlib.suppress(ProcessLookupError):
-                _set(thread, Standing(os.SCHED_RR, priority))
+        _set_all(Standing(os.SCHED_RR, priority))
     except OSError:
         return False
     return True
@@ -64,13 +62,20 @@ def standing() -> Standing:
 
 @contextlib.contextmanager
 def urgent(priority: int, *, is_wanted: bool = True) -> Iterator[bool]:
-    """Be urgent for a while; this thread is afterwards as it was before."""
+    """Be urgent for a while; all threads are afterwards as this one was before."""
     before = standing()
+    is_urgent = is_wanted and become_urgent(priority)
     try:
-        yield is_wanted and become_urgent(priority)
+        yield is_urgent
     finally:
-        _set(0, before)
+        if is_urgent:
+            _set_all(before)
 
 
-def _set(thread: int, wanted: Standing) -> None:
-    os.sched_setscheduler(thread, wanted.policy, os.sched_param(wanted.priority))
+def _set_all(wanted: Standing) -> None:
+    """Schedule every thread of this process alike."""
+    for thread in [int(task.name) for task in _TASKS.iterdir()]:
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setscheduler(
+                thread, wanted.policy, os.sched_param(wanted.priority)
+            )

@@ -62,10 +62,14 @@ def test_every_thread_and_whatever_it_makes_becomes_urgent():
 @needs_grant
 def test_who_was_urgent_for_a_while_is_ordinary_again():
     def body():
+        over = threading.Event()
+        older = threading.Thread(target=over.wait)
+        older.start()
         with urgent(urgency.SUPERVISOR) as granted:
             assert granted
-            assert urgency.standing() == Standing(os.SCHED_RR, 2)
-        assert urgency.standing() == ORDINARY
+            assert standings() == {Standing(os.SCHED_RR, 2)}
+        assert standings() == {ORDINARY}
+        over.set()
 
     assert in_child(body) == 0
 

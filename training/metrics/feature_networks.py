@@ -27,7 +27,6 @@ NetworkName = Literal["inception", "alexnet", "clip", "efficientnet", "swav"]
 NAMES: Final[tuple[NetworkName, ...]] = get_args(NetworkName)
 
 BATCH: Final = 16
-_CHUNK = 1 << 20
 
 
 @final
@@ -138,11 +137,8 @@ def _line(error: BaseException) -> str:
 
 
 def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:
