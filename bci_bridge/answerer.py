@@ -17,7 +17,6 @@ from typing import Final
 from bci_bridge.answering import Answering
 from bci_bridge.bell import Bell
 from bci_bridge.decoder import Decoder
-from bci_bridge.ingress import POLL_MS
 from bci_bridge.messages import Heartbeat, RigNote, RunStart
 from bci_bridge.outcomes import Outcome
 from bci_bridge.places import INPUTS, OUTCOMES, Places
@@ -30,7 +29,7 @@ from bci_bridge.recovery import (
     runs_before,
 )
 from bci_bridge.segment import Logged
-from bci_bridge.settings import PUBLISHER, WORKERS, WorkerReport
+from bci_bridge.settings import POLL_MS, PUBLISHER, WORKERS, WorkerReport
 from bci_bridge.tail import Tail
 from bci_bridge.wire import Envelope, encode
 

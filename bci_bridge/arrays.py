@@ -9,12 +9,12 @@ from typing import Any, Final, cast
 
 import numpy as np
 import safetensors.numpy
-from jaxtyping import Shaped
 from safetensors import SafetensorError
 
 from bci_bridge.header import VoxelType
 from bci_bridge.messages import ITEM_BYTES, Volume
 from bci_bridge.wire import Envelope
+from runtime.arrays import Shaped
 from runtime.errors import PeerError
 
 _DTYPES: Final[dict[VoxelType, np.dtype[Any]]] = {

@@ -3,9 +3,9 @@
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Shaped
 
 from runtime.answers import RunGeometry, Trial, TrialReport, VolumeReport
+from runtime.arrays import Shaped
 
 
 @runtime_checkable

@@ -32,14 +32,18 @@ from bci_bridge.protocol import Protocol
 from bci_bridge.recorder import Recorder
 from bci_bridge.recovery import recovered_ledger
 from bci_bridge.rejects import FLOOD, consumed, reject_from
-from bci_bridge.settings import INGRESS, WORKERS, IngressReport, Outlet, ServeConfig
+from bci_bridge.settings import (
+    INGRESS,
+    POLL_MS,
+    WORKERS,
+    IngressReport,
+    Outlet,
+    ServeConfig,
+)
 from bci_bridge.tokens import Tokens
 from bci_bridge.wire import Envelope, decode, encode
 from bci_bridge.zap import INPUTS
 from runtime.errors import PeerError
-
-POLL_MS = 100
-"""Longest sleep: bounds how late a wish to stop is noticed."""
 
 DURABLE_POLL_MS = 20
 """Sleep while a sender waits to hear that its messages are on disk."""

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Shaped
 
 from bci_bridge.keyring import Credentials
 from bci_bridge.messages import RunStart
 from bci_bridge.sender import Sender
 from bci_bridge.spool_format import Progress
+from runtime.arrays import Shaped
 from runtime.errors import UsageError
 
 

@@ -18,14 +18,20 @@ from bci_bridge.bell import Bell
 from bci_bridge.endpoints import bound
 from bci_bridge.gate import Gate
 from bci_bridge.header import Header
-from bci_bridge.ingress import POLL_MS, READ_AT_ONCE
+from bci_bridge.ingress import READ_AT_ONCE
 from bci_bridge.messages import Heartbeat, ReplayRequest, RunStart
 from bci_bridge.outbox import Outbox
 from bci_bridge.outcomes import Outcome
 from bci_bridge.places import OUTCOMES, Places
 from bci_bridge.recovery import outbox_segment
 from bci_bridge.rejects import reject_from
-from bci_bridge.settings import PUBLISHER, Outlet, PublisherReport, ServeConfig
+from bci_bridge.settings import (
+    POLL_MS,
+    PUBLISHER,
+    Outlet,
+    PublisherReport,
+    ServeConfig,
+)
 from bci_bridge.tail import Tail
 from bci_bridge.tally import Counts, Tally
 from bci_bridge.wire import decode, encode

@@ -11,6 +11,7 @@ reach the server at all.
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from bci_bridge.guarded_thread import GuardedThread
 from bci_bridge.keyring import KeyPair
@@ -40,6 +40,12 @@ _HANDSHAKES = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_DISCONNECTED
 )
+
+_EVENT: Final = struct.Struct("=HI")
+"""Number and value of a socket's event, its first frame (libzmq, zmq_socket_monitor).
+
+Read by hand: pyzmq's reader brings asyncio into every process of a server.
+"""
 
 Target = tuple[str, str, int]
 """Name, endpoint and kind of peer."""
@@ -237,7 +243,7 @@ class SelfAttack:
     def _handshake(self, monitor: "zmq.Socket[bytes]") -> Verdict:
         for _ in self._slices():
             if monitor.poll(50):
-                event = recv_monitor_message(monitor)["event"]
+                event, _ = _EVENT.unpack(monitor.recv_multipart()[0])
                 is_in = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
                 return "LET_IN" if is_in else "REFUSED"
         return "UNANSWERED"

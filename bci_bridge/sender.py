@@ -16,7 +16,6 @@ from typing import Final
 from uuid import uuid4
 
 import numpy as np
-from jaxtyping import Shaped
 
 from bci_bridge.delivery import Delivery, Patience
 from bci_bridge.header import Header, Role, VoxelType
@@ -36,6 +35,7 @@ from bci_bridge.messages import (
 )
 from bci_bridge.spool import Spool
 from bci_bridge.spool_format import Progress
+from runtime.arrays import Shaped
 from runtime.errors import NeuroFlowError, PeerError, TensorMismatchError
 
 _VOXEL_TYPES: Final[dict[str, VoxelType]] = {

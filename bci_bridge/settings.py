@@ -12,6 +12,8 @@ INGRESS: Final = "ingress"
 PUBLISHER: Final = "publisher"
 WORKERS: Final = ("worker-a", "worker-b")
 """Names of the processes of a server; either worker answers, the other stands by."""
+POLL_MS: Final = 100
+"""Longest sleep of a process: bounds how late a wish to stop is noticed."""
 
 
 class ServeConfig(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+
+from runtime.arrays import Float32, UInt8
 
 Decision = Literal["ANSWER", "ABSTAIN", "NO_STIMULUS", "WARMING"]
 """ANSWER gives candidates; ABSTAIN declines (the reason is in `Answer.reason`);

@@ -14,10 +14,10 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from runtime.arrays import Bool, Float32, Shaped
 from runtime.errors import BundleError
 from runtime.manifest import (
     GOLDEN,

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
 
 from runtime.answers import (
     Answer,
@@ -19,6 +18,7 @@ from runtime.answers import (
     TrialReport,
     VolumeReport,
 )
+from runtime.arrays import Float32
 from runtime.errors import UsageError
 from runtime.frontend import BetaFrontend, DueTrial, VolumeFrontend
 from runtime.heads import Retrieval

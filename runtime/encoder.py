@@ -6,8 +6,8 @@ Pure: an opened model and arrays in, arrays out.
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 
+from runtime.arrays import Float32, UInt8
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import FeatureSpace
 

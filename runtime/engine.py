@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Shaped
 
+from runtime.arrays import Shaped
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
 

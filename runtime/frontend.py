@@ -8,9 +8,9 @@ served. Pure: no clock, no socket, no model.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
 
 from runtime.answers import RunGeometry, Trial
+from runtime.arrays import Float32
 from runtime.errors import TensorMismatchError
 from runtime.estimator import BetaEstimator, VolumeEstimator
 from runtime.preprocess import (

@@ -14,9 +14,9 @@ from typing import Annotated, Final, Literal, final
 
 import msgspec
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
 from safetensors.numpy import save_file
 
+from runtime.arrays import Float32, Shaped, UInt8
 from runtime.bundle import load_tensors
 from runtime.errors import ArtifactError, BundleError, TensorMismatchError
 from runtime.manifest import LatentSpec, Sha256, TensorSpec

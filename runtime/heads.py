@@ -9,10 +9,9 @@ of this size.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
-from scipy.optimize import minimize_scalar
 
 from runtime.answers import Answer, Candidate
+from runtime.arrays import Float32, Float64, Int64
 from runtime.errors import TensorMismatchError
 
 Latent = Float32[np.ndarray, "tokens width"]
@@ -124,6 +123,9 @@ def fit_temperature(
     Returns:
         The temperature, between 0.001 and 10.
     """
+    # Fitted before a session; a worker that starts in one does not wait for it.
+    from scipy.optimize import minimize_scalar
+
     rows = np.arange(len(shown))
 
     def loss(log_temperature: float) -> float:

@@ -10,8 +10,8 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Literal, final
 
 import numpy as np
-from jaxtyping import Float32, Shaped
 
+from runtime.arrays import Float32, Shaped
 from runtime.bundle import Bundle
 from runtime.engine import Engine, Precision, open_engine
 from runtime.errors import BackendError, ParityError

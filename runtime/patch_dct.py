@@ -10,11 +10,12 @@ tell of a picture is coarse; so it stands together in the first tokens, instead 
 a few numbers in each of many.
 """
 
+import functools
+
 import msgspec
 import numpy as np
-from jaxtyping import Float32, UInt8
-from scipy.fft import dctn, idctn
 
+from runtime.arrays import Float32, Float64, UInt8
 from runtime.errors import ConfigError, TensorMismatchError
 
 # Not "width", which is a token's; one name would bind both.
@@ -83,8 +84,8 @@ class PatchDct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         side = size // patch
         pixels = image.astype(np.float64) / 127.5 - 1.0
         patches = pixels.reshape(side, patch, side, patch, 3).transpose(1, 3, 0, 2, 4)
-        coefficients = dctn(patches, axes=(0, 1), norm="ortho")
-        return coefficients.reshape(self.tokens, self.width).astype(np.float32)
+        grid = patches.reshape(self.tokens, self.width)
+        return (basis_images(patch) @ grid).astype(np.float32)
 
     def image_from_tokens(self, tokens: Tokens) -> Image:
         """Invert `tokens_from_image`, rounding to the nearest pixel and clipping.
@@ -100,8 +101,26 @@ class PatchDct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         size, patch = self.image_size, self.patch
         side = size // patch
-        grid = tokens.astype(np.float64).reshape(patch, patch, side, side, 3)
-        patches = idctn(grid, axes=(0, 1), norm="ortho")
+        # Orthonormal: the transpose is the inverse.
+        grid = basis_images(patch).T @ tokens.astype(np.float64)
+        patches = grid.reshape(patch, patch, side, side, 3)
         pixels = patches.transpose(2, 0, 3, 1, 4).reshape(size, size, 3)
         levels = np.rint((pixels + 1.0) * 127.5).clip(0, 255)
         return levels.astype(np.uint8)
+
+
+@functools.cache
+def basis_images(
+    patch: int,
+) -> Float64[np.ndarray, "coefficients pixels"]:
+    """Return the basis of the orthonormal two-dimensional DCT-II, a row a coefficient.
+
+    Coefficients and pixels both count along the second axis of a patch first (Ahmed,
+    Natarajan & Rao 1974).
+    """
+    n = np.arange(patch)
+    waves = np.cos(np.pi / patch * np.outer(n, n + 0.5)) * np.sqrt(2 / patch)
+    waves[0] = np.sqrt(1 / patch)
+    basis: Float64[np.ndarray, "coefficients pixels"] = np.kron(waves, waves)
+    basis.flags.writeable = False
+    return basis

@@ -16,8 +16,8 @@ from typing import Any, Final, final
 
 import msgspec
 import numpy as np
-from jaxtyping import Float64, Int16
 
+from runtime.arrays import Float64, Int16
 from runtime.errors import BackendError, RecordingError
 from runtime.preprocess.mask import VoxelMask
 from runtime.preprocess.timing import end_s

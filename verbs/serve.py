@@ -19,22 +19,10 @@ from bci_bridge.settings import Endpoints, ServeConfig
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
 from runtime.errors import ArtifactError, UsageError
-from runtime.signing import Trust
 from runtime.signing_keys import folder_signer, read_trust
 from verbs.rehearse import Rehearsal, rehearsal_of
+from verbs.served_model import Model
 from verbs.sign_recording import sign_at_end, signer_at_start
-
-
-class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a worker loads."""
-
-    bundle: str
-    gallery: str
-    backend: str
-    threads: int | None
-    abstain_below: float
-    trust: Trust
-    """Keys and not files: a worker that is started again trusts nobody else."""
 
 
 def serve_bundle(

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 
 from bci_bridge.decoder import Decoder
-from bci_bridge.parts import run_worker
 from bci_bridge.setup import Setup
+from bci_bridge.worker_part import run_worker
 from runtime.errors import NeuroFlowError
 from runtime.live import open_decoder
 from verbs.rig import rig_here
-from verbs.serve import Model
+from verbs.served_model import Model
 
 
 def main(arguments: list[str]) -> int:

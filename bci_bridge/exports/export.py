@@ -16,7 +16,6 @@ from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
-from jaxtyping import Shaped
 
 from bci_bridge.exports import bids
 from bci_bridge.exports.columns import dictionary_of, tsv_of
@@ -32,6 +31,7 @@ from bci_bridge.exports.sidecar import sidecar_of
 from bci_bridge.exports.text import plain, safe_name
 from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recording_reader import scan_recording
+from runtime.arrays import Shaped
 from runtime.errors import RecordingError, UsageError
 
 Format = Literal["bids", "hdf5", "nifti"]

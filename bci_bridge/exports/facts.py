@@ -10,7 +10,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from jaxtyping import Shaped
 
 from bci_bridge.actions import Refuse
 from bci_bridge.arrays import volume_from
@@ -30,6 +29,7 @@ from bci_bridge.recording_reader import Break
 from bci_bridge.recovery import is_folded
 from bci_bridge.segment import Logged
 from bci_bridge.wire import Envelope
+from runtime.arrays import Shaped
 
 _UNKNOWN: Final = RunStart(shape=(1, 1, 1), tr_s=1.0, expected_volumes=1, budget_s=1.0)
 """In the place of a beginning that is not read yet; never exported."""

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from jaxtyping import Shaped
 
 from bci_bridge.arrays import arrays_from_bytes
 from bci_bridge.exports import tables
@@ -22,6 +21,7 @@ from bci_bridge.exports.text import plain, safe_name
 from bci_bridge.outcomes import TrialOutcome
 from bci_bridge.recording_reader import Break
 from bci_bridge.segment import Logged
+from runtime.arrays import Shaped
 from runtime.errors import BackendError
 
 NO_INTEGER: Final = -(1 << 63)

@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float64, Shaped
 
 from bci_bridge.exports.facts import RunFacts
+from runtime.arrays import Float64, Shaped
 from runtime.errors import BackendError, RecordingError
 
 LONGEST: Final = 32_767

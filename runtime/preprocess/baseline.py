@@ -7,8 +7,8 @@ frozen afterwards, so an answer never depends on what came later. Pure: no clock
 from typing import final
 
 import numpy as np
-from jaxtyping import Float32
 
+from runtime.arrays import Float32
 from runtime.errors import ConfigError
 from runtime.preprocess.mask import require_finite, require_voxels
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
-from jaxtyping import Float32
 
+from runtime.arrays import Float32
 from runtime.errors import NeuroFlowError
 
 

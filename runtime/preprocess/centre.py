@@ -3,7 +3,8 @@
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Float32, Float64
+
+from runtime.arrays import Float32, Float64
 
 PRIOR_WEIGHT: Final = 20.0
 """Volumes that the prior counts for; best of 0, 1, 5, 20, 30, 40, 80, 160 on

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
-from scipy.linalg import solve_triangular
+
+from runtime.arrays import Bool, Float64, Int64
 
 PIVOT_TOLERANCE: Final = 1e-4
 """Least squared share of a column that earlier columns must leave unexplained."""
@@ -92,13 +92,11 @@ def estimate_column(
     places = np.flatnonzero(solver.kept == column)
     if places.size == 0:
         return np.zeros(voxels), np.full(voxels, np.inf)
-    w = solve_triangular(
-        solver.triangle, cross_products[solver.kept], trans="T", check_finite=False
-    )
+    w = np.linalg.solve(solver.triangle.T, cross_products[solver.kept])
     unit = np.zeros(solver.kept.size)
     unit[places[0]] = 1.0
     # The column's row of R^-1; its squared norm is the diagonal of (X'X)^-1.
-    row = solve_triangular(solver.triangle, unit, trans="T", check_finite=False)
+    row = np.linalg.solve(solver.triangle.T, unit)
     residual = np.maximum(squares - np.einsum("kv,kv->v", w, w), 0.0)
     variance = residual / (solver.rows - solver.kept.size) * (row @ row)
     return row @ w, np.sqrt(variance)

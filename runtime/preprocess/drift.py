@@ -7,8 +7,8 @@ and with it the meaning of every trial's beta. Pure.
 import math
 
 import numpy as np
-from jaxtyping import Float64
 
+from runtime.arrays import Float64
 from runtime.preprocess.timing import require_positive
 
 CUTOFF_S = 128.0

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Float32
 
+from runtime.arrays import Float32
 from runtime.preprocess.normalise import AffineNormaliser
 from runtime.preprocess.whiten import NoiseWhitening
 

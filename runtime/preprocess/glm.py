@@ -14,8 +14,8 @@ from typing import Any, Final, final
 
 import msgspec
 import numpy as np
-from jaxtyping import Float32, Float64
 
+from runtime.arrays import Float32, Float64
 from runtime.errors import ConfigError, TensorMismatchError, UsageError
 from runtime.preprocess.beta import LateTrialError, TrialBeta
 from runtime.preprocess.design import estimate_column, solver_from_design

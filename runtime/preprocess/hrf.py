@@ -9,9 +9,9 @@ from typing import Annotated, final
 
 import msgspec
 import numpy as np
-from jaxtyping import Float64
-from scipy.special import gammainc
 
+from runtime.arrays import Float64
+from runtime.preprocess.gamma import gamma_distribution
 from runtime.preprocess.timing import middles_s, require_positive
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -56,10 +56,12 @@ def step_response(
         hrf: The response to an impulse.
     """
     since = np.clip(times_s, 0.0, hrf.length_s)
-    peak = gammainc(hrf.peak_s / hrf.peak_dispersion_s, since / hrf.peak_dispersion_s)
-    undershoot = gammainc(
-        hrf.undershoot_s / hrf.undershoot_dispersion_s,
+    peak = gamma_distribution(
+        since / hrf.peak_dispersion_s, hrf.peak_s / hrf.peak_dispersion_s
+    )
+    undershoot = gamma_distribution(
         since / hrf.undershoot_dispersion_s,
+        hrf.undershoot_s / hrf.undershoot_dispersion_s,
     )
     ratio = hrf.undershoot_ratio
     return np.asarray((peak - ratio * undershoot) / (1.0 - ratio), dtype=np.float64)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, Shaped
 
+from runtime.arrays import Bool, Float32, Int64, Shaped
 from runtime.errors import TensorMismatchError
 
 VOLUME_DTYPES: Final = ("int16", "uint16", "int32", "float32")

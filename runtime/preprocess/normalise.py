@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from typing import Literal, final
 
 import numpy as np
-from jaxtyping import Float32, Float64
 
+from runtime.arrays import Float32, Float64
 from runtime.errors import ConfigError, TensorMismatchError
 from runtime.preprocess.centre import PRIOR_WEIGHT, SLOPE_SD, RunningCentre
 from runtime.preprocess.mask import require_finite, require_voxels

@@ -10,8 +10,8 @@ Pure: durations since the start of the run, never a clock.
 import math
 
 import numpy as np
-from jaxtyping import Float64
 
+from runtime.arrays import Float64
 from runtime.errors import ConfigError
 
 # Sums such as .1 + .2 miss the end of a volume by rounding; a billionth of a volume is

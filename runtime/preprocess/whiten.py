@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Float32
 
+from runtime.arrays import Float32
 from runtime.errors import ConfigError, TensorMismatchError
 
 MAX_COMPONENTS: Final = 512

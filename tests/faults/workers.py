@@ -20,10 +20,10 @@ from unittest import mock
 import msgspec
 
 from bci_bridge.answering import Answering
-from bci_bridge.parts import run_worker
 from bci_bridge.segment import Logged
 from bci_bridge.setup import Setup
 from bci_bridge.worker import Worker
+from bci_bridge.worker_part import run_worker
 from tests.faults.jsonlog import JsonLog
 from tests.integration.tiny import SHAPE, MeanDecoder
 

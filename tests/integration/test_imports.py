@@ -56,6 +56,23 @@ def test_the_runtime_alone_imports_no_socket_library():
     assert not present & {*HEAVY, "zmq", "mcap", "bci_bridge", "tyro"}
 
 
+def test_a_worker_that_takes_over_waits_for_no_import_that_it_does_not_need():
+    whole = "import json, sys, verbs.worker; print(json.dumps(list(sys.modules)))"
+    command = f"import sys; sys.path[:0] = {SEARCH}; {whole}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", command],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    present = set(json.loads(done.stdout))
+
+    assert "runtime.live" in present
+    # scipy alone would double its start; the rest is what other processes do.
+    assert not present & {"scipy", "jaxtyping", "asyncio", "unittest"}
+    assert not present & {"bci_bridge.ingress", "bci_bridge.supervisor"}
+
+
 def test_the_client_alone_imports_nothing_else_of_this_repository():
     _, present = imported("neuroflow_client")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from bci_bridge.parts import run_worker
 from bci_bridge.setup import Setup
+from bci_bridge.worker_part import run_worker
 from tests.integration.tiny import MeanDecoder
 
 setup = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Setup)

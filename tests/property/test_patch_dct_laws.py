@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.fft import dctn
 
 from runtime.patch_dct import PatchDct
 
@@ -56,3 +57,17 @@ def test_a_latent_that_is_off_by_less_than_a_third_of_a_level_is_the_same_image(
     tokens[0, 0] += np.float32(error)
 
     np.testing.assert_array_equal(backbone.image_from_tokens(tokens), image)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs())
+def test_tokens_are_scipys_transform_of_each_patch(case):
+    backbone, image, _ = case
+    side, patch = backbone.image_size // backbone.patch, backbone.patch
+    grid = pixels(image).reshape(side, patch, side, patch, 3).transpose(1, 3, 0, 2, 4)
+
+    expected = dctn(grid, axes=(0, 1), norm="ortho").reshape(backbone.tokens, -1)
+
+    np.testing.assert_allclose(
+        backbone.tokens_from_image(image), expected, rtol=1e-6, atol=1e-6
+    )

@@ -1,7 +1,8 @@
 """What a process counts goes on after its death; what it measures begins anew."""
 
-from bci_bridge import parts
+from bci_bridge import part
 from bci_bridge.histogram import Histogram
+from bci_bridge.part import earlier_account, say
 from bci_bridge.settings import (
     IngressReport,
     PublisherReport,
@@ -64,10 +65,10 @@ def test_an_account_that_a_full_memory_does_not_take_ends_no_process(
     )
     account = Account(wrote=WorkerReport(syncs=SLOW))
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "write_whole", full)
-        parts._say(setup, "worker-a", account)
-    before = parts._earlier(setup, "worker-a")
-    parts._say(setup, "worker-a", account)
+        patch.setattr(part, "write_whole", full)
+        say(setup, "worker-a", account)
+    before = earlier_account(setup, "worker-a")
+    say(setup, "worker-a", account)
 
     assert before == Account()
-    assert parts._earlier(setup, "worker-a") == account
+    assert earlier_account(setup, "worker-a") == account

@@ -1,0 +1,55 @@
+"""The process of a server that answers, or stands by.
+
+Apart from the others, because it starts while someone waits: it imports what it does
+and nothing of what they do.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from bci_bridge.admission import Admission
+from bci_bridge.answerer import Answerer
+from bci_bridge.decoder import Decoder
+from bci_bridge.messages import RigNote
+from bci_bridge.part import earlier_account, part_of, poller_of, say, take_turns
+from bci_bridge.setup import Account, Ready, Setup
+from bci_bridge.urgency import SERVER, become_urgent
+
+
+def run_worker(
+    setup: Setup,
+    name: str,
+    open_decoder: Callable[[contextlib.ExitStack], Decoder],
+    rig: RigNote | None = None,
+) -> None:
+    """Be a process that answers or stands by.
+
+    Args:
+        setup: What to know.
+        name: One of `bci_bridge.settings.WORKERS`.
+        open_decoder: Loads and warms the decoder; what it opens goes on the stack.
+        rig: What the decoder computes with.
+    """
+    with part_of(setup, name) as (stop, stack):
+        decoder = open_decoder(stack)
+        # Only now: who loads for seconds must not hold up who answers meanwhile.
+        is_urgent = setup.config.is_urgent and become_urgent(SERVER)
+        places = setup.places
+        answerer = Answerer(name, places, decoder, time.monotonic_ns, stack, rig)
+        admission, earlier = Admission.of(decoder), earlier_account(setup, name)
+
+        def account() -> Account:
+            return Account(wrote=answerer.report().after(earlier.wrote))
+
+        def ready() -> Ready | None:
+            # A standby is ready once it has caught up as far as it may.
+            return Ready(
+                admission=admission, is_active=answerer.is_active, is_urgent=is_urgent
+            )
+
+        take_turns(
+            setup, name, answerer, poller_of(answerer.socket), stop, ready, account
+        )
+        answerer.drain()
+        say(setup, name, account())

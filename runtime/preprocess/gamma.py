@@ -1,0 +1,36 @@
+"""The distribution function of the gamma density, in numpy alone.
+
+scipy has it too, behind half a second of imports that a worker which takes another's
+place would spend before its first answer.
+"""
+
+import math
+
+import numpy as np
+
+from runtime.arrays import Float64
+
+Values = Float64[np.ndarray, " values"]
+
+
+def gamma_distribution(values: Values, shape: float) -> Values:
+    """Return the share of a gamma density of unit scale that lies below each value.
+
+    The regularised lower incomplete gamma function P(shape, value), by its series of
+    positive terms (DLMF 8.7.1), which loses no digits to cancellation.
+
+    Args:
+        values: Zero or more.
+        shape: Of the density, positive.
+    """
+    # Nothing of a double's precision lies beyond; the series stays short.
+    x = np.minimum(values, shape + 12.0 * math.sqrt(shape) + 80.0)
+    with np.errstate(divide="ignore"):
+        logarithm = shape * np.log(x) - x - math.lgamma(shape + 1.0)
+    term, total, order = np.ones_like(x), np.ones_like(x), shape
+    while np.any(term > np.finfo(np.float64).eps / 4 * total):
+        order += 1.0
+        term = term * x / order
+        total = total + term
+    share: Values = np.minimum(np.exp(logarithm) * total, 1.0)
+    return share

@@ -1,0 +1,17 @@
+"""What `neuroflow serve` tells each of its workers to load."""
+
+import msgspec
+
+from runtime.signing import Trust
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a worker loads."""
+
+    bundle: str
+    gallery: str
+    backend: str
+    threads: int | None
+    abstain_below: float
+    trust: Trust
+    """Keys and not files: a worker that is started again trusts nobody else."""
