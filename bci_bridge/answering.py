@@ -50,6 +50,11 @@ class Answering:
         self._records: dict[str, Record] = {}
         self._pending: list[Outgoing | RunStart] = []
 
+    @property
+    def owed(self) -> int:
+        """How much waits for `emit`; much of it may be on record by then."""
+        return len(self._pending)
+
     def know(self, logged: Logged) -> None:
         """Take a message of the outcomes' log: this need not be answered again."""
         record = logged.envelope.record
@@ -130,8 +135,16 @@ class Answering:
     def _forget_before(self, run: str) -> None:
         for known in list(self._records):
             if known == run:
-                return
+                break
             del self._records[known]
+        # A standby never emits: without this it would keep a word of every run.
+        self._pending = [
+            item for item in self._pending if _run_of(item) in self._records
+        ]
+
+
+def _run_of(item: Outgoing | RunStart) -> str:
+    return item.run if isinstance(item, RunStart) else item[0].run
 
 
 def sealed(outcome: Outcome, payload: bytes, record: Record, now_ns: int) -> Envelope:
