@@ -28,6 +28,8 @@ RUNS = 12
 
 SHORT_RUNS = 2
 TR_S = 2.0
+PUMP_MS = 1000
+"""Longest wait of a sender between two volumes."""
 TRIAL_EVERY = 4
 """Volumes from one trial's onset to the next."""
 
@@ -96,7 +98,12 @@ def _live(
     for index in range(count):
         due_ns = begin_ns + (index + 1) * tr_ns
         while world.now_ns < due_ns:
-            delivery.pump(min(-((world.now_ns - due_ns) // MS), 1000))
+            left_ms = -((world.now_ns - due_ns) // MS)
+            # No word of life at the very instant at which a volume is one.
+            if left_ms > PUMP_MS:
+                delivery.pump(PUMP_MS)
+            elif line.poll(left_ms):
+                delivery.pump()
         if index % TRIAL_EVERY == 0 and index + 3 < count:
             onset_s = index * TR_S
             delivery.post(Event(trial_id=f"t-{index}", onset_s=onset_s, duration_s=1.0))
