@@ -12,18 +12,22 @@ BIN := .venv/bin
 
 setup: .venv/.installed
 
+# Two workers share the cores: a thread for each, and what a file sets up made once.
+test check: export OMP_NUM_THREADS = 1
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 demo: setup
 	$(BIN)/neuroflow demo --out out/demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m 'not slow' -n 2
+	$(PYTEST) -q -m 'not slow'
 
 faults-short: setup
 	$(BIN)/python -m tests.faults all --short

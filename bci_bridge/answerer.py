@@ -74,6 +74,7 @@ class Answerer:
 
     Attributes:
         is_active: It answers; otherwise it stands by.
+        has_caught_up: It answers, or has taken all that was settled when it came.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Answerer:
             stack: Closes what is opened here.
             rig: What the decoder computes with, for the record.
         """
-        self.is_active = self._is_busy = False
+        self.is_active = self._is_busy = self.has_caught_up = False
         self._places, self._clock_ns, self._rig = places, clock_ns, rig
         self._stack = stack
         self._recorder: Recorder | None = None
@@ -130,6 +131,8 @@ class Answerer:
                 self._take_over()
         if self.is_active:
             self._answer()
+        if self.is_active or not self._is_busy:
+            self.has_caught_up = True
 
     def sleep_ms(self) -> int:
         """Say for how long nothing needs to be done unless the bell rings."""

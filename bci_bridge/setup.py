@@ -55,6 +55,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Its attack on itself has failed."""
     is_active: bool = False
     """Of a worker: it answers."""
+    is_behind: bool = False
+    """Of a worker: it has yet to take what was said before it came."""
     health: str = ""
     """Of the publisher: HOST:PORT of health and metrics."""
     is_urgent: bool = False

@@ -139,6 +139,8 @@ def what_is_degraded(vitals: Vitals, config: ServeConfig) -> list[str]:
         process = _named(vitals, name)
         if process.ready is None:
             found.append(f"{name}: expected it to stand by, found it starting")
+        elif process.ready.is_behind:
+            found.append(f"{name}: expected it to stand by, found it catching up")
         elif not process.ready.is_active:
             found += _silence(process, vitals.now_ns, config.hang_s / 2)
     # Not a reason to refuse a run. Before a peer has connected nothing is known of its

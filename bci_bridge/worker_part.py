@@ -32,9 +32,7 @@ def run_worker(
         rig: What the decoder computes with.
     """
     with part_of(setup, name) as (stop, stack):
-        decoder = open_decoder(stack)
-        # Only now: who loads for seconds must not hold up who answers meanwhile.
-        is_urgent = setup.config.is_urgent and become_urgent(SERVER)
+        decoder, is_urgent = open_decoder(stack), False
         places = setup.places
         answerer = Answerer(name, places, decoder, time.monotonic_ns, stack, rig)
         admission, earlier = Admission.of(decoder), earlier_account(setup, name)
@@ -43,9 +41,16 @@ def run_worker(
             return Account(wrote=answerer.report().after(earlier.wrote))
 
         def ready() -> Ready | None:
-            # A standby is ready once it has caught up as far as it may.
+            nonlocal is_urgent
+            # Only now: who loads, or decodes again what is answered, for seconds must
+            # not hold up who answers meanwhile.
+            if answerer.has_caught_up and setup.config.is_urgent and not is_urgent:
+                is_urgent = become_urgent(SERVER)
             return Ready(
-                admission=admission, is_active=answerer.is_active, is_urgent=is_urgent
+                admission=admission,
+                is_active=answerer.is_active,
+                is_behind=not answerer.has_caught_up,
+                is_urgent=is_urgent,
             )
 
         take_turns(

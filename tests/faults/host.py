@@ -31,6 +31,8 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     restarts: int
+    is_up: bool
+    """It takes turns, if only to catch up."""
     is_ready: bool
     is_active: bool
     """Of a worker: it answers."""
@@ -51,28 +53,35 @@ def _seats(server: Supervisor) -> dict[str, Seat]:
         found[name] = Seat(
             pid=pid,
             restarts=server.restarts[name],
-            is_ready=ready is not None,
+            is_up=ready is not None,
+            is_ready=ready is not None and not ready.is_behind,
             is_active=ready is not None and ready.is_active,
         )
     return found
 
 
 class _Starts:
-    """Writes down how long each worker took from its order to its readiness."""
+    """Writes down how long each worker took until it was up, and until it was ready."""
 
     def __init__(self, moment: Path, log: JsonLog) -> None:
         self._moment, self._log = moment, log
-        self._seen: set[int] = set()
+        self._seen: set[tuple[str, int]] = set()
 
     def look(self, seats: dict[str, Seat]) -> None:
         for name in WORKERS:
             seat = seats.get(name)
-            if seat is None or not seat.is_ready or seat.pid in self._seen:
-                continue
-            self._seen.add(seat.pid)
-            ordered = path_of(self._moment, name, "setup").stat().st_mtime_ns
-            ready = path_of(self._moment, name, "ready").stat().st_mtime_ns
-            self._log.write("start", pid=seat.pid, total_ms=(ready - ordered) / 1e6)
+            if seat is not None and seat.is_up:
+                self._note("start", name, seat.pid)
+            if seat is not None and seat.is_ready:
+                self._note("caught up", name, seat.pid)
+
+    def _note(self, what: str, name: str, pid: int) -> None:
+        if (what, pid) in self._seen:
+            return
+        self._seen.add((what, pid))
+        ordered = path_of(self._moment, name, "setup").stat().st_mtime_ns
+        said = path_of(self._moment, name, "ready").stat().st_mtime_ns
+        self._log.write(what, pid=pid, total_ms=(said - ordered) / 1e6)
 
 
 def main(file: str) -> None:

@@ -245,18 +245,25 @@ def _median_ms(values_ns: list[int]) -> float:
 
 
 def _cold_starts(server: Path, loads: Path) -> dict[str, Figure]:
-    """Split the start of a worker: the engine's load, and all the rest."""
+    """Split the start of a worker: the engine's load, the rest, and catching up."""
     load_ms = {line["pid"]: line["load_ms"] for line in LogReader(loads).read()}
+    noted = LogReader(server / "starts.jsonl").read()
+    up_ms = {one["pid"]: one["total_ms"] for one in noted if one["what"] == "start"}
+    behind = [
+        one["total_ms"] - up_ms[one["pid"]]
+        for one in noted
+        if one["what"] == "caught up"
+    ]
     starts = [
-        (line["total_ms"] - load_ms[line["pid"]], load_ms[line["pid"]])
-        for line in LogReader(server / "starts.jsonl").read()
-        if line["pid"] in load_ms
+        (ms - load_ms[pid], load_ms[pid]) for pid, ms in up_ms.items() if pid in load_ms
     ]
     rest, load = ([one[at] for one in starts] for at in (0, 1))
     return {
         "cold_start_worker_ms": round(percentile(rest, 50)),
         "cold_start_worker_max_ms": round(max(rest, default=0)),
         "engine_load_ms": round(percentile(load, 50)),
+        "catch_up_worker_ms": round(percentile(behind, 50)),
+        "catch_up_worker_max_ms": round(max(behind, default=0)),
     }
 
 

@@ -82,11 +82,15 @@ def test_without_a_recording_the_disk_is_no_reason():
 def test_a_server_without_standby_is_ready_and_says_that_it_is_degraded():
     alone = vitals(worker_b=Process("worker-b"))
     hung = vitals(worker_b=Process("worker-b", Ready(), 0))
+    behind = vitals(worker_b=Process("worker-b", Ready(is_behind=True), NOW))
     warned = vitals(ingress=Process("ingress", Ready(), NOW, trouble="list damaged"))
 
     assert why_not_ready(alone, CONFIG) == why_not_ready(hung, CONFIG) == []
     assert what_is_degraded(alone, CONFIG) == [
         "worker-b: expected it to stand by, found it starting"
+    ]
+    assert what_is_degraded(behind, CONFIG) == [
+        "worker-b: expected it to stand by, found it catching up"
     ]
     assert len(what_is_degraded(hung, CONFIG)) == 1
     assert what_is_degraded(warned, CONFIG) == ["ingress: list damaged"]
