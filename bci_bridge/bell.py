@@ -24,6 +24,7 @@ class Bell:
         self._socket.setblocking(False)
         self._socket.bind(str(self._path))
         self._folder = folder
+        self._addresses: dict[str, str] = {}
 
     def fileno(self) -> int:
         """Become readable when it rings."""
@@ -38,8 +39,11 @@ class Bell:
     def ring(self, names: Sequence[str]) -> None:
         """Ring at others; one that is not there, or rings already, does not mind."""
         for name in names:
+            address = self._addresses.get(name)
+            if address is None:
+                address = self._addresses[name] = str(self._folder / f"{name}{SUFFIX}")
             with contextlib.suppress(OSError):
-                self._socket.sendto(b"", str(self._folder / f"{name}{SUFFIX}"))
+                self._socket.sendto(b"", address)
 
     def close(self) -> None:
         """Take it down."""

@@ -5,6 +5,7 @@ can be killed and started again: what a process needs is in the files, not in a 
 Reading costs two copies in memory; no disk is waited for.
 """
 
+import contextlib
 import os
 import struct
 from collections.abc import Sequence
@@ -106,8 +107,30 @@ class Tail:
         self._fd = None
 
     def _following(self) -> int | None:
+        """Find the next segment that has begun, if one has.
+
+        Asked before every read, so the log is not listed: its segments are numbered one
+        after the other, and where old ones are removed, the oldest go first. Only a
+        spill beside a log leaves gaps.
+        """
+        if not self._is_spilt_to():
+            if self._is_there(self._number + 1):
+                return self._number + 1
+            if self._is_there(self._number):
+                return None
         later = [n for n in segments_in(self._folders) if n > self._number]
         return min(later, default=None)
+
+    def _is_spilt_to(self) -> bool:
+        for folder in self._folders[1:]:
+            with contextlib.suppress(FileNotFoundError):
+                if os.listdir(folder):
+                    return True
+        return False
+
+    def _is_there(self, number: int) -> bool:
+        # Not pathlib, which takes a microsecond for each part of a path.
+        return os.path.exists(f"{self._folders[0]}/{number:06d}.mcap")
 
     def _open(self) -> bool:
         for folder in self._folders:

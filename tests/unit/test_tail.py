@@ -1,5 +1,8 @@
 """A follower of a log sees every whole message once, wherever the writer dies."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,4 +125,46 @@ def test_every_segment_begins_with_its_preface(tmp_path):
         (PREFACE, state.payload)
     }
     assert indices(tail)[0][0] == firsts[1].order > 0
+    tail.close()
+
+
+def _segment(folder, number, index):
+    """Write a segment of one message under a number of one's own."""
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        recorder = Recorder(Path(place))
+        recorder.append("in/s", envelope(index), index)
+        recorder.close()
+        (file,) = Path(place).glob("*.mcap")
+        file.rename(folder / f"{number:06d}.mcap")
+
+
+def test_a_gap_that_a_spill_has_left_is_crossed_while_the_own_segment_stays(tmp_path):
+    log, spill = tmp_path / "log", tmp_path / "spill"
+    _segment(log, 0, 10)
+    tail = Tail([log, spill])
+    seen = indices(tail)
+    # Segments 1 to 4 were in memory, and are gone; the log itself keeps all of its own.
+    _segment(spill, 5, 11)
+    _segment(log, 6, 12)
+
+    seen += indices(tail)
+
+    assert [index for _, index in seen] == [10, 11, 12]
+    tail.close()
+
+
+def test_a_reader_whose_segment_was_removed_goes_on_with_the_oldest_that_is_left(
+    tmp_path,
+):
+    _segment(tmp_path, 0, 10)
+    tail = Tail([tmp_path])
+    seen = indices(tail)
+    (tmp_path / "000000.mcap").unlink()
+    _segment(tmp_path, 7, 17)
+    _segment(tmp_path, 8, 18)
+
+    seen += indices(tail)
+
+    assert [index for _, index in seen] == [10, 17, 18]
     tail.close()
