@@ -145,6 +145,7 @@ def test_the_requests_of_the_client_are_the_bridge_s_messages():
     assert (replay.run, replay.from_index, replay.sequence) == ("run-1", 3, 2)
 
 
+@pytest.mark.slow
 def test_who_comes_late_gets_everything_or_from_where_he_asks(running):
     server = running()
     play(PlayedRun("run-1", 600), server.address, None)
@@ -156,6 +157,7 @@ def test_who_comes_late_gets_everything_or_from_where_he_asks(running):
     assert [o.outcome_index for o in rest] == [598, 599]
 
 
+@pytest.mark.slow
 def test_who_comes_early_gets_everything_as_it_happens(running):
     server = running()
     client = Client(server.address)
@@ -172,6 +174,7 @@ def test_who_comes_early_gets_everything_as_it_happens(running):
     assert (client.ended.count, client.ended.inputs) == (50, {"OK": 50})
 
 
+@pytest.mark.slow
 def test_lost_announcements_are_asked_for_again(running):
     server = running()
     with lossy_announcements(server.endpoints.publish, every=3) as publish:
@@ -269,6 +272,7 @@ def test_a_run_that_is_gone_is_a_gap_and_one_that_may_come_is_waited_for(
             )
 
 
+@pytest.mark.slow
 def test_following_goes_on_with_the_next_run(running):
     server = running()
     play(PlayedRun("run-1", 3), server.address, None)
@@ -340,6 +344,7 @@ def test_silence_is_an_error_that_names_the_server():
     )
 
 
+@pytest.mark.slow
 def test_a_live_run_is_answered_within_its_deadline(running):
     server = running()
     received = []

@@ -12,6 +12,8 @@ from bci_bridge.health import MAX_CONNECTIONS, Health, checked_health
 from bci_bridge.http_head import Page
 from runtime.errors import BackendError, UsageError
 
+pytestmark = pytest.mark.slow
+
 LARGE = Page(200, "text/plain", "x" * 3_000_000)
 PAGES = {"/livez": Page(200, "text/plain", "live\n"), "/large": LARGE}
 

@@ -23,6 +23,9 @@ from tests.integration.tiny import SHAPE, PlayedEvent, PlayedRun
 from verbs.play import play_recording
 
 
+pytestmark = pytest.mark.slow
+
+
 def _run(run_id="run-1", count=1000, **changes):
     start = run_start_from(PlayedRun(run_id, count), speed=None)
     return structs.replace(start, **changes)
