@@ -22,7 +22,6 @@ from tests.integration.restarting import crash, restarting, said
 from tests.integration.tiny import SHAPE, PlayedEvent, PlayedRun
 from verbs.play import play_recording
 
-
 pytestmark = pytest.mark.slow
 
 
