@@ -10,7 +10,6 @@ The instant of a message is that at which it was read, which is its instant in t
 
 import hashlib
 import struct
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -52,9 +51,12 @@ MOST_FORMER: Final = 4096
 """Earlier runs whose names are not given again; many years of a rig's."""
 
 
+MARK_BYTES: Final = 8
+
+
 def _mark(run_id: str) -> bytes:
     """Stand for a run's name, in few bytes: each segment of the log begins with all."""
-    return hashlib.blake2b(run_id.encode(), digest_size=8).digest()
+    return hashlib.blake2b(run_id.encode(), digest_size=MARK_BYTES).digest()
 
 
 class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +102,8 @@ class Ledger:
     def __init__(self) -> None:
         self.state: State = "IDLE"
         self.run: Run | None = None
-        self._former: OrderedDict[bytes, None] = OrderedDict()
+        # Marks, one after the other: a process that lives for months keeps them all.
+        self._former = bytearray()
 
     @property
     def run_id(self) -> str:
@@ -109,7 +112,13 @@ class Ledger:
 
     def has_had(self, run_id: str) -> bool:
         """Say whether a run of this name is on record: the current one, or earlier."""
-        return run_id == self.run_id or _mark(run_id) in self._former
+        if run_id == self.run_id:
+            return True
+        mark, at = _mark(run_id), -1
+        while (at := self._former.find(mark, at + 1)) >= 0:
+            if at % MARK_BYTES == 0:
+                return True
+        return False
 
     @property
     def next_index(self) -> int:
@@ -172,9 +181,9 @@ class Ledger:
 
     def _begin(self, start: RunStart, segment: int) -> None:
         if self.run is not None:
-            self._former[_mark(self.run_id)] = None
-        if len(self._former) > MOST_FORMER:
-            self._former.popitem(last=False)
+            self._former += _mark(self.run_id)
+        if len(self._former) > MOST_FORMER * MARK_BYTES:
+            del self._former[:MARK_BYTES]
         self.run = Run(start, segment, Acquisitions(start))
         self.state = "RUNNING"
 
@@ -209,7 +218,7 @@ class Ledger:
                 },
                 users=run.users,
                 acquisitions=run.acquisitions.state(),
-                former=b"".join(self._former),
+                former=bytes(self._former),
             )
         note = StateNote(run=self.run_id, stream="server")
         return encode(note, msgspec.msgpack.encode(known))
@@ -235,9 +244,7 @@ class Ledger:
                 "Begin a new recording with this server."
             )
         ledger.state = known.state
-        size = len(_mark(""))
-        for at in range(0, len(known.former), size):
-            ledger._former[known.former[at : at + size]] = None
+        ledger._former[:] = known.former
         if known.start is not None and known.acquisitions is not None:
             ledger.run = Run(
                 known.start,

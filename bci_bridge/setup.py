@@ -4,6 +4,7 @@ Written whole or not at all, in the folder of the moment. A process that starts 
 what it is to do; once it can do it, it says so, and says with every turn that it lives.
 """
 
+import functools
 import os
 import struct
 from pathlib import Path
@@ -83,9 +84,14 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def write_whole(path: Path, value: msgspec.Struct) -> None:
     """Write a file that nobody ever sees half of."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path, os.getpid())
     temporary.write_bytes(msgspec.json.encode(value))
     temporary.replace(path)
+
+
+@functools.cache
+def _beside(path: Path, pid: int) -> Path:
+    return path.with_name(f".{path.name}.{pid}")
 
 
 def read_if_there(path: Path, kind: type[T]) -> T | None:
@@ -129,6 +135,11 @@ def read_beat(moment: Path, name: str) -> int | None:
     return _BEAT.unpack(data)[0] if len(data) == _BEAT.size else None
 
 
+@functools.cache
 def path_of(moment: Path, name: str, what: str) -> Path:
-    """Name the file in which a part says something."""
+    """Name the file in which a part says something.
+
+    Kept, because Python interns the parts of a path: making the same one ten times a
+    second for weeks makes its table of such strings anew, half a MiB at a time.
+    """
     return moment / f"{name}.{what}"
