@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from verbs.bundle_commands import export, inspect, verify
 from verbs.prepare_commands import prepare_bids, prepare_nsd
 from verbs.rig_commands import doctor, keys, play, serve, sign, watch
 
@@ -143,75 +144,9 @@ def import_checkpoint(
     write(neurovae, xfm, subject, out)
 
 
-@app.command
-def export(
-    *,
-    vae: Path,
-    flow: Path,
-    recording: Path,
-    out: Path,
-    solver: str = "rotation",
-    steps: int = 2,
-    backend: Backend = "ort",
-) -> None:
-    """Compile two checkpoints into OUT/bundle, and a calibrated OUT/gallery beside it.
-
-    Args:
-        vae: Checkpoint of stage 1.
-        flow: Checkpoint of stage 2.
-        recording: The BIDS folder that they were trained on.
-        out: Folder for `bundle` and `gallery`.
-        solver: euler, rotation or heun.
-        steps: Solver steps of each direction.
-        backend: Engine that the calibration runs on.
-    """
-    from verbs.export import export_checkpoints
-
-    export_checkpoints(
-        vae, flow, recording, out, solver=solver, steps=steps, backend=backend
-    )
-
-
-@app.command
-def verify(
-    bundle: tyro.conf.Positional[Path],
-    /,
-    *,
-    backend: Backend = "ort",
-    json: bool = False,
-) -> None:
-    """Hold a bundle's engines against its golden vectors on this machine, torch-free.
-
-    Args:
-        bundle: A bundle's folder.
-        backend: Engine library.
-        json: Print JSON.
-    """
-    from verbs.inspect import verify_bundle
-
-    verify_bundle(bundle, backend=backend, as_json=json)
-
-
-@app.command
-def inspect(
-    bundle: tyro.conf.Positional[Path],
-    /,
-    *,
-    trust: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
-    json: bool = False,
-) -> None:
-    """Say what a bundle holds and who signed it, after checking that it is true.
-
-    Args:
-        bundle: A bundle's folder.
-        trust: NAME.pub or a folder of them; the bundle must be signed by one of these.
-        json: Print the manifest as JSON.
-    """
-    from verbs.inspect import inspect_bundle
-
-    inspect_bundle(bundle, trust=trust, as_json=json)
-
-
+app.command(export)
+app.command(verify)
+app.command(inspect)
 app.command(sign)
 app.command(serve)
 app.command(play)
@@ -304,7 +239,8 @@ def export_recording(
 @app.command
 def evaluate(
     *,
-    recording: Path,
+    recording: Path | None = None,
+    trials: Path | None = None,
     bundle: Path | None = None,
     split: str = "test",
     external: Path | None = None,
@@ -321,9 +257,11 @@ def evaluate(
     Args:
         recording: A BIDS folder with events and pictures; a Haxby folder for
             --leave-one-run-out.
-        bundle: The bundle to judge on the recording's trials.
+        trials: With --bundle, prepared trials instead of a recording.
+        bundle: The bundle to judge.
         split: With --bundle, whose trials.
-        external: With --bundle, one of another training that decodes its predictions.
+        external: With --bundle, one of another training that decodes its predictions,
+            and whose predictions it decodes.
         weights: With --bundle, NAME=FILE of a feature network; may be repeated.
         download: With --bundle, let torchvision download the weights that it has.
         backend: With --bundle, the engine library.
@@ -338,7 +276,8 @@ def evaluate(
 
         evaluate_bundle(
             bundle,
-            recording,
+            recording=recording,
+            trials=trials,
             split=split,
             out=out,
             weights=weights,
@@ -352,6 +291,7 @@ def evaluate(
 
     evaluate_recording(
         recording,
+        has_trials=trials is not None,
         leave_one_run_out=leave_one_run_out,
         has_bundle=bundle is not None,
         seeds=seeds,

@@ -41,7 +41,7 @@ from runtime.bundle import (
     write_manifest,
 )
 from runtime.errors import ArtifactError, TensorMismatchError
-from runtime.estimator import BetaEstimator
+from runtime.manifest import input_kind
 from runtime.model import Form, model_from_folder
 from runtime.sealed import seal
 from runtime.solver import Direction, Solver, solver_from_name, time_grid
@@ -89,11 +89,10 @@ def _manifest(
     created: str,
 ) -> Manifest:
     """Return the manifest's statements; graphs, gates and files come as they exist."""
-    is_beta = isinstance(preprocessing.estimator, BetaEstimator)
     return Manifest(
         subject=preprocessing.subject,
         created=created,
-        input_kind="beta" if is_beta else "volume",
+        input_kind=input_kind(preprocessing.estimator),
         voxels=preprocessing.voxels(),
         estimator=preprocessing.estimator,
         preprocessing_sha256=preprocessing.sha256(),

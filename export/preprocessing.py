@@ -7,8 +7,8 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 
-from runtime.estimator import Estimator, estimator_sha256
-from runtime.manifest import Voxels
+from runtime.estimator import Estimator, estimator_sha256, units_of
+from runtime.manifest import Voxels, affine_rows
 from runtime.preprocess.feature_space import FeatureSpace
 from runtime.preprocess.mask import VoxelMask
 
@@ -39,7 +39,6 @@ class Preprocessing:
     def voxels(self) -> Voxels:
         """Return what the manifest says of the voxel vector."""
         mask = VoxelMask.from_volume(self.mask)
-        rows = [[float(number) for number in row] for row in self.affine]
         return Voxels(
             count=mask.voxels,
             shape=mask.shape,
@@ -47,7 +46,8 @@ class Preprocessing:
                 np.ascontiguousarray(self.mask).tobytes()
             ).hexdigest(),
             voxel_order_sha256=mask.sha256,
-            affine=tuple((a, b, c, d) for a, b, c, d in rows),
+            affine=affine_rows(self.affine),
+            units=units_of(self.estimator),
         )
 
     def tensors(self) -> dict[str, Shaped[np.ndarray, "..."]]:

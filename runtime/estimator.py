@@ -2,7 +2,8 @@
 
 Either a trial's beta at a stated delay, or the volume itself. A bundle names one of
 them with every constant, its normaliser is fitted on exactly that, and serving with
-another is refused because the hash differs.
+another is refused because the hash differs. Betas that others estimated have a name and
+no constants: nothing here can compute them, so a bundle of them is never served.
 """
 
 import hashlib
@@ -10,12 +11,25 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from runtime.errors import BundleError
 from runtime.preprocess import CANONICAL, Hrf
 from runtime.preprocess.centre import PRIOR_WEIGHT, SLOPE_SD
 from runtime.preprocess.drift import CUTOFF_S
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Shrinkage = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Units = Literal["percent", "session z"]
+
+Normalisation = Literal["session-train", "session-published-leaky", "pooled-train"]
+"""How voxels were scaled.
+
+* ``session-train``: z-score within each session, from its training trials alone;
+* ``session-published-leaky``: z-score within each session from all its trials, those of
+  the test images included, as the published preparation does: the statistics have seen
+  the test;
+* ``pooled-train``: z-score from the training trials of all runs.
+"""
 
 
 class BetaEstimator(
@@ -52,7 +66,68 @@ class VolumeEstimator(
     """Volumes at the start of a run that get no answer."""
 
 
-Estimator = BetaEstimator | VolumeEstimator
+class ExternalEstimator(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag="external",
+):
+    """A trial's response as others estimated it, which nothing here can compute."""
+
+    name: Name
+    """Such as ``nsd`` (released betas) or ``offline`` (least squares of whole runs)."""
+    detail: str
+    """What else decides the numbers: which release, or which software and settings."""
+    normalisation: Normalisation
+    """What a session's statistics have seen. Scaled within sessions, the encoder takes
+    the z-scores themselves: a bundle has one mean and one scale, not one a session."""
+
+
+Estimator = BetaEstimator | VolumeEstimator | ExternalEstimator
+
+
+def units_of(estimator: Estimator) -> Units:
+    """Return the units of what a bundle's own mean and scale are applied to."""
+    if isinstance(estimator, ExternalEstimator):
+        return "percent" if estimator.normalisation == "pooled-train" else "session z"
+    return "percent"
+
+
+def description(estimator: Estimator) -> str:
+    """Say in a few words how an estimator makes a model's input."""
+    if isinstance(estimator, ExternalEstimator):
+        return (
+            f"betas of others: {estimator.name} ({estimator.detail}), "
+            f"{estimator.normalisation}"
+        )
+    if isinstance(estimator, VolumeEstimator):
+        return f"volumes, centred by a running {estimator.kind}"
+    return (
+        "betas by least squares separate, volume by volume, "
+        f"{estimator.decision_delay_s:g} s after the onset"
+    )
+
+
+def live_estimator(
+    estimator: Estimator, what: str = "bundle"
+) -> BetaEstimator | VolumeEstimator:
+    """Return an estimator that a server can compute, volume by volume.
+
+    Args:
+        estimator: A bundle's.
+        what: The bundle's name, for the message.
+
+    Raises:
+        BundleError: The betas are those of others.
+    """
+    if isinstance(estimator, ExternalEstimator):
+        raise BundleError(
+            f"{what}: estimator: expected one that is computed volume by volume, "
+            f"found betas of others, {estimator.name} ({estimator.detail}). "
+            "Judge it with evaluate --trials, or train on causal betas (prepare-bids)."
+        )
+    return estimator
 
 
 def estimator_sha256(estimator: Estimator) -> str:

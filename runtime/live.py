@@ -12,18 +12,25 @@ from types import TracebackType
 import numpy as np
 
 from runtime.answers import RunGeometry, Trial, TrialReport, VolumeReport
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Bundle,
+    decode_manifest,
+    open_bundle,
+)
 from runtime.decoder import Reader, TrialDecoder, VolumeDecoder
 from runtime.encoder import Encoder
 from runtime.engine import Precision
 from runtime.errors import BundleError, UsageError
-from runtime.estimator import BetaEstimator
+from runtime.estimator import BetaEstimator, live_estimator
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
 from runtime.heads import Retrieval
 from runtime.model import Model, open_model
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import VoxelMask
+from runtime.sealed import read_manifest
 from runtime.signing import Trust
 
 UNCALIBRATED_TEMPERATURE = 0.1
@@ -48,6 +55,16 @@ def backbone_of(bundle: Bundle) -> PatchDct | None:
     return backbone
 
 
+def require_live(bundle_folder: Path) -> None:
+    """Refuse a bundle that cannot be served, from its manifest alone.
+
+    Raises:
+        BundleError: It eats betas that others estimated, or has no manifest.
+    """
+    data = read_manifest(bundle_folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
+    live_estimator(decode_manifest(data).estimator, str(bundle_folder))
+
+
 class RunDecoder:
     """Decodes runs, one after another, with one model and one gallery."""
 
@@ -70,9 +87,11 @@ class RunDecoder:
             abstain_below: Confidence under which the decision is ABSTAIN.
 
         Raises:
-            BundleError: The gallery's calibration belongs to another bundle, or the
-                backbone's latents are not the model's.
+            BundleError: The gallery's calibration belongs to another bundle, the
+                backbone's latents are not the model's, or the bundle eats betas that
+                others estimated.
         """
+        self._estimator = live_estimator(bundle.manifest.estimator)
         self.bundle, self.gallery, self.model = bundle, gallery, model
         self._clock = clock
         calibration = gallery.confidence_for(bundle.sha256)
@@ -126,8 +145,7 @@ class RunDecoder:
         Raises:
             TensorMismatchError: The run's volumes do not fit the bundle's mask.
         """
-        estimator = self.bundle.manifest.estimator
-        space = self.bundle.feature_space()
+        estimator, space = self._estimator, self.bundle.feature_space()
         if isinstance(estimator, BetaEstimator):
             self._run = TrialDecoder(
                 BetaFrontend(self._mask, estimator, run),
@@ -245,12 +263,14 @@ def open_decoder(
 
     Raises:
         BundleError: One of them is not exactly what its manifest lists or not signed
-            as demanded, or they do not belong together.
+            as demanded, they do not belong together, or the bundle cannot be served.
         BackendError: The engine library is missing or refuses a graph.
         ParityError: An engine does not give the golden vectors.
     """
     bundle = open_bundle(bundle_folder, trust=trust)
     try:
+        # Said before engines are loaded, which takes long.
+        live_estimator(bundle.manifest.estimator, str(bundle_folder))
         latent = bundle.manifest.latent
         gallery = open_gallery(gallery_folder, latent, trust=trust)
         model = open_model(bundle, backend, precision, threads)

@@ -6,9 +6,11 @@ Pure: bytes in, structs out. `runtime.bundle` reads files.
 from typing import Annotated, Final, Literal
 
 import msgspec
+import numpy as np
 
-from runtime.errors import BundleError
-from runtime.estimator import BetaEstimator, Estimator
+from runtime.arrays import Shaped
+from runtime.errors import BundleError, TensorMismatchError
+from runtime.estimator import Estimator, Units, VolumeEstimator, units_of
 from runtime.sealed import FileSpec
 from runtime.solver import Direction
 from runtime.strict_json import decode_once
@@ -22,6 +24,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Shape = tuple[Positive, ...]
 DType = Literal["float32", "float64", "int64", "uint8", "bool"]
 Affine = tuple[tuple[float, float, float, float], ...]
+InputKind = Literal["volume", "beta"]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,8 +63,9 @@ class Voxels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """`runtime.preprocess.mask.VoxelMask.sha256`: the shape and the C-order indices."""
     affine: Affine
     """Voxel indices to scanner millimetres, the first three rows and (0, 0, 0, 1)."""
-    units: Literal["percent"] = "percent"
-    """Percent signal change against the run's causal baseline."""
+    units: Units = "percent"
+    """Percent signal change (against the run's causal baseline, where the estimator is
+    computed here), or z-scores within a session."""
 
 
 class FlowSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,7 +137,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     subject: str
     created: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     """ISO date of the export."""
-    input_kind: Literal["volume", "beta"]
+    input_kind: InputKind
     """What `voxels` of the encoder are; a bundle never gets the other."""
     voxels: Voxels
     estimator: Estimator
@@ -164,6 +168,25 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         raise BundleError(f"{MANIFEST}: expected a graph {name}, found {names}")
 
 
+def affine_rows(affine: Shaped[np.ndarray, "rows columns"]) -> Affine:
+    """Return a matrix as a manifest holds it.
+
+    Raises:
+        TensorMismatchError: It is not 4 x 4 and finite.
+    """
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise TensorMismatchError(
+            "affine", expected="4 x 4 finite numbers", found=f"{affine.tolist()}"
+        )
+    rows = [[float(number) for number in row] for row in affine]
+    return tuple((a, b, c, d) for a, b, c, d in rows)
+
+
+def input_kind(estimator: Estimator) -> InputKind:
+    """Return what an estimator makes of a recording: trials' betas, or volumes."""
+    return "volume" if isinstance(estimator, VolumeEstimator) else "beta"
+
+
 def decode_manifest(data: bytes) -> Manifest:
     """Decode and check a manifest.
 
@@ -172,11 +195,17 @@ def decode_manifest(data: bytes) -> Manifest:
             statements that contradict each other.
     """
     manifest = decode_once(data, Manifest, MANIFEST)
-    kind = "beta" if isinstance(manifest.estimator, BetaEstimator) else "volume"
+    kind = input_kind(manifest.estimator)
     if kind != manifest.input_kind:
         raise BundleError(
             f"{MANIFEST}: expected an estimator of kind {manifest.input_kind}, "
             f"found {kind}"
+        )
+    units = units_of(manifest.estimator)
+    if units != manifest.voxels.units:
+        raise BundleError(
+            f"{MANIFEST}: voxels.units: expected {units} as the estimator's, "
+            f"found {manifest.voxels.units}"
         )
     listed = {spec.path for spec in manifest.files}
     named = {graph.file for graph in manifest.graphs} | {TENSORS, GOLDEN}

@@ -34,6 +34,11 @@ class Dataset:
     latents: Float32[np.ndarray, "images tokens width"]
     """z_v of every picture."""
 
+    @property
+    def subject(self) -> str:
+        """Of the recording's first run, as BIDS names it."""
+        return self.recording.runs[0].run_id.split("_")[0]
+
     def split(self, name: str) -> TrialSet:
         """Return a split's trials in the model's units."""
         chosen = self.betas.select(name)

@@ -46,13 +46,38 @@ class Stimuli:
         return np.stack([backbone.tokens_from_image(image) for image in self.pixels])
 
 
+@dataclass(frozen=True, slots=True)
+class StimulusTable:
+    """``gallery.tsv``: the pictures, their categories, and which are a gallery."""
+
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    in_gallery: tuple[bool, ...]
+
+
+def table_file(folder: Path) -> Path:
+    """Return where a BIDS folder has its table of pictures."""
+    return folder / "stimuli" / "gallery.tsv"
+
+
 def open_stimuli(folder: Path) -> Stimuli:
     """Read the pictures of a BIDS folder.
 
     Raises:
         RecordingError: The table or a picture is missing or damaged.
     """
-    table = folder / "stimuli" / "gallery.tsv"
+    found, place = read_table(folder), table_file(folder).parent
+    pixels = _stacked([place / f"{name}.png" for name in found.ids])
+    return Stimuli(found.ids, found.labels, found.in_gallery, pixels)
+
+
+def read_table(folder: Path) -> StimulusTable:
+    """Read the table of a BIDS folder's pictures, and none of them.
+
+    Raises:
+        RecordingError: The table is missing or damaged.
+    """
+    table = table_file(folder)
     try:
         with table.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
@@ -72,12 +97,10 @@ def open_stimuli(folder: Path) -> Stimuli:
                 f"{table}: expected a category and in_gallery in line {line}, "
                 "found too few columns"
             )
-    files = [table.parent / f"{row['stim_id']}.png" for row in rows]
-    return Stimuli(
+    return StimulusTable(
         ids=tuple(row["stim_id"] for row in rows),
         labels=tuple(row["category"] for row in rows),
         in_gallery=tuple(row["in_gallery"] in ("1", "true", "True") for row in rows),
-        pixels=_stacked(files),
     )
 
 

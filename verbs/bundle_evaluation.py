@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 
+from runtime.preprocess import AffineNormaliser
 from training.metrics.controls import (
     encoding_control,
     pixel_control,
@@ -15,20 +17,31 @@ from training.metrics.encoding import encoding_figures
 from training.metrics.evaluation import (
     Design,
     Networks,
+    absent_images,
     image_figures,
     retrieval_figures,
 )
 from training.metrics.result import (
+    Absent,
     Control,
+    Decoder,
     EncodingFigures,
     ImageFigures,
+    ImageSource,
     RetrievalFigures,
     RetrievalSource,
 )
 from training.metrics.retrieval import SUBSET_SIZE, similarities
-from verbs.bundle_trials import BundleMaps, Decoded, Latents, SplitTrials
 from verbs.evaluation_figures import Found
 from verbs.progress import Screen
+from verbs.split_trials import Betas, BundleMaps, Decoded, Latents, SplitTrials
+
+SyntheticSource = Literal["predicted responses", "external encoder's responses"]
+Synthetic = tuple[SyntheticSource, Decoder, Decoded]
+"""Whose predictions, read by whose decoder, and what it made of them."""
+
+EXTERNAL_ENCODER: Final = "external encoder's responses"
+NO_PICTURES = Absent("the bundle's latents are no images (unCLIP is not part of this)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +61,7 @@ def evaluate_split(
     trials: SplitTrials,
     networks: Networks,
     rng: np.random.Generator,
-    shown: Screen,
+    screen: Screen,
 ) -> Everything:
     """Decode, predict and judge.
 
@@ -58,74 +71,132 @@ def evaluate_split(
         trials: Of a split that neither was trained on.
         networks: For the image metrics.
         rng: Draws intervals and permutations.
-        shown: The screen.
+        screen: Told what begins, and how far it is.
     """
-    pictures, images = trials.stimuli.pixels, trials.images
-    z_v = maps.latents(pictures[images])
-    at = np.searchsorted(images, trials.shown)
-    shown.stage("decode single trials, then the images' means")
-    single = maps.decode(trials.betas, shown.count)
-    means = trials.averaged()
-    averaged = maps.decode(means, shown.count)
-    shown.stage("predict responses, and decode them again")
-    predicted = maps.predict(z_v, shown.count)
-    once, mean = Design.single(trials.shown), Design.averaged(images)
-    synthetic = [("own", maps.decode(predicted, shown.count))]
+    shown_as, z_v = trials.shown, trials.z_v
+    screen.stage("decode single trials, then the images' means")
+    single = maps.decode(trials.betas, screen.count)
+    means = trials.averaged(trials.betas)
+    averaged = maps.decode(means, screen.count)
+    screen.stage("predict responses, and decode them again")
+    predicted = maps.predict(z_v, screen.count)
+    once, mean = Design.single(shown_as), Design.averaged(trials.images)
+    synthetic: list[Synthetic] = [
+        ("predicted responses", "own", maps.decode(predicted, screen.count))
+    ]
     if other is not None:
-        synthetic.append(("external", other.decode(predicted, shown.count)))
-    shown.stage("metrics")
-    seen = pictures[images]
-    reconstructions = [
-        image_figures(
-            pictures[trials.shown], single.pictures, once, networks, rng,
-            source="measured responses", decoder="own",
-        ),
-        image_figures(
-            seen, averaged.pictures, mean, networks, rng,
-            source="measured responses", decoder="own",
-        ),
-    ]  # fmt: skip
-    reconstructions += [
-        image_figures(
-            seen, decoded.pictures, mean, networks, rng,
-            source="predicted responses",
-            decoder="own" if whose == "own" else "external",
-        )
-        for whose, decoded in synthetic
-    ]  # fmt: skip
-    retrieval = _retrieval(maps, z_v[at], single, once, rng)
+        theirs = other.predict(other.latents_as(maps, z_v), screen.count)
+        synthetic += [
+            ("predicted responses", "external", other.decode(predicted, screen.count)),
+            (EXTERNAL_ENCODER, "own", maps.decode(theirs, screen.count)),
+        ]
+    screen.stage("metrics")
+    judged = _Judged(trials, once, mean, networks, rng)
+    reconstructions = judged.images(single, averaged, synthetic)
+    retrieval = _retrieval(maps, z_v[shown_as], single, once, rng)
     retrieval += _retrieval(maps, z_v, averaged, mean, rng)
     retrieval += _synthetic_retrieval(maps, other, z_v, synthetic, mean, rng)
-    encoding = [
-        encoding_figures(
-            predicted[rows], betas, design, rng,
-            units=maps.space.affine, rois=trials.rois,
-            repeats=trials.betas, repeats_image=trials.shown,
-        )
-        for rows, betas, design in (
-            (at, trials.betas, once), (np.arange(len(images)), means, mean)
-        )
-    ]  # fmt: skip
+    encoding = judged.encoding(predicted, means, maps.space.affine)
     centre = maps.bundle.latent_mean
     cosines = similarities(averaged.latents, z_v, query_mean=centre, item_mean=centre)
     controls = [
-        retrieval_control(cosines, min(len(images), SUBSET_SIZE), rng),
+        retrieval_control(cosines, min(len(z_v), SUBSET_SIZE), rng),
         encoding_control(predicted, means, rng),
-        pixel_control(seen, averaged.pictures, rng),
+        *judged.pixel_controls(averaged),
     ]
-    similarity = similarity_control(seen, averaged.pictures, rng)
-    if similarity is not None:
-        controls.append(similarity)
-    found = Found(
-        seen=seen,
-        decoded=averaged.pictures,
-        labels=[trials.stimuli.labels[row] for row in images],
-        names=[trials.stimuli.ids[row] for row in images],
-        predicted=maps.space.affine.normalise(predicted),
-        measured=maps.space.affine.normalise(means),
-        rois=trials.rois,
+    return Everything(
+        reconstructions=reconstructions,
+        retrieval=retrieval,
+        encoding=encoding,
+        controls=controls,
+        found=Found(
+            seen=None if isinstance(trials.pictures, Absent) else trials.pictures,
+            decoded=averaged.pictures,
+            labels=trials.labels,
+            names=trials.names,
+            predicted=maps.space.affine.normalise(predicted),
+            measured=maps.space.affine.normalise(means),
+            rois=trials.rois,
+        ),
     )
-    return Everything(reconstructions, retrieval, encoding, controls, found)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judged:
+    """The metrics that need more than latents."""
+
+    trials: SplitTrials
+    once: Design
+    mean: Design
+    networks: Networks
+    rng: np.random.Generator
+
+    def images(
+        self,
+        single: Decoded,
+        averaged: Decoded,
+        synthetic: Sequence[Synthetic],
+    ) -> list[ImageFigures]:
+        rows: list[tuple[Decoded, Design, ImageSource, Decoder]] = [
+            (single, self.once, "measured responses", "own"),
+            (averaged, self.mean, "measured responses", "own"),
+        ]
+        rows += [(decoded, self.mean, said, by) for said, by, decoded in synthetic]
+        return [self._image_row(*row) for row in rows]
+
+    def _image_row(
+        self, decoded: Decoded, design: Design, source: ImageSource, decoder: Decoder
+    ) -> ImageFigures:
+        seen = self.trials.pictures
+        if decoded.pictures is None:
+            return absent_images(NO_PICTURES, design, source=source, decoder=decoder)
+        if isinstance(seen, Absent):
+            return absent_images(seen, design, source=source, decoder=decoder)
+        return image_figures(
+            seen[design.image],
+            decoded.pictures,
+            design,
+            self.networks,
+            self.rng,
+            source=source,
+            decoder=decoder,
+        )
+
+    def encoding(
+        self, predicted: Betas, means: Betas, units: AffineNormaliser
+    ) -> list[EncodingFigures]:
+        trials = self.trials
+        said = predicted[trials.shown]
+        single = (said, trials.betas)
+        averaged = (predicted, means)
+        percent: list[tuple[Betas, Betas] | None] = [None, None]
+        if trials.sessions is not None:
+            a, b = (trials.in_percent(rows) for rows in single)
+            percent = [(a, b), (trials.averaged(a), trials.averaged(b))]
+        return [
+            encoding_figures(
+                *pair,
+                design,
+                self.rng,
+                units=units,
+                rois=trials.rois,
+                repeats=trials.betas,
+                repeats_image=trials.shown,
+                percent=in_percent,
+            )
+            for pair, design, in_percent in zip(
+                (single, averaged), (self.once, self.mean), percent, strict=True
+            )
+        ]
+
+    def pixel_controls(self, averaged: Decoded) -> list[Control]:
+        seen, decoded = self.trials.pictures, averaged.pictures
+        if isinstance(seen, Absent) or decoded is None:
+            reason = seen if isinstance(seen, Absent) else NO_PICTURES
+            return [Control(metric=name, value=reason) for name in ("PixCorr", "SSIM")]
+        found = [pixel_control(seen, decoded, self.rng)]
+        similarity = similarity_control(seen, decoded, self.rng)
+        return found if similarity is None else [*found, similarity]
 
 
 def _retrieval(
@@ -175,27 +246,28 @@ def _synthetic_retrieval(
     maps: BundleMaps,
     other: BundleMaps | None,
     z_v: Latents,
-    synthetic: Sequence[tuple[str, Decoded]],
+    synthetic: Sequence[Synthetic],
     design: Design,
     rng: np.random.Generator,
 ) -> list[RetrievalFigures]:
-    own = synthetic[0][1].retrieval
+    own = synthetic[0][2].retrieval
     found = _both_ways(maps, z_v, own, design, rng, source="self-consistency")
-    for _, decoded in synthetic[1:]:
+    for source, decoder, decoded in synthetic[1:]:
         if other is None:
             continue
-        centre = other.bundle.latent_mean
+        reader = other if decoder == "external" else maps
+        centre = reader.bundle.latent_mean
         found.append(
             retrieval_figures(
                 decoded.latents,
-                other.latents([maps.backbone.image_from_tokens(z) for z in z_v]),
+                reader.latents_as(maps, z_v),
                 design,
                 rng,
-                source="predicted responses",
+                source=source,
                 brain_mean=centre,
                 image_mean=centre,
                 is_mean_subtracted=True,
-                decoder="external",
+                decoder=decoder,
             )
         )
     return found

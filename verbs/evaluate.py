@@ -49,13 +49,14 @@ class EvaluationReport(
 
 
 def evaluate_recording(
-    recording: Path,
+    recording: Path | None,
     *,
     leave_one_run_out: bool,
     seeds: int,
     out: Path | None,
     as_json: bool,
     has_bundle: bool = False,
+    has_trials: bool = False,
 ) -> None:
     """Train and compare on every left-out run; print a table or JSON.
 
@@ -66,6 +67,7 @@ def evaluate_recording(
         out: File for the JSON.
         as_json: Print the JSON instead of the table.
         has_bundle: A bundle was given, which this protocol has no use for.
+        has_trials: Nor for prepared trials.
 
     Raises:
         UsageError: Another protocol, a bundle, no seed, or an `out` without a folder.
@@ -78,6 +80,11 @@ def evaluate_recording(
     if has_bundle:
         raise UsageError(
             "evaluate: expected --bundle or --leave-one-run-out, found both"
+        )
+    if recording is None or has_trials:
+        raise UsageError(
+            "evaluate --leave-one-run-out: expected --recording alone, "
+            f"found {'--trials' if has_trials else 'none'}"
         )
     if seeds < 1:
         raise UsageError(f"--seeds: expected at least 1, found {seeds}")

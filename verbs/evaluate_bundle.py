@@ -1,4 +1,4 @@
-"""`neuroflow evaluate --bundle`: the papers' metrics of one bundle on one recording."""
+"""`neuroflow evaluate --bundle`: the papers' metrics of a bundle on a split."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -9,8 +9,10 @@ import numpy as np
 
 from runtime.bundle import open_bundle
 from runtime.errors import UsageError
+from runtime.estimator import description
 from runtime.model import open_model
 from training.checkpoint import library_versions
+from training.data.store import open_trials
 from training.metrics.feature_networks import (
     NAMES,
     FeatureNetwork,
@@ -21,18 +23,23 @@ from training.metrics.network_specs import NETWORKS
 from training.metrics.report import to_json, to_markdown
 from training.metrics.result import Absent, BundleEvaluation, NetworkRecord
 from verbs.bundle_evaluation import evaluate_split
-from verbs.bundle_trials import BundleMaps, check_external, read_trials
+from verbs.bundle_trials import read_trials
 from verbs.evaluation_figures import write_figures
+from verbs.prepared import split_of
 from verbs.progress import screen
+from verbs.split_trials import BundleMaps, check_external
 
 SEED = 0
-NO_EXTERNAL = Absent("no independently trained decoder was given (--external)")
+NO_EXTERNAL = Absent(
+    "no independently trained encoder and decoder were given (--external)"
+)
 
 
 def evaluate_bundle(
     bundle: Path,
-    recording: Path,
     *,
+    recording: Path | None,
+    trials: Path | None,
     split: str,
     out: Path | None,
     weights: Sequence[str] = (),
@@ -46,19 +53,28 @@ def evaluate_bundle(
     Args:
         bundle: What export wrote.
         recording: A BIDS folder with events and pictures.
+        trials: Prepared trials instead.
         split: Whose trials; the model must not have been trained on it.
         out: Folder for the JSON, the tables and the figures; None writes none.
         weights: NAME=FILE, a file of weights for a feature network.
         download: Let torchvision download what it has.
-        external: A bundle of another training, which decodes our predictions.
+        external: A bundle of another training, which decodes our predictions and
+            predicts what our decoder reads.
         backend: Engine library.
         as_json: Print the JSON instead of the tables.
 
     Raises:
-        UsageError: The bundle has no trials or no images, or a weight no network.
+        UsageError: Neither a recording nor trials, or both; the bundle has no trials
+            or no images, or a weight no network.
         BundleError: A bundle is damaged, or the external one does not fit.
         RecordingError: The recording is damaged or has no such split.
+        ArtifactError: The trials are damaged, or not those of the bundle.
     """
+    if (recording is None) == (trials is None):
+        raise UsageError(
+            "evaluate --bundle: expected either --recording or --trials, "
+            f"found {'neither' if recording is None else 'both'}"
+        )
     files = parse_weights(weights)
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out: expected a folder, found the file {out}")
@@ -79,25 +95,30 @@ def evaluate_bundle(
             for name in NAMES
         }
         shown.stage(f"trials of split {split}")
-        trials = read_trials(recording, own, split, shown.count)
+        if trials is not None:
+            found = split_of(open_trials(trials), own, split)
+        else:
+            found = read_trials(recording or Path(), own, split, shown.count)
         rng = np.random.default_rng(SEED)
-        judged = evaluate_split(maps, other, trials, networks, rng, shown)
+        judged = evaluate_split(maps, other, found, networks, rng, shown)
         result = BundleEvaluation(
             bundle_sha256=own.sha256,
             external=NO_EXTERNAL if other is None else other.bundle.sha256,
-            recording=recording.resolve().name,
+            recording=(recording or trials or Path()).resolve().name,
+            responses=description(own.manifest.estimator),
             subject=own.manifest.subject,
             split=split,
             backend=model.backend,
-            trials=len(trials.betas),
-            images=len(trials.images),
-            repeats=trials.repeats,
+            trials=len(found.betas),
+            images=len(found.images),
+            repeats=found.repeats,
             seed=SEED,
             reconstructions=judged.reconstructions,
             retrieval=judged.retrieval,
             encoding=judged.encoding,
             controls=judged.controls,
             networks=_records(networks),
+            regions=found.rois_absent,
             versions=library_versions(),
         )
         if out is not None:

@@ -33,9 +33,11 @@ Responses = Float32[np.ndarray, "images voxels"]
 class Found:
     """What the pictures show, one row an image."""
 
-    seen: Pictures
-    decoded: Pictures
-    labels: Sequence[str]
+    seen: Pictures | None
+    decoded: Pictures | None
+    """None, like `seen`: there is none to be had."""
+    labels: Sequence[str] | None
+    """None: nobody knows what the images show."""
     names: Sequence[str]
     predicted: Responses
     """In standard deviations of the training betas."""
@@ -45,12 +47,19 @@ class Found:
 
 
 def write_figures(out: Path, result: BundleEvaluation, found: Found) -> None:
-    """Write ``contact.png``, ``rois.svg`` and ``selectivity.svg`` into a folder."""
-    contact_sheet(found).save(out / "contact.png")
+    """Write ``contact.png``, ``rois.svg`` and ``selectivity.svg`` into a folder.
+
+    The first only where there are pictures, the last where there are categories.
+    """
+    if found.seen is not None and found.decoded is not None:
+        sheet = contact_sheet(found.seen, found.decoded, found.labels or found.names)
+        sheet.save(out / "contact.png")
     averaged = [row for row in result.encoding if row.trials == "averaged"]
     for row in averaged:
         (out / "rois.svg").write_text(roi_bars(row), encoding="utf-8")
-    (out / "selectivity.svg").write_text(selectivity_map(found), encoding="utf-8")
+    if found.labels is not None:
+        drawn = selectivity_map(found, found.labels)
+        (out / "selectivity.svg").write_text(drawn, encoding="utf-8")
 
 
 def best_median_worst(
@@ -77,12 +86,14 @@ def best_median_worst(
     return groups
 
 
-def contact_sheet(found: Found) -> Image.Image:
+def contact_sheet(
+    seen: Pictures, decoded: Pictures, names: Sequence[str]
+) -> Image.Image:
     """Draw the best, median and worst reconstructions by PixCorr, what was seen above.
 
     All of them, chosen by the score alone: nothing is picked by eye.
     """
-    scores = pixel_correlations(found.seen, found.decoded)
+    scores = pixel_correlations(seen, decoded)
     groups = best_median_worst(scores, COLUMNS)
     columns = max(len(rows) for rows in groups.values())
     cell_w, cell_h = SIDE + GAP, 2 * SIDE + 62
@@ -98,12 +109,9 @@ def contact_sheet(found: Found) -> Image.Image:
         draw.text((GAP, top + SIDE + SIDE // 2), "decoded", fill=SOFT, font=_font(15))
         for column, row in enumerate(rows):
             left = 110 + column * cell_w
-            for image, y in (
-                (found.seen[row], top),
-                (found.decoded[row], top + SIDE + 4),
-            ):
+            for image, y in ((seen[row], top), (decoded[row], top + SIDE + 4)):
                 sheet.paste(_enlarged(image), (left, y))
-            words = f"r {scores[row]:.2f}  {found.labels[row]}"
+            words = f"r {scores[row]:.2f}  {names[row]}"
             draw.text(
                 (left, top + 2 * SIDE + 10), words[:19], fill=SOFT, font=_font(14)
             )
@@ -182,11 +190,11 @@ def selectivity(
     return categories, np.stack(means) - wide.mean(axis=0)
 
 
-def selectivity_map(found: Found) -> str:
+def selectivity_map(found: Found, labels: Sequence[str]) -> str:
     """Draw categories by regions, synthesised responses beside measured ones."""
     regions = list(found.rois)
-    categories, said = selectivity(found.predicted, found.labels)
-    _, real = selectivity(found.measured, found.labels)
+    categories, said = selectivity(found.predicted, labels)
+    _, real = selectivity(found.measured, labels)
     maps = [
         np.stack([rows[:, found.rois[name]].mean(axis=1) for name in regions])
         for rows in (said, real)

@@ -2,41 +2,134 @@
 
 from pathlib import Path
 
-from training.checkpoint import load_neurovae
-from verbs.pipeline import Built, calibrate
+from runtime.errors import CheckpointError, UsageError
+from runtime.estimator import ExternalEstimator
+from runtime.solver import solver_from_name, time_grid
+from training.checkpoint import Checkpoint, load_neurovae, read_manifest
+from training.data.store import open_trials
+from training.learned_from import LearnedFrom, check_note
+from verbs.pipeline import Built, calibrate, write_bundle, write_candidates
 from verbs.pipeline import export as export_built
-from verbs.progress import screen
+from verbs.prepared import candidates_from, ingredients_from
+from verbs.progress import Screen, screen
 from verbs.train import ESTIMATOR, read_dataset, read_estimator
 
 
 def export_checkpoints(
     vae: Path,
     flow: Path,
-    recording: Path,
     out: Path,
     *,
+    recording: Path | None,
+    trials: Path | None,
     solver: str,
     steps: int,
     backend: str,
 ) -> None:
-    """Write OUT/bundle and OUT/gallery.
+    """Write OUT/bundle and OUT/gallery, from what the checkpoints were trained on.
 
     Raises:
-        CheckpointError: A checkpoint is missing, damaged or of another model.
+        UsageError: Neither a recording nor prepared trials, or both.
+        CheckpointError: A checkpoint is missing, damaged, of another model, or was
+            trained on something else.
+        ConfigError: No such solver, one that does not fit the path, or no step.
         ParityError: An engine does not compute what the model computes.
     """
-    _, manifest = load_neurovae(vae)
-    built = Built(vae, flow, out / "bundle", out / "gallery")
-    file = vae / ESTIMATOR
-    with screen() as shown:
-        dataset = read_dataset(
-            recording,
-            read_estimator(file if file.exists() else None),
-            manifest.config,
-            shown,
+    if (recording is None) == (trials is None):
+        raise UsageError(
+            "export: expected either --recording or --trials, "
+            f"found {'neither' if recording is None else 'both'}"
         )
-        export_built(dataset, built, solver=solver, steps=steps, on_stage=shown.stage)
-        shown.stage("calibrate the gallery's confidence")
-        calibrate(dataset, built, backend=backend)
+    _, manifest = load_neurovae(vae)
+    # Before anything is estimated, which takes long.
+    path = read_manifest(flow, "flow").config.flow_training.path
+    solver_from_name(solver, path)
+    time_grid(steps, "decode")
+    built = Built(vae, flow, out / "bundle", out / "gallery")
+    with screen() as shown:
+        if trials is not None:
+            has_gallery = _from_trials(
+                trials, built, solver=solver, steps=steps, backend=backend, shown=shown
+            )
+        else:
+            _from_recording(
+                recording or Path(),
+                manifest,
+                built,
+                solver=solver,
+                steps=steps,
+                backend=backend,
+                shown=shown,
+            )
+            has_gallery = True
     print(built.bundle)
-    print(built.gallery)
+    if has_gallery:
+        print(built.gallery)
+
+
+def _from_recording(
+    recording: Path,
+    manifest: Checkpoint,
+    built: Built,
+    *,
+    solver: str,
+    steps: int,
+    backend: str,
+    shown: Screen,
+) -> None:
+    file = built.vae / ESTIMATOR
+    estimator = read_estimator(file if file.exists() else None)
+    dataset = read_dataset(recording, estimator, manifest.config, shown)
+    _check_origin(built, LearnedFrom.of_dataset(dataset))
+    export_built(dataset, built, solver=solver, steps=steps, on_stage=shown.stage)
+    shown.stage("calibrate the gallery's confidence")
+    calibrate(dataset, built, backend=backend)
+
+
+def _from_trials(
+    folder: Path,
+    built: Built,
+    *,
+    solver: str,
+    steps: int,
+    backend: str,
+    shown: Screen,
+) -> bool:
+    """Write the bundle; write a gallery and return True where it can be served."""
+    shown.stage("prepared trials")
+    trials = open_trials(folder)
+    origin = LearnedFrom.of_trials(trials.manifest)
+    _check_origin(built, origin)
+    _check_voxels(built.vae, trials.manifest.voxels, trials.manifest.subject)
+    write_bundle(
+        ingredients_from(trials),
+        built,
+        solver=solver,
+        steps=steps,
+        on_stage=shown.stage,
+    )
+    if isinstance(origin.estimator, ExternalEstimator):
+        shown.say(f"betas of {origin.estimator.name}: no server can compute them")
+        shown.say("no gallery, and serve will refuse; see evaluate --trials")
+        return False
+    candidates = candidates_from(trials)
+    shown.stage("calibrate the gallery's confidence")
+    if candidates.calibration is None:
+        shown.say("no trials of split calibration: confidences are a guess")
+    write_candidates(candidates, built, backend=backend)
+    return True
+
+
+def _check_origin(built: Built, origin: LearnedFrom) -> None:
+    for checkpoint in (built.vae, built.flow):
+        check_note(checkpoint, origin)
+
+
+def _check_voxels(vae: Path, voxels: int, subject: str) -> None:
+    # Imported checkpoints carry no note of whose they are; their size may say it.
+    found = read_manifest(vae, "vae").config.vae.voxels
+    if found != voxels:
+        raise CheckpointError(
+            f"{vae}: vae.voxels: expected {voxels} as in the trials of {subject}, "
+            f"found {found}. It is another subject's or another mask's"
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from runtime.bundle import open_bundle
-from runtime.estimator import BetaEstimator
+from runtime.estimator import BetaEstimator, ExternalEstimator, description
 from runtime.manifest import Manifest
 from runtime.model import GOLDEN_LIMITS, golden_errors, open_model
 from runtime.signing_keys import read_trust
@@ -41,11 +41,11 @@ def inspect_bundle(folder: Path, *, trust: tuple[Path, ...], as_json: bool) -> N
 def _lines(manifest: Manifest) -> list[tuple[str, str]]:
     flow, voxels, latent = manifest.flow, manifest.voxels, manifest.latent
     estimator = manifest.estimator
-    delay = (
-        f", {estimator.decision_delay_s:g} s after the onset"
-        if isinstance(estimator, BetaEstimator)
-        else ""
-    )
+    how = ""
+    if isinstance(estimator, BetaEstimator):
+        how = f", {estimator.decision_delay_s:g} s after the onset"
+    elif isinstance(estimator, ExternalEstimator):
+        how = f", not to be served: {description(estimator)}"
     size = sum(file.size for file in manifest.files) / 1e6
     reached = max(
         (gate.reached for gate in manifest.gates if gate.metric == "rel_l2"),
@@ -54,7 +54,7 @@ def _lines(manifest: Manifest) -> list[tuple[str, str]]:
     return [
         ("subject", manifest.subject),
         ("created", manifest.created),
-        ("input", f"{manifest.input_kind}{delay}"),
+        ("input", f"{manifest.input_kind}{how}"),
         ("voxels", f"{voxels.count} of {'x'.join(map(str, voxels.shape))}"),
         ("latent", f"{latent.tokens} x {latent.width} ({manifest.backbone.name})"),
         (

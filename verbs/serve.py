@@ -19,6 +19,7 @@ from bci_bridge.settings import Endpoints, ServeConfig
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
 from runtime.errors import ArtifactError, UsageError
+from runtime.live import require_live
 from runtime.signing_keys import folder_signer, read_trust
 from verbs.rehearse import Rehearsal, rehearsal_of
 from verbs.served_model import Model
@@ -48,8 +49,8 @@ def serve_bundle(
     """Open everything, then serve until SIGTERM or SIGINT, or a rehearsal's end.
 
     Raises:
-        BundleError: The bundle or gallery is not what its manifest lists, or is not
-            signed by a key that is trusted.
+        BundleError: The bundle or gallery is not what its manifest lists, is not
+            signed by a key that is trusted, or the bundle cannot be served.
         BackendError: The engine or a port cannot be had, or the rehearsal failed.
         UsageError: Fewer than one thread, a confidence outside 0 to 1, an address
             that is not allowed, too little room for the recording, or flags of a
@@ -102,6 +103,8 @@ def serve_bundle(
     for folder in (bundle, gallery):
         if signer := folder_signer(folder, trusted):
             trouble(f"{folder}: {signer}")
+        if folder == bundle:
+            require_live(bundle)
     _allow_many_connections()
     model = Model(
         bundle=str(bundle.resolve()),

@@ -9,11 +9,13 @@ from runtime.errors import CheckpointError, ConfigError, UsageError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
 from runtime.recording import open_recording
+from training.checkpoint import write_bytes
 from training.compute import AS_PUBLISHED, Compute
 from training.config import ModelConfig, config_from_json, config_from_preset
 from training.data.store import PreparedTrials, open_trials
 from training.dataset import Dataset, open_dataset
 from training.fit import Observer, fit_flow, fit_neurovae
+from training.learned_from import LearnedFrom, check_note, write_note
 from training.parts import refuse_parts
 from training.ranks import Ranks, is_main, launched_ranks
 from training.stimuli import open_stimuli
@@ -64,19 +66,19 @@ def train_stage(
         refuse_parts(compute)
     with launched_ranks() as ranks, screen(is_quiet=not is_main(ranks)) as shown:
         if prepared is not None:
-            learned, estimator = prepared.split("train"), prepared.manifest.estimator
+            learned = prepared.split("train")
+            origin = LearnedFrom.of_trials(prepared.manifest)
         else:
             estimator = read_estimator(
                 estimator_file or (vae / ESTIMATOR if vae else None)
             )
             # Said above: without prepared trials there is a recording.
-            folder = recording or Path()
-            learned = read_dataset(folder, estimator, config, shown).split("train")
+            dataset = read_dataset(recording or Path(), estimator, config, shown)
+            learned, origin = dataset.split("train"), LearnedFrom.of_dataset(dataset)
+        if vae is not None and stage == "flow":
+            check_note(vae, origin)
         if is_main(ranks):
             out.mkdir(parents=True, exist_ok=True)
-            # Betas that a server could not have estimated leave nothing to serve with.
-            if estimator is not None:
-                (out / ESTIMATOR).write_bytes(msgspec.json.encode(estimator))
         common: _Common = {
             "resume": resume,
             "on_step": shown.training,
@@ -91,7 +93,19 @@ def train_stage(
             shown.stage("stage 2: the flow")
             fit_flow(config, learned, vae, out, **common)
     if is_main(ranks):
+        _say_where_from(out, origin)
         print(out)
+
+
+def _say_where_from(out: Path, origin: LearnedFrom) -> None:
+    # After the weights: until then an older checkpoint in this folder is the one that
+    # the notes are about.
+    write_note(out, origin)
+    if isinstance(origin.estimator, BetaEstimator):
+        write_bytes(out / ESTIMATOR, msgspec.json.encode(origin.estimator))
+    else:
+        # Betas that a server could not have estimated leave nothing to serve with.
+        (out / ESTIMATOR).unlink(missing_ok=True)
 
 
 class _Common(TypedDict):

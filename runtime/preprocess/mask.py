@@ -54,6 +54,12 @@ class VoxelMask:
         """Number of selected voxels."""
         return int(self.indices.size)
 
+    def volume(self) -> Bool[np.ndarray, "x y z"]:
+        """Return the volume that `from_volume` took: true where a voxel is decoded."""
+        volume = np.zeros(self.shape, dtype=np.bool_)
+        volume.reshape(-1)[self.indices] = True
+        return volume
+
     def select(
         self,
         volume: Shaped[np.ndarray, "..."],

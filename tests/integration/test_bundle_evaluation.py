@@ -206,6 +206,40 @@ def test_an_external_decoder_is_kept_apart_from_the_own_one(bundle, external):
     assert rows[0].pixcorr.mean != rows[1].pixcorr.mean
     named = {row.source for row in result.retrieval if row.decoder == "external"}
     assert named == {"predicted responses"}
+    encoded = by(result.reconstructions, source="external encoder's responses")
+    assert encoded.decoder == "own"
+    assert encoded.pixcorr.mean not in {row.pixcorr.mean for row in rows}
+
+
+def test_our_decoder_reads_what_an_independent_encoder_predicts(
+    bundle, external, dataset
+):
+    status, text, error = said(
+        "--bundle", bundle, "--recording", tiny_participant(),
+        "--external", external, "--json",
+    )  # fmt: skip
+    assert status == 0, error
+    row = by(from_json(text.encode()).retrieval, source="external encoder's responses")
+
+    images = np.unique(dataset.rows(dataset.betas.select("test")))
+    z_v = dataset.latents[images]
+    with open_bundle(external) as theirs, open_model(theirs) as encoder:
+        said_by = theirs.feature_space().from_model(
+            np.stack([encoder.predict_voxels(encoder.encode_latent(z)) for z in z_v])
+        )
+    with open_bundle(bundle) as ours, open_model(ours) as model:
+        centre = ours.latent_mean
+        decoded = np.stack(
+            [
+                model.decode_latent(model.encode_voxels(v))
+                for v in ours.feature_space().to_model(said_by)
+            ]
+        )
+    a, b = ((x - centre).reshape(len(z_v), -1) for x in (decoded, z_v))
+    a, b = (x / np.linalg.norm(x, axis=1)[:, None] for x in (a, b))
+    hits = ((a @ b.T).argmax(axis=1) == np.arange(len(z_v))).mean()
+    assert (row.decoder, row.is_mean_subtracted) == ("own", True)
+    assert row.forward.mean == pytest.approx(hits)
 
 
 def test_wrong_usage_is_one_line(bundle, tmp_path):

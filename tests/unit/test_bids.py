@@ -11,12 +11,14 @@ from PIL import Image
 from runtime.errors import BackendError, ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
+from runtime.preprocess import VoxelMask
 from runtime.recording import open_recording
 from tests.participants import tiny_participant
 from training.data.bids import open_bids, prepare_bids
 from training.data.store import open_trials
 from training.dataset import open_dataset
 from training.features import trial_betas
+from training.stimuli import open_stimuli
 from training.visual.backbone import PatchDctBackbone
 
 ESTIMATOR = BetaEstimator(decision_delay_s=9.0)
@@ -66,6 +68,33 @@ def test_the_manifest_says_how_the_betas_came_about(prepared):
     assert manifest.subject == tiny_participant_name()
     assert manifest.voxels == open_recording(tiny_participant()).mask.voxels
     assert set(manifest.splits) == {"train", "calibration", "test", "live"}
+
+
+def test_the_manifest_holds_all_that_a_bundle_and_its_gallery_need(prepared):
+    recording, stimuli = (
+        open_recording(tiny_participant()),
+        open_stimuli(tiny_participant()),
+    )
+    manifest = prepared.manifest
+
+    wanted = [stimuli.ids[row] for row in stimuli.gallery_rows()]
+    assert list(manifest.gallery) == wanted
+    # Some of a gallery's pictures were never shown.
+    assert len(manifest.image_ids) > len(np.unique(prepared.arrays["image"]))
+    for name, label in zip(manifest.image_ids, manifest.labels, strict=True):
+        assert label == stimuli.labels[stimuli.row(name)]
+    mask = VoxelMask.from_volume(np.array(prepared.arrays["mask"]))
+    assert mask.sha256 == recording.mask.sha256
+    np.testing.assert_array_equal(manifest.affine, recording.runs[0].affine)
+
+
+def test_a_folder_without_a_table_of_pictures_has_no_gallery(copy, tmp_path):
+    (copy / "stimuli" / "gallery.tsv").unlink()
+
+    opened = prepare(copy, tmp_path / "out")
+
+    assert (opened.manifest.gallery, opened.manifest.labels) == ((), ())
+    assert len(opened.manifest.image_ids) == len(np.unique(opened.arrays["image"]))
 
 
 def test_betas_come_back_in_percent(prepared):

@@ -5,14 +5,20 @@ import dataclasses
 import msgspec
 import pytest
 
+from runtime.errors import BundleError
 from runtime.estimator import (
     BetaEstimator,
     Estimator,
+    ExternalEstimator,
     VolumeEstimator,
+    description,
     estimator_sha256,
+    live_estimator,
+    units_of,
 )
 from runtime.preprocess import Hrf
 
+EXTERNAL = ExternalEstimator(name="nsd", detail="b3", normalisation="session-train")
 CHANGES = [
     (BetaEstimator(), {"decision_delay_s": 8.0}),
     (BetaEstimator(), {"baseline_volumes": 11}),
@@ -24,11 +30,14 @@ CHANGES = [
     (VolumeEstimator(), {"slope_sd": 0.1}),
     (VolumeEstimator(), {"noise_shrinkage": 0.2}),
     (VolumeEstimator(), {"warming_volumes": 3}),
+    (EXTERNAL, {"name": "offline"}),
+    (EXTERNAL, {"detail": "another release"}),
+    (EXTERNAL, {"normalisation": "session-published-leaky"}),
 ]
 
 
 def test_every_field_is_among_the_changes_below():
-    for kind in (BetaEstimator, VolumeEstimator):
+    for kind in (BetaEstimator, VolumeEstimator, ExternalEstimator):
         named = {name for base, c in CHANGES if type(base) is kind for name in c}
         assert named == set(kind.__struct_fields__)
 
@@ -40,7 +49,7 @@ def test_every_constant_changes_the_hash(base, change):
     assert estimator_sha256(other) != estimator_sha256(base)
 
 
-@pytest.mark.parametrize("estimator", [BetaEstimator(), VolumeEstimator()])
+@pytest.mark.parametrize("estimator", [BetaEstimator(), VolumeEstimator(), EXTERNAL])
 def test_what_is_written_is_what_is_read_with_the_same_hash(estimator):
     text = msgspec.json.encode(estimator)
 
@@ -54,6 +63,45 @@ def test_what_is_written_is_what_is_read_with_the_same_hash(estimator):
 def test_a_beta_and_a_volume_are_told_apart_by_a_tag():
     assert msgspec.to_builtins(BetaEstimator())["type"] == "beta"
     assert msgspec.to_builtins(VolumeEstimator())["type"] == "volume"
+    assert msgspec.to_builtins(EXTERNAL)["type"] == "external"
+
+
+def test_only_what_is_scaled_within_sessions_is_in_session_units():
+    pooled = msgspec.structs.replace(EXTERNAL, normalisation="pooled-train")
+
+    assert units_of(EXTERNAL) == "session z"
+    assert {units_of(e) for e in (pooled, BetaEstimator(), VolumeEstimator())} == {
+        "percent"
+    }
+
+
+def test_betas_of_others_are_never_live():
+    for estimator in (BetaEstimator(), VolumeEstimator()):
+        assert live_estimator(estimator) is estimator
+    with pytest.raises(BundleError) as error:
+        live_estimator(EXTERNAL, "out/bundle")
+
+    assert str(error.value) == (
+        "out/bundle: estimator: expected one that is computed volume by volume, found "
+        "betas of others, nsd (b3). Judge it with evaluate --trials, or train on "
+        "causal betas (prepare-bids)."
+    )
+
+
+def test_every_estimator_says_in_words_what_tells_it_from_others():
+    words = {
+        description(estimator)
+        for estimator in (
+            BetaEstimator(),
+            BetaEstimator(decision_delay_s=8.0),
+            VolumeEstimator(),
+            EXTERNAL,
+            msgspec.structs.replace(EXTERNAL, normalisation="pooled-train"),
+        )
+    }
+
+    assert len(words) == 5
+    assert "8 s after the onset" in " ".join(words)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def test_images_are_chosen_by_their_score_alone():
 
 
 def test_the_sheet_holds_seen_above_decoded():
-    sheet = np.asarray(contact_sheet(found()))
+    drawn = found()
+    sheet = np.asarray(contact_sheet(drawn.seen, drawn.decoded, drawn.labels))
 
     # Decoded is the negative of seen, and so is its place in the sheet.
     top = sheet[60 : 60 + SIDE, 110 : 110 + SIDE].astype(int)
@@ -89,7 +90,7 @@ def test_drawings_are_whole_and_say_in_words_what_they_show():
         spread_ratio=NOTHING,
     )
 
-    for drawn in (roi_bars(encoding), selectivity_map(found())):
+    for drawn in (roi_bars(encoding), selectivity_map(found(), found().labels)):
         root = ElementTree.fromstring(drawn)
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         numbers = [
@@ -102,4 +103,4 @@ def test_drawings_are_whole_and_say_in_words_what_they_show():
         assert max(numbers) <= max(float(root.get("width")), float(root.get("height")))
     assert "V1 &lt;b&gt; -0.10 of 0.40" in roi_bars(encoding)
     assert roi_bars(encoding).count('class="ceiling"') == 1
-    assert "cat &amp; dog" in selectivity_map(found())
+    assert "cat &amp; dog" in selectivity_map(found(), found().labels)

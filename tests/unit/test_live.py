@@ -19,9 +19,10 @@ from runtime.bundle import (
     write_manifest,
 )
 from runtime.errors import BundleError, TensorMismatchError, UsageError
-from runtime.estimator import BetaEstimator, VolumeEstimator
-from runtime.gallery import Confidence, write_gallery
-from runtime.live import UNCALIBRATED_TEMPERATURE, open_decoder
+from runtime.estimator import BetaEstimator, ExternalEstimator, VolumeEstimator
+from runtime.gallery import Confidence, open_gallery, write_gallery
+from runtime.live import UNCALIBRATED_TEMPERATURE, RunDecoder, open_decoder
+from runtime.model import open_model
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import VoxelMask
 from runtime.recording import RecordedEvent, RecordedRun, Recording, timeline
@@ -84,6 +85,23 @@ def folder(tmp_path_factory) -> Path:
 def decoder(folder):
     with open_decoder(folder / "bundle", folder / "gallery", threads=1) as opened:
         yield opened
+
+
+def test_betas_of_others_are_never_served(folder, tmp_path):
+    external = ExternalEstimator(
+        name="offline", detail="whole runs", normalisation="pooled-train"
+    )
+    bundle = altered(folder, tmp_path, estimator=external)
+
+    with pytest.raises(BundleError, match=r"estimator: .* found betas of others, off"):
+        open_decoder(bundle, folder / "gallery")
+    # Nor by a program that puts the parts together itself.
+    with (
+        open_bundle(bundle) as opened,
+        open_model(opened) as model,
+        pytest.raises(BundleError, match="computed volume by volume"),
+    ):
+        RunDecoder(opened, open_gallery(folder / "gallery"), model)
 
 
 def shape():

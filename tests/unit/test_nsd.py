@@ -352,3 +352,16 @@ def test_the_mask_that_is_stored_is_the_one_of_the_runtime(nsd, tmp_path):
     manifest = prepare(nsd.root, tmp_path / "out")
 
     assert manifest.mask_sha256 == VoxelMask.from_volume(nsd.mask).sha256
+    stored = open_trials(tmp_path / "out").arrays["mask"]
+    np.testing.assert_array_equal(stored, nsd.mask)
+    np.testing.assert_array_equal(manifest.affine, np.eye(4))
+
+
+def test_the_manifest_says_of_the_betas_what_a_bundle_says(nsd, tmp_path):
+    train = prepare(nsd.root, tmp_path / "train").estimated_by()
+    leaky = prepare(nsd.root, tmp_path / "leaky", "published-leaky").estimated_by()
+
+    assert train.name == "nsd"
+    assert "betas_fithrf_GLMdenoise_RR" in train.detail
+    assert train.normalisation == "session-train"
+    assert leaky.normalisation == "session-published-leaky"

@@ -7,6 +7,7 @@ server would have them; or, for comparison, from least squares over whole runs
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +17,14 @@ from PIL import Image, UnidentifiedImageError
 
 from runtime.errors import ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
+from runtime.manifest import affine_rows
 from runtime.preprocess.normalise import AffineNormaliser
 from runtime.recording import RecordedEvent, Recording, open_recording
 from training.data.manifest import Betas, Split, TrialsManifest
 from training.data.offline import offline_betas, offline_detail
 from training.data.writer import TrialsWriter
 from training.features import TrialBetas, trial_betas
+from training.stimuli import read_table, table_file
 from training.visual.backbone import VisualBackbone, compute_latents
 
 Count = Callable[[int, int], None]
@@ -37,8 +40,12 @@ class BidsTrials:
 
     recording: Recording
     pictures: dict[str, Path]
-    """File of every stimulus."""
+    """File of every stimulus, and of those that may be answered with."""
     test_runs: frozenset[str]
+    labels: dict[str, str]
+    """Category by stimulus; empty where the folder has no ``gallery.tsv``."""
+    gallery: tuple[str, ...]
+    """What retrieval may answer with, in the order of ``gallery.tsv``."""
 
     def split(self, event: RecordedEvent, run_id: str) -> str:
         """Return a trial's split; one that the recording does not name is to train."""
@@ -76,7 +83,14 @@ def open_bids(folder: Path, test_runs: Sequence[str] = ()) -> BidsTrials:
                 )
             if event.stimulus_id not in pictures:
                 pictures[event.stimulus_id] = _picture_file(folder, event.stimulus_id)
-    return BidsTrials(recording, pictures, frozenset(test_runs))
+    labels: dict[str, str] = {}
+    gallery: tuple[str, ...] = ()
+    if table_file(folder).exists():
+        table = read_table(folder)
+        labels = dict(zip(table.ids, table.labels, strict=True))
+        gallery = tuple(compress(table.ids, table.in_gallery))
+    pictures |= {name: _picture_file(folder, name) for name in gallery}
+    return BidsTrials(recording, pictures, frozenset(test_runs), labels, gallery)
 
 
 def _picture_file(folder: Path, name: str) -> Path:
@@ -140,6 +154,7 @@ def prepare_bids(
         subject=run.run_id.split("_")[0],
         voxels=recording.mask.voxels,
         mask_sha256=recording.mask.sha256,
+        affine=affine_rows(run.affine),
         betas=betas,
         betas_detail=detail,
         estimator=estimator if betas == "causal" else None,
@@ -148,6 +163,10 @@ def prepare_bids(
         runs=tuple(run.run_id for run in recording.runs),
         splits=layout.splits,
         image_ids=layout.images,
+        labels=tuple(trials.labels.get(name, "") for name in layout.images)
+        if trials.labels
+        else (),
+        gallery=trials.gallery,
         visual=backbone.source,
         files={},
     )
@@ -178,7 +197,11 @@ def prepare_bids(
         stimuli = np.stack([_pixels(file) for file in files])
     announce("hash what was written")
     return writer.finish(
-        layout.indices(found), np.arange(layout.train_images), stimuli, count
+        layout.indices(found),
+        np.arange(layout.train_images),
+        stimuli,
+        recording.mask.volume(),
+        count,
     )
 
 
@@ -217,6 +240,7 @@ class _Layout:
             first += names.count(name)
         # Of a dictionary the keys keep the order in which they came.
         shown = dict.fromkeys(found.events[i].stimulus_id for i in rows)
+        shown |= dict.fromkeys(trials.gallery)
         train = {found.events[i].stimulus_id for i in rows[: names.count("train")]}
         return cls(np.array(rows, dtype=np.int64), splits, tuple(shown), len(train))
 

@@ -4,7 +4,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from runtime.estimator import BetaEstimator
+from runtime.estimator import BetaEstimator, ExternalEstimator, Normalisation
+from runtime.manifest import Affine, BackboneSpec
 
 MANIFEST: Final = "manifest.json"
 PROGRESS: Final = "progress.json"
@@ -12,16 +13,6 @@ PROGRESS: Final = "progress.json"
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Position = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-
-Normalisation = Literal["session-train", "session-published-leaky", "pooled-train"]
-"""How voxels were scaled.
-
-* ``session-train``: z-score within each session, from its training trials alone;
-* ``session-published-leaky``: z-score within each session from all its trials, those of
-  the test images included, as the published preparation does: the statistics have seen
-  the test;
-* ``pooled-train``: z-score from the training trials of all runs.
-"""
 
 Betas = Literal["nsd", "causal", "offline"]
 """Who estimated the responses.
@@ -64,6 +55,23 @@ class VisualSource(
     detail: str
     """What else decides the numbers: sizes, versions, how pictures are resized."""
     weights_sha256: Sha256 | None = None
+    image_size: Count | None = None
+    """Side of the square picture that the backbone sees, in pixels."""
+    patch: Count | None = None
+    """Side of a patch of it."""
+
+    def spec(self) -> BackboneSpec:
+        """Return the identity that a bundle cites.
+
+        Latents of a file have no size that anyone knows; their name says which file.
+        """
+        is_file = self.name == "file"
+        return BackboneSpec(
+            name=f"{self.name} {self.detail}" if is_file else self.name,
+            image_size=self.image_size or 1,
+            patch=self.patch or 1,
+            parameters_sha256=self.weights_sha256,
+        )
 
 
 class TrialsManifest(
@@ -77,6 +85,8 @@ class TrialsManifest(
     voxels: Count
     mask_sha256: Sha256
     """`VoxelMask.sha256`: which voxels, in which order."""
+    affine: Affine | None = None
+    """Voxel indices to scanner millimetres; None in folders of before it was kept."""
     betas: Betas
     betas_detail: str
     """What else decides them: which release, or which software and settings."""
@@ -91,11 +101,27 @@ class TrialsManifest(
     """What `run.npy` counts."""
     splits: dict[str, Split]
     image_ids: tuple[str, ...]
-    """Row by row of the latents, training pictures first."""
+    """Row by row of the latents: training pictures, those of other splits, and those
+    that were never shown but may be answered with."""
+    labels: tuple[str, ...] = ()
+    """Category of each picture; empty where the recording has none."""
+    gallery: tuple[str, ...] = ()
+    """Pictures that retrieval may answer with, in the recording's order; empty where it
+    does not say."""
     visual: VisualSource
     is_finite: Literal[True] = True
     """Every value was looked at when it was written."""
     files: dict[str, StoredArray]
+
+    def estimated_by(self) -> BetaEstimator | ExternalEstimator:
+        """Return how the betas were estimated, as a bundle says it."""
+        if self.estimator is not None:
+            return self.estimator
+        return ExternalEstimator(
+            name=self.betas,
+            detail=self.betas_detail,
+            normalisation=self.normalisation,
+        )
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,8 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from runtime.errors import BackendError, RecordingError
+from runtime.estimator import Normalisation
+from runtime.manifest import Affine, affine_rows
 from runtime.preprocess.mask import VoxelMask
-from training.data.manifest import Normalisation, Split, TrialsManifest
+from training.data.manifest import Split, TrialsManifest
 from training.data.nsd_betas import read_session, stored_scale
 from training.data.nsd_design import SESSIONS, NsdDesign, read_design
 from training.data.nsd_latents import Count, LatentsOf
@@ -43,6 +45,7 @@ class NsdTrials:
     sessions: tuple[Path, ...]
     mask: VoxelMask
     mask_file: Path
+    affine: Affine
     row: Int64[np.ndarray, " trials"]
     """Where a trial of the experiment stands in the prepared arrays."""
     pictures: Int64[np.ndarray, " images"]
@@ -134,8 +137,9 @@ def open_nsd(folder: Path, subject: int) -> NsdTrials:
             f"shows, found picture {both[0] + 1} in both"
         )
     pictures = np.concatenate([train, test])
+    mask, affine = _read_mask(roi)
     return NsdTrials(
-        design, sessions, _read_mask(roi), roi, row, pictures, train_images=len(train)
+        design, sessions, mask, roi, affine, row, pictures, train_images=len(train)
     )
 
 
@@ -159,7 +163,7 @@ def _sessions(folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _read_mask(file: Path) -> VoxelMask:
+def _read_mask(file: Path) -> tuple[VoxelMask, Affine]:
     try:
         import nibabel as nib
         from nibabel.filebasedimages import ImageFileError
@@ -171,7 +175,8 @@ def _read_mask(file: Path) -> VoxelMask:
     if not file.is_file():
         raise RecordingError(f"{file}: expected the mask nsdgeneral, found no file")
     try:
-        volume = np.asarray(nib.load(file).dataobj)
+        image = nib.load(file)
+        volume = np.asarray(image.dataobj)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise RecordingError(
             f"{file}: expected a whole NIfTI mask, found it cut or damaged ({error})"
@@ -181,7 +186,7 @@ def _read_mask(file: Path) -> VoxelMask:
             f"{file}: values: expected three dimensions and voxels above 0, "
             f"found {list(volume.shape)} without"
         )
-    return VoxelMask.from_volume(volume > 0)
+    return VoxelMask.from_volume(volume > 0), affine_rows(np.asarray(image.affine))
 
 
 def prepare_nsd(
@@ -214,6 +219,7 @@ def prepare_nsd(
         subject=f"subj{subject:02}",
         voxels=trials.mask.voxels,
         mask_sha256=trials.mask.sha256,
+        affine=trials.affine,
         betas="nsd",
         betas_detail=f"{BETAS}, {SPACE}",
         normalisation=NORMALISATION[variant],
@@ -235,7 +241,10 @@ def prepare_nsd(
     latents.write(writer, trials.pictures, count)
     announce("hash what was written")
     return writer.finish(
-        trials.indices(), np.arange(trials.train_images), on_file=count
+        trials.indices(),
+        np.arange(trials.train_images),
+        mask=trials.mask.volume(),
+        on_file=count,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, Shaped
 
 from runtime.errors import ArtifactError
+from runtime.preprocess.mask import VoxelMask
 from runtime.strict_json import decode_once
 from training.data.files import open_array
 from training.data.manifest import MANIFEST, PROGRESS, StoredArray, TrialsManifest
@@ -27,7 +28,7 @@ REQUIRED: Final = {
     "latent_mean.npy": ("float32",),
 }
 """Every file of a folder, with the types it may have."""
-OPTIONAL: Final = {"stimuli.npy": ("uint8",)}
+OPTIONAL: Final = {"stimuli.npy": ("uint8",), "mask.npy": ("bool",)}
 
 Voxels = Float32[np.ndarray, "trials voxels"]
 
@@ -112,6 +113,7 @@ def open_trials(folder: Path, *, whole: bool = False) -> PreparedTrials:
             check_finite(f"{folder / name}.npy: values", arrays[name])
     opened = PreparedTrials(folder, manifest, arrays)
     _check_indices(opened)
+    _check_mask(opened)
     for array in arrays.values():
         let_go(array)
     return opened
@@ -158,6 +160,12 @@ def check_manifest(manifest: TrialsManifest, what: str) -> None:
             f"found {extra[0]}"
         )
     _check_shapes(manifest, what)
+    _check_pictures(manifest, what)
+    if (manifest.betas == "causal") != (manifest.estimator is not None):
+        raise ArtifactError(
+            f"{what}: estimator: expected one with causal betas alone, found "
+            f"{'none' if manifest.estimator is None else 'one'} with {manifest.betas}"
+        )
     first = 0
     for name, split in sorted(manifest.splits.items(), key=lambda s: s[1].first):
         if split.first != first:
@@ -198,11 +206,28 @@ def _check_shapes(manifest: TrialsManifest, what: str) -> None:
                 f"{what}: files.{name}.shape: expected {expected}, "
                 f"found {manifest.files[name].shape}"
             )
+    mask = manifest.files.get("mask.npy")
+    if mask is not None and len(mask.shape) != 3:
+        raise ArtifactError(
+            f"{what}: files.mask.npy.shape: expected 3 axes, found {mask.shape}"
+        )
     stimuli = manifest.files.get("stimuli.npy")
     if stimuli is not None and (len(stimuli.shape) != 4 or stimuli.shape[0] != images):
         raise ArtifactError(
             f"{what}: files.stimuli.npy.shape: expected ({images}, height, width, 3), "
             f"found {stimuli.shape}"
+        )
+
+
+def _check_pictures(manifest: TrialsManifest, what: str) -> None:
+    named = len(manifest.labels)
+    if named and named != len(manifest.image_ids):
+        raise ArtifactError(
+            f"{what}: labels: expected {len(manifest.image_ids)} or none, found {named}"
+        )
+    if strange := sorted(set(manifest.gallery) - set(manifest.image_ids)):
+        raise ArtifactError(
+            f"{what}: gallery: expected pictures of image_ids, found {strange[0]}"
         )
 
 
@@ -237,6 +262,18 @@ def _check_indices(opened: PreparedTrials) -> None:
                 f"{opened.folder / name}.npy: values: expected rows in [0, {rows}), "
                 f"found {int(values[trial])} at trial {trial}"
             )
+
+
+def _check_mask(opened: PreparedTrials) -> None:
+    mask, said = opened.arrays.get("mask"), opened.manifest.mask_sha256
+    if mask is None:
+        return
+    found = VoxelMask.from_volume(np.array(mask)).sha256
+    if found != said:
+        raise ArtifactError(
+            f"{opened.folder / 'mask.npy'}: voxels: expected those of mask_sha256 "
+            f"{said[:12]}..., found {found[:12]}..."
+        )
 
 
 def encode_manifest(manifest: TrialsManifest) -> bytes:

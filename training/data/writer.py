@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
 from msgspec.structs import replace
 
 from runtime.errors import ArtifactError
@@ -172,6 +172,7 @@ class TrialsWriter:
         indices: dict[str, Rows],
         train_images: Int64[np.ndarray, " images"],
         stimuli: UInt8[np.ndarray, "images height width 3"] | None = None,
+        mask: Bool[np.ndarray, "x y z"] | None = None,
         on_file: Callable[[int, int], None] | None = None,
     ) -> TrialsManifest:
         """Write the small arrays, hash everything, and say that it is done.
@@ -180,6 +181,7 @@ class TrialsWriter:
             indices: ``image``, ``group``, ``run`` and ``position`` of every trial.
             train_images: Rows of latents over which the mean of z_v is taken.
             stimuli: The pictures, where they are kept.
+            mask: The volume whose true voxels the trials hold.
             on_file: Told after each file that was hashed.
         """
         self._arrays.clear()
@@ -190,8 +192,8 @@ class TrialsWriter:
             **indices,
             "latent_mean": mean_of_rows(latents, train_images),
         }
-        if stimuli is not None:
-            small["stimuli"] = stimuli
+        optional = {"stimuli": stimuli, "mask": mask}
+        small |= {name: a for name, a in optional.items() if a is not None}
         for name, array in small.items():
             np.save(self.folder / f"{name}.npy", array, allow_pickle=False)
         files: dict[str, StoredArray] = {}

@@ -37,11 +37,12 @@ def encoding_figures(
     repeats: Float32[np.ndarray, "trials voxels"],
     repeats_image: Int64[np.ndarray, " trials"],
     deviation: Responses | None = None,
+    percent: tuple[Responses, Responses] | None = None,
 ) -> EncodingFigures:
     """Hold predicted responses against measured ones.
 
     Args:
-        predicted: Percent signal, one a row of `design`.
+        predicted: Percent signal, or z-scores within sessions, one a row of `design`.
         betas: Measured, of the same rows.
         design: Single trials, or one row an image.
         rng: Draws the intervals.
@@ -50,10 +51,16 @@ def encoding_figures(
         repeats: All single trials, for the ceiling.
         repeats_image: Image of each of them.
         deviation: Predicted standard deviation of a single trial, where there is one.
+        percent: Predicted and measured in percent signal, where the first two are
+            z-scores. Only the correlation across voxels with means left in is of
+            these: a session's mean moves both alike, and would pass for prediction
+            in a correlation across images.
     """
     chosen, about = np.concatenate(design.repetitions), design.about
     said, found = predicted[chosen], betas[chosen]
     z_said, z_found = units.normalise(said), units.normalise(found)
+    if percent is not None:
+        said, found = (rows[chosen] for rows in percent)
 
     def per_image(values: Float64[np.ndarray, " n"], chance: float | None) -> Value:
         return interval_value(values, about, rng, chance)

@@ -142,6 +142,25 @@ def image_figures(
     )
 
 
+def absent_images(
+    why: Absent, design: Design, *, source: ImageSource, decoder: Decoder
+) -> ImageFigures:
+    """Return a row of image metrics that cannot be had."""
+    return ImageFigures(
+        source=source,
+        decoder=decoder,
+        trials=design.trials,
+        pixcorr=why,
+        ssim=why,
+        alex2=why,
+        alex5=why,
+        inception=why,
+        clip=why,
+        efficientnet=why,
+        swav=why,
+    )
+
+
 def retrieval_figures(
     brain: Latents,
     latents: Latents,

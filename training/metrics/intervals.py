@@ -52,7 +52,8 @@ def image_interval(
 
     Participants are drawn with replacement, then as many images within each as it has
     (hierarchical bootstrap). With one participant only images are drawn, and the
-    interval says nothing of other people.
+    interval says nothing of other people. Where participants saw the same images, take
+    `crossed.crossed_interval`.
 
     Args:
         values: One a trial or image.

@@ -57,7 +57,9 @@ def to_markdown(result: BundleEvaluation) -> str:
         f"Bundle `{result.bundle_sha256[:12]}` on {result.recording}, subject "
         f"{result.subject}, split {result.split}: {result.trials} trials of "
         f"{result.images} images, at least {result.repeats} each. Engine "
-        f"{result.backend}. Brackets are 95 % intervals over images, resampled with "
+        f"{result.backend}. Responses: {result.responses or 'not said'}.",
+        "",
+        "Brackets are 95 % intervals over images, resampled with "
         f"seed {result.seed}; they say nothing of other people.",
         "",
         "Published rows are of NSD: natural images, 7 tesla, 1,000 shared test images "
@@ -146,8 +148,12 @@ def _image_table(
         ]
         label = f"ours, {row.trials} trials, {row.source}, {row.decoder} decoder"
         lines.append(f"| **{label}** | " + " | ".join(cells) + " | here |")
+    if result.regions is not None:
+        absent.setdefault(result.regions.reason, []).append("regions")
     if isinstance(result.external, Absent):
-        absent.setdefault(result.external.reason, []).append("external decoder")
+        absent.setdefault(result.external.reason, []).append(
+            "external encoder, external decoder"
+        )
     for known in published:
         cells = [
             plain(getattr(known, name), 1 if factor == 100 else 3)

@@ -15,9 +15,15 @@ from training.metrics.published import (
 
 Trials = Literal["single", "averaged"]
 Decoder = Literal["own", "external"]
-ImageSource = Literal["measured responses", "predicted responses"]
+ImageSource = Literal[
+    "measured responses", "predicted responses", "external encoder's responses"
+]
 RetrievalSource = Literal[
-    "decoded latents", "retrieval features", "self-consistency", "predicted responses"
+    "decoded latents",
+    "retrieval features",
+    "self-consistency",
+    "predicted responses",
+    "external encoder's responses",
 ]
 
 
@@ -50,7 +56,8 @@ class ImageFigures(
     """The papers' eight image metrics of one set of reconstructions."""
 
     source: ImageSource
-    """Predicted responses through the own decoder are self-consistency."""
+    """Predicted responses through the own decoder are self-consistency; those of an
+    independently trained encoder through it are not."""
     decoder: Decoder
     trials: Trials
     pixcorr: Figure
@@ -73,7 +80,7 @@ class RetrievalFigures(
     source: RetrievalSource
     """What stands for the brain; self-consistency: the features of the model's own
     predicted responses (papers: synthetic); predicted responses: through an external
-    decoder."""
+    decoder; an external encoder's: latents that the own decoder makes of them."""
     decoder: Decoder = "own"
     trials: Trials
     is_mean_subtracted: bool
@@ -150,6 +157,8 @@ class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Hash of the independently trained bundle, where one was given."""
     recording: str
     subject: str
+    responses: str = ""
+    """How they were estimated, in a few words."""
     split: str
     backend: str
     trials: int
@@ -162,6 +171,8 @@ class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     encoding: list[EncodingFigures]
     controls: list[Control]
     networks: list[NetworkRecord]
+    regions: Absent | None = None
+    """Why there are no regions but all voxels; None where there are."""
     versions: dict[str, str]
     published_decoding: tuple[PublishedImages, ...] = DECODING
     published_encoding: tuple[PublishedEncoding, ...] = ENCODING

@@ -48,7 +48,9 @@ class PatchDctBackbone:
         """Identity, for the manifest."""
         size, patch = self._dct.image_size, self._dct.patch
         detail = f"image_size {size}, patch {patch}, bicubic with antialiasing"
-        return VisualSource(name=self._dct.name, detail=detail)
+        return VisualSource(
+            name=self._dct.name, detail=detail, image_size=size, patch=patch
+        )
 
     @property
     def shape(self) -> tuple[int, int]:

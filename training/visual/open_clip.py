@@ -72,6 +72,8 @@ class OpenClipBackbone:
                 f"open_clip {open_clip.__version__}"
             ),
             weights_sha256=whole_sha256(weights),
+            image_size=self._side,
+            patch=int(_one(self._visual.patch_size)),
         )
 
     @property

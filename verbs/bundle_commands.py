@@ -1,0 +1,87 @@
+"""The verbs that make a bundle out of checkpoints, and say what is in one.
+
+Part of the command line (`neuroflow.py`): each function parses, and imports its verb
+when it is called.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+Backend = Literal["ort", "openvino"]
+
+
+def export(
+    *,
+    vae: Path,
+    flow: Path,
+    out: Path,
+    recording: Path | None = None,
+    trials: Path | None = None,
+    solver: str = "rotation",
+    steps: int = 2,
+    backend: Backend = "ort",
+) -> None:
+    """Compile two checkpoints into OUT/bundle, and a calibrated OUT/gallery beside it.
+
+    Args:
+        vae: Checkpoint of stage 1.
+        flow: Checkpoint of stage 2.
+        out: Folder for `bundle` and `gallery`.
+        recording: The BIDS folder that they were trained on.
+        trials: The prepared trials that they were trained on, instead.
+        solver: euler, rotation or heun.
+        steps: Solver steps of each direction.
+        backend: Engine that the calibration runs on.
+    """
+    from verbs.export import export_checkpoints
+
+    export_checkpoints(
+        vae,
+        flow,
+        out,
+        recording=recording,
+        trials=trials,
+        solver=solver,
+        steps=steps,
+        backend=backend,
+    )
+
+
+def verify(
+    bundle: tyro.conf.Positional[Path],
+    /,
+    *,
+    backend: Backend = "ort",
+    json: bool = False,
+) -> None:
+    """Hold a bundle's engines against its golden vectors on this machine, torch-free.
+
+    Args:
+        bundle: A bundle's folder.
+        backend: Engine library.
+        json: Print JSON.
+    """
+    from verbs.inspect import verify_bundle
+
+    verify_bundle(bundle, backend=backend, as_json=json)
+
+
+def inspect(
+    bundle: tyro.conf.Positional[Path],
+    /,
+    *,
+    trust: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
+    json: bool = False,
+) -> None:
+    """Say what a bundle holds and who signed it, after checking that it is true.
+
+    Args:
+        bundle: A bundle's folder.
+        trust: NAME.pub or a folder of them; the bundle must be signed by one of these.
+        json: Print the manifest as JSON.
+    """
+    from verbs.inspect import inspect_bundle
+
+    inspect_bundle(bundle, trust=trust, as_json=json)

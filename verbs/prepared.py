@@ -1,0 +1,149 @@
+"""Prepared trials as what a bundle and a gallery are made of, and are judged on."""
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from export.preprocessing import Preprocessing
+from runtime.bundle import Bundle
+from runtime.errors import ArtifactError
+from runtime.estimator import description, units_of
+from runtime.manifest import Affine
+from runtime.preprocess import AffineNormaliser, FeatureSpace, NoiseWhitening
+from training.data.manifest import MANIFEST
+from training.data.store import PreparedTrials
+from training.learned_from import backbone_words
+from training.metrics.result import Absent
+from training.trials import take_rows
+from verbs.pipeline import GOLDEN_SAMPLES, Candidates, Ingredients
+from verbs.split_trials import WHOLE_MASK, Sessions, SplitTrials
+
+
+def ingredients_from(trials: PreparedTrials) -> Ingredients:
+    """Return what belongs into a bundle beside the checkpoints.
+
+    Betas that were scaled within sessions have no one mean and scale: the bundle's are
+    0 and 1, and it takes the z-scores.
+
+    Raises:
+        ArtifactError: The folder holds no mask: it is of before masks were kept.
+    """
+    manifest, mask = trials.manifest, trials.arrays.get("mask")
+    if mask is None or manifest.affine is None:
+        raise ArtifactError(
+            f"{trials.folder / 'mask.npy'}: expected the mask that a bundle holds, "
+            "found none. Prepare the trials again"
+        )
+    learned = trials.split("train")
+    return Ingredients(
+        preprocessing=Preprocessing(
+            subject=manifest.subject,
+            estimator=manifest.estimated_by(),
+            mask=np.array(mask),
+            affine=_matrix(manifest.affine),
+            space=FeatureSpace(
+                _normaliser(trials), NoiseWhitening.identity(manifest.voxels)
+            ),
+        ),
+        latent_mean=learned.latent_mean(),
+        golden_voxels=np.array(learned.voxels[:GOLDEN_SAMPLES]),
+        backbone=manifest.visual.spec(),
+    )
+
+
+def _matrix(affine: Affine) -> Float64[np.ndarray, "4 4"]:
+    return np.array(affine, dtype=np.float64)
+
+
+def _normaliser(trials: PreparedTrials) -> AffineNormaliser:
+    voxels = trials.manifest.voxels
+    if units_of(trials.manifest.estimated_by()) == "session z":
+        return AffineNormaliser(
+            np.zeros(voxels, np.float32), np.ones(voxels, np.float32)
+        )
+    return AffineNormaliser(
+        np.array(trials.arrays["mean"][0]), np.array(trials.arrays["std"][0])
+    )
+
+
+def candidates_from(trials: PreparedTrials) -> Candidates:
+    """Return what a gallery is made of: every picture where none are named for it."""
+    manifest = trials.manifest
+    row_of = {name: row for row, name in enumerate(manifest.image_ids)}
+    names = manifest.gallery or manifest.image_ids
+    rows = np.array([row_of[name] for name in names], dtype=np.int64)
+    labels = manifest.labels or manifest.image_ids
+    stimuli = trials.arrays.get("stimuli")
+    return Candidates(
+        latents=trials.arrays["latents"],
+        rows=rows,
+        ids=names,
+        labels=[labels[row] for row in rows],
+        images=None if stimuli is None else stimuli[rows],
+        calibration=(
+            trials.split("calibration") if "calibration" in manifest.splits else None
+        ),
+    )
+
+
+def split_of(trials: PreparedTrials, bundle: Bundle, split: str) -> SplitTrials:
+    """Return the trials of a split, after comparing the folder with the bundle.
+
+    Args:
+        trials: Of the participant whom the bundle was trained on.
+        bundle: Says which voxels, estimated how, and which z_v.
+        split: Whose trials; the model must not have been trained on it.
+
+    Raises:
+        ArtifactError: No such split, or trials of another participant, other voxels,
+            another estimator or other z_v than the bundle's.
+    """
+    _check_fits(trials, bundle)
+    rows = trials.rows(split)
+    # In order of time: repetitions are counted by it.
+    order = rows.start + np.argsort(trials.arrays["position"][rows], kind="stable")
+    voxels = take_rows(trials.arrays["voxels"], order)
+    images, shown = np.unique(trials.arrays["image"][order], return_inverse=True)
+    manifest, stimuli = trials.manifest, trials.arrays.get("stimuli")
+    is_by_session = bundle.manifest.voxels.units == "session z"
+    return SplitTrials(
+        betas=voxels if is_by_session else trials.in_units(voxels, order),
+        shown=shown.astype(np.int64),
+        z_v=take_rows(trials.arrays["latents"], images).astype(np.float32, copy=False),
+        pictures=(
+            Absent("the folder of trials keeps no pictures (stimuli.npy)")
+            if stimuli is None
+            else np.array(stimuli[images])
+        ),
+        names=[manifest.image_ids[row] for row in images],
+        labels=[manifest.labels[row] for row in images] if manifest.labels else None,
+        rois={WHOLE_MASK: np.ones(manifest.voxels, dtype=np.bool_)},
+        rois_absent=Absent("prepared trials hold no map of regions"),
+        sessions=_sessions(trials, order) if is_by_session else None,
+    )
+
+
+def _sessions(trials: PreparedTrials, order: Int64[np.ndarray, " trials"]) -> Sessions:
+    return Sessions(
+        mean=np.array(trials.arrays["mean"]),
+        std=np.array(trials.arrays["std"]),
+        of_trial=np.array(trials.arrays["group"][order]),
+    )
+
+
+def _check_fits(trials: PreparedTrials, bundle: Bundle) -> None:
+    ours, manifest = bundle.manifest, trials.manifest
+    estimator, visual = manifest.estimated_by(), manifest.visual.spec()
+    for field, wanted, found in (
+        ("subject", ours.subject, manifest.subject),
+        ("mask_sha256", ours.voxels.voxel_order_sha256, manifest.mask_sha256),
+        ("betas", description(ours.estimator), description(estimator)),
+        ("visual", backbone_words(ours.backbone), backbone_words(visual)),
+        # The words above do not hold every constant.
+        ("estimator", str(ours.estimator), str(estimator)),
+        ("visual", str(ours.backbone), str(visual)),
+    ):
+        if wanted != found:
+            raise ArtifactError(
+                f"{trials.folder / MANIFEST}: {field}: expected {wanted} as the "
+                f"bundle's, found {found}"
+            )

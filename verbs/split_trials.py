@@ -1,0 +1,176 @@
+"""Every trial of a split, what it shows, and what a bundle makes of responses."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, UInt8
+
+from runtime.bundle import Bundle
+from runtime.errors import BundleError, UsageError
+from runtime.live import backbone_of
+from runtime.model import Model
+from runtime.patch_dct import PatchDct
+from runtime.preprocess import FeatureSpace
+from training.metrics.result import Absent
+from training.metrics.voxels import image_means
+
+WHOLE_MASK = "all voxels"
+
+Betas = Float32[np.ndarray, "rows voxels"]
+Latents = Float32[np.ndarray, "rows tokens width"]
+Pictures = UInt8[np.ndarray, "rows height width 3"]
+Count = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sessions:
+    """What undoes a scaling within sessions, back to percent signal."""
+
+    mean: Float32[np.ndarray, "sessions voxels"]
+    std: Float32[np.ndarray, "sessions voxels"]
+    of_trial: Int64[np.ndarray, " trials"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitTrials:
+    """Every trial of a split, and what it shows."""
+
+    betas: Betas
+    """One row a trial, in order of time, in the units of the bundle's voxels."""
+    shown: Int64[np.ndarray, " trials"]
+    """Picture of each trial: a row of what follows."""
+    z_v: Latents
+    """One row a picture, as are the next three."""
+    pictures: Pictures | Absent
+    names: Sequence[str]
+    labels: Sequence[str] | None
+    """Categories, where they are known."""
+    rois: dict[str, Bool[np.ndarray, " voxels"]]
+    """Voxels by region; the first is all of them."""
+    rois_absent: Absent | None = None
+    """Why there are no others."""
+    sessions: Sessions | None = None
+    """None: the betas are in percent signal."""
+
+    @property
+    def images(self) -> Int64[np.ndarray, " images"]:
+        """Rows of the pictures, all of which were shown."""
+        return np.arange(len(self.z_v), dtype=np.int64)
+
+    @property
+    def repeats(self) -> int:
+        """Trials that every picture has at least."""
+        return int(np.unique(self.shown, return_counts=True)[1].min())
+
+    def averaged(self, rows: Betas) -> Betas:
+        """Return the mean over each picture's trials of one row a trial."""
+        return image_means(rows, self.shown)[0].astype(np.float32)
+
+    def in_percent(self, rows: Betas) -> Betas:
+        """Undo the scaling within sessions of one row a trial."""
+        if self.sessions is None:
+            return rows
+        session = self.sessions.of_trial
+        scaled = rows * self.sessions.std[session]
+        return np.asarray(scaled + self.sessions.mean[session], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """What a bundle decodes from responses, one row each."""
+
+    latents: Latents
+    retrieval: Latents
+    pictures: Pictures | None
+    """None where the latents are no images."""
+
+
+class BundleMaps:
+    """A bundle's maps over many rows: responses to pictures, and back."""
+
+    def __init__(self, bundle: Bundle, model: Model) -> None:
+        """Prepare.
+
+        Raises:
+            BundleError: The backbone's latents are not the model's.
+        """
+        self.bundle, self.backbone = bundle, backbone_of(bundle)
+        self.space: FeatureSpace = bundle.feature_space()
+        self._model = model
+
+    def decode(self, betas: Betas, on_row: Count | None = None) -> Decoded:
+        """Decode responses given in the units of the bundle's voxels."""
+        latents, retrieval = [], []
+        features = self.space.to_model(betas)
+        for done, row in enumerate(features, start=1):
+            z_n, found = self._model.encode_voxels_for_retrieval(row)
+            latents.append(self._model.decode_latent(z_n))
+            retrieval.append(found)
+            if on_row is not None:
+                on_row(done, len(features))
+        return Decoded(
+            np.stack(latents),
+            np.stack(retrieval),
+            None if self.backbone is None else invert(self.backbone, latents),
+        )
+
+    def predict(self, latents: Latents, on_row: Count | None = None) -> Betas:
+        """Predict responses, in the units of the bundle's voxels."""
+        rows = []
+        for done, z_v in enumerate(latents, start=1):
+            rows.append(self._model.predict_voxels(self._model.encode_latent(z_v)))
+            if on_row is not None:
+                on_row(done, len(latents))
+        return self.space.from_model(np.stack(rows))
+
+    def latents_as(self, other: "BundleMaps", latents: Latents) -> Latents:
+        """Return another bundle's latents as this one's: the same pictures' z_v.
+
+        Latents that are the same pass; `check_external` has refused what cannot be.
+        """
+        if self.backbone == other.backbone or not (self.backbone and other.backbone):
+            return latents
+        pictures = invert(other.backbone, list(latents))
+        return np.stack([self.backbone.tokens_from_image(one) for one in pictures])
+
+
+def invert(backbone: PatchDct, latents: Sequence[np.ndarray]) -> Pictures:
+    """Return the pictures that latents stand for."""
+    return np.stack([backbone.image_from_tokens(z_v) for z_v in latents])
+
+
+def check_external(own: Bundle, external: Bundle) -> None:
+    """Refuse an external bundle that cannot read the own one's predicted responses.
+
+    Raises:
+        BundleError: Other voxels, another estimate of a response, or latents that
+            cannot be turned into the own one's.
+        UsageError: It is the same bundle.
+    """
+    ours, theirs = own.manifest, external.manifest
+    if ours.training == theirs.training:
+        raise UsageError(
+            "--external: expected an independently trained bundle, found the same "
+            "training"
+        )
+    for what, wanted, found in (
+        (
+            "voxels",
+            ours.voxels.voxel_order_sha256,
+            theirs.voxels.voxel_order_sha256,
+        ),
+        ("estimator", str(ours.estimator), str(theirs.estimator)),
+    ):
+        if wanted != found:
+            raise BundleError(
+                f"--external: expected the same {what}, found another. Train it on the "
+                "same participant with the same estimator."
+            )
+    both = (backbone_of(own), backbone_of(external))
+    if ours.backbone != theirs.backbone and None in both:
+        raise BundleError(
+            f"--external: backbone: expected {ours.backbone.name}, "
+            f"found {theirs.backbone.name}. Latents that are no images cannot be "
+            "turned into one another"
+        )
