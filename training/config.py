@@ -40,6 +40,12 @@ class NeuroVAEConfig(
     """Levels that are followed by a stride of two."""
     groups: Positive = 32
     """Groups of every group normalisation; divides `channels`."""
+    decoded_from: Literal["z_n"] | msgspec.UnsetType = msgspec.UNSET
+    """What voxels are decoded from: z_c where nothing is said, as published; ``z_n`` is
+    the ablation without that bottleneck (`training.ablation`).
+
+    Unset, it stays out of the JSON: published models keep their fingerprints.
+    """
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other.

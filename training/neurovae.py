@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runtime.errors import ConfigError
 from training.config import NeuroVAEConfig
 from training.recompute import run
 
@@ -228,8 +229,11 @@ class NeuroVAE(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.pre_proj1 = nn.Conv1d(m, 2 * m, 1)
-        self.pre_proj2 = nn.Conv1d(m, 1, 1)
-        self.post_proj = nn.Conv1d(1, m, 1)
+        self.is_compact = config.decoded_from != "z_n"
+        """Whether voxels are decoded by way of z_c."""
+        if self.is_compact:
+            self.pre_proj2 = nn.Conv1d(m, 1, 1)
+            self.post_proj = nn.Conv1d(1, m, 1)
         self.clip_proj = nn.Sequential(
             *(
                 layer
@@ -254,13 +258,23 @@ class NeuroVAE(nn.Module):
         return projected
 
     def compact(self, z_n: Latent) -> Float[Tensor, "batch 1 width"]:
-        """Return z_c, a learned weighted sum over the tokens of z_n."""
+        """Return z_c, a learned weighted sum over the tokens of z_n.
+
+        Raises:
+            ConfigError: The model is the ablation that has none.
+        """
+        if not self.is_compact:
+            raise ConfigError(
+                "vae.decoded_from: expected a model with z_c, found one that decodes "
+                "z_n itself. Train it without this field."
+            )
         z_c: Tensor = self.pre_proj2(z_n)
         return z_c
 
     def decode(self, z_n: Latent) -> Voxels:
-        """Return the voxels that z_n implies; always by way of z_c."""
-        voxels: Voxels = self.decoder(self.post_proj(self.compact(z_n)))
+        """Return the voxels that z_n implies: by way of z_c, as published."""
+        h = self.post_proj(self.compact(z_n)) if self.is_compact else z_n
+        voxels: Voxels = self.decoder(h)
         return voxels
 
     def encode(self, voxels: Voxels) -> Latent:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from training.metrics.pixels import pixel_correlations
 from training.metrics.result import BundleEvaluation, EncodingFigures, Value
-from verbs.report.svg import Axis, drawing, line, rect, text, tick_text
+from verbs.report.svg import Axis, line, rect, standalone, text, tick_text
 
 SIDE = 128
 """Pixels of a picture in the contact sheet."""
@@ -168,7 +168,7 @@ def roi_bars(encoding: EncodingFigures) -> str:
     body.append(line(axis(0.0), top - 6, axis(0.0), bottom, "axis"))
     note = "bar: r; black: 95 % over images; red: noise ceiling sqrt(NC)"
     body.append(text(150, bottom + 40, note, "tick-text"))
-    return _standalone(width, bottom + 54, body, "; ".join(words))
+    return standalone(width, bottom + 54, body, "; ".join(words), STYLE)
 
 
 def selectivity(
@@ -238,7 +238,7 @@ def selectivity_map(found: Found, labels: Sequence[str]) -> str:
             "tick-text",
         )
     )
-    return _standalone(width, height, body, "; ".join(words))
+    return standalone(width, height, body, "; ".join(words), STYLE)
 
 
 def _tile(x: float, y: float, cell: float, value: float, largest: float) -> str:
@@ -253,12 +253,3 @@ def _tile(x: float, y: float, cell: float, value: float, largest: float) -> str:
         f'<text x="{x + cell / 2 - 1:.1f}" y="{y + cell / 2 + 4:.1f}" '
         f'text-anchor="middle" style="fill:{ink};font-size:11px">{shown}</text>'
     )
-
-
-def _standalone(width: float, height: float, body: Sequence[str], words: str) -> str:
-    """Wrap a drawing so that it is legible outside a page, on light and dark."""
-    paper = rect(0, 0, width, height, "paper")
-    inner = [f"<style>{STYLE}</style>", paper, *body]
-    svg = drawing(width, height, inner, words)
-    size = f'width="{width:.0f}" height="{height:.0f}"'
-    return svg.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" {size} ', 1)

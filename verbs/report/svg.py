@@ -104,3 +104,22 @@ def drawing(
         f'<svg class="chart {kind}" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
         f'aria-label="{escape(words)}">{"".join(body)}</svg>'
     )
+
+
+def standalone(
+    width: float, height: float, body: Iterable[str], words: str, style: str
+) -> str:
+    """Wrap a drawing as a file of its own, on paper of its own.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+        body: The parts of the drawing.
+        words: What a reader would see, in a sentence.
+        style: The style sheet; its class ``paper`` is what everything stands on, so
+            that the drawing is legible on a light page and on a dark one.
+    """
+    inner = [f"<style>{style}</style>", rect(0, 0, width, height, "paper"), *body]
+    svg = drawing(width, height, inner, words)
+    size = f'width="{width:.0f}" height="{height:.0f}"'
+    return svg.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" {size} ', 1)
