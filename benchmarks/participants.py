@@ -13,35 +13,30 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from runtime.answers import Trial, TrialReport
-from runtime.estimator import BetaEstimator
 from runtime.heads import Retrieval
 from runtime.live import RunDecoder, open_decoder
-from runtime.patch_dct import PatchDct
 from runtime.recording import RecordedEvent, RecordedRun, open_recording, timeline
 from training.config import config_from_preset
-from training.dataset import Dataset, open_dataset
+from training.dataset import Dataset
 from training.features import geometry
 from training.judge import (
     ceilings,
     encoding_correlation,
     fit_ridge_baseline,
     pixel_correlation,
+    repeat_means,
     top1,
     visual_voxels,
 )
-from training.participant import (
-    ParticipantFolder,
-    ParticipantParameters,
-    generate_participant,
-    table_hash,
-)
+from training.participant import ParticipantFolder, table_hash
+from training.peers.exam import shuffled_dataset
+from training.peers.subjects import simulated_dataset
 from verbs.demo.summary import machine
 from verbs.pipeline import build
 
@@ -95,8 +90,7 @@ def judge(
     right = np.array([a == b for a, b in zip(best, seen, strict=True)])
     test = dataset.betas.select("test")
     rows = dataset.rows(test)
-    images = np.unique(rows)
-    means = np.stack([test.betas[rows == image].mean(axis=0) for image in images])
+    means, images = repeat_means(test.betas, rows)
     names = [stimuli.ids[image] for image in images]
     space, model = decoder.bundle.feature_space(), decoder.model
     three = np.stack(
@@ -130,31 +124,14 @@ def judge(
     }
 
 
-def shuffled(dataset: Dataset, seed: int) -> Dataset:
-    """Return the data set with the pictures of its training trials permuted."""
-    betas = dataset.betas
-    train = [i for i, event in enumerate(betas.events) if event.split == "train"]
-    order = np.random.default_rng(seed).permutation(train)
-    events = list(betas.events)
-    for i, j in zip(train, order, strict=True):
-        events[i] = replace(betas.events[i], stimulus_id=betas.events[j].stimulus_id)
-    return replace(dataset, betas=replace(betas, events=tuple(events)))
-
-
 def run_seed(seed: int, out: Path, *, is_shuffled: bool) -> None:
     torch.set_num_threads(1)
     began = time.process_time()
     place = Path(tempfile.mkdtemp(prefix=f"participant-{seed}-"))
     try:
-        table = ParticipantParameters()
-        participant = generate_participant(place / "bids", table, seed)
-        dataset = open_dataset(
-            place / "bids",
-            BetaEstimator(),
-            PatchDct(),
-            splits=("train", "calibration", "test"),
-        )
-        learned = shuffled(dataset, seed) if is_shuffled else dataset
+        participant, dataset = simulated_dataset(place / "bids", seed)
+        table = participant.parameters()
+        learned = shuffled_dataset(dataset, seed) if is_shuffled else dataset
         config = config_from_preset("demo", voxels=dataset.recording.mask.voxels)
         built = build(learned, config, place)
         with open_decoder(built.bundle, built.gallery, threads=1) as decoder:

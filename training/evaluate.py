@@ -210,6 +210,7 @@ def fit_category_ridge(
     labels: Labels,
     runs: Labels,
     penalties: Sequence[float] = PENALTIES,
+    categories: int = CATEGORIES,
 ) -> Ridge:
     """Fit ridge to the categories of labelled volumes, its penalty tuned by run.
 
@@ -218,6 +219,7 @@ def fit_category_ridge(
         labels: 0 rest, then the categories.
         runs: Run of each volume; each in turn is left out to rate a penalty.
         penalties: What to try.
+        categories: How many there are.
     """
     shown = labels > 0
     wanted = labels[shown] - 1
@@ -228,7 +230,7 @@ def fit_category_ridge(
     ) -> float:
         return float((predicted.argmax(axis=1) == wanted[index]).mean())
 
-    targets = np.eye(CATEGORIES)[wanted]
+    targets = np.eye(categories)[wanted]
     ridge, _ = fit_ridge_tuned(
         features[shown], targets, runs[shown], accuracy, penalties
     )

@@ -74,21 +74,55 @@ def fit_ridge_baseline(dataset: Dataset) -> RidgeBaseline:
     train = dataset.betas.select("train")
     image = dataset.rows(train)
     targets = dataset.latents.reshape(len(dataset.latents), -1)[image]
-    centre = dataset.latent_mean().ravel()
+    candidates = []
+    for is_whitened in (False, True):
+        features = _features(dataset, train.betas, is_whitened=is_whitened)
+        ridge, reached = fit_latent_ridge(
+            features, targets, image_folds(image), dataset.latent_mean().ravel()
+        )
+        candidates.append((reached, RidgeBaseline(ridge, is_whitened)))
+    return max(candidates, key=lambda candidate: candidate[0])[1]
+
+
+def image_folds(image: Int64[np.ndarray, " trials"]) -> Int64[np.ndarray, " trials"]:
+    """Deal trials to folds so that all the repeats of an image are in one."""
     # Position in the sorted list of images, so that folds are even whatever the rows.
-    folds = np.unique(image, return_inverse=True)[1] % FOLDS
+    places: Int64[np.ndarray, " trials"] = np.unique(image, return_inverse=True)[1]
+    return places % FOLDS
+
+
+def fit_latent_ridge(
+    features: Float32[np.ndarray, "trials voxels"],
+    targets: Float32[np.ndarray, "trials values"],
+    folds: Int64[np.ndarray, " trials"],
+    centre: Float32[np.ndarray, " values"],
+) -> tuple[Ridge, float]:
+    """Fit ridge to latents at the penalty that gives the best cosines when left out.
+
+    Args:
+        features: One row a trial.
+        targets: z_v of what was shown, flat.
+        folds: Of each trial; each in turn is left out to rate a penalty.
+        centre: Subtracted from both sides of a cosine.
+
+    Returns:
+        The fit on all trials, and the mean cosine that chose it.
+    """
 
     def score(
         predicted: Float64[np.ndarray, "n k"], index: Int64[np.ndarray, " n"]
     ) -> float:
         return float(_row_cosines(predicted - centre, targets[index] - centre).mean())
 
-    candidates = []
-    for is_whitened in (False, True):
-        features = _features(dataset, train.betas, is_whitened=is_whitened)
-        ridge, reached = fit_ridge_tuned(features, targets, folds, score)
-        candidates.append((reached, RidgeBaseline(ridge, is_whitened)))
-    return max(candidates, key=lambda candidate: candidate[0])[1]
+    return fit_ridge_tuned(features, targets, folds, score)
+
+
+def repeat_means(
+    rows: Float32[np.ndarray, "trials voxels"], image: Int64[np.ndarray, " trials"]
+) -> tuple[Float32[np.ndarray, "images voxels"], Int64[np.ndarray, " images"]]:
+    """Return the mean over all trials of each image, and the images, ascending."""
+    images = np.unique(image)
+    return np.stack([rows[image == one].mean(axis=0) for one in images]), images
 
 
 def _row_cosines(

@@ -36,6 +36,8 @@ from training.haxby import (
     feature_space,
     read_labelled,
 )
+from training.neurovae import NeuroVAE
+from training.sit import SiT
 from training.trials import TrialSet
 
 SOLVER: Final = "rotation"
@@ -80,15 +82,36 @@ def category_cosines(
     """
     encoder, _ = load_neurovae(vae)
     field, manifest = load_flow(flow)
-    path = path_from_name(manifest.config.flow_training.path)
+    centre = codes.mean(axis=0)
+    z_v = decode_features(encoder, field, manifest.config, features, centre)
+    search = Retrieval(codes, NAMES, NAMES, mean=centre, temperature=1.0)
+    return np.stack([search.cosines(z) for z in z_v])
+
+
+def decode_features(
+    vae: NeuroVAE,
+    field: SiT,
+    config: ModelConfig,
+    features: Features,
+    latent_mean: Float32[np.ndarray, "tokens width"],
+) -> Float32[np.ndarray, "samples tokens width"]:
+    """Carry features through the encoder and the flow to z_v, as a rig would.
+
+    Args:
+        vae: Of stage 1.
+        field: Of stage 2.
+        config: What both were trained with.
+        features: In the model's units.
+        latent_mean: Put back where the configuration takes it off.
+    """
+    path = path_from_name(config.flow_training.path)
     with torch.no_grad():
-        z_n = encoder.eval().encode(torch.from_numpy(features))
+        z_n = vae.eval().encode(torch.from_numpy(features))
     solver = solver_from_name(SOLVER, path.name)
     z_v = decode_latents(field.eval(), z_n, STEPS, solver, path).numpy()
-    if manifest.config.centre_latents:
-        z_v = z_v + codes.mean(axis=0)
-    search = Retrieval(codes, NAMES, NAMES, mean=codes.mean(axis=0), temperature=1.0)
-    return np.stack([search.cosines(z) for z in z_v.astype(np.float32)])
+    if config.centre_latents:
+        z_v = z_v + latent_mean
+    return z_v.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
