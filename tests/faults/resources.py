@@ -1,6 +1,8 @@
 """What processes hold: memory, file descriptors, threads; and whether it grows."""
 
+import itertools
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +33,14 @@ def held_by(pid: int) -> Held:
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """The slope of a line through points by least squares; 0 of fewer than two."""
-    n = len(xs)
-    if n < 2:
-        return 0.0
-    x0, y0 = sum(xs) / n, sum(ys) / n
-    spread = sum((x - x0) ** 2 for x in xs)
-    if spread == 0:
-        return 0.0
-    return sum((x - x0) * (y - y0) for x, y in zip(xs, ys, strict=True)) / spread
+    """The slope of a line through points: the median of those of all pairs.
+
+    Theil and Sen's: what grows all the time has it, what is taken once has not; by
+    least squares a single buffer in the middle looks like a leak.
+    """
+    steps = [
+        (y1 - y0) / (x1 - x0)
+        for (x0, y0), (x1, y1) in itertools.combinations(zip(xs, ys, strict=True), 2)
+        if x1 != x0
+    ]
+    return statistics.median(steps) if steps else 0.0

@@ -5,8 +5,9 @@ that grows and shrinks with whatever else the machine does.
 
 Every process is looked at several times a second: its own resident memory, that is
 without pages of files, file descriptors and threads. Memory may settle during the first
-half; over the second half a line is laid through it by least squares, and may rise by
-1 KiB for every 1,000 volumes. The least number of descriptors and threads of the last
+half; over the second half a line is laid through it, and may rise by 1 KiB for every
+1,000 volumes: a leak, and not a buffer that is taken once, of which the figures tell
+too (`..._grown_kib`). The least number of descriptors and threads of the last
 quarter must be that of the one before.
 
 The short form is over before allocators have settled: it proves that the measurement
@@ -133,7 +134,9 @@ def run(settings: Settings) -> Finding:
     for name, each in watched.items():
         key = name.replace("-", "_")
         figures[f"{key}_rss_mib"] = round(each.held[-1].rss_kib / 1024, 1)
-        figures[f"{key}_kib_per_1000"] = round(slope(*each.second_half(total)), 2)
+        late = each.second_half(total)
+        figures[f"{key}_kib_per_1000"] = round(slope(*late), 2)
+        figures[f"{key}_grown_kib"] = round(late[1][-1] - late[1][0]) if late[1] else 0
         bounds[f"{key}_kib_per_1000"] = limit
     for what in ("descriptors", "threads"):
         figures[f"{what}_grown"] = max(
