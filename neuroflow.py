@@ -85,6 +85,9 @@ def train(
     micro_batch: int | None = None,
     checkpoint_activations: bool = False,
     compile: bool = False,  # noqa: A002  # the flag's name
+    augment: int | None = None,
+    encoder: Path | None = None,
+    pictures: Path | None = None,
 ) -> None:
     """Train a stage: `vae` (NeuroVAE) first, then `flow` on its frozen latents.
 
@@ -103,8 +106,12 @@ def train(
         micro_batch: Rows at a time, to save memory; `flow` only, and the same loss.
         checkpoint_activations: Compute activations twice instead of keeping them.
         compile: Run the model through torch.compile.
+        augment: Synthetic trials to add, of pictures that no trial shows.
+        encoder: With --augment, a folder with `vae` and `flow` trained without.
+        pictures: With --augment, a folder of pictures or z_v as .npy; none of the test.
     """
     from training.compute import Compute
+    from verbs.synthetic import augmentation
     from verbs.train import train_stage
 
     train_stage(
@@ -124,6 +131,7 @@ def train(
             checkpoint_activations=checkpoint_activations,
             compile=compile,
         ),
+        augment=augmentation(augment, encoder, pictures),
     )
 
 

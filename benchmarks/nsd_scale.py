@@ -36,7 +36,7 @@ from training.data.manifest import Split, TrialsManifest, VisualSource
 from training.data.nsd import open_nsd, prepare_nsd
 from training.data.nsd_latents import latents_of_backbone
 from training.data.store import encode_manifest, open_trials
-from training.fit import latent_batch
+from training.latents import latent_batch
 from training.trials import TrialSet, epoch_order, let_go
 
 SHAPE, VOXELS, PER_SESSION = (81, 104, 83), 15_724, 750

@@ -19,20 +19,30 @@ from training.ranks import launched_ranks
 from training.trials import TrialSet
 
 
-def noisy(batch: int = 8, epochs: int = 2) -> ModelConfig:
-    """The smallest model with every random draw that training knows."""
+def noisy(
+    batch: int = 8, epochs: int = 2, *, dropout: float = 0.0, held_out: float = 0.0
+) -> ModelConfig:
+    """The smallest model with every random draw that training knows.
+
+    With `dropout` tokens are hidden too; with `held_out` it may stop early.
+    """
     config = config_from_preset("tiny")
     return msgspec.structs.replace(
         config,
+        validation_share=held_out,
         vae_training=msgspec.structs.replace(
             config.vae_training,
             batch=batch,
             epochs=epochs,
             voxel_noise=0.3,
             voxel_dropout=0.4,
+            token_dropout=dropout,
         ),
         flow_training=msgspec.structs.replace(
-            config.flow_training, voxel_noise=0.5, steps=4 * epochs
+            config.flow_training,
+            voxel_noise=0.5,
+            steps=4 * epochs,
+            token_dropout=dropout,
         ),
     )
 
@@ -71,8 +81,12 @@ def main() -> None:
     parser.add_argument("--stop-at", type=int)
     parser.add_argument("--snapshot-every", type=int, default=2)
     parser.add_argument("--announce", action="store_true")
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--held-out", type=float, default=0.0)
     given = parser.parse_args()
-    config = noisy(given.batch, given.epochs)
+    config = noisy(
+        given.batch, given.epochs, dropout=given.dropout, held_out=given.held_out
+    )
     compute = Compute(
         precision=given.precision,
         checkpoint_activations=given.checkpoint_activations,

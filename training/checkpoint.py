@@ -21,6 +21,7 @@ from runtime.errors import CheckpointError, ConfigError
 from training.compute import AS_PUBLISHED, Compute
 from training.config import ModelConfig
 from training.neurovae import NeuroVAE
+from training.provenance import Stopped, Synthetic
 from training.sit import SiT
 
 WEIGHTS = "weights.safetensors"
@@ -57,7 +58,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seed: int
     """Seed of the run."""
     step: int
-    """Optimiser steps taken; 0 where an imported file does not say."""
+    """Optimiser steps that the weights have taken; 0 where an imported file does not
+    say, that of the best weights where they were judged."""
     versions: dict[str, str]
     """Versions of what wrote the weights, by library."""
     vae_fingerprint: str | None = None
@@ -66,6 +68,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Where the weights came from, unless they were trained here."""
     compute: Compute = AS_PUBLISHED
     """How the weights were computed."""
+    stopped: Stopped | None = None
+    """When training ended and why, where it was judged on held-out images."""
+    synthetic: Synthetic | None = None
+    """The trials among those it learned from that nobody measured."""
     fingerprint: str
     """sha256 over the weights' bytes followed by the canonical configuration."""
 
@@ -90,6 +96,8 @@ def save_checkpoint(
     vae_fingerprint: str | None = None,
     imported: Origin | None = None,
     compute: Compute = AS_PUBLISHED,
+    stopped: Stopped | None = None,
+    synthetic: Synthetic | None = None,
 ) -> Checkpoint:
     """Write a checkpoint, each file complete or not at all.
 
@@ -103,6 +111,8 @@ def save_checkpoint(
         vae_fingerprint: For a flow, the fingerprint of its VAE.
         imported: The released file that the weights are from, if they are.
         compute: How the weights were computed.
+        stopped: When training ended and why, where it was judged.
+        synthetic: The trials that nobody measured, where there are any.
 
     Returns:
         What was written to ``config.json``.
@@ -123,6 +133,8 @@ def save_checkpoint(
         vae_fingerprint=vae_fingerprint,
         imported=imported,
         compute=compute,
+        stopped=stopped,
+        synthetic=synthetic,
         fingerprint=_fingerprint(folder / WEIGHTS, config),
     )
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
@@ -269,7 +281,7 @@ def _commit(partial: Path, path: Path) -> None:
 def _fingerprint(weights: Path, config: ModelConfig) -> str:
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    digest.update(msgspec.json.encode(config, order="sorted"))
+    digest.update(config.canonical())
     return digest.hexdigest()
 
 

@@ -6,15 +6,36 @@ the bundle; an unknown key is an error.
 
 import hashlib
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from runtime.errors import ConfigError
+from training.stage_config import FlowTraining, Positive, VAETraining
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+__all__ = [
+    "PRESETS",
+    "FlowTraining",
+    "ModelConfig",
+    "NeuroVAEConfig",
+    "SiTConfig",
+    "VAETraining",
+    "config_from_json",
+    "config_from_preset",
+]
+
+_CAME_LATER = {
+    "": {"validation_share": 0.0},
+    "vae_training": {
+        "token_dropout": 0.0,
+        "patience": VAETraining().patience,
+    },
+    "flow_training": {
+        "token_dropout": 0.0,
+        "patience": FlowTraining().patience,
+    },
+}
+"""Fields that a checkpoint may be older than, with what they mean where it is."""
 
 
 class NeuroVAEConfig(
@@ -98,79 +119,15 @@ class SiTConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"flow.heads: expected a divisor of width {self.width}, "
                 f"found {self.heads}"
             )
+        if self.width % 2:
+            raise ConfigError(
+                "flow.width: expected an even number, half sines and half cosines of "
+                f"a token's place, found {self.width}"
+            )
         if self.frequencies % 2:
             raise ConfigError(
                 f"flow.frequencies: expected an even number, found {self.frequencies}"
             )
-
-
-class VAETraining(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
-):
-    """Stage 1: losses, weights and optimiser of NeuroVAE."""
-
-    epochs: Positive = 30
-    """Passes over the training trials; the released script has 30, the paper 50."""
-    batch: Positive = 64
-    """Trials per step; the incomplete last batch of an epoch is dropped."""
-    learning_rate: NotNegative = 1e-4
-    """Constant learning rate of AdamW."""
-    weight_decay: NotNegative = 0.05
-    """Decoupled weight decay of AdamW."""
-    kl_weight: NotNegative = 1e-3
-    """Weight of the KL term, summed over the latent."""
-    clip_weight: NotNegative = 1000.0
-    """Weight of SoftCLIP between the encodings of fMRI and z_v."""
-    cycle_weight: NotNegative = 1000.0
-    """Weight of SoftCLIP between the encodings of the reconstruction and z_v."""
-    temperature: Annotated[float, msgspec.Meta(gt=0)] = 0.125
-    """Temperature of SoftCLIP."""
-    voxel_noise: NotNegative = 0.0
-    """Standard deviation of Gaussian noise added to the input voxels; 0 as published.
-
-    With few trials this is the regulariser: noise on the input of a linear layer is
-    ridge regression (Bishop, 1995).
-    """
-    voxel_dropout: Fraction = 0.0
-    """Upper end of the uniformly drawn share of input voxels set to zero."""
-    first_layer: Literal["random", "ridge"] = "random"
-    """Start of the encoder's first linear layer; random as published.
-
-    ``ridge`` starts it at the directions of voxel space that ridge regression to z_v
-    uses (`training.first_layer`): with a thousand trials, training alone hardly finds
-    them.
-    """
-    seed: int = 1024
-    """Seed of initialisation, order, noise and posterior samples."""
-
-
-class FlowTraining(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
-):
-    """Stage 2: optimiser and sampling of the velocity field."""
-
-    path: Literal["cos", "cos2", "linear"] = "cos"
-    """Interpolant between z_v and z_n."""
-    steps: Positive = 50_001
-    """Optimiser steps."""
-    batch: Positive = 24
-    """Trials per step."""
-    learning_rate: NotNegative = 1e-4
-    """Constant learning rate of AdamW."""
-    weight_decay: NotNegative = 0.0
-    """Decoupled weight decay of AdamW."""
-    gradient_norm: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    """Gradients are scaled down to this norm."""
-    ema_decay: Fraction = 0.9999
-    """Decay of the averaged weights, which are the ones that are exported."""
-    time_sampling: Literal["uniform", "lognormal", "arcsine"] = "uniform"
-    """Law of t: uniform as published, ``(2 / pi) atan(exp(normal))``, or
-    ``sin(pi u / 2)^2`` of a uniform u, which draws most near both ends, where solvers
-    of few steps evaluate the field."""
-    voxel_noise: NotNegative = 0.0
-    """Standard deviation of noise on the voxels before the frozen encoder."""
-    seed: int = 0
-    """Seed of initialisation, order, t and posterior samples."""
 
 
 class ModelConfig(
@@ -195,6 +152,9 @@ class ModelConfig(
     """Stage 1."""
     flow_training: FlowTraining = FlowTraining()
     """Stage 2."""
+    validation_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Share of the training images that both stages leave out and judge every epoch;
+    the weights that are best there are kept. 0, as published: train to the end."""
 
     def __post_init__(self) -> None:
         """Refuse two latents of different shape.
@@ -209,8 +169,21 @@ class ModelConfig(
 
     def fingerprint(self) -> str:
         """Return the sha256 of the canonical JSON of this configuration."""
-        canonical = msgspec.json.encode(self, order="sorted")
-        return hashlib.sha256(canonical).hexdigest()
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    def canonical(self) -> bytes:
+        """Return this configuration as JSON with sorted keys, for hashing.
+
+        A field that came later is left out where it changes nothing, so that what was
+        trained before it keeps its fingerprint.
+        """
+        whole: dict[str, Any] = msgspec.to_builtins(self)
+        for part, fields in _CAME_LATER.items():
+            section = whole[part] if part else whole
+            for name, value in fields.items():
+                if section[name] == value:
+                    del section[name]
+        return msgspec.json.encode(whole, order="sorted")
 
 
 def _paper(voxels: int, subject: str) -> ModelConfig:

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 
 from runtime.errors import CheckpointError, ConfigError
 from runtime.path import path_from_name
-from training.checkpoint import load_neurovae
+from training.checkpoint import Checkpoint, load_neurovae
 from training.compute import AS_PUBLISHED, Compute
-from training.config import ModelConfig, VAETraining
+from training.config import ModelConfig
 from training.ending import keep
 from training.first_layer import start_from_ridge
 from training.flow import flow_matching_loss, sample_times
+from training.latents import FrozenEncoder, latent_batch
 from training.loop import (
     SNAPSHOT_EVERY_S,
     Clock,
@@ -26,21 +26,18 @@ from training.loop import (
     train,
 )
 from training.losses import Cycle, compare
-from training.neurovae import Latent, NeuroVAE, Posterior, Voxels
+from training.neurovae import Latent, NeuroVAE
 from training.parts import cut, made_ready, refuse_parts
+from training.perturb import augment, kept_tokens
 from training.ranks import ALONE, Ranks, own_rows
 from training.sit import SiT, Times
 from training.snapshot import RunIdentity
 from training.state import Part, Stage, StepLosses
+from training.stopping import Validation
 from training.trials import BatchOrder, TrialSet
+from training.validation import Judge, Rows, flow_judge, hold_out, neurovae_judge
 
 __all__ = ["DivergedError", "Observer", "Progress", "fit_flow", "fit_neurovae"]
-
-POSTERIORS_LIMIT_BYTES = 2**30
-"""Posteriors of all trials are kept where they are smaller than this.
-
-The simulated participant's are 30 MB; those of one NSD subject would be 92 GB.
-"""
 
 _VAE_TERMS = (
     "mse",
@@ -80,12 +77,13 @@ def fit_neurovae(
         ranks: The processes that train together; a batch is that of all of them.
 
     Returns:
-        `out`, which `training.checkpoint.load_neurovae` opens.
+        `out`, which `training.checkpoint.load_neurovae` opens: the last weights, or
+        the best on held-out images where ``config.validation_share`` holds some out.
 
     Raises:
         TensorMismatchError: The trials do not fit the model.
         ConfigError: Fewer trials than one batch, a batch that the processes cannot
-            share evenly, or one in parts.
+            share evenly, or one in parts; held-out images that are too few.
         BackendError: The module could not be compiled.
         DivergedError: A loss or gradient is not finite.
         CheckpointError: The snapshot is damaged or belongs to another run.
@@ -95,23 +93,30 @@ def fit_neurovae(
     trials.check_fits(config)
     training, place = config.vae_training, torch.device(device)
     learned = trials.centred() if config.centre_latents else trials
-    order = BatchOrder(len(trials), training.batch, training.seed)
+    rows, held = hold_out(trials, config.validation_share, ranks)
+    order = BatchOrder(len(rows), training.batch, training.seed)
     with _seeded(training.seed):
         vae = NeuroVAE(config.vae)
     if training.first_layer == "ridge":
-        start_from_ridge(vae, learned)
-    cycle = made_ready(Cycle(vae.to(place)), (), compute, ranks)
+        start_from_ridge(vae, learned.subset(rows) if len(held) else learned)
+    vae = vae.to(place)
+    judge = None
+    if len(held):
+        judge = neurovae_judge(vae, learned.subset(held), training, place)
+    cycle = made_ready(Cycle(vae), (), compute, ranks)
 
     def parts(step: int, generator: torch.Generator) -> list[Part]:
-        chosen = order.at(step)
+        chosen = rows[order.at(step)]
         voxels = torch.from_numpy(learned.voxel_rows(chosen)).to(place)
         z_v = latent_batch(learned, chosen, place)
         shown = augment(voxels, training, generator)
         noise = torch.randn(z_v.shape, generator=generator, device=place)
+        kept = kept_tokens(z_v, training.token_dropout, generator)
+        seen = None if kept is None else kept[own]
 
         def losses() -> StepLosses:
             with compute.autocast(place):
-                outputs = cycle(shown[own], noise[own])
+                outputs = cycle(shown[own], noise[own], seen)
             found = compare(outputs, voxels[own], z_v, training, ranks.gather)
             return StepLosses(found.total, found.terms())
 
@@ -133,8 +138,9 @@ def fit_neurovae(
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         compute=compute,
+        validation=_validation(judge, order, training.patience, trials, held),
     )
-    weights = train(
+    trained = train(
         stage,
         out,
         device=place,
@@ -144,7 +150,7 @@ def fit_neurovae(
         snapshot_every_s=snapshot_every_s,
         ranks=ranks,
     )
-    keep(out, weights, config, stage, ranks)
+    keep(out, trained, config, stage, ranks, trials.synthetic)
     return out
 
 
@@ -180,36 +186,39 @@ def fit_flow(
         ranks: The processes that train together; a batch is that of all of them.
 
     Returns:
-        `out`, which `training.checkpoint.load_flow` opens: the averaged weights.
+        `out`, which `training.checkpoint.load_flow` opens: the averaged weights, the
+        last or the best as in stage 1.
 
     Raises:
         TensorMismatchError: The trials do not fit the model.
         ConfigError: Fewer trials than one batch, a batch that the processes cannot
-            share evenly, or `out` is the VAE's folder.
+            share evenly, `out` is the VAE's folder; held-out images that are too few.
         BackendError: The module could not be compiled.
         DivergedError: A loss or gradient is not finite.
         CheckpointError: The VAE's checkpoint or the snapshot is damaged or belongs to
-            another model or run.
+            another model or run, or the VAE has learned from the held-out images.
     """
     own = own_rows(ranks, config.flow_training.batch)
     trials.check_fits(config)
     training, place = config.flow_training, torch.device(device)
     learned = trials.centred() if config.centre_latents else trials
-    order = BatchOrder(len(trials), training.batch, training.seed)
+    rows, held = hold_out(trials, config.validation_share, ranks)
+    order = BatchOrder(len(rows), training.batch, training.seed)
     vae, manifest = load_neurovae(vae_checkpoint)
-    if manifest.config.vae != config.vae:
-        raise CheckpointError(
-            f"{vae_checkpoint}: expected the VAE of this configuration, "
-            "found another one's sizes"
-        )
+    _check_vae(vae_checkpoint, manifest, config)
     if out.resolve() == vae_checkpoint.resolve():
         raise ConfigError(
             f"{out}: expected another folder than the VAE's checkpoint, found the same"
         )
-    encoder = _FrozenEncoder(vae.to(place), trials, training.voxel_noise, own)
+    encoder = FrozenEncoder(vae.to(place), trials, training.voxel_noise, own)
     path = path_from_name(training.path)
     with _seeded(training.seed):
         field = SiT(config.flow).to(place)
+    judge = None
+    if len(held):
+        batch = compute.micro_batch or training.batch
+        law, rated = training.time_sampling, learned.subset(held)
+        judge = flow_judge(field, vae, rated, path, law, batch, place)
     wrapped = made_ready(field, field.pieces(), compute, ranks)
 
     def velocity(z: Latent, t: Times) -> Latent:
@@ -217,15 +226,19 @@ def fit_flow(
             computed: Latent = wrapped(z, t)
         return computed.to(z.dtype)
 
-    def losses(z_v: Latent, z_n: Latent, t: Times) -> StepLosses:
-        return StepLosses(flow_matching_loss(velocity, z_v, z_n, t, path), {})
+    def losses(z_v: Latent, z_n: Latent, t: Times, seen: Latent) -> StepLosses:
+        return StepLosses(
+            flow_matching_loss(velocity, z_v, z_n, t, path, seen=seen), {}
+        )
 
     def parts(step: int, generator: torch.Generator) -> list[Part]:
-        chosen = order.at(step)
+        chosen = rows[order.at(step)]
         z_v = latent_batch(learned, chosen, place)
         z_n = encoder.sample(chosen, generator)
         t = sample_times(len(chosen), training.time_sampling, generator)
-        return cut(compute.micro_batch, losses, z_v[own], z_n, t[own])
+        kept = kept_tokens(z_v, training.token_dropout, generator)
+        seen = z_n if kept is None else z_n * kept[own]
+        return cut(compute.micro_batch, losses, z_v[own], z_n, t[own], seen)
 
     stage = Stage(
         run=RunIdentity(
@@ -246,8 +259,9 @@ def fit_flow(
         gradient_norm=training.gradient_norm,
         ema_decay=training.ema_decay,
         compute=compute,
+        validation=_validation(judge, order, training.patience, trials, held),
     )
-    weights = train(
+    trained = train(
         stage,
         out,
         device=place,
@@ -257,102 +271,36 @@ def fit_flow(
         snapshot_every_s=snapshot_every_s,
         ranks=ranks,
     )
-    keep(out, weights, config, stage, ranks)
+    keep(out, trained, config, stage, ranks, trials.synthetic)
     return out
 
 
-def latent_batch(
-    trials: TrialSet, chosen: Int64[np.ndarray, " batch"], place: torch.device
-) -> Latent:
-    """Return z_v of a batch in float32, centred, on a device.
-
-    Cast there: half as much is sent, and torch is the faster at it; the numbers are
-    those of `TrialSet.z_v`.
-    """
-    z_v = torch.from_numpy(trials.stored_z_v(chosen)).to(place).float()
-    if trials.centre is not None:
-        # In place, in the batch's own copy: a batch of NSD is 0.1 GB.
-        z_v -= torch.from_numpy(trials.centre).to(place)
-    return z_v
-
-
-def augment(
-    voxels: Voxels, training: VAETraining, generator: torch.Generator
-) -> Voxels:
-    """Return the voxels as stage 1 shows them to the encoder.
-
-    Args:
-        voxels: Normalised voxels; left as they are.
-        training: How much noise is added, and the largest share of voxels set to zero;
-            each trial's own share is drawn uniformly below it.
-        generator: Draws both, on the device of `voxels`.
-    """
-    shown, device = voxels, voxels.device
-    if training.voxel_noise > 0:
-        noise = torch.randn(voxels.shape, generator=generator, device=device)
-        shown = shown + training.voxel_noise * noise
-    if training.voxel_dropout > 0:
-        share = torch.rand(len(voxels), 1, generator=generator, device=device)
-        kept = torch.rand(voxels.shape, generator=generator, device=device)
-        shown = shown * (kept >= training.voxel_dropout * share)
-    return shown
-
-
-class _FrozenEncoder:
-    """Samples z_n of trials; posteriors that are constant are computed once.
-
-    Random numbers are drawn for a whole batch, z_n for its rows `own` alone.
-    """
-
-    def __init__(
-        self, vae: NeuroVAE, trials: TrialSet, voxel_noise: float, own: slice
-    ) -> None:
-        self._own = own
-        self._vae = vae.requires_grad_(False)
-        self._trials = trials
-        self._noise = voxel_noise
-        self._device = next(vae.parameters()).device
-        size = 2 * 4 * len(trials) * vae.config.tokens * vae.config.width
-        self._kept: Posterior | None = None
-        if voxel_noise == 0 and size <= POSTERIORS_LIMIT_BYTES:
-            self._kept = self._all()
-
-    @torch.no_grad()
-    def _all(self) -> Posterior:
-        blocks = [
-            self._posterior(self._voxels(np.arange(i, min(i + 256, len(self._trials)))))
-            for i in range(0, len(self._trials), 256)
-        ]
-        return Posterior(
-            torch.cat([block.mean for block in blocks]),
-            torch.cat([block.log_variance for block in blocks]),
+def _check_vae(folder: Path, manifest: Checkpoint, config: ModelConfig) -> None:
+    if manifest.config.vae != config.vae:
+        raise CheckpointError(
+            f"{folder}: expected the VAE of this configuration, "
+            "found another one's sizes"
+        )
+    share, of_vae = config.validation_share, manifest.config.validation_share
+    if share > 0 and share != of_vae:
+        raise CheckpointError(
+            f"{folder}: validation_share: expected {share:g} as here, because held-out "
+            f"images that stage 1 has learned from judge nothing, found {of_vae:g}"
         )
 
-    def _voxels(self, chosen: Int64[np.ndarray, " batch"]) -> Voxels:
-        return torch.from_numpy(self._trials.voxel_rows(chosen)).to(self._device)
 
-    def _posterior(self, voxels: Voxels) -> Posterior:
-        return self._vae.posterior(self._vae.features(voxels))
-
-    @torch.no_grad()
-    def sample(
-        self, chosen: Int64[np.ndarray, " batch"], generator: torch.Generator
-    ) -> Latent:
-        if self._kept is not None:
-            rows = torch.from_numpy(chosen[self._own]).to(self._device)
-            mean, log_variance = self._kept.mean[rows], self._kept.log_variance[rows]
-            return Posterior(mean, log_variance).at(self._draw(len(chosen), generator))
-        voxels = self._voxels(chosen)
-        if self._noise > 0:
-            noise = torch.randn(voxels.shape, generator=generator, device=self._device)
-            voxels = voxels + self._noise * noise
-        own = self._posterior(voxels[self._own])
-        return own.at(self._draw(len(chosen), generator))
-
-    def _draw(self, batch: int, generator: torch.Generator) -> Latent:
-        shape = (batch, self._vae.config.tokens, self._vae.config.width)
-        noise = torch.randn(shape, generator=generator, device=self._device)
-        return noise[self._own]
+def _validation(
+    judge: Judge | None,
+    order: BatchOrder,
+    patience: int,
+    trials: TrialSet,
+    held: Rows,
+) -> Validation | None:
+    """Return how a stage is judged, once an epoch; None where nothing is held out."""
+    if judge is None:
+        return None
+    images = len(np.unique(trials.image[held]))
+    return Validation(judge, order.steps_per_epoch, patience, images, len(held))
 
 
 @contextmanager

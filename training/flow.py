@@ -39,7 +39,13 @@ def sample_times(n: int, law: TimeLaw, generator: torch.Generator) -> Times:
 
 
 def flow_matching_loss(
-    field: Field, z_v: Latent, z_n: Latent, t: Times, path: Path
+    field: Field,
+    z_v: Latent,
+    z_n: Latent,
+    t: Times,
+    path: Path,
+    *,
+    seen: Latent | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean squared error of the velocity on the path between two latents.
 
@@ -51,9 +57,11 @@ def flow_matching_loss(
         z_n: Neural latents of the same trials, the end at t = 1.
         t: One time in [0, 1] per trial.
         path: The interpolant.
+        seen: z_n as the point on the path is made of it, where that is not z_n itself:
+            with tokens missing, for instance. The velocity is that of z_n in any case.
     """
     times = t[:, None, None]
-    z_t = path.interpolate(z_v, z_n, times, torch)
+    z_t = path.interpolate(z_v, z_n if seen is None else seen, times, torch)
     wanted = path.velocity(z_v, z_n, times, torch)
     return F.mse_loss(field(z_t, t), wanted)
 

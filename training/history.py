@@ -1,14 +1,17 @@
-"""The log of a run: ``history.csv`` and TensorBoard's event files."""
+"""The log of a run: ``history.csv``, ``validation.csv`` and TensorBoard's files."""
 
 import csv
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from training.checkpoint import write_bytes
 
 FILE = "history.csv"
+VALIDATION_FILE = "validation.csv"
+"""A row per judgement on held-out images; only where there are any."""
+_VALIDATION_COLUMNS = ("step", "loss", "is_best")
 
 TENSORBOARD_EVERY = 10
 """Steps between two points of a TensorBoard curve; the CSV has every step."""
@@ -17,15 +20,31 @@ TENSORBOARD_EVERY = 10
 class History:
     """Appends a row per step; on resumption, rows past the snapshot are dropped."""
 
-    def __init__(self, folder: Path, columns: tuple[str, ...], after_step: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        columns: tuple[str, ...],
+        after_step: int,
+        judged_step: int | None = None,
+    ) -> None:
+        """Open the log.
+
+        Args:
+            folder: Where it lies.
+            columns: Names of a step's values.
+            after_step: Steps taken so far.
+            judged_step: The step judged last, 0 for none yet; None where none will be.
+        """
         # Late: the import takes about a second, which a mere `--help` should not pay.
         from torch.utils.tensorboard import SummaryWriter
 
         self._columns = ("step", *columns)
-        path = folder / FILE
-        write_bytes(path, _kept_rows(path, self._columns, after_step))
-        self._file = path.open("a", newline="", encoding="utf-8")
+        self._file = _opened(folder / FILE, self._columns, after_step)
         self._rows = csv.writer(self._file, lineterminator="\n")
+        self._judgements: TextIO | None = None
+        if judged_step is not None:
+            file = folder / VALIDATION_FILE
+            self._judgements = _opened(file, _VALIDATION_COLUMNS, judged_step)
         self._board = SummaryWriter(
             str(folder / "tensorboard"), purge_step=after_step + 1
         )
@@ -42,6 +61,8 @@ class History:
     ) -> None:
         """Close both files."""
         self._file.close()
+        if self._judgements is not None:
+            self._judgements.close()
         self._board.close()
 
     def append(self, step: int, values: Mapping[str, float]) -> None:
@@ -53,9 +74,22 @@ class History:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
+    def judged(self, step: int, loss: float, *, is_best: bool) -> None:
+        """Log a judgement on held-out images."""
+        if self._judgements is not None:
+            self._judgements.write(f"{step},{loss!r},{int(is_best)}\n")
+        self._board.add_scalar("validation_loss", loss, step)
+
     def flush(self) -> None:
         """Hand the rows to the operating system."""
         self._file.flush()
+        if self._judgements is not None:
+            self._judgements.flush()
+
+
+def _opened(path: Path, columns: tuple[str, ...], after_step: int) -> TextIO:
+    write_bytes(path, _kept_rows(path, columns, after_step))
+    return path.open("a", newline="", encoding="utf-8")
 
 
 def _kept_rows(path: Path, columns: tuple[str, ...], after_step: int) -> bytes:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from runtime.errors import CheckpointError, NeuroFlowError
 from training.checkpoint import StageName
 from training.history import History
+from training.provenance import Stopped
 from training.ranks import ALONE, Ranks, is_main
 from training.scaler import SKIPS_LIMIT
 from training.snapshot import load_snapshot, save_snapshot
@@ -39,7 +40,7 @@ class Progress:
     step: int
     """Optimiser steps taken, this one included."""
     steps: int
-    """Steps of the whole run."""
+    """Steps of the whole run, which early stopping may end before."""
     loss: float
     """The step's loss, before the step."""
     terms: Mapping[str, float]
@@ -52,6 +53,18 @@ Observer = Callable[[Progress], None]
 Clock = Callable[[], float]
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a finished stage has come to."""
+
+    weights: Mapping[str, Tensor]
+    """For inference: the best judged, else the average, else the last."""
+    step: int
+    """Steps after which the weights were these."""
+    stopped: Stopped | None
+    """How training ended, where it was judged."""
+
+
 def train(
     stage: Stage,
     out: Path,
@@ -62,11 +75,12 @@ def train(
     clock: Clock,
     snapshot_every_s: float,
     ranks: Ranks = ALONE,
-) -> Mapping[str, Tensor]:
+) -> Trained:
     """Take every step of a stage that its snapshot has not yet taken.
 
     A run that stops, by a signal or by an error, leaves a snapshot; on the same machine
-    the resumed run ends with the very bits of an uninterrupted one.
+    the resumed run ends with the very bits of an uninterrupted one. Where the stage is
+    judged on held-out images, training ends when patience does.
 
     Args:
         stage: What is trained.
@@ -81,7 +95,7 @@ def train(
         ranks: The processes that train together.
 
     Returns:
-        The weights for inference: the average where there is one.
+        The weights for inference, and how training ended.
 
     Raises:
         DivergedError: A loss or gradient is not finite, or overflowed in fp16 too many
@@ -96,7 +110,7 @@ def train(
         snapshot, tensors = held
         state.restore(out / snapshot.tensors, snapshot.step, tensors)
     _check_same_start(out, ranks, state.step)
-    with _log(stage, out, ranks, state.step) as history:
+    with _log(stage, out, ranks, state) as history:
 
         def save() -> None:
             tensors = state.tensors()
@@ -108,13 +122,16 @@ def train(
         saved = started
         stage.module.train()
         try:
-            while state.step < stage.steps:
+            # A run may have been interrupted between a step and its judgement.
+            _judge(stage, state, ranks, history)
+            while state.step < stage.steps and not state.is_stopped:
                 values = take_step(stage, state, ranks)
                 if history is not None:
                     history.append(state.step, values)
+                _judge(stage, state, ranks, history)
                 now = clock()
                 is_due = ranks.agreed(int(now - saved >= snapshot_every_s))
-                if is_due or state.step == stage.steps:
+                if is_due or state.step == stage.steps or state.is_stopped:
                     save()
                     saved = now
                 if on_step is not None and is_main(ranks):
@@ -130,7 +147,35 @@ def train(
                 save()
             raise
     stage.module.eval()
-    return state.weights()
+    stopped = None if state.watch is None else state.watch.stopped(state.step)
+    step = state.step if stopped is None else stopped.best_step
+    return Trained(state.weights(), step, stopped)
+
+
+def _judge(
+    stage: Stage, state: TrainingState, ranks: Ranks, history: History | None
+) -> None:
+    """Judge the weights on held-out images, where it is time to and not done yet.
+
+    Raises:
+        DivergedError: Their loss there is not finite.
+    """
+    watch = state.watch
+    if watch is None or not watch.is_due(state.step):
+        return
+    loss = watch.validation.judge(state.present_weights())
+    # Replicas compute the same but for rounding: the main process decides for all.
+    if ranks.agreed(int(not math.isfinite(loss))):
+        raise DivergedError(
+            f"{stage.run.stage} step {state.step}: expected a finite loss on held-out "
+            f"images, found {loss}. The last good step is kept; lower the learning "
+            "rate."
+        )
+    is_better = bool(ranks.agreed(int(loss < watch.best_loss)))
+    # The row first: one that the state does not know of is dropped on resumption.
+    if history is not None:
+        history.judged(state.step, loss, is_best=is_better)
+    state.judged(loss, is_better=is_better)
 
 
 def _check_same_start(out: Path, ranks: Ranks, step: int) -> None:
@@ -144,11 +189,13 @@ def _check_same_start(out: Path, ranks: Ranks, step: int) -> None:
 
 
 def _log(
-    stage: Stage, out: Path, ranks: Ranks, after_step: int
+    stage: Stage, out: Path, ranks: Ranks, state: TrainingState
 ) -> AbstractContextManager[History | None]:
     if not is_main(ranks):
         return nullcontext()
-    return History(out, ("loss", *stage.terms, "gradient_norm"), after_step)
+    columns = ("loss", *stage.terms, "gradient_norm")
+    judged = None if state.watch is None else state.watch.judged_step
+    return History(out, columns, state.step, judged)
 
 
 def take_step(stage: Stage, state: TrainingState, ranks: Ranks) -> dict[str, float]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from training.config import VAETraining
 from training.neurovae import Latent, NeuroVAE, Posterior, Voxels
+from training.perturb import KeptTokens
 
 Scalar = Float[Tensor, ""]
 
@@ -108,15 +109,21 @@ class Cycle(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, shown: Voxels, noise: Latent) -> CycleOutputs:
+    def forward(
+        self, shown: Voxels, noise: Latent, kept: KeptTokens | None = None
+    ) -> CycleOutputs:
         """Go around.
 
         Args:
             shown: What the encoder sees.
             noise: Standard normal numbers, which choose the posterior's sample.
+            kept: 1 for the tokens of the features that are read, 0 for the others; the
+                reconstruction's are all read. None: all of them are.
         """
         vae, dtype = self.vae, shown.dtype
         features = vae.features(shown)
+        if kept is not None:
+            features = features * kept.to(features.dtype)
         computed = vae.posterior(features)
         # The exponential of a half precision number is a coarse one.
         posterior = Posterior(computed.mean.to(dtype), computed.log_variance.to(dtype))

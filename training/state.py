@@ -13,6 +13,7 @@ from training.ema import WeightAverage
 from training.ranks import Ranks
 from training.scaler import LossScaler
 from training.snapshot import RunIdentity
+from training.stopping import Validation, Watch
 
 _ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -63,6 +64,8 @@ class Stage:
     ema_decay: float | None = None
     """Decay of the averaged weights; None where there is no average."""
     compute: Compute = AS_PUBLISHED
+    validation: Validation | None = None
+    """How the weights are judged on held-out images; None trains to the last step."""
 
 
 class TrainingState:
@@ -90,6 +93,11 @@ class TrainingState:
             None
             if stage.ema_decay is None
             else WeightAverage(self.module, stage.ema_decay)
+        )
+        self.watch = (
+            None
+            if stage.validation is None
+            else Watch(stage.validation, stage.steps, self._inferring())
         )
         self.scaler = LossScaler() if stage.compute.precision == "fp16" else None
         self.generator = torch.Generator(device).manual_seed(stage.seed % 2**63)
@@ -121,12 +129,34 @@ class TrainingState:
         self.step += 1
         self.is_settled = True
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether training ends before its last step."""
+        return self.watch is not None and self.watch.is_over
+
+    def judged(self, loss: float, *, is_better: bool) -> None:
+        """Note what the present weights are worth on held-out images."""
+        if self.watch is None:
+            return
+        self.is_settled = False
+        self.watch.record(self.step, loss, self._inferring(), is_better=is_better)
+        self.is_settled = True
+
+    def present_weights(self) -> dict[str, Tensor]:
+        """Return the weights that inference would have now, in full."""
+        return {name: self._ranks.whole(v) for name, v in self._inferring().items()}
+
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights for inference in full, on every process."""
-        held = (
-            self.module.state_dict() if self.average is None else self.average.weights
-        )
-        return {name: self._ranks.whole(value) for name, value in held.items()}
+        """Return the weights for inference in full, on every process.
+
+        The best ones where they were judged, else the present ones.
+        """
+        return self.present_weights() if self.watch is None else self.watch.weights()
+
+    def _inferring(self) -> dict[str, Tensor]:
+        if self.average is not None:
+            return self.average.weights
+        return dict(self.module.state_dict())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that a snapshot holds, in full; all processes must call."""
@@ -139,6 +169,8 @@ class TrainingState:
         for name, parameter in self.parameters.items():
             held = self.optimiser.state[parameter]
             out |= {f"optimiser.{key}.{name}": held[key] for key in _ADAM_KEYS}
+        if self.watch is not None:
+            out |= self.watch.tensors()
         if self.scaler is not None:
             out["scaler"] = self.scaler.state()
         return out | {"generator": self.random_state}

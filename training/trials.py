@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Int64, Shaped
 
 from runtime.errors import ConfigError, TensorMismatchError
 from training.config import ModelConfig
+from training.provenance import Synthetic
 
 _BLOCK_BYTES = 2**24
 """Read at a time, so that a memory map never lies in memory as a whole."""
@@ -42,6 +43,8 @@ class TrialSet:
     """What `latent_mean` gives, where whoever wrote the arrays has computed it."""
     is_checked: bool = False
     """Whether every value is known to be finite, so that nothing is read to see it."""
+    synthetic: Synthetic | None = None
+    """What the last trials are that nobody measured; see `training.synthetic`."""
 
     def __post_init__(self) -> None:
         """Check the arrays against each other."""
@@ -108,6 +111,22 @@ class TrialSet:
     def centred(self) -> "TrialSet":
         """Return the same trials with `latent_mean` subtracted whenever z_v is read."""
         return replace(self, centre=self.latent_mean())
+
+    @property
+    def measured(self) -> int:
+        """How many trials were measured; they come first."""
+        return len(self) - (0 if self.synthetic is None else self.synthetic.trials)
+
+    def subset(self, rows: Int64[np.ndarray, " chosen"]) -> "TrialSet":
+        """Return some trials, their voxels copied; z_v is centred as before."""
+        return replace(
+            self,
+            voxels=take_rows(self.voxels, rows),
+            image=self.image[rows],
+            stored_mean=None,
+            is_checked=True,
+            synthetic=None,
+        )
 
     def voxel_rows(
         self, chosen: Int64[np.ndarray, " batch"]

@@ -10,6 +10,7 @@ from runtime.estimator import BetaEstimator
 from training.data.bids import open_bids, prepare_bids
 from training.data.manifest import Betas
 from training.data.store import open_trials
+from training.visual.stored import StoredLatents
 from verbs.prepare_nsd import chosen_backbone
 from verbs.progress import screen
 from verbs.train import read_estimator
@@ -23,6 +24,7 @@ def prepare_bids_trials(
     delay: float | None,
     estimator_file: Path | None,
     test_runs: Sequence[str],
+    latents: Path | None,
     backbone: str,
     weights: Path | None,
     device: str,
@@ -30,7 +32,7 @@ def prepare_bids_trials(
     """Prepare one participant.
 
     Raises:
-        RecordingError: A file is missing or damaged, or a trial has no picture.
+        RecordingError: A file is missing or damaged, or a trial has no picture or z_v.
         ArtifactError: `out` holds something else, or the weights are missing.
         UsageError: A delay that is impossible, or means nothing for these betas.
     """
@@ -50,7 +52,9 @@ def prepare_bids_trials(
         manifest = prepare_bids(
             trials,
             out,
-            chosen_backbone(backbone, weights, device),
+            chosen_backbone(backbone, weights, device)
+            if latents is None
+            else StoredLatents(latents, trials.pictures),
             estimator,
             betas,
             announce=shown.stage,

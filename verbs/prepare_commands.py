@@ -60,6 +60,7 @@ def prepare_bids(
     delay: float | None = None,
     estimator: Path | None = None,
     test_run: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    latents: Path | None = None,
     backbone: Backbone = "patch_dct",
     weights: Path | None = None,
     device: str = "cpu",
@@ -73,6 +74,7 @@ def prepare_bids(
         delay: Seconds from a stimulus' onset to its beta; causal betas only.
         estimator: How betas are estimated, as JSON; the default is documented.
         test_run: A run whose trials are the test; may be given several times.
+        latents: z_v as .npy instead of a backbone: a row per picture shown, by name.
         backbone: What computes z_v.
         weights: Local file of the backbone's weights; nothing is downloaded.
         device: Torch device of the backbone.
@@ -86,6 +88,7 @@ def prepare_bids(
         delay=delay,
         estimator_file=estimator,
         test_runs=test_run,
+        latents=latents,
         backbone=backbone,
         weights=weights,
         device=device,

@@ -9,7 +9,7 @@ from runtime.errors import CheckpointError, ConfigError, UsageError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
 from runtime.recording import open_recording
-from training.checkpoint import write_bytes
+from training.checkpoint import read_manifest, write_bytes
 from training.compute import AS_PUBLISHED, Compute
 from training.config import ModelConfig, config_from_json, config_from_preset
 from training.data.store import PreparedTrials, open_trials
@@ -19,7 +19,9 @@ from training.learned_from import LearnedFrom, check_note, write_note
 from training.parts import refuse_parts
 from training.ranks import Ranks, is_main, launched_ranks
 from training.stimuli import open_stimuli
+from training.trials import TrialSet
 from verbs.progress import Screen, screen
+from verbs.synthetic import Augmentation, augmented_recording, augmented_trials
 
 ESTIMATOR = "estimator.json"
 """Kept beside a checkpoint: what its betas were made with."""
@@ -38,6 +40,7 @@ def train_stage(
     dry_run: bool,
     resume: bool,
     compute: Compute = AS_PUBLISHED,
+    augment: Augmentation | None = None,
 ) -> None:
     """Train one stage, or print what would be trained.
 
@@ -65,18 +68,30 @@ def train_stage(
     if stage == "vae":
         refuse_parts(compute)
     with launched_ranks() as ranks, screen(is_quiet=not is_main(ranks)) as shown:
+        seed = config.vae_training.seed
         if prepared is not None:
-            learned = prepared.split("train")
+            learned = (
+                prepared.split("train")
+                if augment is None
+                else augmented_trials(augment, prepared, seed)
+            )
             origin = LearnedFrom.of_trials(prepared.manifest)
         else:
             estimator = read_estimator(
                 estimator_file or (vae / ESTIMATOR if vae else None)
             )
             # Said above: without prepared trials there is a recording.
-            dataset = read_dataset(recording or Path(), estimator, config, shown)
-            learned, origin = dataset.split("train"), LearnedFrom.of_dataset(dataset)
+            folder = recording or Path()
+            dataset = read_dataset(folder, estimator, config, shown)
+            learned = (
+                dataset.split("train")
+                if augment is None
+                else augmented_recording(augment, dataset, folder, seed)
+            )
+            origin = LearnedFrom.of_dataset(dataset)
         if vae is not None and stage == "flow":
             check_note(vae, origin)
+        _say_synthetic(learned, shown)
         if is_main(ranks):
             out.mkdir(parents=True, exist_ok=True)
         common: _Common = {
@@ -92,6 +107,8 @@ def train_stage(
         else:
             shown.stage("stage 2: the flow")
             fit_flow(config, learned, vae, out, **common)
+        if is_main(ranks):
+            _say_ending(stage, out, shown)
     if is_main(ranks):
         _say_where_from(out, origin)
         print(out)
@@ -106,6 +123,27 @@ def _say_where_from(out: Path, origin: LearnedFrom) -> None:
     else:
         # Betas that a server could not have estimated leave nothing to serve with.
         (out / ESTIMATOR).unlink(missing_ok=True)
+
+
+def _say_synthetic(learned: TrialSet, shown: Screen) -> None:
+    made = learned.synthetic
+    if made is not None:
+        shown.stage(
+            f"{made.trials} synthetic trials beside {learned.measured} measured ones, "
+            f"pictures: {made.pictures}"
+        )
+        shown.say(f"encoder: vae {made.vae[:12]}, flow {made.flow[:12]}")
+
+
+def _say_ending(stage: str, out: Path, shown: Screen) -> None:
+    stopped = read_manifest(out, "vae" if stage == "vae" else "flow").stopped
+    if stopped is not None:
+        shown.finish()
+        shown.say(f"ended after step {stopped.step}: {stopped.reason}")
+        shown.say(
+            f"kept step {stopped.best_step}, loss {stopped.loss:.4g} on "
+            f"{stopped.images} held-out images"
+        )
 
 
 class _Common(TypedDict):

@@ -124,3 +124,28 @@ def test_the_first_version_of_fsdp_is_refused(tmp_path):
     said = train(tmp_path, processes=2, **SHARDS | {"FSDP_VERSION": "1"})
 
     assert "FSDP: expected version 2, found 1." in said
+
+
+def judgements(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "validation.csv").read_text().splitlines()
+    return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+
+
+def test_replicas_judge_as_one_process_and_stop_together(tmp_path):
+    few = ("--held-out", 0.25, "--dropout", 0.9, "--epochs", 4)
+    assert not train(tmp_path / "one", *few)
+    assert not train(tmp_path / "two", *few, processes=2)
+
+    for stage in ("vae", "flow"):
+        one, two = (judgements(tmp_path / name / stage) for name in ("one", "two"))
+        assert len(one) >= 4
+        assert [row["step"] for row in one] == [row["step"] for row in two]
+        for a, b in zip(one, two, strict=True):
+            # As in `assert_same`.
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+
+
+def test_shards_cannot_be_judged(tmp_path):
+    said = train(tmp_path, "--held-out", 0.25, processes=2, **SHARDS)
+
+    assert "validation_share: expected 0 with weights in shards, found 0.25." in said

@@ -55,6 +55,11 @@ def test_every_preset_survives_its_own_json(name):
             "flow.heads: expected a divisor of width 12, found 5",
         ),
         (
+            {"vae": {"width": 9}, "flow": {"width": 9}},
+            "flow.width: expected an even number, half sines and half cosines of a "
+            "token's place, found 9",
+        ),
+        (
             {"flow": {"frequencies": 15}},
             "flow.frequencies: expected an even number, found 15",
         ),
@@ -88,3 +93,37 @@ def test_the_fingerprint_follows_every_value():
     assert config.fingerprint() == config_from_preset("tiny").fingerprint()
     assert config.fingerprint() != other.fingerprint()
     assert other.vae.voxels == 38
+
+
+def test_a_fingerprint_is_older_than_the_fields_that_change_nothing():
+    config = config_from_preset("tiny")
+    # Of the preset before there were token dropout and early stopping.
+    assert config.fingerprint() == (
+        "dffa97411de01084f0ddaeed47ca408f8e78bc9744ed8194e8a55b1798727800"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "value"),
+    [
+        ("vae_training", "token_dropout", 0.5),
+        ("flow_training", "token_dropout", 0.5),
+        ("vae_training", "patience", 7),
+        ("flow_training", "patience", 7),
+    ],
+)
+def test_a_fingerprint_knows_every_field(stage, name, value):
+    config = config_from_preset("tiny")
+    part = msgspec.structs.replace(getattr(config, stage), **{name: value})
+    other = msgspec.structs.replace(config, **{stage: part})
+
+    assert other.fingerprint() != config.fingerprint()
+    assert config_from_json(msgspec.json.encode(other)) == other
+
+
+def test_a_held_out_share_is_part_of_the_fingerprint():
+    config = config_from_preset("tiny")
+
+    other = msgspec.structs.replace(config, validation_share=0.25)
+
+    assert other.fingerprint() != config.fingerprint()

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from runtime.errors import CheckpointError, ConfigError, TensorMismatchError
 from training.checkpoint import load_flow, load_neurovae
 from training.config import VAETraining, config_from_preset
-from training.fit import DivergedError, augment, fit_flow, fit_neurovae
+from training.fit import DivergedError, fit_flow, fit_neurovae
+from training.perturb import augment
 from training.trials import BatchOrder, TrialSet, epoch_order
 
 # Training itself.

@@ -25,7 +25,8 @@ from training.data.offline import offline_betas, offline_detail
 from training.data.writer import TrialsWriter
 from training.features import TrialBetas, trial_betas
 from training.stimuli import read_table, table_file
-from training.visual.backbone import VisualBackbone, compute_latents
+from training.visual.backbone import VisualBackbone, compute_latents, copy_latents
+from training.visual.stored import StoredLatents
 
 Count = Callable[[int, int], None]
 Stage = Callable[[str], None]
@@ -108,7 +109,7 @@ def _picture_file(folder: Path, name: str) -> Path:
 def prepare_bids(
     trials: BidsTrials,
     out: Path,
-    backbone: VisualBackbone,
+    backbone: VisualBackbone | StoredLatents,
     estimator: BetaEstimator,
     betas: Betas = "causal",
     *,
@@ -123,7 +124,7 @@ def prepare_bids(
     Args:
         trials: What `open_bids` found.
         out: The folder to write; what was interrupted goes on from there.
-        backbone: What computes z_v.
+        backbone: What computes z_v, or has it.
         estimator: Of causal betas; offline ones take its drift cutoff alone.
         betas: ``causal`` or ``offline``.
         announce: Told what begins.
@@ -171,30 +172,35 @@ def prepare_bids(
         files={},
     )
     images = len(layout.images)
-    writer = TrialsWriter(
-        out, manifest, len(found), (images, *backbone.shape), "float32"
-    )
+    dtype = backbone.dtype if isinstance(backbone, StoredLatents) else "float32"
+    writer = TrialsWriter(out, manifest, len(found), (images, *backbone.shape), dtype)
     affine = AffineNormaliser.fit(found.betas[layout.rows[: layout.train]])
     writer.write_statistics(0, affine.mean, affine.scale)
     ordered = affine.normalise(found.betas[layout.rows])
     writer.write_voxels(np.arange(len(found)), ordered, 0)
     announce(f"z_v of {images} pictures by {backbone.source.name}")
     files = [trials.pictures[name] for name in layout.images]
-    sizes = {_pixels(file).shape for file in files}
-    compute_latents(
-        writer,
-        backbone,
-        lambda rows: np.stack([_pixels(file) for file in files[rows]]),
-        images,
-        # Pictures of several sizes cannot stand in one array.
-        batch=32 if len(sizes) == 1 else 1,
-        on_image=count,
-    )
+    sizes = {read_picture(file).shape for file in files}
+    if isinstance(backbone, StoredLatents):
+        stored = backbone
+        copy_latents(
+            writer, lambda rows: stored.rows(layout.images[rows]), images, count
+        )
+    else:
+        compute_latents(
+            writer,
+            backbone,
+            lambda rows: np.stack([read_picture(file) for file in files[rows]]),
+            images,
+            # Pictures of several sizes cannot stand in one array.
+            batch=32 if len(sizes) == 1 else 1,
+            on_image=count,
+        )
     stimuli = None
     if len(sizes) == 1 and images * int(np.prod(next(iter(sizes)))) <= (
         STIMULI_LIMIT_BYTES
     ):
-        stimuli = np.stack([_pixels(file) for file in files])
+        stimuli = np.stack([read_picture(file) for file in files])
     announce("hash what was written")
     return writer.finish(
         layout.indices(found),
@@ -255,7 +261,12 @@ class _Layout:
         }
 
 
-def _pixels(file: Path) -> UInt8[np.ndarray, "height width 3"]:
+def read_picture(file: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Read a picture as RGB.
+
+    Raises:
+        RecordingError: It is missing or damaged.
+    """
     try:
         with Image.open(file) as picture:
             return np.asarray(picture.convert("RGB"), dtype=np.uint8)

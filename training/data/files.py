@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, RecordingError
 from training.data.manifest import StoredArray
 
 WINDOW_BYTES: Final = 2**16
@@ -131,3 +131,24 @@ def _compare_content(
             f"{file}: sha256: expected {wanted[:12]}..., found {found[:12]}.... "
             "The file was changed after it was written"
         )
+
+
+def open_latents(file: Path) -> Float[np.ndarray, "images tokens width"]:
+    """Map z_v that was computed elsewhere.
+
+    Raises:
+        RecordingError: No .npy, or another type or number of axes.
+    """
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RecordingError(
+            f"{file}: expected latents as .npy, found {error}"
+        ) from error
+    if array.ndim != 3 or array.dtype not in (np.float16, np.float32):
+        raise RecordingError(
+            f"{file}: latents: expected float16 or float32 [images, tokens, width], "
+            f"found {array.dtype} {list(array.shape)}"
+        )
+    latents: Float[np.ndarray, "images tokens width"] = array
+    return latents

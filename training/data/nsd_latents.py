@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from runtime.errors import BackendError, RecordingError
-from training.data.files import sampled_sha256
+from training.data.files import open_latents, sampled_sha256
 from training.data.manifest import VisualSource
 from training.data.writer import TrialsWriter
 from training.visual.backbone import VisualBackbone, compute_latents, copy_latents
@@ -53,17 +53,7 @@ def latents_of_file(file: Path, shown: Pictures) -> LatentsOf:
     Raises:
         RecordingError: Another type, number of axes or number of rows.
     """
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise RecordingError(
-            f"{file}: expected latents as .npy, found {error}"
-        ) from error
-    if array.ndim != 3 or array.dtype not in (np.float16, np.float32):
-        raise RecordingError(
-            f"{file}: latents: expected float16 or float32 [images, tokens, width], "
-            f"found {array.dtype} {list(array.shape)}"
-        )
+    array = open_latents(file)
     count_shown, last = len(shown), int(shown.max())
     is_brick = len(array) > max(last, count_shown)
     if not is_brick and len(array) != count_shown:
