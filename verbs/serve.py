@@ -22,6 +22,7 @@ from runtime.errors import ArtifactError, UsageError
 from runtime.live import require_live
 from runtime.signing_keys import folder_signer, read_trust
 from verbs.rehearse import Rehearsal, rehearsal_of
+from verbs.rig import rig_here
 from verbs.served_model import Model
 from verbs.sign_recording import sign_at_end, signer_at_start
 
@@ -113,6 +114,7 @@ def serve_bundle(
         threads=threads,
         abstain_below=abstain_below,
         trust=trusted,
+        rig=rig_here(backend, threads=threads, abstain_below=abstain_below),
     )
     worker = [sys.executable, "-m", "verbs.worker", msgspec.json.encode(model).decode()]
     with contextlib.ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from bci_bridge.messages import RigNote
 from runtime.signing import Trust
 
 
@@ -15,3 +16,5 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     abstain_below: float
     trust: Trust
     """Keys and not files: a worker that is started again trusts nobody else."""
+    rig: RigNote
+    """What it computes with; looked up once, and not by each worker that starts."""

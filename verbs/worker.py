@@ -11,7 +11,6 @@ from bci_bridge.setup import Setup
 from bci_bridge.worker_part import run_worker
 from runtime.errors import NeuroFlowError
 from runtime.live import open_decoder
-from verbs.rig import rig_here
 from verbs.served_model import Model
 
 
@@ -33,11 +32,8 @@ def main(arguments: list[str]) -> int:
             )
         )
 
-    rig = rig_here(
-        model.backend, threads=model.threads, abstain_below=model.abstain_below
-    )
     try:
-        run_worker(setup, name, opened, rig)
+        run_worker(setup, name, opened, model.rig)
     except NeuroFlowError as error:
         # On record for the supervisor, which says it where it matters.
         return error.exit_status

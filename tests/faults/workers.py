@@ -71,6 +71,8 @@ def real_worker(
             answered, ``amnesiac-real`` does not learn from what is.
         input_kind: What the model eats.
     """
+    from verbs.rig import rig_here
+
     bundle, gallery = artifacts(input_kind)
     model = {
         "bundle": str(bundle),
@@ -79,6 +81,7 @@ def real_worker(
         "threads": 1,
         "abstain_below": 0.0,
         "trust": None,
+        "rig": rig_here("ort", threads=1, abstain_below=0.0),
     }
     manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes())
     encoded = msgspec.json.encode(model).decode()
