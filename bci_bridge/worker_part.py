@@ -32,7 +32,9 @@ def run_worker(
         rig: What the decoder computes with.
     """
     with part_of(setup, name) as (stop, stack):
-        decoder, is_urgent = open_decoder(stack), False
+        decoder = open_decoder(stack)
+        # None until it has been asked for, once: the system may refuse.
+        is_urgent: bool | None = None
         places = setup.places
         answerer = Answerer(name, places, decoder, time.monotonic_ns, stack, rig)
         admission, earlier = Admission.of(decoder), earlier_account(setup, name)
@@ -44,13 +46,13 @@ def run_worker(
             nonlocal is_urgent
             # Only now: who loads, or decodes again what is answered, for seconds must
             # not hold up who answers meanwhile.
-            if answerer.has_caught_up and setup.config.is_urgent and not is_urgent:
-                is_urgent = become_urgent(SERVER)
+            if answerer.has_caught_up and is_urgent is None:
+                is_urgent = setup.config.is_urgent and become_urgent(SERVER)
             return Ready(
                 admission=admission,
                 is_active=answerer.is_active,
                 is_behind=not answerer.has_caught_up,
-                is_urgent=is_urgent,
+                is_urgent=bool(is_urgent),
             )
 
         take_turns(
