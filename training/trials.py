@@ -280,13 +280,22 @@ def _address(array: Shaped[np.ndarray, "..."]) -> int:
 def mean_of_rows(
     array: Float[np.ndarray, "rows tokens width"], rows: Int64[np.ndarray, " chosen"]
 ) -> Float32[np.ndarray, "tokens width"]:
-    """Return the mean of some rows, summed in float64, a few megabytes at a time."""
-    total = np.zeros(array.shape[1:])
+    """Return the mean of some rows, whatever their order, a few megabytes at a time.
+
+    What each float64 sum rounds away is summed too (Knuth's TwoSum): values from pixels
+    are quantised, and a mean halfway between two float32 would else fall to either side
+    by the order of the rows.
+    """
+    total, lost = np.zeros((2, *array.shape[1:]))
     step = max(_BLOCK_BYTES // max(array[:1].nbytes, 1), 1)
     for first in range(0, len(rows), step):
-        total += array[rows[first : first + step]].sum(axis=0, dtype=np.float64)
+        for row in array[rows[first : first + step]].astype(np.float64):
+            larger = total + row
+            kept = larger - total
+            lost += (total - (larger - kept)) + (row - kept)
+            total = larger
         let_go(array)
-    return np.asarray(total / len(rows), dtype=np.float32)
+    return np.asarray((total + lost) / len(rows), dtype=np.float32)
 
 
 def check_finite(name: str, array: Shaped[np.ndarray, "rows ..."]) -> None:

@@ -74,7 +74,7 @@ def prepare_bids(
         delay: Seconds from a stimulus' onset to its beta; causal betas only.
         estimator: How betas are estimated, as JSON; the default is documented.
         test_run: A run whose trials are the test; may be given several times.
-        latents: z_v as .npy instead of a backbone: a row per picture shown, by name.
+        latents: z_v as .npy instead of a backbone: a row per picture, by name.
         backbone: What computes z_v.
         weights: Local file of the backbone's weights; nothing is downloaded.
         device: Torch device of the backbone.

@@ -4,6 +4,7 @@ import contextlib
 import io
 import subprocess
 import sys
+from itertools import compress
 from pathlib import Path
 
 import msgspec
@@ -33,7 +34,7 @@ from training.config import (
 from training.data.manifest import Split, TrialsManifest, VisualSource
 from training.data.store import open_trials
 from training.data.writer import TrialsWriter
-from training.stimuli import open_stimuli
+from training.stimuli import open_stimuli, read_table
 from verbs.progress import Screen
 
 # Training, and a participant's betas.
@@ -196,14 +197,20 @@ def test_a_recording_takes_any_grid_of_its_own_backbone_and_no_other(tmp_path):
         neuroflow.train("vae", out=tmp_path / "no", recording=recording, config=chosen)
 
 
-def shown_names(recording: Path) -> list[str]:
+def shown_names(recording: Path) -> set[str]:
     runs = open_recording(recording).runs
-    return sorted({event.stimulus_id for run in runs for event in run.events})
+    return {event.stimulus_id for run in runs for event in run.events}
+
+
+def picture_names(recording: Path) -> list[str]:
+    """What events show and what retrieval may answer with, in the file's order."""
+    table = read_table(recording)
+    return sorted(shown_names(recording).union(compress(table.ids, table.in_gallery)))
 
 
 def test_z_v_made_elsewhere_gives_a_bids_recording_any_grid(tmp_path):
     recording, rng = tiny_participant(), np.random.default_rng(0)
-    names = shown_names(recording)
+    names = picture_names(recording)
     latents = rng.standard_normal((len(names), 6, 10)).astype(np.float16)
     np.save(tmp_path / "z_v.npy", latents)
 
@@ -226,7 +233,8 @@ def test_z_v_made_elsewhere_gives_a_bids_recording_any_grid(tmp_path):
 
     np.save(tmp_path / "z_v.npy", latents[1:])
     with pytest.raises(
-        RecordingError, match=rf"rows: expected {len(names)}, one per picture shown"
+        RecordingError,
+        match=rf"rows: expected {len(names)}, one per picture that an event shows",
     ):
         neuroflow.prepare_bids(
             recording=recording,
@@ -299,7 +307,7 @@ def test_a_recordings_own_unseen_pictures_or_a_folder_of_others(tmp_path):
 
     neuroflow.train("vae", out=tmp_path / "own", **asked)
     stimuli = open_stimuli(recording)
-    unseen = set(stimuli.ids) - set(shown_names(recording))
+    unseen = set(stimuli.ids) - shown_names(recording)
     made = read_manifest(tmp_path / "own", "vae").synthetic
     assert made.pictures == min(len(unseen), 40) > 0
 

@@ -194,7 +194,8 @@ def test_late_answers_replay_identical_whatever_the_run_asked(running, tmp_path,
     with Sender(server.address, run) as sender:
         for index, age_ns in enumerate((-800_000_000, 1_000_000, 10**9, -9 * 10**8)):
             sender.volume(index, _volume(index), time.monotonic_ns() - age_ns)
-        sender.volume(4, _volume(4), 5)  # another clock's instant
+        # Another clock's instant; 5 would be a machine's that has just started.
+        sender.volume(4, _volume(4), time.monotonic_ns() + 10**15)
     server.stop()
 
     _, records = require_identity(tmp_path)

@@ -15,8 +15,10 @@ from runtime.bundle import BackboneSpec, open_bundle
 from runtime.gallery import write_gallery
 from runtime.signing_keys import make_signing_key, read_signing_key, read_trust
 from tests import models
+from tests.integration.replaying import RIG
 from tests.integration.test_replay_command import ENVIRONMENT, ROOT, command, said
 from tests.sealed_folder import write_folder
+from verbs.served_model import Model
 
 pytestmark = pytest.mark.slow
 
@@ -120,14 +122,15 @@ def test_a_worker_asks_again_on_the_bytes_that_it_loads(made, tmp_path):
     (tmp_path / "setup.json").write_text("{}")
 
     def loaded(trust):
-        model = {
-            "bundle": str(made / "bundle"),
-            "gallery": str(made / "gallery"),
-            "backend": "ort",
-            "threads": 1,
-            "abstain_below": 0.0,
-            "trust": trust,
-        }
+        model = Model(
+            bundle=str(made / "bundle"),
+            gallery=str(made / "gallery"),
+            backend="ort",
+            threads=1,
+            abstain_below=0.0,
+            trust=trust,
+            rig=RIG,
+        )
         text = msgspec.json.encode(model).decode()
         done = subprocess.run(
             [sys.executable, "-c", LOADING, text, str(tmp_path / "setup.json"), "w"],

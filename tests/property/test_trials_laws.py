@@ -1,5 +1,6 @@
 """Laws of prepared trials: scaling can be undone, rows are rows wherever they lie."""
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -89,6 +90,24 @@ def test_the_mean_of_rows_does_not_depend_on_blocks(seed, dtype, images):
 
     wanted = array[rows].astype(np.float64).mean(axis=0)
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
+
+
+@given(SEEDS, st.integers(2, 60))
+def test_the_mean_of_rows_does_not_depend_on_their_order(seed, images):
+    rng = np.random.default_rng(seed)
+    # As pixels are: few values, of very different sizes, whose means are often ties.
+    coarse = rng.integers(-255, 256, (images, 8, 16)) * 2.0 ** rng.integers(-9, 1, 16)
+    array = (coarse / 7).astype(np.float32)
+    order = rng.permutation(images)
+
+    one = mean_of_rows(array, np.arange(images))
+
+    np.testing.assert_array_equal(mean_of_rows(array, order), one)
+    exact = [
+        math.fsum(column) / images
+        for column in array.astype(float).reshape(images, -1).T
+    ]
+    np.testing.assert_array_equal(one.ravel(), np.float32(exact))
 
 
 @given(SEEDS, st.tuples(*3 * [st.integers(1, 6)]))

@@ -12,24 +12,25 @@ from training.data.manifest import VisualSource
 
 
 class StoredLatents:
-    """A .npy file with a row for every picture shown, in the order of their names."""
+    """A .npy file with a row for every picture of a recording, sorted by name."""
 
-    def __init__(self, file: Path, shown: Iterable[str]) -> None:
+    def __init__(self, file: Path, pictures: Iterable[str]) -> None:
         """Open the file.
 
         Args:
             file: float16 or float32 ``[pictures, tokens, width]``.
-            shown: Names of all pictures that the events show.
+            pictures: Names of all that events show or retrieval may answer with.
 
         Raises:
             RecordingError: Another type, number of axes or number of rows.
         """
         self._latents = open_latents(file)
-        self._row = {name: row for row, name in enumerate(sorted(shown))}
+        self._row = {name: row for row, name in enumerate(sorted(pictures))}
         if len(self._latents) != len(self._row):
             raise RecordingError(
-                f"{file}: rows: expected {len(self._row)}, one per picture shown, "
-                f"sorted by name, found {len(self._latents)}"
+                f"{file}: rows: expected {len(self._row)}, one per picture that "
+                "an event shows or the gallery has, sorted by name, "
+                f"found {len(self._latents)}"
             )
         self.source = VisualSource(
             name="file", detail=f"{file.name}, sampled sha256 {sampled_sha256(file)}"
