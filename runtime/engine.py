@@ -15,8 +15,9 @@ from runtime.arrays import Shaped
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
 
-Backend = Literal["ort", "openvino"]
-Precision = Literal["f32", "bf16"]
+Backend = Literal["ort", "openvino", "tensorrt", "reference"]
+Precision = Literal["f32", "f16", "bf16", "int8"]
+"""Of the arithmetic. What is not f32 keeps inputs, outputs and the flow's state so."""
 Array = Shaped[np.ndarray, "..."]
 
 _MODULES: Final = MappingProxyType(

@@ -45,8 +45,9 @@ class GraphSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """``encoder``, ``decoder``, ``decode_flow``, ``encode_flow`` or ``step``."""
     file: str
     opset: Positive
-    precision: Literal["f32", "f16", "bf16"]
-    """Precision of the weights in the file; an engine may compute in another."""
+    precision: Literal["f32", "f16", "bf16", "int8"]
+    """Precision of the matrix products as the file writes them; inputs and outputs are
+    float32. An engine may compute an f32 graph in another precision."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -155,17 +156,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: tuple[FileSpec, ...]
     """Exactly the files of the folder besides the manifest."""
 
-    def graph(self, name: str) -> GraphSpec:
-        """Return the graph of this name.
+    def graph(self, name: str, precision: str = "f32") -> GraphSpec:
+        """Return the graph of this name and precision.
 
         Raises:
             BundleError: There is none.
         """
         for graph in self.graphs:
-            if graph.name == name:
+            if (graph.name, graph.precision) == (name, precision):
                 return graph
-        names = ", ".join(graph.name for graph in self.graphs)
-        raise BundleError(f"{MANIFEST}: expected a graph {name}, found {names}")
+        wanted = name if precision == "f32" else f"{name} in {precision}"
+        names = ", ".join(
+            graph.name
+            if graph.precision == "f32"
+            else f"{graph.name} {graph.precision}"
+            for graph in self.graphs
+        )
+        raise BundleError(f"{MANIFEST}: expected a graph {wanted}, found {names}")
 
 
 def affine_rows(affine: Shaped[np.ndarray, "rows columns"]) -> Affine:
