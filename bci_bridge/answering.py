@@ -90,7 +90,9 @@ class Answering:
                     self._pending += self._worker.add_volume(action)
                 case AddTrial():
                     self._pending += self._worker.add_trial(action)
-                case StartRun(start):
+                # By keyword: for a position, CPython 3.11 makes a string each time,
+                # and its cache of attributes keeps thousands of them.
+                case StartRun(record=start):
                     record = self._records.setdefault(start.run, Record())
                     self._forget_before(start.run)
                     self._worker.start(start, record)

@@ -38,12 +38,14 @@ from bci_bridge.spool_format import Progress
 from runtime.arrays import Shaped
 from runtime.errors import NeuroFlowError, PeerError, TensorMismatchError
 
-_VOXEL_TYPES: Final[dict[str, VoxelType]] = {
-    "int16": "i2",
-    "uint16": "u2",
-    "int32": "i4",
-    "float32": "f4",
+_VOXEL_TYPES: Final[dict[VoxelType, str]] = {
+    "i2": "int16",
+    "u2": "uint16",
+    "i4": "int32",
+    "f4": "float32",
 }
+"""numpy's names by its codes; codes are asked for, because they leave nothing behind
+(`runtime.preprocess.mask`)."""
 
 
 class Sender:
@@ -178,10 +180,13 @@ class Sender:
             PeerError: If the server refuses the stream.
             BackendError: If the server is away for too long.
         """
-        dtype = _VOXEL_TYPES.get(volume.dtype.newbyteorder("=").name)
+        code = volume.dtype.str[1:]
+        dtype = next((known for known in _VOXEL_TYPES if known == code), None)
         if dtype is None:
             raise TensorMismatchError(
-                "volume", expected="/".join(_VOXEL_TYPES), found=str(volume.dtype)
+                "volume",
+                expected="/".join(_VOXEL_TYPES.values()),
+                found=str(volume.dtype),
             )
         x, y, z = volume.shape
         record = Volume(

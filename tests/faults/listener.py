@@ -63,7 +63,7 @@ class Listener:
     def __init__(self, address: str, log: JsonLog) -> None:
         self._address, self._log = address, log
         self._client = Client(address, follow=True, timeout_s=TIMEOUT_S)
-        self._ended: set[str] = set()
+        self._ended = ""
         self._gaps = 0
 
     def listen(self) -> None:
@@ -80,8 +80,8 @@ class Listener:
     def note_end(self) -> None:
         """Write how the last run ended, once."""
         ended = self._client.ended
-        if ended is not None and ended.run not in self._ended:
-            self._ended.add(ended.run)
+        if ended is not None and ended.run != self._ended:
+            self._ended = ended.run
             self._log.write(
                 "ended", run=ended.run, count=ended.count, aborted=ended.aborted
             )
