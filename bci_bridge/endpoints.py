@@ -141,8 +141,14 @@ def bound(
         zmq.SNDHWM: high_water,
         zmq.MAXMSGSIZE: MAX_PAYLOAD_BYTES + SLACK_BYTES,
         zmq.HANDSHAKE_IVL: 1000,
-        zmq.HEARTBEAT_IVL: 100,
-        zmq.HEARTBEAT_TIMEOUT: 300,
+        # The kernel finds a machine that is gone within 4 s; whoever stands still loses
+        # a lease (`bci_bridge.protocol`). No ZMQ_HEARTBEAT_IVL: a ping to a peer that
+        # has died while its input was stopped at the mark aborts this process (libzmq
+        # 4.3.5; tests/integration/test_killed_flooder.py).
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.TCP_KEEPALIVE_IDLE: 1,
+        zmq.TCP_KEEPALIVE_INTVL: 1,
+        zmq.TCP_KEEPALIVE_CNT: 3,
         # A storm of connections must not push a peer's own out of the queue.
         zmq.BACKLOG: 1024,
     }
