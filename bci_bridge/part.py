@@ -26,11 +26,14 @@ from bci_bridge.setup import (
     read_if_there,
     write_whole,
 )
+from bci_bridge.type_cache import clear_type_cache
 from runtime.errors import BackendError, GuardError, NeuroFlowError
 
 _PR_SET_PDEATHSIG: Final = 1
 ACCOUNT_NS: Final = 100_000_000
 """How often a part says what it has done."""
+CLEAR_NS: Final = 10_000_000_000
+"""How often a part gives back what the interpreter's caches hold."""
 
 
 @runtime_checkable
@@ -90,7 +93,8 @@ def take_turns(
     gc.collect()
     # What exists now lives as long as the process: no pause should look at it.
     gc.freeze()
-    beat, said, accounted_ns = Beat(Path(setup.moment), name), None, 0
+    beat, said = Beat(Path(setup.moment), name), None
+    accounted_ns = cleared_ns = 0
     done: Account | None = None
     try:
         while not stop():
@@ -105,6 +109,9 @@ def take_turns(
                 accounted_ns, before, done = now_ns, done, account()
                 if done != before:
                     say(setup, name, done)
+            if now_ns - cleared_ns > CLEAR_NS:
+                cleared_ns = now_ns
+                clear_type_cache()
             poller.poll(part.sleep_ms())
     finally:
         beat.close()

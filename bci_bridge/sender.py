@@ -35,6 +35,7 @@ from bci_bridge.messages import (
 )
 from bci_bridge.spool import Spool
 from bci_bridge.spool_format import Progress
+from bci_bridge.type_cache import clear_type_cache
 from runtime.arrays import Shaped
 from runtime.errors import NeuroFlowError, PeerError, TensorMismatchError
 
@@ -91,6 +92,8 @@ class Sender:
             UsageError: If the spool is another sender's, or holds another run.
             ArtifactError: If the spool has lost messages that the server has.
         """
+        # A scanner's program sends for weeks, a run at a time.
+        clear_type_cache()
         stream = stream or role
         self._role = role
         self._has_left = False

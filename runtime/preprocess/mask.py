@@ -14,9 +14,8 @@ from runtime.errors import TensorMismatchError
 
 VOLUME_DTYPES: Final = ("int16", "uint16", "int32", "float32")
 _TYPE_CODES: Final = frozenset(np.dtype(name).str[1:] for name in VOLUME_DTYPES)
-"""The same, of either byte order; asked of every volume. A type's `name` is looked up
-by a string that is made each time, of which CPython's cache of attributes keeps
-thousands: a quarter of a MiB that comes over days and looks like a leak."""
+"""The same, of either byte order, for every volume: to tell its `name`, numpy makes a
+string that CPython's cache of attributes keeps."""
 
 """What a scanner sends and `VoxelMask.select` reads, in native byte order."""
 
