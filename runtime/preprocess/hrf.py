@@ -10,7 +10,7 @@ from typing import Annotated, final
 import msgspec
 import numpy as np
 
-from runtime.arrays import Float64
+from runtime.arrays import Float64, Int64
 from runtime.preprocess.gamma import gamma_distribution
 from runtime.preprocess.timing import middles_s, require_positive
 
@@ -55,7 +55,9 @@ def step_response(
         times_s: Times since the onset; zero is returned before it.
         hrf: The response to an impulse.
     """
-    since = np.clip(times_s, 0.0, hrf.length_s)
+    clipped = np.clip(times_s, 0.0, hrf.length_s)
+    # Most volumes of a run lie outside the response: each end is computed once.
+    since, places = _ends_once(clipped, hrf.length_s)
     peak = gamma_distribution(
         since / hrf.peak_dispersion_s, hrf.peak_s / hrf.peak_dispersion_s
     )
@@ -64,7 +66,18 @@ def step_response(
         hrf.undershoot_s / hrf.undershoot_dispersion_s,
     )
     ratio = hrf.undershoot_ratio
-    return np.asarray((peak - ratio * undershoot) / (1.0 - ratio), dtype=np.float64)
+    response = (peak - ratio * undershoot) / (1.0 - ratio)
+    return np.asarray(response[places], dtype=np.float64)
+
+
+def _ends_once(
+    clipped: Float64[np.ndarray, " times"], length_s: float
+) -> tuple[Float64[np.ndarray, " distinct"], Int64[np.ndarray, " times"]]:
+    """Return 0, the length and every time in between, and where each time is there."""
+    inside = (clipped > 0.0) & (clipped < length_s)
+    places = np.where(clipped > 0.0, 1, 0)
+    places[inside] = 2 + np.arange(np.count_nonzero(inside))
+    return np.concatenate(([0.0, length_s], clipped[inside])), places
 
 
 def trial_regressor(
@@ -93,6 +106,6 @@ def trial_regressor(
     require_positive("volumes", volumes)
     require_positive("onset_s + 1e9", onset_s + 1e9 if math.isfinite(onset_s) else 0)
     times_s = middles_s(volumes, tr_s) - onset_s
-    ended_s = times_s - duration_s
-    risen, fallen = step_response(times_s, hrf), step_response(ended_s, hrf)
+    both_s = np.concatenate((times_s, times_s - duration_s))
+    risen, fallen = np.split(step_response(both_s, hrf), 2)
     return np.asarray(risen - fallen, dtype=np.float64)
