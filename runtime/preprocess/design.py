@@ -92,7 +92,7 @@ def estimate_column(
     places = np.flatnonzero(solver.kept == column)
     if places.size == 0:
         return np.zeros(voxels), np.full(voxels, np.inf)
-    w = np.linalg.solve(solver.triangle.T, cross_products[solver.kept])
+    w = _forward(solver.triangle.T, cross_products[solver.kept])
     unit = np.zeros(solver.kept.size)
     unit[places[0]] = 1.0
     # The column's row of R^-1; its squared norm is the diagonal of (X'X)^-1.
@@ -100,3 +100,20 @@ def estimate_column(
     residual = np.maximum(squares - np.einsum("kv,kv->v", w, w), 0.0)
     variance = residual / (solver.rows - solver.kept.size) * (row @ row)
     return row @ w, np.sqrt(variance)
+
+
+def _forward(
+    lower: Float64[np.ndarray, "kept kept"],
+    right: Float64[np.ndarray, "kept voxels"],
+) -> Float64[np.ndarray, "kept voxels"]:
+    """Solve a lower triangular system for every voxel, by rows (Higham, 2002, ch. 8).
+
+    A general solver would copy all voxels the other way round, twice, and factorise
+    what is a factor already: four times as long.
+    """
+    w = np.empty_like(right)
+    for k in range(len(right)):
+        np.matmul(lower[k, :k], w[:k], out=w[k])
+        np.subtract(right[k], w[k], out=w[k])
+        w[k] /= lower[k, k]
+    return w
