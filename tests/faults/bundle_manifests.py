@@ -209,7 +209,7 @@ def _contradictions() -> Iterator[Case]:
         ("an object's dtype", _put(("tensors", 0), "dtype", "object")),
         ("a complex dtype", _put(("tensors", 0), "dtype", "complex64")),
         ("a negative side", _put(("tensors", 0), "shape", [2, -2])),
-        ("a graph of int8", _put(("graphs", 0), "precision", "int8")),
+        ("a graph of int4", _put(("graphs", 0), "precision", "int4")),
         ("an opset of none", _put(("graphs", 0), "opset", 0)),
         ("no date", _put((), "created", "today")),
     ):
