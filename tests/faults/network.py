@@ -37,9 +37,9 @@ from tests.faults.supervised import ROOT, Supervised
 from tests.integration.tiny import PlayedRun
 
 TR_S = 0.1
-CATCH_UP = {"full": 20.0, "short": 5.0}
+CATCH_UP = {"full": 20.0, "short": 2.0}
 """Times real time at which a sender must make up for an outage. A short one's twenty
-volumes are a single burst; one stall of a busy machine makes it five times as long."""
+volumes are a single burst; a stall of a busy machine makes it ten times as long."""
 
 DELAY_S = 0.05
 PATIENCE_S = 30.0
