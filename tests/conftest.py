@@ -5,7 +5,11 @@ import pytest
 import torch
 
 # How long an example takes is the machine's business: speed is measured by benchmarks.
-hypothesis.settings.register_profile("neuroflow", deadline=None)
+hypothesis.settings.register_profile(
+    "neuroflow",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("neuroflow")
 
 
