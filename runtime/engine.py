@@ -14,6 +14,7 @@ import numpy as np
 from runtime.arrays import Shaped
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
+from runtime.onnx_guard import check_file
 
 Backend = Literal["ort", "openvino", "tensorrt", "reference"]
 Precision = Literal["f32", "f16", "bf16", "int8"]
@@ -131,12 +132,15 @@ def open_engine(
 
     Raises:
         BackendError: Unknown, missing or failing library, or a precision it lacks.
+        BundleError: The file is no flat graph of standard operators with its weights.
         TensorMismatchError: The file's inputs or outputs differ from the manifest's.
     """
     if backend not in _MODULES:
         raise BackendError(
             f"backend: expected one of {', '.join(_MODULES)}, found {backend}"
         )
+    # Before the library is even loaded: it must never parse what this refuses.
+    check_file(path, graph)
     module = importlib.import_module(_MODULES[backend])
     engine: Engine = module.open_engine(
         path, graph, precision=precision, threads=threads
