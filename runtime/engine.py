@@ -22,7 +22,11 @@ Precision = Literal["f32", "f16", "bf16", "int8"]
 Array = Shaped[np.ndarray, "..."]
 
 _MODULES: Final = MappingProxyType(
-    {"ort": "runtime.engines.ort", "openvino": "runtime.engines.openvino"}
+    {
+        "ort": "runtime.engines.ort",
+        "openvino": "runtime.engines.openvino",
+        "reference": "runtime.engines.reference",
+    }
 )
 
 
@@ -124,7 +128,7 @@ def open_engine(
     """Compile a graph.
 
     Args:
-        backend: ``ort`` (ONNX Runtime on the CPU) or ``openvino``.
+        backend: ``ort`` (ONNX Runtime on the CPU), ``openvino`` or ``reference``.
         path: The graph's file, of a bundle's private copy.
         graph: What the manifest says of it.
         precision: Of the arithmetic; inputs and outputs are float32 either way.

@@ -23,7 +23,9 @@ Voxels = Float32[np.ndarray, " voxels"]
 Map = Callable[[Any], Shaped[np.ndarray, "..."]]
 Form = Literal["unrolled", "step"]
 
-FORMS: Final = MappingProxyType({"ort": "unrolled", "openvino": "step"})
+FORMS: Final = MappingProxyType(
+    {"ort": "unrolled", "openvino": "step", "reference": "unrolled"}
+)
 """How a backend runs the flow. OpenVINO keeps a copy of the weights per unrolled step.
 """
 GOLDEN_LIMITS: Final[Mapping[str, float]] = MappingProxyType(

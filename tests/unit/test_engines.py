@@ -15,7 +15,7 @@ from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
 from tests.models import tiny_bundle
 
-BACKENDS = ["ort", "openvino"]
+BACKENDS = ["ort", "openvino", "reference"]
 SPEC = GraphSpec(
     name="affine",
     file="graphs/affine.onnx",
@@ -170,7 +170,9 @@ def test_an_unknown_backend_is_refused_with_the_known_ones(path):
     with pytest.raises(BackendError) as caught:
         open_engine("tflite", path, SPEC)
 
-    assert str(caught.value) == "backend: expected one of ort, openvino, found tflite"
+    assert str(caught.value) == (
+        "backend: expected one of ort, openvino, reference, found tflite"
+    )
 
 
 @pytest.mark.slow
