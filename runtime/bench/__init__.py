@@ -1,0 +1,1 @@
+"""Measuring latency without lies; what decides here holds no clock of its own."""
