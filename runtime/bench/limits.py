@@ -1,0 +1,197 @@
+"""What this machine can do at best: products at the model's shapes, and memory.
+
+The libraries are those of the engines; the clock is an argument. A limit is what the
+best of them reaches here, not a number of a data sheet.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Final, final
+
+import msgspec
+import numpy as np
+
+from runtime.arrays import Float32
+from runtime.bench.work import Sizes
+from runtime.errors import BackendError
+from runtime.timing import Clock
+
+Product = tuple[int, int, int]
+"""Rows, inputs and outputs of one matrix product."""
+
+PRECISIONS: Final = ("f32", "bf16", "f16")
+TRIAD_BYTES: Final = 256 * 1024**2
+"""Of each array: several times the largest cache of a desktop processor."""
+_CHUNK: Final = 32 * 1024
+"""Numbers at a time, so that a product stays in the cache until it is added to."""
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rate with the way in which it was reached."""
+
+    per_s: float
+    by: str
+
+
+def block_products(sizes: Sizes) -> tuple[Product, ...]:
+    """Return the matrix products of one block of the velocity field."""
+    m, d, hidden = sizes.tokens, sizes.width, sizes.mlp_ratio * sizes.width
+    return (m, d, 3 * d), (m, d, d), (m, d, hidden), (m, hidden, d)
+
+
+def flop(products: Sequence[Product]) -> int:
+    """Return the floating point operations of matrix products."""
+    return sum(2 * rows * inputs * outputs for rows, inputs, outputs in products)
+
+
+def numpy_products(products: Sequence[Product], seed: int = 0) -> Callable[[], object]:
+    """Return a call that does the products in float32 by numpy's BLAS."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        (_normal(rng, m, k), _normal(rng, k, n), np.empty((m, n), np.float32))
+        for m, k, n in products
+    ]
+
+    def call() -> None:
+        for x, w, out in parts:
+            np.matmul(x, w, out=out)
+
+    return call
+
+
+def _normal(
+    rng: np.random.Generator, rows: int, columns: int
+) -> Float32[np.ndarray, "rows columns"]:
+    return rng.standard_normal((rows, columns), dtype=np.float32)
+
+
+def openvino_products(
+    products: Sequence[Product], *, precision: str, threads: int, seed: int = 0
+) -> Callable[[], object]:
+    """Return a call that does the products by OpenVINO, weights packed beforehand.
+
+    Raises:
+        BackendError: The library is missing or refuses.
+    """
+    try:
+        import openvino
+        from openvino import opset13 as ops
+    except ImportError as error:
+        raise BackendError(
+            "openvino: expected the library openvino, found none. "
+            "Install the extra cpu."
+        ) from error
+    rng = np.random.default_rng(seed)
+    inputs, outputs = [], []
+    for m, k, n in products:
+        x = ops.parameter([m, k], np.float32)
+        # A constant operand is what an engine has: the library may pack it once.
+        w = ops.constant(_normal(rng, k, n))
+        inputs.append(x)
+        outputs.append(
+            ops.result(ops.matmul(x, w, transpose_a=False, transpose_b=False))
+        )
+    config = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": str(threads),
+    }
+    try:
+        model = openvino.Model(outputs, inputs, "products")
+        request = (
+            openvino.Core().compile_model(model, "CPU", config).create_infer_request()
+        )
+        for i, (m, k, _) in enumerate(products):
+            request.set_input_tensor(i, openvino.Tensor(_normal(rng, m, k)))
+    except RuntimeError as error:
+        raise BackendError(f"openvino: {' '.join(str(error).split())}") from error
+
+    def call() -> None:
+        request.infer()
+
+    return call
+
+
+def best(
+    candidates: dict[str, Callable[[], object]], amount: float, clock: Clock
+) -> Rate:
+    """Return the highest rate that any of several ways reaches.
+
+    Args:
+        candidates: Calls that all do the same amount of work, by name.
+        amount: Of work in one call (operations, bytes).
+        clock: Monotonic nanoseconds.
+
+    Raises:
+        BackendError: There is no way at all.
+    """
+    rates = []
+    for name, call in candidates.items():
+        begin = clock()
+        call()
+        rates.append(Rate(per_s=amount * 1e9 / max(clock() - begin, 1), by=name))
+    if not rates:
+        raise BackendError("limits: expected at least one library, found none")
+    return max(rates, key=lambda rate: rate.per_s)
+
+
+@final
+class Memory:
+    """Arrays far larger than the caches, and two ways to move them."""
+
+    def __init__(self, threads: int, bytes_each: int = TRIAD_BYTES) -> None:
+        """Allocate and touch the arrays.
+
+        Args:
+            threads: That share the work; numpy's loops let each other run.
+            bytes_each: Of each of three arrays.
+        """
+        self.count = bytes_each // 4
+        self._a, self._b, self._c = (
+            np.full(self.count, value, np.float32) for value in (0.0, 1.0, 2.0)
+        )
+        edges = np.linspace(0, self.count, threads + 1).astype(int)
+        self._parts = [slice(int(a), int(b)) for a, b in pairwise(edges)]
+        self._pool = ThreadPoolExecutor(threads)
+
+    def triad(self) -> int:
+        """Do ``a = b + 3 c``; return the bytes moved, counted as STREAM counts.
+
+        McCalpin (1995), "Memory bandwidth and machine balance": two reads, one write.
+        """
+        self._all(self._triad)
+        return 3 * 4 * self.count
+
+    def read(self) -> int:
+        """Read one array once, as an engine reads weights; return the bytes."""
+        self._all(self._read)
+        return 4 * self.count
+
+    def _triad(self, part: slice) -> None:
+        for begin in range(part.start, part.stop, _CHUNK):
+            piece = slice(begin, min(begin + _CHUNK, part.stop))
+            np.multiply(self._c[piece], np.float32(3), out=self._a[piece])
+            np.add(self._a[piece], self._b[piece], out=self._a[piece])
+
+    def _read(self, part: slice) -> None:
+        for begin in range(part.start, part.stop, _CHUNK):
+            self._b[begin : min(begin + _CHUNK, part.stop)].max()
+
+    def _all(self, work: Callable[[slice], None]) -> None:
+        waiting: list[Future[None]] = [self._pool.submit(work, p) for p in self._parts]
+        for one in waiting:
+            one.result()
+
+    def bandwidth(self, clock: Clock) -> Rate:
+        """Return the higher of the two rates in bytes per second."""
+        found = []
+        for name, move in (("triad", self.triad), ("read", self.read)):
+            begin = clock()
+            moved = move()
+            found.append(Rate(per_s=moved * 1e9 / max(clock() - begin, 1), by=name))
+        return max(found, key=lambda rate: rate.per_s)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
