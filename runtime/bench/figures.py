@@ -1,0 +1,75 @@
+"""From raw samples to figures: medians of rounds, slopes, multiples of the limit."""
+
+import statistics
+from collections.abc import Sequence
+
+from runtime.bench.result import Limits, Result, Series, Steps, Who
+from runtime.bench.statistics import Interval, line, median_interval
+
+STEP = "step"
+"""Stage name of one velocity evaluation, which is the slope of T(N)."""
+INTERCEPT = "intercept"
+
+
+def round_medians(series: Series) -> list[float]:
+    """Return each round's median in nanoseconds."""
+    return [float(statistics.median(samples)) for samples in series.rounds_ns]
+
+
+def round_slopes(steps: Steps) -> tuple[list[float], list[float]]:
+    """Return each round's slope and intercept in nanoseconds."""
+    lines = [line(steps.evaluations, [float(t) for t in r]) for r in steps.rounds_ns]
+    return [b for b, _ in lines], [a for _, a in lines]
+
+
+def values(result: Result) -> dict[tuple[str, Who], list[float]]:
+    """Return every stage of every engine with its rounds in nanoseconds."""
+    found = {(s.stage, s.who): round_medians(s) for s in result.series}
+    for steps in result.steps:
+        slopes, intercepts = round_slopes(steps)
+        found[STEP, steps.who] = slopes
+        found[INTERCEPT, steps.who] = intercepts
+    return found
+
+
+def limits_for(result: Result, threads: int) -> Limits | None:
+    """Return the limits that were measured with this many threads."""
+    return next((x for x in result.limits if x.threads == threads), None)
+
+
+def limits_ns(result: Result, stage: str, threads: int) -> list[float] | None:
+    """Return for each round the time that the machine's limits leave for a stage.
+
+    Returns:
+        Nanoseconds; None where the work or the limits are not known.
+    """
+    work, limits = result.work.get(stage), limits_for(result, threads)
+    if work is None or limits is None:
+        return None
+    return [
+        1e9
+        * work.limit_s(
+            flop_per_s=reached.flop.per_s,
+            bytes_per_s=reached.memory.per_s,
+            precision=limits.precision,
+        )
+        for reached in limits.rounds
+    ]
+
+
+def multiples(
+    result: Result, stage: str, who: Who, times_ns: Sequence[float]
+) -> list[float] | None:
+    """Return each round's time as a multiple of the same round's limit."""
+    limits = limits_ns(result, stage, who.threads)
+    if limits is None or len(limits) != len(times_ns):
+        return None
+    return [t / limit for t, limit in zip(times_ns, limits, strict=True)]
+
+
+def multiple(
+    result: Result, stage: str, who: Who, times_ns: Sequence[float]
+) -> Interval | None:
+    """Return the median multiple of the limit with its interval."""
+    found = multiples(result, stage, who, times_ns)
+    return None if found is None else median_interval(found)
