@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from verbs.bench_commands import bench
 from verbs.bundle_commands import export, inspect, verify
 from verbs.prepare_commands import prepare_bids, prepare_nsd
 from verbs.rig_commands import doctor, keys, play, serve, sign, watch
@@ -155,6 +156,7 @@ def import_checkpoint(
 app.command(export)
 app.command(verify)
 app.command(inspect)
+app.command(bench)
 app.command(sign)
 app.command(serve)
 app.command(play)

@@ -1,0 +1,115 @@
+"""What measures nothing, or cannot be measured, is one line before any work."""
+
+import sys
+
+import msgspec
+import pytest
+
+from runtime.bench.result import encode_result
+from runtime.errors import ArtifactError, NeuroFlowError
+from tests.bench_results import result
+from verbs.bench_commands import bench
+
+MESSAGES = [
+    ({}, "bench: expected a BUNDLE or --preset, found neither"),
+    (
+        {"preset": "tiny", "against": "ort,tflite"},
+        "against: expected some of openvino,ort,torch,torch-compile, found tflite",
+    ),
+    (
+        {"preset": "tiny", "evaluations": (5, 1)},
+        "evaluations: expected at least two increasing numbers from 1, found 5 1",
+    ),
+    ({"preset": "tiny", "rounds": 5}, "rounds: expected at least 6, found 5"),
+    ({"preset": "tiny", "threads": (0,)}, "threads: expected at least 1, found 0"),
+    ({"preset": "tiny", "volumes": -1}, "volumes: expected at least 0, found -1"),
+    ({"preset": "tiny", "gallery": 0}, "gallery: expected at least 1, found 0"),
+    ({"preset": "tiny", "tr": 0.0}, "tr: expected 0 to 3600 seconds, found 0"),
+    (
+        {"preset": "tiny", "seconds": float("nan")},
+        "seconds: expected 0 to 3600 seconds, found nan",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MESSAGES)
+def test_a_wrong_option_is_one_line(options, message):
+    with pytest.raises(NeuroFlowError) as caught:
+        bench(**options)
+
+    assert str(caught.value) == message
+    assert caught.value.exit_status == 2
+
+
+def test_a_bundle_has_no_weights_for_torch(tmp_path):
+    with pytest.raises(NeuroFlowError) as caught:
+        bench(tmp_path, against="torch")
+
+    assert str(caught.value) == (
+        "against: expected --preset for torch, found a bundle, which holds graphs and "
+        "not torch's weights"
+    )
+
+
+def test_both_a_bundle_and_a_preset_are_refused(tmp_path):
+    with pytest.raises(NeuroFlowError) as caught:
+        bench(tmp_path, preset="tiny")
+
+    assert str(caught.value) == "bench: expected a BUNDLE or --preset, found both"
+
+
+def test_a_result_needs_a_folder(tmp_path):
+    file = tmp_path / "none" / "a.json"
+
+    with pytest.raises(ArtifactError) as caught:
+        bench(preset="tiny", json=file)
+
+    assert str(caught.value) == (
+        f"{file}: expected a folder to write it into, found none. Make it."
+    )
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(
+        NeuroFlowError, match=r"^preset: expected one of .*, found huge$"
+    ):
+        bench(preset="huge")
+
+
+def test_a_rig_without_the_extra_is_told_which(monkeypatch):
+    monkeypatch.setitem(sys.modules, "verbs.bench_preset", None)
+
+    with pytest.raises(NeuroFlowError) as caught:
+        bench(preset="tiny")
+
+    assert str(caught.value) == (
+        "preset tiny: expected the extra train, which draws and exports its weights, "
+        "found no verbs.bench_preset. Install it, or measure a bundle."
+    )
+
+
+def test_files_are_compared(tmp_path, capsys):
+    files = tmp_path / "a.json", tmp_path / "b.json"
+    for file, scale in zip(files, (1.0, 2.0), strict=True):
+        file.write_bytes(encode_result(result(scale)))
+
+    bench(compare=files)
+
+    assert "slower" in capsys.readouterr().out
+
+
+def test_files_that_are_missing_or_of_another_schema_are_named(tmp_path):
+    good, old = tmp_path / "good.json", tmp_path / "old.json"
+    good.write_bytes(encode_result(result()))
+    old.write_bytes(msgspec.json.encode({"schema": "neuroflow.bench/0"}))
+
+    with pytest.raises(ArtifactError) as missing:
+        bench(compare=(good, tmp_path / "none.json"))
+    with pytest.raises(ArtifactError) as other:
+        bench(compare=(good, old))
+
+    assert str(missing.value) == (
+        f"{tmp_path}/none.json: expected a file of neuroflow bench --json, "
+        "found: No such file or directory"
+    )
+    assert str(other.value).startswith("old.json: expected schema neuroflow.bench/1")

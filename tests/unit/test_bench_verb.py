@@ -1,0 +1,126 @@
+"""`neuroflow bench` from its command line to its files, on models that take no time."""
+
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+
+import neuroflow
+from runtime.bench.figures import values
+from runtime.bench.result import Who, decode_result
+from runtime.bundle import open_bundle
+from training.config import PRESETS
+from verbs.bench_engines import open_stages, with_evaluations
+from verbs.bench_orders import Job
+from verbs.bench_preset import write_preset
+from verbs.bench_sizes import sizes_of_bundle, sizes_of_config
+from verbs.bench_torch import open_torch
+
+# An export stands behind them, and most of it is torch's exporter.
+pytestmark = pytest.mark.slow
+WHO = Who(peer="ort", precision="f32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    out = tmp_path_factory.mktemp("preset")
+    write_preset(PRESETS["tiny"], out, created="2026-01-02", seed=0)
+    return out
+
+
+def test_a_bundle_is_measured_from_the_command_line(
+    preset, tmp_path, monkeypatch, capsys
+):
+    bundle, file = preset / "bundle", tmp_path / "a.json"
+    quick = ["--rounds", "6", "--seconds", "0.02", "--tr", "0.02", "--volumes", "20"]
+    line = ["neuroflow", "bench", str(bundle), "--backend", "ort", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [*line, *quick, "--json", str(file)])
+
+    assert neuroflow.main() == 0
+
+    shown = capsys.readouterr()
+    result = decode_result(file.read_bytes(), "a.json")
+    assert {stage for stage, _ in values(result)} == {
+        "front", "encoder", "heads", "decoder", "decode", "outside", "step",
+        "intercept",
+    }  # fmt: skip
+    assert all(len(v) == 6 for v in values(result).values())
+    assert result.paced[0].paced.latency_ns[19] > 0
+    assert result.processes[0].resident_bytes > 10 * 2**20
+    assert result.machine.cores >= 1
+    assert "x limit" in shown.out
+    assert "round 6 of 6" in shown.err
+
+
+def test_a_generated_bundle_is_one_that_every_engine_agrees_on(preset):
+    who = Who(peer="openvino", precision="f32", threads=1)
+    with open_bundle(preset / "bundle") as bundle:
+        # Held against the golden vectors of ONNX Runtime, or it would not open.
+        stages = open_stages(bundle, Job(kind="stages", who=who, bundle=""))
+        for call in stages.calls.values():
+            call()
+        stages.close()
+        assert bundle.manifest.gates == ()
+        assert min(np.abs(v).max() for v in bundle.golden().values()) > 0
+
+
+def test_torch_computes_what_the_engines_compute(preset):
+    job = Job(
+        kind="stages",
+        who=Who(peer="torch", precision="f32", threads=1),
+        bundle="",
+        weights=str(preset / "weights"),
+        preset="tiny",
+    )
+    with open_bundle(preset / "bundle") as bundle:
+        wanted = bundle.golden()["z_v"][0] - bundle.latent_mean
+        stages = open_torch(bundle, job)
+
+        found = stages.flow(2)()
+
+    np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_flow_of_n_evaluations_costs_n_evaluations(preset, monkeypatch):
+    with open_bundle(preset / "bundle") as bundle:
+        stages = open_stages(bundle, Job(kind="stages", who=WHO, bundle=""))
+        called = []
+        from runtime.engines.ort import OrtEngine
+
+        run = OrtEngine.run
+        monkeypatch.setattr(
+            OrtEngine, "run", lambda e, x: called.append(set(x)) or run(e, x)
+        )
+        for n in (1, 5, 20):
+            called.clear()
+            stages.flow(n)()
+            assert called == [{"z", "modulation"}] * n
+        stages.close()
+
+
+def test_sizes_are_known_where_the_configuration_is_the_presets(preset):
+    with open_bundle(preset / "bundle") as bundle:
+        manifest = bundle.manifest
+    other = msgspec.structs.replace(
+        manifest,
+        training=msgspec.structs.replace(manifest.training, config_sha256="1" * 64),
+    )
+
+    assert sizes_of_bundle(manifest) == sizes_of_config(PRESETS["tiny"])
+    assert sizes_of_bundle(other) is None
+    assert with_evaluations(manifest, 5).flow.decode_evaluations == 5
+
+
+def test_measuring_a_bundle_imports_no_torch():
+    program = (
+        "import sys, verbs.bench, verbs.bench_worker, verbs.bench_rounds; "
+        "print({'torch', 'onnx', 'export'} & set(sys.modules))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,272 @@
+"""`neuroflow bench`: latency per stage and flow step, beside the machine's limits."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, final
+
+from runtime.bench.compare import compare
+from runtime.bench.machine import steal_share
+from runtime.bench.result import (
+    Limits,
+    Process,
+    Result,
+    Who,
+    decode_result,
+    encode_result,
+)
+from runtime.bench.statistics import check_counts
+from runtime.bench.table import comparison, report
+from runtime.bundle import open_bundle
+from runtime.errors import ArtifactError, UsageError
+from runtime.manifest import Manifest
+from verbs.bench_machine import read_machine, read_moment, read_times
+from verbs.bench_orders import Child, Job
+from verbs.bench_rounds import Plan, Turns
+from verbs.bench_sizes import sizes_of_bundle, work_of
+
+PEERS: Final = ("openvino", "ort", "torch", "torch-compile")
+FEWEST_ROUNDS: Final = 6
+"""With fewer, no interval of a median has the confidence."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line asks for."""
+
+    bundle: Path | None
+    preset: str | None
+    backend: str
+    precision: str
+    threads: tuple[int, ...]
+    against: tuple[str, ...]
+    plan: Plan
+    gallery: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    name: str
+    bundle: Path
+    weights: Path | None
+    preset: str | None
+
+
+def run_bench(options: Options, *, json_file: Path | None) -> None:
+    """Measure, print the tables, and keep the raw samples.
+
+    Raises:
+        UsageError: Neither or both of bundle and preset, an unknown engine, numbers
+            that measure nothing.
+        ConfigError: No such preset.
+        BundleError: The bundle is not exactly what its manifest lists.
+        BackendError: An engine is missing, fails or dies.
+        ParityError: Engines do not compute the same.
+    """
+    check_options(options)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ArtifactError(
+            f"{json_file}: expected a folder to write it into, found none. Make it."
+        )
+    say = _progress()
+    with TemporaryDirectory(prefix="neuroflow-bench-") as scratch:
+        subject = _subject(options, Path(scratch), say)
+        result = _measure(options, subject, Path(scratch), say)
+    if json_file is not None:
+        json_file.write_bytes(encode_result(result))
+    print(report(result))
+
+
+def check_options(options: Options) -> None:
+    """Refuse what cannot be measured before anything is.
+
+    Raises:
+        UsageError: In one line.
+    """
+    if (options.bundle is None) == (options.preset is None):
+        found = "neither" if options.bundle is None else "both"
+        raise UsageError(f"bench: expected a BUNDLE or --preset, found {found}")
+    for peer in options.against:
+        if peer not in PEERS:
+            raise UsageError(
+                f"against: expected some of {','.join(PEERS)}, found {peer}"
+            )
+        if peer.startswith("torch") and options.preset is None:
+            raise UsageError(
+                f"against: expected --preset for {peer}, found a bundle, which holds "
+                "graphs and not torch's weights"
+            )
+    plan = options.plan
+    check_counts(plan.evaluations)
+    numbers = {
+        "threads": (min(options.threads, default=1), 1),
+        "rounds": (plan.rounds, FEWEST_ROUNDS),
+        "volumes": (plan.volumes, 0),
+        "gallery": (options.gallery, 1),
+    }
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise UsageError(f"{name}: expected at least {least}, found {value}")
+    for name, amount in (("tr", plan.period_s), ("seconds", plan.seconds)):
+        if not 0 < amount < 3600:
+            raise UsageError(f"{name}: expected 0 to 3600 seconds, found {amount:g}")
+
+
+def _progress() -> Callable[[str], None]:
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        elapsed = time.monotonic() - began
+        print(f"{elapsed:6.1f} s  {line}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _subject(options: Options, scratch: Path, say: Callable[[str], None]) -> _Subject:
+    if options.bundle is not None:
+        return _Subject(f"bundle {options.bundle.name}", options.bundle, None, None)
+    name = options.preset or ""
+    say(f"draw and export a model of preset {name}")
+    try:
+        from verbs.bench_preset import write_preset
+    except ImportError as error:
+        raise UsageError(
+            f"preset {name}: expected the extra train, which draws and exports its "
+            f"weights, found no {error.name}. Install it, or measure a bundle."
+        ) from error
+    from training.config import config_from_preset
+
+    config = config_from_preset(name)
+    out = scratch / "preset"
+    out.mkdir()
+    bundle = write_preset(config, out, created=_today(), seed=0)
+    return _Subject(f"preset {name}", bundle, out / "weights", name)
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def _measure(
+    options: Options, subject: _Subject, scratch: Path, say: Callable[[str], None]
+) -> Result:
+    cache = scratch / "cache"
+    cache.mkdir(mode=0o700)
+    with open_bundle(subject.bundle, cache) as bundle:
+        manifest: Manifest = bundle.manifest
+        components = len(bundle.feature_space().whitening.components)
+    sizes = sizes_of_bundle(manifest)
+    machine, before, ticks = read_machine(), read_moment(), read_times()
+    threads = options.threads or (machine.cores,)
+    whos = [
+        Who(peer=peer, precision=_precision(peer, options.precision), threads=count)
+        for count in threads
+        for peer in dict.fromkeys((options.backend, *options.against))
+    ]
+
+    def job(kind: str, who: Who, cached: Path = cache) -> Job:
+        return Job(
+            kind=kind,  # type: ignore[arg-type]  # one of three literals, below
+            who=who,
+            bundle=str(subject.bundle),
+            cache=str(cached),
+            weights=None if subject.weights is None else str(subject.weights),
+            preset=subject.preset,
+            gallery=options.gallery,
+        )
+
+    processes = []
+    for i, who in enumerate(whos):
+        if not who.peer.startswith("torch"):
+            say(f"{who}: first start and starts from cache")
+            own = scratch / f"serve-{i}"
+            own.mkdir(mode=0o700)
+            processes.append(_process(job("serve", who, own)))
+    with ExitStack() as stack:
+        turns = Turns(options.plan, say)
+        for count in threads:
+            who = Who(peer="limits", precision=options.precision, threads=count)
+            turns.limits[count] = stack.enter_context(Child(job("limits", who)))
+        for who in whos:
+            say(f"{who}: compile, and check against the golden vectors")
+            turns.engines[who] = stack.enter_context(Child(job("stages", who)))
+        taken = turns.take(first=options.backend)
+        paced = turns.pace([who for who in whos if who.peer == options.backend])
+    later = read_times()
+    steal = steal_share(ticks, later) if ticks and later else None
+    evaluations = manifest.flow.decode_evaluations
+    return Result(
+        created=_today(),
+        subject=subject.name,
+        sizes=sizes,
+        gallery=options.gallery,
+        decode_evaluations=evaluations,
+        machine=machine,
+        before=before,
+        after=read_moment(),
+        steal=steal,
+        work=work_of(
+            sizes,
+            gallery=options.gallery,
+            components=components,
+            evaluations=evaluations,
+        ),
+        limits=tuple(
+            Limits(threads=count, precision=options.precision, rounds=tuple(rounds))
+            for count, rounds in taken.limits.items()
+        ),
+        series=taken.series(),
+        steps=taken.steps(options.plan.evaluations),
+        paced=tuple(paced),
+        processes=tuple(processes),
+    )
+
+
+def _precision(peer: str, wanted: str) -> str:
+    # ONNX Runtime has no other arithmetic on the CPU.
+    return "f32" if peer == "ort" else wanted
+
+
+def _process(job: Job, cached: int = 3) -> Process:
+    """Start a process that serves, once with an empty cache and then from it."""
+    starts, reply = [], None
+    for _ in range(1 + cached):
+        began = time.monotonic_ns()
+        with Child(job) as child:
+            reply = child.ready
+        starts.append(reply.now_ns - began)
+    return Process(
+        who=job.who,
+        fresh_ns=starts[0],
+        cached_ns=tuple(starts[1:]),
+        resident_bytes=reply.resident_bytes if reply else 0,
+        peak_bytes=reply.peak_bytes if reply else 0,
+    )
+
+
+def compare_files(before: Path, after: Path) -> None:
+    """Print what changed between two files of ``--json``.
+
+    Raises:
+        ArtifactError: A file is missing or no result of this version.
+        UsageError: They measured different models.
+    """
+    results = [decode_result(_read(file), file.name) for file in (before, after)]
+    print(comparison(compare(*results)), end="")
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{file}: expected a file of neuroflow bench --json, "
+            f"found: {error.strerror}"
+        ) from error

@@ -1,0 +1,74 @@
+"""The verb that measures latency.
+
+Part of the command line (`neuroflow.py`): it parses, and imports what measures when it
+is called.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+BenchBackend = Literal["openvino", "ort"]
+BenchPrecision = Literal["f32", "bf16"]
+
+
+def bench(
+    bundle: tyro.conf.Positional[Path | None] = None,
+    /,
+    *,
+    preset: str | None = None,
+    backend: BenchBackend = "openvino",
+    precision: BenchPrecision = "f32",
+    threads: tuple[int, ...] = (),
+    against: str = "",
+    rounds: int = 12,
+    seconds: float = 3.0,
+    evaluations: tuple[int, ...] = (1, 5, 10, 20),
+    tr: float = 1.0,
+    volumes: int = 20,
+    gallery: int = 100,
+    json: Path | None = None,
+    compare: tuple[Path, Path] | None = None,
+) -> None:
+    """Measure latency by stage and flow step, as multiples of this machine's limits.
+
+    Args:
+        bundle: A bundle's folder.
+        preset: A model of this preset's size instead, its weights drawn.
+        backend: The engine that is measured in full.
+        precision: Of its arithmetic and torch's.
+        threads: Threads of an evaluation, several for a sweep. Default: all cores.
+        against: Others to measure in turns: openvino,ort,torch,torch-compile.
+        rounds: Turns that each engine takes, at least 6; they give the intervals.
+        seconds: For each stage of each engine, over all rounds.
+        evaluations: Lengths N of the flow, from which the cost of a step is fitted.
+        tr: Repetition time in seconds of the paced run, and its deadline.
+        volumes: Volumes of the paced run; 0 for none.
+        gallery: Items that the heads search.
+        json: File for the result with every raw sample.
+        compare: Two such files: say what changed, and measure nothing.
+    """
+    from verbs.bench import Options, compare_files, run_bench
+    from verbs.bench_rounds import Plan
+
+    if compare is not None:
+        compare_files(*compare)
+        return
+    options = Options(
+        bundle=bundle,
+        preset=preset,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        against=tuple(name for name in against.split(",") if name),
+        plan=Plan(
+            rounds=rounds,
+            seconds=seconds,
+            evaluations=evaluations,
+            period_s=tr,
+            volumes=volumes,
+        ),
+        gallery=gallery,
+    )
+    run_bench(options, json_file=json)

@@ -1,0 +1,149 @@
+"""The stages of a bundle in one of the runtime's engines, each as a call."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import msgspec
+import numpy as np
+
+from runtime.arrays import Float32
+from runtime.bundle import Bundle
+from runtime.engine import Array, Engine, allocate, fill, open_engine, read_only
+from runtime.heads import Retrieval
+from runtime.manifest import GraphSpec, Manifest
+from runtime.model import GOLDEN_LIMITS, Model, check_golden
+from runtime.preprocess import VoxelMask
+from runtime.solver import Direction, solver_from_name, time_grid
+from verbs.bench_orders import Job
+
+Call = Callable[[], object]
+GRAPHS = ("encoder", "decoder", "step")
+
+
+@final
+class Silent:
+    """An engine that takes its inputs, computes nothing and gives its outputs."""
+
+    name, version = "silent", "0"
+
+    def __init__(self, graph: GraphSpec) -> None:
+        self._inputs = allocate(graph.inputs)
+        self._outputs = read_only(allocate(graph.outputs))
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Copy the inputs; see `runtime.engine.Engine.run`."""
+        fill(self._inputs, inputs)
+        return self._outputs
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What a process can be asked to do."""
+
+    calls: Mapping[str, Call]
+    flow: Callable[[int], Call]
+    """A flow of so many evaluations."""
+    close: Call
+
+
+def with_evaluations(manifest: Manifest, evaluations: int) -> Manifest:
+    """Return a manifest whose decode direction has this many evaluations."""
+    flow = manifest.flow
+    steps = evaluations // solver_from_name(flow.solver, flow.path).evaluations
+    changed = msgspec.structs.replace(
+        flow,
+        decode_times=time_grid(max(steps, 1), "decode"),
+        decode_evaluations=evaluations,
+    )
+    return msgspec.structs.replace(manifest, flow=changed)
+
+
+def open_stages(bundle: Bundle, job: Job) -> Stages:
+    """Compile a bundle's graphs and return its stages.
+
+    Raises:
+        BackendError: The library is missing or refuses.
+        ParityError: The engine does not compute the golden vectors.
+    """
+    who, manifest = job.who, bundle.manifest
+    precision: Any = who.precision
+    engines: dict[str, Engine] = {}
+    for name in GRAPHS:
+        engines[name] = open_engine(
+            who.peer,
+            bundle.graph_file(name),
+            manifest.graph(name),
+            precision=precision,
+            threads=who.threads,
+        )
+    model = _model(bundle, engines)
+    check_golden(model, bundle.golden(), GOLDEN_LIMITS[who.precision])
+    silent = _model(bundle, {n: Silent(manifest.graph(n)) for n in GRAPHS})
+    return Stages(
+        _calls(bundle, model, silent, job.gallery),
+        lambda n: _flow(bundle, engines, n),
+        model.close,
+    )
+
+
+def _model(
+    bundle: Bundle, engines: Mapping[str, Engine], evaluations: int | None = None
+) -> Model:
+    manifest, tensors = bundle.manifest, bundle.tensors
+    tables: dict[Direction, Float32[np.ndarray, "evaluations modulation"]] = {
+        "decode": tensors["conditioning_decode"],
+        "encode": tensors["conditioning_encode"],
+    }
+    if evaluations is not None:
+        manifest = with_evaluations(manifest, evaluations)
+        # What the rows say does not matter here: they all cost the same.
+        rows = tables["decode"]
+        tables["decode"] = np.resize(rows, (evaluations, rows.shape[1]))
+    return Model(manifest, engines, tables, bundle.latent_mean)
+
+
+def _flow(bundle: Bundle, engines: Mapping[str, Engine], evaluations: int) -> Call:
+    model = _model(bundle, engines, evaluations)
+    z_n = bundle.golden()["z_n"][0]
+    return lambda: model.decode_latent(z_n)
+
+
+def _calls(
+    bundle: Bundle, model: Model, silent: Model, gallery: int
+) -> dict[str, Call]:
+    rng = np.random.default_rng(0)
+    space, mask = bundle.feature_space(), VoxelMask.from_volume(bundle.mask)
+    volume = rng.standard_normal(mask.shape, dtype=np.float32)
+    selected = np.empty(mask.voxels, np.float32)
+    shape = (gallery, *bundle.latent_mean.shape)
+    names = [str(i) for i in range(gallery)]
+    retrieval = Retrieval(
+        rng.standard_normal(shape, dtype=np.float32),
+        names,
+        names,
+        mean=bundle.latent_mean,
+        temperature=0.1,
+    )
+    golden = {name: array[0] for name, array in bundle.golden().items()}
+
+    def front() -> Float32[np.ndarray, " voxels"]:
+        mask.select(volume, out=selected)
+        return space.to_model(selected)
+
+    def decode(with_model: Model) -> Float32[np.ndarray, "tokens width"]:
+        return with_model.decode_latent(with_model.encode_voxels(front()))
+
+    return {
+        "front": front,
+        "encoder": lambda: model.encode_voxels(golden["voxels"]),
+        "heads": lambda: retrieval.answer(golden["z_v"]),
+        "decoder": lambda: model.predict_voxels(golden["z_n"]),
+        "decode": lambda: retrieval.answer(decode(model)),
+        # All that is ours but the heads, around engines that take no time.
+        "outside": lambda: decode(silent),
+    }

@@ -1,0 +1,116 @@
+"""The same weights in torch, as a peer: the modules as they were trained.
+
+`torch` runs them as they are, `torch-compile` through its compiler. Both embed the
+flow time at every evaluation, as the published code does; engines have it in a table.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from runtime.bundle import Bundle
+from runtime.errors import BackendError, ParityError
+from runtime.solver import solve, solver_from_name, time_grid
+from training.config import config_from_preset
+from training.neurovae import NeuroVAE
+from training.sit import SiT
+from verbs.bench_engines import Call, Stages
+from verbs.bench_orders import Job
+
+LIMITS = {"f32": 1e-3, "bf16": 5e-2}
+"""Relative L2 distance from the bundle's golden vectors."""
+
+
+@contextmanager
+def _arithmetic(precision: str) -> Iterator[None]:
+    with (
+        torch.inference_mode(),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        yield
+
+
+def open_torch(bundle: Bundle, job: Job) -> Stages:
+    """Load a preset's weights and return the stages that torch has.
+
+    Raises:
+        BackendError: There are no such weights.
+        ParityError: It does not compute the golden vectors.
+    """
+    if job.weights is None or job.preset is None:
+        raise BackendError(
+            f"{job.who.peer}: expected a preset's weights, found a bundle alone"
+        )
+    torch.set_num_threads(job.who.threads)
+    config = config_from_preset(job.preset)
+    vae, field = NeuroVAE(config.vae).eval(), SiT(config.flow).eval()
+    for name, module in (("vae", vae), ("flow", field)):
+        module.load_state_dict(load_file(Path(job.weights) / f"{name}.safetensors"))
+    flow = bundle.manifest.flow
+    solver = solver_from_name(flow.solver, flow.path)
+    golden = {k: torch.from_numpy(v.copy()) for k, v in bundle.golden().items()}
+
+    def encode(voxels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = vae.features(voxels)
+        return vae.posterior(features).mean, vae.retrieval(features)
+
+    def velocity(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = field(z, t)
+        return out
+
+    compiled = _compiler(job.who.peer)
+    encode_c, velocity_c, decode_c = map(compiled, (encode, velocity, vae.decode))
+
+    def run(n: int) -> torch.Tensor:
+        with _arithmetic(job.who.precision):
+            out: torch.Tensor = solve(
+                lambda z, t: velocity_c(z, torch.tensor([t], dtype=torch.float32)),
+                golden["z_n"],
+                time_grid(max(n // solver.evaluations, 1), "decode"),
+                solver,
+            )
+        return out
+
+    def encoder() -> tuple[torch.Tensor, torch.Tensor]:
+        with _arithmetic(job.who.precision):
+            found: tuple[torch.Tensor, torch.Tensor] = encode_c(golden["voxels"])
+        return found
+
+    def decoder() -> torch.Tensor:
+        with _arithmetic(job.who.precision):
+            found: torch.Tensor = decode_c(golden["z_n_encoded"])
+        return found
+
+    centre = torch.from_numpy(bundle.latent_mean * np.float32(flow.is_centred))
+    for what, found, wanted in (
+        ("encoder", encoder()[0], golden["z_n"]),
+        ("flow", run(flow.decode_evaluations) + centre, golden["z_v"]),
+        ("decoder", decoder(), golden["voxels_predicted"]),
+    ):
+        _check(f"{job.who} {what}", wanted, found, LIMITS[job.who.precision])
+
+    def flow_of(n: int) -> Call:
+        return lambda: run(n)
+
+    return Stages({"encoder": encoder, "decoder": decoder}, flow_of, lambda: None)
+
+
+def _compiler(peer: str) -> Callable[[Any], Any]:
+    if peer == "torch":
+        return lambda function: function
+    return lambda function: torch.compile(function, dynamic=False)
+
+
+def _check(what: str, wanted: torch.Tensor, found: torch.Tensor, limit: float) -> None:
+    a, b = wanted.double().numpy(), found.double().numpy()
+    error = float(np.linalg.norm(a - b) / np.linalg.norm(a))
+    if not error <= limit:
+        raise ParityError(
+            f"{what}: expected relative L2 error <= {limit:g} to the engines, "
+            f"found {error:.3g}"
+        )
