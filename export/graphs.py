@@ -21,6 +21,7 @@ from jaxtyping import Shaped
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from runtime.engine import Precision
 from runtime.errors import ParityError
 from runtime.manifest import GraphSpec, TensorSpec
 from runtime.sealed import WEIGHTS_MAGIC
@@ -45,6 +46,8 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weights: Mapping[str, Array] = field(repr=False)
+    precision: Precision = "f32"
+    """Of the matrix products; inputs and outputs are float32."""
 
     def spec(self, file: str) -> GraphSpec:
         """Return what a manifest says of this graph."""
@@ -52,7 +55,7 @@ class Graph:
             name=self.name,
             file=file,
             opset=OPSET,
-            precision="f32",
+            precision=self.precision,
             inputs=self.inputs,
             outputs=self.outputs,
         )
@@ -218,8 +221,8 @@ class WeightStore:
 
 
 def _initializer(name: str, array: Array, store: WeightStore | None) -> Any:
-    inline = store is None or array.nbytes < _INLINE_BYTES or array.dtype.kind != "f"
-    if inline:
+    is_number = array.dtype.kind not in "iub"  # bfloat16 is no kind that numpy knows
+    if store is None or array.nbytes < _INLINE_BYTES or not is_number:
         return numpy_helper.from_array(array, name)
     tensor = onnx.TensorProto(
         name=name,

@@ -102,6 +102,7 @@ def unrolled(
         (_renamed(spec, source),),
         (_renamed(spec, target),),
         tape.weights,
+        step.precision,
     )
 
 
