@@ -25,6 +25,9 @@ PAUSE_S = 0.02
 """Between two volumes; fifty a second is far beyond any scanner."""
 
 PATIENCE_S = 5.0
+HEAR_OUT_S = 60.0
+"""A busy machine answers thousands of messages late; it must answer them."""
+
 ANSWERS = frozenset({"REJECT", "WELCOME", "ACK"})
 """What a stranger may hear: no, or the courtesies of a valid HELLO or HEARTBEAT."""
 
@@ -166,7 +169,7 @@ def _fuzz(address: str, seed: int, count: int) -> Heard:
 def _hear_out(socket: "zmq.Socket[bytes]", heard: Heard) -> None:
     """Ask a last thing, which is refused by name, and hear all until it is."""
     last = encode(Hello(stream="last-word", role="observer", versions=(99,)))
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + HEAR_OUT_S
     while not heard.is_out and time.monotonic() < until:
         socket.send_multipart(last.frames)
         if socket.poll(500):

@@ -7,8 +7,8 @@ Every process is looked at several times a second: its own resident memory, that
 without pages of files, file descriptors and threads. Memory may settle during the first
 half; over the second half a line is laid through it, and may rise by 1 KiB for every
 1,000 volumes: a leak, and not a buffer that is taken once, of which the figures tell
-too (`..._grown_kib`). The least number of descriptors and threads of the last
-quarter must be that of the one before.
+too (`..._grown_kib`). The numbers of descriptors and threads of the last quarter
+must be those of the one before.
 
 The short form is over before allocators have settled: it proves that the measurement
 works, and finds a leak of half a KiB for every volume.
@@ -61,22 +61,22 @@ class Watched:
         return [x for x, _ in late], [y for _, y in late]
 
     def grown(self, what: str, total: int) -> int:
-        """How far the least of descriptors or threads rose from the third quarter on.
+        """How far descriptors or threads rose from the third quarter to the last.
 
-        The least, because a sender between two runs has none of its sockets.
+        Both the least and the most of a leak rise. One alone may by chance: whether a
+        sender is seen between two runs, when it has no sockets.
         """
-        least = [
-            min(
-                (
-                    getattr(held, what)
-                    for volumes, held in zip(self.volumes, self.held, strict=True)
-                    if begin <= 4 * volumes / total < begin + 1
-                ),
-                default=0,
-            )
+        third, last = (
+            [
+                getattr(held, what)
+                for volumes, held in zip(self.volumes, self.held, strict=True)
+                if begin <= 4 * volumes / total < begin + 1
+            ]
             for begin in (2, 3)
-        ]
-        return least[1] - least[0]
+        )
+        if not third or not last:
+            return 0
+        return int(min(min(last) - min(third), max(last) - max(third)))
 
 
 def run(settings: Settings) -> Finding:

@@ -26,7 +26,11 @@ def nothing_is_left_behind() -> Iterator[None]:
 
     yield
 
-    left = [thread.name for thread in set(threading.enumerate()) - threads]
+    more = set(threading.enumerate()) - threads
+    for thread in more:
+        # Libraries tell a thread to end and do not wait (a progress bar's, for one).
+        thread.join(5)
+    left = [thread.name for thread in more if thread.is_alive()]
     assert not left, f"threads left: {left}"
     more = [one for one in _open_contexts() if one not in contexts]
     assert not more, "ZeroMQ contexts left"

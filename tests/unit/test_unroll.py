@@ -123,10 +123,11 @@ def test_twelve_blocks_by_twenty_steps_unroll_in_seconds(tmp_path):
     field = SiT(SiTConfig(tokens=4, width=8, depth=12, heads=2, frequencies=8)).eval()
     step = step_graph(field)
 
-    start = time.perf_counter()
+    # Of the processor: what else the machine does meanwhile is not unrolling.
+    start = time.process_time()
     graph = graph_of(step, field, SOLVERS["heun"], 20, "decode")
     write_graph(graph, tmp_path / "g.onnx")
-    elapsed_s = time.perf_counter() - start
+    elapsed_s = time.process_time() - start
 
     assert len(graph.nodes) > 40 * 12 * 20
     assert elapsed_s < 10  # the stated bound; torch's own exporter takes minutes
