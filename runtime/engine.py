@@ -12,6 +12,7 @@ from typing import Final, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from runtime.arrays import Shaped
+from runtime.engines.cache import KeptEngine
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
 from runtime.onnx_guard import check_file
@@ -124,6 +125,7 @@ def open_engine(
     *,
     precision: Precision = "f32",
     threads: int | None = None,
+    kept: KeptEngine | None = None,
 ) -> Engine:
     """Compile a graph.
 
@@ -133,6 +135,7 @@ def open_engine(
         graph: What the manifest says of it.
         precision: Of the arithmetic; inputs and outputs are float32 either way.
         threads: Threads of one evaluation; None leaves the choice to the library.
+        kept: Where compiled engines are kept between starts; None keeps none.
 
     Raises:
         BackendError: Unknown, missing or failing library, or a precision it lacks.
@@ -147,6 +150,6 @@ def open_engine(
     check_file(path, graph)
     module = importlib.import_module(_MODULES[backend])
     engine: Engine = module.open_engine(
-        path, graph, precision=precision, threads=threads
+        path, graph, precision=precision, threads=threads, kept=kept
     )
     return engine

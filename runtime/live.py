@@ -22,6 +22,7 @@ from runtime.bundle import (
 from runtime.decoder import Reader, TrialDecoder, VolumeDecoder
 from runtime.encoder import Encoder
 from runtime.engine import Precision
+from runtime.engines.cache import EngineCache
 from runtime.errors import BundleError, UsageError
 from runtime.estimator import BetaEstimator, live_estimator
 from runtime.frontend import BetaFrontend, VolumeFrontend
@@ -249,6 +250,7 @@ def open_decoder(
     threads: int | None = None,
     abstain_below: float = 0.0,
     trust: Trust = None,
+    cache: EngineCache | None = None,
 ) -> RunDecoder:
     """Verify and open a bundle and a gallery.
 
@@ -260,6 +262,7 @@ def open_decoder(
         threads: Of one evaluation; None leaves the choice to the library.
         abstain_below: Confidence under which the decision is ABSTAIN.
         trust: Whose signature each of the two must carry; None demands none.
+        cache: Where compiled engines are kept between starts; None keeps none.
 
     Raises:
         BundleError: One of them is not exactly what its manifest lists or not signed
@@ -273,7 +276,7 @@ def open_decoder(
         live_estimator(bundle.manifest.estimator, str(bundle_folder))
         latent = bundle.manifest.latent
         gallery = open_gallery(gallery_folder, latent, trust=trust)
-        model = open_model(bundle, backend, precision, threads)
+        model = open_model(bundle, backend, precision, threads, cache=cache)
         try:
             return RunDecoder(bundle, gallery, model, abstain_below=abstain_below)
         except BaseException:

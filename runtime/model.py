@@ -4,6 +4,7 @@ Opens the engines of a bundle and believes none of them: each map must give the
 bundle's golden vectors before `open_model` returns.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -14,6 +15,7 @@ import numpy as np
 from runtime.arrays import Float32, Shaped
 from runtime.bundle import Bundle
 from runtime.engine import Engine, Precision, open_engine
+from runtime.engines.cache import EngineCache, KeptEngine
 from runtime.errors import BackendError, ParityError
 from runtime.manifest import Manifest
 from runtime.solver import Direction, Solver, solve, solver_from_name
@@ -172,6 +174,7 @@ def open_model(
     precision: Precision = "f32",
     threads: int | None = None,
     form: Form | None = None,
+    cache: EngineCache | None = None,
 ) -> Model:
     """Compile a bundle's graphs and hold them against its golden vectors.
 
@@ -182,6 +185,7 @@ def open_model(
         threads: Threads of one evaluation; None leaves the choice to the library.
         form: Run the flow as one unrolled graph or step by step; None takes what
             suits the backend.
+        cache: Where compiled engines are kept between starts; None keeps none.
 
     Raises:
         BackendError: The library is missing, lacks the precision or refuses a graph.
@@ -195,6 +199,7 @@ def open_model(
         precision=precision,
         threads=threads,
         form=form,
+        cache=cache,
     )
     try:
         check_golden(model, bundle.golden(), GOLDEN_LIMITS[precision])
@@ -213,6 +218,7 @@ def model_from_folder(
     precision: Precision,
     threads: int | None,
     form: Form | None,
+    cache: EngineCache | None = None,
 ) -> Model:
     """Compile graphs without judging them; `open_model` and the export's judge do.
 
@@ -235,6 +241,7 @@ def model_from_folder(
                 graph,
                 precision=precision,
                 threads=threads,
+                kept=None if cache is None else _kept(cache, manifest, name, precision),
             )
     except BaseException:
         for engine in engines.values():
@@ -245,6 +252,17 @@ def model_from_folder(
         "encode": tensors["conditioning_encode"],
     }
     return Model(manifest, engines, tables, tensors["latent_mean"])
+
+
+def _kept(
+    cache: EngineCache, manifest: Manifest, name: str, precision: Precision
+) -> KeptEngine:
+    """Return where a graph's engine is kept: by what was verified of its files."""
+    graph = manifest.graph(name)
+    files = {spec.path: spec.sha256 for spec in manifest.files}
+    weights = [one for path, one in files.items() if path.endswith(".weights")]
+    digest = hashlib.sha256(" ".join([files[graph.file], *sorted(weights)]).encode())
+    return KeptEngine(cache, digest.hexdigest(), graph.name, precision)
 
 
 def golden_errors(

@@ -1,6 +1,7 @@
 """A worker of `neuroflow serve`, as the supervisor starts it: not for users."""
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -9,9 +10,14 @@ import msgspec
 from bci_bridge.decoder import Decoder
 from bci_bridge.setup import Setup
 from bci_bridge.worker_part import run_worker
+from runtime.engines.cache import EngineCache, user_cache
 from runtime.errors import NeuroFlowError
 from runtime.live import open_decoder
 from verbs.served_model import Model
+
+
+def _say(line: str) -> None:
+    print(f"neuroflow: {line}", file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -29,6 +35,7 @@ def main(arguments: list[str]) -> int:
                 threads=model.threads,
                 abstain_below=model.abstain_below,
                 trust=model.trust,
+                cache=EngineCache(user_cache(os.environ), _say),
             )
         )
 

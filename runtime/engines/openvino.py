@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: the fast path there, in bfloat16 on AMX, float32 for parity."""
 
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -13,6 +14,8 @@ from runtime.engine import (
     fill,
     read_only,
 )
+from runtime.engines.cache import KeptEngine
+from runtime.engines.device import cpu_here
 from runtime.engines.signal_stack import use_ordinary_signal_stack
 from runtime.errors import BackendError
 from runtime.manifest import GraphSpec
@@ -35,9 +38,13 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, library: Any, request: Any, graph: GraphSpec) -> None:
+    def __init__(
+        self, library: Any, request: Any, graph: GraphSpec, blob: Any = None
+    ) -> None:
         self.version = library.__version__
         self._request = request
+        # A loaded model computes with weights in the very memory it was loaded from.
+        self._blob = blob
         self._inputs = allocate(graph.inputs)
         outputs = allocate(graph.outputs)
         self._outputs = read_only(outputs)
@@ -50,7 +57,7 @@ class OpenVinoEngine:
         try:
             self._request.infer()
         except RuntimeError as error:
-            raise BackendError(f"openvino: {' '.join(str(error).split())}") from error
+            raise BackendError(f"openvino: {_line(error)}") from error
         return self._outputs
 
     def close(self) -> None:
@@ -59,8 +66,62 @@ class OpenVinoEngine:
         use_ordinary_signal_stack()
 
 
+def check_precision(precision: Precision, capabilities: Sequence[str]) -> None:
+    """Refuse a precision that the processor would only imitate.
+
+    Raises:
+        BackendError: bf16 without instructions for it, or another precision.
+    """
+    if precision not in ("f32", "bf16"):
+        raise BackendError(
+            f"openvino: expected precision f32 or bf16 on the CPU, found {precision}"
+        )
+    if precision == "bf16" and "BF16" not in capabilities:
+        raise BackendError(
+            "openvino: expected a CPU that computes in bf16 (AMX, or AVX-512 with "
+            f"bf16), found one with {', '.join(capabilities)}. Choose precision f32."
+        )
+
+
+def _compiled(
+    core: Any,
+    library: Any,
+    path: Path,
+    config: Mapping[str, str],
+    kept: KeptEngine | None,
+) -> tuple[Any, Any]:
+    """Return the compiled graph, and the memory it needs where it is a cached one."""
+    facts = None
+    if kept is not None:
+        facts = kept.facts(
+            "openvino", library.__version__, cpu_here(), tuple(sorted(config.items()))
+        )
+        found = kept.cache.load(facts)
+        if found is not None:
+            try:
+                blob = library.Tensor(found, shared_memory=True)
+                return core.import_model(blob, "CPU", config), blob
+            except RuntimeError as error:
+                kept.cache.refuse(facts, f"one refused: {_line(error)[:200]}")
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", config)
+    if kept is not None and facts is not None:
+        stream = io.BytesIO()
+        compiled.export_model(stream)
+        kept.cache.store(facts, stream.getbuffer())
+    return compiled, None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def open_engine(
-    path: Path, graph: GraphSpec, *, precision: Precision, threads: int | None
+    path: Path,
+    graph: GraphSpec,
+    *,
+    precision: Precision,
+    threads: int | None,
+    kept: KeptEngine | None = None,
 ) -> Engine:
     """Compile a graph for the CPU; see `runtime.engine.open_engine`."""
     openvino = _import()
@@ -73,11 +134,12 @@ def open_engine(
         config["INFERENCE_NUM_THREADS"] = str(threads)
     try:
         core = openvino.Core()
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", config)
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        check_precision(precision, tuple(capabilities))
+        compiled, blob = _compiled(core, openvino, path, config, kept)
         request = compiled.create_infer_request()
     except RuntimeError as error:
-        message = " ".join(str(error).split())
-        raise BackendError(f"openvino: {graph.file}: {message}") from error
+        raise BackendError(f"openvino: {graph.file}: {_line(error)}") from error
     finally:
         use_ordinary_signal_stack()
     check_ports(
@@ -85,4 +147,4 @@ def open_engine(
         {port.any_name: tuple(port.shape) for port in compiled.inputs},
         {port.any_name: tuple(port.shape) for port in compiled.outputs},
     )
-    return OpenVinoEngine(openvino, request, graph)
+    return OpenVinoEngine(openvino, request, graph, blob)

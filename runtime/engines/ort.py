@@ -14,6 +14,7 @@ from runtime.engine import (
     fill,
     read_only,
 )
+from runtime.engines.cache import KeptEngine
 from runtime.errors import BackendError
 from runtime.manifest import GraphSpec
 
@@ -105,7 +106,12 @@ def _line(error: Exception) -> str:
 
 
 def open_engine(
-    path: Path, graph: GraphSpec, *, precision: Precision, threads: int | None
+    path: Path,
+    graph: GraphSpec,
+    *,
+    precision: Precision,
+    threads: int | None,
+    kept: KeptEngine | None = None,  # noqa: ARG001  # it compiles faster than it loads
 ) -> Engine:
     """Compile a graph for the CPU; see `runtime.engine.open_engine`."""
     ort = _import()

@@ -11,6 +11,7 @@ import numpy as np
 
 from runtime.arrays import Shaped
 from runtime.engine import Array, Engine, Precision, allocate, fill, read_only
+from runtime.engines.cache import KeptEngine
 from runtime.engines.reference_operators import OPERATORS
 from runtime.errors import BackendError
 from runtime.manifest import GraphSpec
@@ -139,6 +140,7 @@ def open_engine(
     *,
     precision: Precision,
     threads: int | None,  # noqa: ARG001  # numpy's threads are the process's
+    kept: KeptEngine | None = None,  # noqa: ARG001  # nothing is compiled
 ) -> Engine:
     """Load a graph to be evaluated in float64; see `runtime.engine.open_engine`."""
     if precision != "f32":
