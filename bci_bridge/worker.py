@@ -119,7 +119,8 @@ class Worker:
             return self._unusable(action, "DECODER_FAILED", (str(error)[:512],))
         decided_ns = self._clock_ns()
         timing = self._timing(decided_ns, action.deadline_ns)
-        answer, degraded = self._by_policy(report.answer, timing, action.degraded)
+        known = (*action.degraded, *report.degraded)
+        answer, degraded = self._by_policy(report.answer, timing, known)
         outcome = VolumeOutcome(
             **self._common(decided_ns),
             volume_index=index,
@@ -278,6 +279,7 @@ class Worker:
             }
             outcome = TrialOutcome(
                 **self._common(decided_ns),
+                degraded=report.degraded,
                 trial_id=report.trial_id,
                 onset_s=event.onset_s,
                 delay_s=report.delay_s,

@@ -73,6 +73,9 @@ class VolumeReport:
     """Named measures, such as the count of voxels without a baseline."""
     stage_ns: Mapping[str, int]
     """Duration of each stage, by name."""
+    degraded: tuple[str, ...] = ()
+    """What of the computation was not as it should be, such as an engine that failed.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +98,6 @@ class TrialReport:
     """Response estimate, percent signal, in the mask's order."""
     standard_error: Float32[np.ndarray, " voxels"] | None = None
     """Of `beta`, for white noise."""
+    degraded: tuple[str, ...] = ()
+    """What of the computation was not as it should be, such as an engine that failed.
+    """

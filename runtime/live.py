@@ -5,7 +5,8 @@ evaluation and an embedding program all open the same thing.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -199,7 +200,13 @@ class RunDecoder:
             UsageError: No run is under way.
             TensorMismatchError: The volume has another shape, dtype or index.
         """
-        return self._started().add_volume(volume_index, volume, is_wanted=is_wanted)
+        report, trials = self._started().add_volume(
+            volume_index, volume, is_wanted=is_wanted
+        )
+        # A front end alone, which answers nothing, has not met an engine.
+        if report.answer is not None and self.model.troubles:
+            report = replace(report, degraded=self.model.troubles)
+        return report, self._marked(trials)
 
     def skip_volume(
         self, volume_index: int, *, is_wanted: bool = True
@@ -209,7 +216,9 @@ class RunDecoder:
         Raises:
             UsageError: No run is under way.
         """
-        return self._started().skip_volume(volume_index, is_wanted=is_wanted)
+        return self._marked(
+            self._started().skip_volume(volume_index, is_wanted=is_wanted)
+        )
 
     def end_run(self) -> tuple[TrialReport, ...]:
         """Answer every trial that is still open.
@@ -217,7 +226,14 @@ class RunDecoder:
         Raises:
             UsageError: No run is under way.
         """
-        return self._started().end_run()
+        return self._marked(self._started().end_run())
+
+    def _marked(self, trials: tuple[TrialReport, ...]) -> tuple[TrialReport, ...]:
+        """Say in every answer that another engine than the one chosen computes."""
+        troubles = self.model.troubles
+        if not troubles:
+            return trials
+        return tuple(replace(trial, degraded=troubles) for trial in trials)
 
     def _started(self) -> TrialDecoder | VolumeDecoder:
         if self._run is None:
@@ -251,6 +267,7 @@ def open_decoder(
     abstain_below: float = 0.0,
     trust: Trust = None,
     cache: EngineCache | None = None,
+    behind: Sequence[str] = (),
 ) -> RunDecoder:
     """Verify and open a bundle and a gallery.
 
@@ -263,6 +280,8 @@ def open_decoder(
         abstain_below: Confidence under which the decision is ABSTAIN.
         trust: Whose signature each of the two must carry; None demands none.
         cache: Where compiled engines are kept between starts; None keeps none.
+        behind: Backends that take over, in f32, where an engine fails later on; every
+            answer from then on says so.
 
     Raises:
         BundleError: One of them is not exactly what its manifest lists or not signed
@@ -276,7 +295,9 @@ def open_decoder(
         live_estimator(bundle.manifest.estimator, str(bundle_folder))
         latent = bundle.manifest.latent
         gallery = open_gallery(gallery_folder, latent, trust=trust)
-        model = open_model(bundle, backend, precision, threads, cache=cache)
+        model = open_model(
+            bundle, backend, precision, threads, cache=cache, behind=behind
+        )
         try:
             return RunDecoder(bundle, gallery, model, abstain_below=abstain_below)
         except BaseException:

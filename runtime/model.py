@@ -4,8 +4,9 @@ Opens the engines of a bundle and believes none of them: each map must give the
 bundle's golden vectors before `open_model` returns.
 """
 
+import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Literal, final
@@ -16,6 +17,7 @@ from runtime.arrays import Float32, Shaped
 from runtime.bundle import Bundle
 from runtime.engine import Engine, Precision, open_engine
 from runtime.engines.cache import EngineCache, KeptEngine
+from runtime.engines.standby import StandbyEngine
 from runtime.errors import BackendError, ParityError
 from runtime.manifest import Manifest
 from runtime.solver import Direction, Solver, solve, solver_from_name
@@ -64,6 +66,16 @@ class Model:
         """Backend and its version, as an outcome cites it."""
         engine = self._engines["encoder"]
         return f"{engine.name} {engine.version}"
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """A line for every engine that failed and was replaced by another."""
+        return tuple(
+            line
+            for engine in self._engines.values()
+            if isinstance(engine, StandbyEngine)
+            for line in engine.troubles
+        )
 
     def encode_voxels(self, voxels: Voxels) -> Latent:
         """Return the neural latent z_n of normalised voxels (the posterior's mode).
@@ -175,6 +187,7 @@ def open_model(
     threads: int | None = None,
     form: Form | None = None,
     cache: EngineCache | None = None,
+    behind: Sequence[str] = (),
 ) -> Model:
     """Compile a bundle's graphs and hold them against its golden vectors.
 
@@ -186,6 +199,7 @@ def open_model(
         form: Run the flow as one unrolled graph or step by step; None takes what
             suits the backend.
         cache: Where compiled engines are kept between starts; None keeps none.
+        behind: Backends that take over, in f32, where an engine fails later on.
 
     Raises:
         BackendError: The library is missing, lacks the precision or refuses a graph.
@@ -200,6 +214,7 @@ def open_model(
         threads=threads,
         form=form,
         cache=cache,
+        behind=behind,
     )
     try:
         check_golden(model, bundle.golden(), GOLDEN_LIMITS[precision])
@@ -219,6 +234,7 @@ def model_from_folder(
     threads: int | None,
     form: Form | None,
     cache: EngineCache | None = None,
+    behind: Sequence[str] = (),
 ) -> Model:
     """Compile graphs without judging them; `open_model` and the export's judge do.
 
@@ -235,14 +251,23 @@ def model_from_folder(
     try:
         for name in ("encoder", "decoder", *flows):
             graph = manifest.graph(name)
+            kept = None if cache is None else _kept(cache, manifest, name, precision)
             engines[name] = open_engine(
                 backend,
                 folder / graph.file,
                 graph,
                 precision=precision,
                 threads=threads,
-                kept=None if cache is None else _kept(cache, manifest, name, precision),
+                kept=kept,
             )
+            if behind:
+                others = [
+                    functools.partial(
+                        open_engine, one, folder / graph.file, graph, threads=threads
+                    )
+                    for one in behind
+                ]
+                engines[name] = StandbyEngine(name, engines[name], others)
     except BaseException:
         for engine in engines.values():
             engine.close()

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
@@ -16,6 +16,7 @@ from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recording_reader import scan_recording
 from bci_bridge.replay import replay
 from bci_bridge.survey import Survey, rig_differences, survey
+from runtime.engine import Precision
 from runtime.errors import ParityError, RecordingError
 from runtime.live import open_decoder
 from verbs.rig import rig_here
@@ -107,10 +108,16 @@ def replay_recording(
             "changed after it was made. --skip-damaged compares nevertheless."
         )
     rig = _recorded_rig(recording, found, is_needed=verify)
+    # The recorded precision is the recorded engine's; another one may not have it.
+    known = {name: name for name in get_args(Precision)}
+    precision: Precision = "f32"
+    if rig is not None and backend is None:
+        precision = known.get(rig.precision, "f32")
     here = rig_here(
         backend or ("ort" if rig is None else rig.backend),
         threads=None if rig is None else rig.threads,
         abstain_below=0.0 if rig is None else rig.abstain_below,
+        precision=precision,
     )
     unlike = [] if rig is None else rig_differences(rig, here)
     if unlike and verify:
@@ -122,6 +129,7 @@ def replay_recording(
         bundle,
         gallery,
         backend=here.backend,
+        precision=precision,
         threads=here.threads,
         abstain_below=here.abstain_below,
     ) as decoder:

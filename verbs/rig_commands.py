@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-Backend = Literal["ort", "openvino"]
+ServeBackend = Literal["ort", "openvino", "auto"]
 KeyAction = Literal["make", "list", "revoke"]
 Role = Literal["scanner", "stimulus", "observer", "operator"]
 
@@ -39,7 +39,7 @@ def serve(
     gallery: Path,
     address: str = "tcp://127.0.0.1:5760",
     keys: Path | None = None,
-    backend: Backend = "ort",
+    backend: ServeBackend = "ort",
     threads: int | None = None,
     abstain_below: float = 0.0,
     log: Path | None = None,
@@ -60,7 +60,8 @@ def serve(
         gallery: What retrieval chooses from.
         address: Where scanner, stimulus software and clients connect.
         keys: Folder of keys (see `keys`); needed for all addresses but loopback.
-        backend: Engine library.
+        backend: Engine library; auto measures those installed and takes the fastest
+            that gives the golden vectors.
         threads: Threads of one evaluation; the library chooses by default.
         abstain_below: Confidence under which the decision is ABSTAIN.
         log: Folder for the recording of all that came in and went out.

@@ -18,9 +18,11 @@ from bci_bridge.recording_folder import check_room
 from bci_bridge.settings import Endpoints, ServeConfig
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
+from runtime.engine import Precision
 from runtime.errors import ArtifactError, UsageError
 from runtime.live import require_live
 from runtime.signing_keys import folder_signer, read_trust
+from verbs.measured_choice import AUTO, IN_CASE_OF_FAILURE, measured_choice
 from verbs.rehearse import Rehearsal, rehearsal_of
 from verbs.rig import rig_here
 from verbs.served_model import Model
@@ -107,14 +109,25 @@ def serve_bundle(
         if folder == bundle:
             require_live(bundle)
     _allow_many_connections()
+    precision: Precision = "f32"
+    behind = tuple(name for name in IN_CASE_OF_FAILURE if name != backend)
+    if backend == AUTO:
+        choice = measured_choice(bundle, trust=trusted, threads=threads)
+        for reason in choice.reasons:
+            trouble(f"auto: {reason}")
+        backend, precision, behind = choice.backend, choice.precision, choice.behind
     model = Model(
         bundle=str(bundle.resolve()),
         gallery=str(gallery.resolve()),
         backend=backend,
+        precision=precision,
+        behind=behind,
         threads=threads,
         abstain_below=abstain_below,
         trust=trusted,
-        rig=rig_here(backend, threads=threads, abstain_below=abstain_below),
+        rig=rig_here(
+            backend, threads=threads, abstain_below=abstain_below, precision=precision
+        ),
     )
     worker = [sys.executable, "-m", "verbs.worker", msgspec.json.encode(model).decode()]
     with contextlib.ExitStack() as stack:

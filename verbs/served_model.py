@@ -3,6 +3,7 @@
 import msgspec
 
 from bci_bridge.messages import RigNote
+from runtime.engine import Precision
 from runtime.signing import Trust
 
 
@@ -12,6 +13,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bundle: str
     gallery: str
     backend: str
+    precision: Precision = "f32"
+    behind: tuple[str, ...] = ()
+    """Backends that take over, in f32, where an engine fails."""
     threads: int | None
     abstain_below: float
     trust: Trust

@@ -32,6 +32,8 @@ def main(arguments: list[str]) -> int:
                 Path(model.bundle),
                 Path(model.gallery),
                 backend=model.backend,
+                precision=model.precision,
+                behind=model.behind,
                 threads=model.threads,
                 abstain_below=model.abstain_below,
                 trust=model.trust,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,28 @@ def test_an_answer_at_the_deadline_is_live():
     (outcome,) = Rig().volume(0, decided_ns=DEADLINE_NS)
 
     assert outcome.timing == "LIVE"
+
+
+def test_what_failed_in_the_decoder_is_in_every_answer_that_it_touched():
+    class OnStandby(MeanDecoder):
+        def add_volume(self, volume_index, volume, *, is_wanted=True):
+            report, trials = super().add_volume(
+                volume_index, volume, is_wanted=is_wanted
+            )
+            return replace(report, degraded=("ENGINE_FAILED",)), tuple(
+                replace(trial, degraded=("ENGINE_FAILED",)) for trial in trials
+            )
+
+    rig = Rig(late="hold-last", decoder=OnStandby())
+    rig.trial("t-1")
+    on_time = rig.volume(0)
+    late = rig.volume(1, decided_ns=DEADLINE_NS + 1)
+
+    said = [one.degraded for one in (*on_time, *late)]
+    assert ("ENGINE_FAILED",) in said
+    assert ("ENGINE_FAILED", "LATE_HELD_LAST") in said
+    assert all(one[0] == "ENGINE_FAILED" for one in said)
+    assert any(type(one).__name__ == "TrialOutcome" for one in (*on_time, *late))
 
 
 def test_catching_up_is_never_late():

@@ -1,0 +1,75 @@
+"""Measures the engines of this rig on a bundle's own golden samples.
+
+The thin edge around `runtime.engines.choice`: opens one candidate after another, so
+that two models are never in memory at once.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from runtime.bundle import Bundle
+from runtime.engines.cache import EngineCache
+from runtime.engines.choice import Candidate, Choice, Measured, choose
+from runtime.errors import BackendError, ParityError
+from runtime.model import Model, open_model
+
+CANDIDATES: Final = (
+    Candidate("openvino", "f32"),
+    Candidate("openvino", "bf16"),
+    Candidate("ort", "f32"),
+)
+"""The more exact before the faster, so that equal times take the more exact."""
+WARM_UPS: Final = 2
+SAMPLES: Final = 7
+
+
+def choose_engine(
+    bundle: Bundle,
+    *,
+    threads: int | None,
+    clock: Callable[[], int],
+    cache: EngineCache | None = None,
+    candidates: Sequence[Candidate] = CANDIDATES,
+    opened: Callable[..., Model] = open_model,
+) -> Choice:
+    """Measure each candidate that gives the golden vectors here.
+
+    Args:
+        bundle: An open bundle.
+        threads: Of one evaluation; None leaves the choice to the library.
+        clock: Monotonic nanoseconds.
+        cache: Where compiled engines are kept, so that the one taken is not built
+            twice; None keeps none.
+        candidates: What to measure, in order of preference among equals.
+        opened: Opens a model, or raises; `runtime.model.open_model`.
+
+    Raises:
+        BackendError: No candidate can be taken.
+    """
+    measured = []
+    for one in candidates:
+        try:
+            model = opened(bundle, one.backend, one.precision, threads, cache=cache)
+        except (BackendError, ParityError) as error:
+            measured.append(Measured(candidate=one, trouble=str(error)))
+            continue
+        try:
+            median_s = _median_s(model, bundle, clock)
+        except BackendError as error:
+            measured.append(Measured(candidate=one, trouble=str(error)))
+        else:
+            measured.append(Measured(candidate=one, median_s=median_s))
+        finally:
+            model.close()
+    return choose(measured)
+
+
+def _median_s(model: Model, bundle: Bundle, clock: Callable[[], int]) -> float:
+    voxels = bundle.golden()["voxels"]
+    durations = []
+    for i in range(WARM_UPS + SAMPLES):
+        before_ns = clock()
+        model.decode_latent(model.encode_voxels(voxels[i % len(voxels)]))
+        durations.append(1e-9 * (clock() - before_ns))
+    return statistics.median(durations[WARM_UPS:])

@@ -1,0 +1,274 @@
+"""The engine that a rig takes is measured, and has others behind it."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.auto import choose_engine
+from runtime.bundle import open_bundle
+from runtime.engines.choice import MARGIN, Candidate, Measured, choose
+from runtime.engines.standby import StandbyEngine
+from runtime.errors import BackendError, TensorMismatchError
+from runtime.model import open_model
+from tests.models import tiny_bundle
+
+ORT = Candidate("ort", "f32")
+OPENVINO = Candidate("openvino", "f32")
+BF16 = Candidate("openvino", "bf16")
+
+
+def took(candidate, median_s):
+    return Measured(candidate=candidate, median_s=median_s)
+
+
+def failed(candidate, trouble):
+    return Measured(candidate=candidate, trouble=trouble)
+
+
+def test_the_fastest_sound_engine_is_taken_and_all_is_said():
+    choice = choose(
+        [
+            took(OPENVINO, 0.02),
+            failed(BF16, "golden encoder: expected <= 0.05, found 0.3"),
+            took(ORT, 0.01),
+        ]
+    )
+
+    assert choice.order == (ORT, OPENVINO)
+    assert choice.reasons == (
+        "openvino f32: 20 ms a sample, not taken",
+        "openvino bf16: not taken: golden encoder: expected <= 0.05, found 0.3",
+        "ort f32: 10 ms a sample, taken: the fastest that gives the golden vectors",
+    )
+
+
+def test_what_is_as_fast_within_the_noise_gives_way_to_what_is_listed_first():
+    choice = choose([took(OPENVINO, 0.0104), took(BF16, 0.01), took(ORT, 0.02)])
+
+    assert choice.order == (OPENVINO, BF16, ORT)
+    assert choice.reasons[0] == (
+        "openvino f32: 10.4 ms a sample, taken: within 5% of the fastest, and listed "
+        "first"
+    )
+
+
+def test_where_none_can_be_taken_each_says_why():
+    with pytest.raises(BackendError) as caught:
+        choose([failed(ORT, "no library"), failed(BF16, "no bf16")])
+
+    assert str(caught.value) == (
+        "auto: expected an engine that gives the golden vectors, found "
+        "ort f32: no library; openvino bf16: no bf16"
+    )
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(took, st.just(ORT), st.floats(1e-4, 10)),
+            st.builds(failed, st.just(BF16), st.just("broken")),
+        ),
+        max_size=6,
+    ).filter(lambda found: any(not one.trouble for one in found))
+)
+def test_none_that_failed_is_ever_used_and_none_much_slower_is_taken(found):
+    choice = choose(found)
+
+    sound = [one for one in found if not one.trouble]
+    assert len(choice.order) == len(sound)
+    assert BF16 not in choice.order
+    fastest_s = min(one.median_s for one in sound)
+    taken = [
+        one for one, why in zip(found, choice.reasons, strict=True) if ", taken" in why
+    ]
+    assert len(taken) == 1
+    assert taken[0].median_s <= fastest_s * (1 + MARGIN)
+
+
+class FakeEngine:
+    """Doubles its input until it is told to fail."""
+
+    version = "1"
+
+    def __init__(self, name, failures=()):
+        self.name, self.failures = name, list(failures)
+        self.calls, self.closed = 0, 0
+
+    def run(self, inputs):
+        self.calls += 1
+        if self.failures and (failure := self.failures.pop(0)):
+            raise failure
+        return {"y": 2 * inputs["x"]}
+
+    def close(self):
+        self.closed += 1
+        if self.name == "dead":
+            raise BackendError("dead: the device is gone")
+
+
+X = {"x": np.ones(3, np.float32)}
+GONE = BackendError("tensorrt: the device is gone")
+
+
+def test_the_next_engine_answers_the_very_call_that_failed():
+    first, second = FakeEngine("dead", [None, GONE]), FakeEngine("ort")
+    engine = StandbyEngine("step", first, [lambda: second])
+
+    assert (engine.run(X)["y"] == 2).all()
+    assert (second.calls, engine.troubles) == (0, ())
+    assert (engine.run(X)["y"] == 2).all()
+
+    assert engine.troubles == (
+        "ENGINE_FAILED step: tensorrt: the device is gone; ort took over",
+    )
+    assert (engine.name, first.closed, second.calls) == ("ort", 1, 1)
+    engine.run(X)
+    assert (first.calls, second.calls, len(engine.troubles)) == (2, 2, 1)
+
+
+def test_engines_that_cannot_be_had_are_passed_over():
+    def missing():
+        raise BackendError("openvino: expected the library openvino, found none")
+
+    broken, last = FakeEngine("openvino", [GONE]), FakeEngine("ort")
+    engine = StandbyEngine(
+        "step", FakeEngine("first", [GONE]), [missing, lambda: broken, lambda: last]
+    )
+
+    engine.run(X)
+
+    assert (engine.name, broken.closed) == ("ort", 1)
+
+
+def test_the_last_failure_is_the_callers():
+    engine = StandbyEngine("step", FakeEngine("only", [GONE]), [])
+
+    with pytest.raises(BackendError, match="the device is gone"):
+        engine.run(X)
+    # The next volume tries again: it may have been that one input.
+    assert (engine.run(X)["y"] == 2).all()
+    assert engine.troubles == ()
+
+
+def test_a_callers_mistake_moves_nothing():
+    mistake = TensorMismatchError("x", expected="3", found="4")
+    second = FakeEngine("ort")
+    engine = StandbyEngine("step", FakeEngine("first", [mistake]), [lambda: second])
+
+    with pytest.raises(TensorMismatchError):
+        engine.run(X)
+
+    assert (engine.name, second.calls) == ("first", 0)
+
+
+def test_the_account_of_a_failure_fits_into_an_outcome():
+    engine = StandbyEngine(
+        "step", FakeEngine("a", [BackendError("x" * 5000)]), [lambda: FakeEngine("ort")]
+    )
+
+    engine.run(X)
+
+    assert len(engine.troubles[0]) <= 512
+
+
+def test_closing_closes_what_computes_and_opens_nothing():
+    first, opened = FakeEngine("first"), []
+    engine = StandbyEngine("step", first, [lambda: opened.append(1)])
+
+    engine.close()
+
+    assert (first.closed, opened) == (1, [])
+
+
+class FakeClock:
+    """Each reading is later by what the current model takes."""
+
+    now_ns, step_ns = 0, 0
+
+    def __call__(self):
+        self.now_ns += self.step_ns
+        return self.now_ns
+
+
+@pytest.mark.slow
+def test_a_bundle_chooses_among_engines_that_give_its_golden_vectors():
+    clock = FakeClock()
+    paces = {"ort": 2_000_000, "reference": 7_000_000}
+    closed = []
+
+    def opened(bundle, backend, precision, threads, cache):
+        model = open_model(bundle, backend, precision, threads, cache=cache)
+        clock.step_ns = paces[backend]
+        close = model.close
+        model.close = lambda: (closed.append(backend), close())
+        return model
+
+    with open_bundle(tiny_bundle()) as bundle:
+        choice = choose_engine(
+            bundle,
+            threads=1,
+            clock=clock,
+            candidates=[
+                Candidate("reference", "f32"),
+                Candidate("ort", "bf16"),
+                ORT,
+                Candidate("tflite", "f32"),
+            ],
+            opened=opened,
+        )
+
+    assert choice.order == (ORT, Candidate("reference", "f32"))
+    assert choice.reasons[0] == "reference f32: 7 ms a sample, not taken"
+    assert choice.reasons[2].startswith("ort f32: 2 ms a sample, taken")
+    assert closed == ["reference", "ort"]
+
+
+@pytest.mark.slow
+def test_a_model_whose_engine_fails_goes_on_with_the_next_one(monkeypatch):
+    with open_bundle(tiny_bundle()) as bundle:
+        golden = bundle.golden()
+        with open_model(bundle, "reference", behind=["ort"]) as model:
+            assert model.backend.startswith("reference ")
+            monkeypatch.setattr(
+                "runtime.engines.reference.Evaluation.__call__",
+                lambda *_: (_ for _ in ()).throw(BackendError("reference: gone")),
+            )
+
+            z_n = model.encode_voxels(golden["voxels"][0])
+
+            np.testing.assert_allclose(z_n, golden["z_n"][0], rtol=1e-4, atol=1e-5)
+            assert model.backend.startswith("ort ")
+            assert model.troubles == (
+                "ENGINE_FAILED encoder: reference: gone; ort took over",
+            )
+
+
+@pytest.mark.slow
+def test_a_server_measures_apart_and_is_told_what_and_why(tmp_path):
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from verbs.measured_choice import measured_choice\n"
+        "choice = measured_choice(Path(sys.argv[1]), trust=None, threads=1)\n"
+        "assert not {'openvino', 'onnxruntime'} & sys.modules.keys()\n"
+        "print(choice.backend, choice.precision, *choice.behind)\n"
+        "print(*choice.reasons, sep='\\n')\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_bundle())],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+    )
+
+    taken, *reasons = done.stdout.splitlines()
+    assert set(taken.split()) - {"f32", "bf16"} == {"ort", "openvino"}
+    assert len(reasons) == 3
+    assert sum("taken: " in line and "not taken" not in line for line in reasons) == 1
