@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
 
+import msgspec
+
 from runtime.bench.compare import compare
 from runtime.bench.machine import steal_share
 from runtime.bench.result import (
@@ -22,13 +24,14 @@ from runtime.bench.result import (
 )
 from runtime.bench.statistics import check_counts
 from runtime.bench.table import comparison, report
+from runtime.bench.work import Sizes
 from runtime.bundle import open_bundle
 from runtime.errors import ArtifactError, UsageError
 from runtime.manifest import Manifest
 from verbs.bench_machine import read_machine, read_moment, read_times
 from verbs.bench_orders import Child, Job
 from verbs.bench_rounds import Plan, Turns
-from verbs.bench_sizes import sizes_of_bundle, work_of
+from verbs.bench_sizes import sizes_of_bundle, sizes_of_config, work_of
 
 PEERS: Final = ("openvino", "ort", "torch", "torch-compile")
 FEWEST_ROUNDS: Final = 6
@@ -42,6 +45,8 @@ class Options:
 
     bundle: Path | None
     preset: str | None
+    depth: int | None
+    """Blocks of the velocity field instead of the preset's."""
     backend: str
     precision: str
     threads: tuple[int, ...]
@@ -55,8 +60,9 @@ class Options:
 class _Subject:
     name: str
     bundle: Path
-    weights: Path | None
-    preset: str | None
+    weights: Path | None = None
+    sizes: Sizes | None = None
+    """None where the bundle's manifest says."""
 
 
 def run_bench(options: Options, *, json_file: Path | None) -> None:
@@ -103,6 +109,8 @@ def check_options(options: Options) -> None:
                 f"against: expected --preset for {peer}, found a bundle, which holds "
                 "graphs and not torch's weights"
             )
+    if options.depth is not None and options.preset is None:
+        raise UsageError("depth: expected --preset, found a bundle, which has its own")
     plan = options.plan
     check_counts(plan.evaluations)
     numbers = {
@@ -110,6 +118,7 @@ def check_options(options: Options) -> None:
         "rounds": (plan.rounds, FEWEST_ROUNDS),
         "volumes": (plan.volumes, 0),
         "gallery": (options.gallery, 1),
+        "depth": (1 if options.depth is None else options.depth, 1),
     }
     for name, (value, least) in numbers.items():
         if value < least:
@@ -131,7 +140,7 @@ def _progress() -> Callable[[str], None]:
 
 def _subject(options: Options, scratch: Path, say: Callable[[str], None]) -> _Subject:
     if options.bundle is not None:
-        return _Subject(f"bundle {options.bundle.name}", options.bundle, None, None)
+        return _Subject(f"bundle {options.bundle.name}", options.bundle)
     name = options.preset or ""
     say(f"draw and export a model of preset {name}")
     try:
@@ -144,10 +153,15 @@ def _subject(options: Options, scratch: Path, say: Callable[[str], None]) -> _Su
     from training.config import config_from_preset
 
     config = config_from_preset(name)
+    subject = f"preset {name}"
+    if options.depth is not None:
+        flow = msgspec.structs.replace(config.flow, depth=options.depth)
+        config = msgspec.structs.replace(config, flow=flow)
+        subject += f" with {options.depth} blocks"
     out = scratch / "preset"
     out.mkdir()
     bundle = write_preset(config, out, created=_today(), seed=0)
-    return _Subject(f"preset {name}", bundle, out / "weights", name)
+    return _Subject(subject, bundle, out / "weights", sizes_of_config(config))
 
 
 def _today() -> str:
@@ -162,7 +176,7 @@ def _measure(
     with open_bundle(subject.bundle, cache) as bundle:
         manifest: Manifest = bundle.manifest
         components = len(bundle.feature_space().whitening.components)
-    sizes = sizes_of_bundle(manifest)
+    sizes = subject.sizes or sizes_of_bundle(manifest)
     machine, before, ticks = read_machine(), read_moment(), read_times()
     threads = options.threads or (machine.cores,)
     whos = [
@@ -178,7 +192,7 @@ def _measure(
             bundle=str(subject.bundle),
             cache=str(cached),
             weights=None if subject.weights is None else str(subject.weights),
-            preset=subject.preset,
+            sizes=sizes,
             gallery=options.gallery,
         )
 

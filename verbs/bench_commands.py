@@ -18,6 +18,7 @@ def bench(
     /,
     *,
     preset: str | None = None,
+    depth: int | None = None,
     backend: BenchBackend = "openvino",
     precision: BenchPrecision = "f32",
     threads: tuple[int, ...] = (),
@@ -36,6 +37,7 @@ def bench(
     Args:
         bundle: A bundle's folder.
         preset: A model of this preset's size instead, its weights drawn.
+        depth: Blocks of the velocity field instead of the preset's.
         backend: The engine that is measured in full.
         precision: Of its arithmetic and torch's.
         threads: Threads of an evaluation, several for a sweep. Default: all cores.
@@ -58,6 +60,7 @@ def bench(
     options = Options(
         bundle=bundle,
         preset=preset,
+        depth=depth,
         backend=backend,
         precision=precision,
         threads=threads,

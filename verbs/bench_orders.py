@@ -16,6 +16,7 @@ import msgspec
 
 from runtime.bench.limits import Rate
 from runtime.bench.result import Who
+from runtime.bench.work import Sizes
 from runtime.errors import BackendError
 from runtime.timing import Paced
 
@@ -34,7 +35,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Folder of private copies; None copies to a temporary one."""
     weights: str | None = None
     """Folder of a preset's weights, for engines that read those."""
-    preset: str | None = None
+    sizes: Sizes | None = None
     gallery: int = 100
 
 

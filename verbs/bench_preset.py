@@ -42,6 +42,7 @@ from training.sit import SiT
 STEPS: Final = 2
 COMPONENTS: Final = 8
 """Directions of noise that the front end whitens."""
+CONFIG: Final = "config.json"
 _GENERATED: Final = "0" * 64
 Array = Shaped[np.ndarray, "..."]
 
@@ -71,6 +72,7 @@ def write_preset(config: ModelConfig, out: Path, *, created: str, seed: int) -> 
     for name in ("graphs", "golden"):
         (folder / name).mkdir(parents=True)
     weights.mkdir()
+    (weights / CONFIG).write_bytes(msgspec.json.encode(config))
     for name, module in (("vae", vae), ("flow", field)):
         state = {key: value.contiguous() for key, value in module.state_dict().items()}
         save_torch(state, weights / f"{name}.safetensors")

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from runtime.bundle import Bundle
 from runtime.errors import BackendError, ParityError
 from runtime.solver import solve, solver_from_name, time_grid
-from training.config import config_from_preset
+from training.config import config_from_json
 from training.neurovae import NeuroVAE
 from training.sit import SiT
 from verbs.bench_engines import Call, Stages
 from verbs.bench_orders import Job
+from verbs.bench_preset import CONFIG
 
 LIMITS = {"f32": 1e-3, "bf16": 5e-2}
 """Relative L2 distance from the bundle's golden vectors."""
@@ -42,15 +43,16 @@ def open_torch(bundle: Bundle, job: Job) -> Stages:
         BackendError: There are no such weights.
         ParityError: It does not compute the golden vectors.
     """
-    if job.weights is None or job.preset is None:
+    if job.weights is None:
         raise BackendError(
             f"{job.who.peer}: expected a preset's weights, found a bundle alone"
         )
     torch.set_num_threads(job.who.threads)
-    config = config_from_preset(job.preset)
+    weights = Path(job.weights)
+    config = config_from_json((weights / CONFIG).read_bytes())
     vae, field = NeuroVAE(config.vae).eval(), SiT(config.flow).eval()
     for name, module in (("vae", vae), ("flow", field)):
-        module.load_state_dict(load_file(Path(job.weights) / f"{name}.safetensors"))
+        module.load_state_dict(load_file(weights / f"{name}.safetensors"))
     flow = bundle.manifest.flow
     solver = solver_from_name(flow.solver, flow.path)
     golden = {k: torch.from_numpy(v.copy()) for k, v in bundle.golden().items()}

@@ -20,7 +20,6 @@ from runtime.bench.limits import (
     openvino_products,
 )
 from runtime.bench.machine import memory_field
-from runtime.bench.work import Sizes
 from runtime.bundle import open_bundle
 from runtime.engine import Precision
 from runtime.errors import BackendError, NeuroFlowError
@@ -28,7 +27,6 @@ from runtime.model import open_model
 from runtime.timing import back_to_back, paced
 from verbs.bench_engines import Call, Stages, open_stages
 from verbs.bench_orders import Job, Order, Reply
-from verbs.bench_sizes import sizes_of_bundle
 
 STATUS = Path("/proc/self/status")
 NOMINAL = (256, 1664)
@@ -80,7 +78,7 @@ def _replies(job: Job, lines: BinaryIO, stack: ExitStack) -> Iterator[Reply]:
         yield Reply(now_ns=now, resident_bytes=_own("VmRSS"), peak_bytes=_own("VmHWM"))
         return
     if job.kind == "limits":
-        yield from _limits(job, sizes_of_bundle(bundle.manifest), lines, stack)
+        yield from _limits(job, lines, stack)
         return
     if job.who.peer.startswith("torch"):
         from verbs.bench_torch import open_torch
@@ -127,13 +125,11 @@ def _wait_until(instant_ns: int) -> None:
         time.sleep(rest / 1e9)
 
 
-def _limits(
-    job: Job, sizes: Sizes | None, lines: BinaryIO, stack: ExitStack
-) -> Iterator[Reply]:
+def _limits(job: Job, lines: BinaryIO, stack: ExitStack) -> Iterator[Reply]:
     m, d = NOMINAL
     products: tuple[Product, ...] = ((m, d, 3 * d), (m, d, d), (m, d, 4 * d))
-    if sizes is not None:
-        products = block_products(sizes)
+    if job.sizes is not None:
+        products = block_products(job.sizes)
     ways: dict[str, Call] = {}
     if job.who.precision == "f32":
         ways["numpy"] = numpy_products(products)

@@ -197,8 +197,8 @@ def report(result: Result) -> str:
         "Processes of their own": processes(result),
         "Against others": ratios(result),
     }
-    tables = [f"{name}\n\n{table}" for name, table in parts.items() if table]
-    return "\n\n".join(["\n".join(said), *tables])
+    tables = [f"### {name}\n\n{table}" for name, table in parts.items() if table]
+    return "\n".join(["\n".join(said) + "\n", *tables])
 
 
 def comparison(found: Comparison) -> str:

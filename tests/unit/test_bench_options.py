@@ -23,6 +23,7 @@ MESSAGES = [
     ({"preset": "tiny", "rounds": 5}, "rounds: expected at least 6, found 5"),
     ({"preset": "tiny", "threads": (0,)}, "threads: expected at least 1, found 0"),
     ({"preset": "tiny", "volumes": -1}, "volumes: expected at least 0, found -1"),
+    ({"preset": "tiny", "depth": 0}, "depth: expected at least 1, found 0"),
     ({"preset": "tiny", "gallery": 0}, "gallery: expected at least 1, found 0"),
     ({"preset": "tiny", "tr": 0.0}, "tr: expected 0 to 3600 seconds, found 0"),
     (
@@ -48,6 +49,15 @@ def test_a_bundle_has_no_weights_for_torch(tmp_path):
     assert str(caught.value) == (
         "against: expected --preset for torch, found a bundle, which holds graphs and "
         "not torch's weights"
+    )
+
+
+def test_a_bundle_has_its_own_depth(tmp_path):
+    with pytest.raises(NeuroFlowError) as caught:
+        bench(tmp_path, depth=2)
+
+    assert str(caught.value) == (
+        "depth: expected --preset, found a bundle, which has its own"
     )
 
 

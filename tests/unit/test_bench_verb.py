@@ -72,7 +72,6 @@ def test_torch_computes_what_the_engines_compute(preset):
         who=Who(peer="torch", precision="f32", threads=1),
         bundle="",
         weights=str(preset / "weights"),
-        preset="tiny",
     )
     with open_bundle(preset / "bundle") as bundle:
         wanted = bundle.golden()["z_v"][0] - bundle.latent_mean

@@ -1,0 +1,180 @@
+"""The figures that this project set itself, held against a result. Pure.
+
+They are stated at the paper's size (256 x 1664, 12 blocks) and mostly for bfloat16. A
+machine that cannot do that says so, and shows what float32 gives there instead.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from runtime.bench.figures import STEP, limits_ns, multiple, values
+from runtime.bench.result import Result, Who
+from runtime.bench.statistics import Interval, median_interval, ratio
+from runtime.bench.table import markdown, number, within
+from runtime.timing import percentile
+
+PAPER: Final = (256, 1664, 12)
+"""Tokens, width and blocks."""
+_BF16: Final = ("amx_bf16", "avx512_bf16", "bf16")
+
+
+def targets(result: Result) -> str:
+    """Return one row for each target: its figure, or why there is none."""
+    heads = ["figure", "to reach", "found here", "verdict"]
+    return markdown(heads, _Targets(result).rows())
+
+
+class _Targets:
+    def __init__(self, result: Result) -> None:
+        self._result, self._values = result, values(result)
+        ours = result.steps[0].who if result.steps else None
+        self._ours = ours
+        self._theirs = {
+            who.peer: who
+            for _, who in self._values
+            if ours is not None and who.threads == ours.threads and who != ours
+        }
+
+    def rows(self) -> Sequence[Sequence[str]]:
+        bf16 = self._no_bf16()
+        small = self._not_the_paper()
+        return [
+            self._row(
+                "flow step over the limit of its products",
+                1.15,
+                self._multiple(STEP),
+                bf16 or small,
+            ),
+            self._row(
+                "flow step over torch's best", 0.45, self._best(STEP), bf16 or small
+            ),
+            self._row(
+                "flow step over ONNX Runtime f32",
+                0.08,
+                self._over(STEP, "ort"),
+                bf16 or small,
+            ),
+            [
+                "int8 flow step over ours",
+                "<= 0.62",
+                "-",
+                "not run here, because bench has no int8 engine yet",
+            ],
+            self._decode(small),
+            self._row(
+                "voxel encoder over torch's best", 0.45, self._best("encoder"), bf16
+            ),
+            self._memory(bf16 or small),
+            self._cold(small),
+            self._outside(small),
+        ]
+
+    def _no_bf16(self) -> str | None:
+        sets = self._result.machine.instruction_sets
+        if not any(name in sets for name in _BF16):
+            return "this machine has no bfloat16"
+        if self._ours is None or self._ours.precision != "bf16":
+            return "this run computed in float32"
+        return None
+
+    def _not_the_paper(self) -> str | None:
+        sizes = self._result.sizes
+        found = None if sizes is None else (sizes.tokens, sizes.width, sizes.depth)
+        return None if found == PAPER else f"{self._result.subject} is another size"
+
+    def _row(
+        self, name: str, limit: float, found: Interval | None, excuse: str | None
+    ) -> list[str]:
+        shown = within(found)
+        if self._ours is not None:
+            shown += f" ({self._ours.precision})"
+        if found is None:
+            why = excuse or "this run had nothing to compare with"
+            return [name, f"<= {number(limit)}", "-", f"not run here, because {why}"]
+        if excuse is not None:
+            verdict = f"not run here, because {excuse}"
+        else:
+            verdict = "reached" if found.median <= limit else "missed"
+        return [name, f"<= {number(limit)}", shown, verdict]
+
+    def _multiple(self, stage: str) -> Interval | None:
+        if self._ours is None:
+            return None
+        return multiple(
+            self._result, stage, self._ours, self._values[stage, self._ours]
+        )
+
+    def _over(self, stage: str, peer: str) -> Interval | None:
+        who = self._theirs.get(peer)
+        return None if who is None else self._ratio(stage, who)
+
+    def _best(self, stage: str) -> Interval | None:
+        found = [self._over(stage, name) for name in ("torch", "torch-compile")]
+        # Against the best of them our ratio is the largest.
+        known = [one for one in found if one is not None]
+        return max(known, key=lambda one: one.median, default=None)
+
+    def _ratio(self, stage: str, who: Who) -> Interval | None:
+        if self._ours is None:
+            return None
+        mine, theirs = (self._values.get((stage, w)) for w in (self._ours, who))
+        return None if mine is None or theirs is None else ratio(mine, theirs)
+
+    def _decode(self, excuse: str | None) -> list[str]:
+        n = self._result.decode_evaluations
+        limit = 1.15 * (n + 0.35)
+        name = (
+            f"decode of a trial, N = {n}, over the limit of one evaluation's products"
+        )
+        found = None
+        if self._ours is not None and ("decode", self._ours) in self._values:
+            times = self._values["decode", self._ours]
+            units = limits_ns(self._result, STEP, self._ours.threads)
+            if units is not None and len(units) == len(times):
+                found = ratio(times, units)
+        return self._row(name, limit, found, excuse)
+
+    def _memory(self, excuse: str | None) -> list[str]:
+        name = "resident memory of the process that serves"
+        process = next((p for p in self._result.processes if p.who == self._ours), None)
+        work = self._result.work
+        if process is None or not {"encoder", STEP, "decoder"} <= work.keys():
+            why = excuse or "the model's sizes are not known"
+            return [name, "-", "-", f"not run here, because {why}"]
+        weights = sum(work[stage].weights for stage in ("encoder", STEP, "decoder"))
+        limit = 1.3 * 2 * weights + 500e6
+        verdict = "reached" if process.resident_bytes <= limit else "missed"
+        return [
+            name,
+            f"<= {number(limit / 1e6)} MB (1.3 x weights in bf16 + 500 MB)",
+            f"{number(process.resident_bytes / 1e6)} MB",
+            verdict if excuse is None else f"not run here, because {excuse}",
+        ]
+
+    def _cold(self, excuse: str | None) -> list[str]:
+        name = "cold start to the first answer, from cache, s"
+        process = next((p for p in self._result.processes if p.who == self._ours), None)
+        if process is None:
+            return self._row(name, 5.0, None, excuse)
+        starts = [ns / 1e9 for ns in process.cached_ns]
+        middle = median_interval(starts)
+        found = Interval(median=middle.median, low=min(starts), high=max(starts))
+        return self._row(name, 5.0, found, excuse)
+
+    def _outside(self, excuse: str | None) -> list[str]:
+        name = "our time outside the engine, p99, ms"
+        samples = sorted(
+            ns
+            for series in self._result.series
+            if series.stage == "outside" and series.who == self._ours
+            for one in series.rounds_ns
+            for ns in one
+        )
+        found = percentile(samples, 990)
+        if found is None:
+            few = f"{len(samples)} calls are too few for p99"
+            return [name, "<= 1.00", "-", f"not run here, because {excuse or few}"]
+        shown = f"{number(found / 1e6)} ({len(samples):,} calls)"
+        verdict = "reached" if found <= 1_000_000 else "missed"
+        said = verdict if excuse is None else f"not run here, because {excuse}"
+        return [name, "<= 1.00", shown, said]

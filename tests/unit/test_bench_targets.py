@@ -1,0 +1,120 @@
+"""Targets: reached, missed, or not run here for a reason; never a figure of another."""
+
+import msgspec
+import pytest
+
+from benchmarks.latency_table import BEGIN, END, replaced
+from runtime.bench.result import Series
+from runtime.bench.targets import targets
+from runtime.bench.work import Work
+from tests.bench_results import MACHINE, OURS, QUIET, ROUNDS, THEIRS, result
+from tests.unit.test_bench_work import PAPER
+
+FAST = msgspec.structs.replace(MACHINE, instruction_sets=("amx_bf16",))
+BF16 = msgspec.structs.replace(OURS, precision="bf16")
+TORCH = msgspec.structs.replace(OURS, peer="torch", precision="bf16")
+
+
+def rows(one):
+    lines = targets(one).splitlines()[2:]
+    return {
+        cells[0]: cells[1:]
+        for cells in ([c.strip() for c in line.strip("|").split("|")] for line in lines)
+    }
+
+
+def in_bf16(encoder_ms=2, torch_ms=10, step_limit_ms=9, **fields):
+    """Everything in bf16 at the paper's size; our step takes 10 ms."""
+    base = result()
+    step = msgspec.structs.replace
+
+    def series(who, stage, ms, calls=1):
+        rounds = ((int(ms * 1e6),) * calls,) * ROUNDS
+        return Series(stage=stage, who=who, rounds_ns=rounds, cpu_ns=(1,) * ROUNDS)
+
+    known = {
+        "sizes": PAPER,
+        "work": {
+            "step": Work(flop=step_limit_ms * 1_000_000, weights=400_000_000),
+            "encoder": Work(flop=1, weights=30_000_000),
+            "decoder": Work(flop=1, weights=30_000_000),
+        },
+        "limits": tuple(step(x, precision="bf16") for x in base.limits),
+        "series": (
+            series(BF16, "encoder", encoder_ms),
+            series(TORCH, "encoder", torch_ms),
+            series(BF16, "decode", 20),
+            series(BF16, "outside", 0.5, calls=200),
+        ),
+        "steps": (
+            step(base.steps[0], who=BF16),
+            step(base.steps[1], who=THEIRS),
+            step(base.steps[1], who=TORCH),
+        ),
+        "processes": tuple(step(p, who=BF16) for p in base.processes),
+    }
+    return result(machine=FAST, **(known | fields))
+
+
+def test_a_machine_that_can_is_held_to_every_target():
+    found = rows(in_bf16())
+
+    assert found["flow step over the limit of its products"] == [
+        "<= 1.15", "1.11 [1.11, 1.11] (bf16)", "reached",
+    ]  # fmt: skip
+    assert found["flow step over torch's best"][2] == "reached"
+    assert found["flow step over ONNX Runtime f32"] == [
+        "<= 0.080", "0.250 [0.250, 0.250] (bf16)", "missed",
+    ]  # fmt: skip
+    assert found["voxel encoder over torch's best"][2] == "reached"
+    # 20 ms over 9 ms, where two steps may take 1.15 * 2.35.
+    name = "decode of a trial, N = 2, over the limit of one evaluation's products"
+    assert found[name] == ["<= 2.70", "2.22 [2.22, 2.22] (bf16)", "reached"]
+    assert found["resident memory of the process that serves"] == [
+        "<= 1,696 MB (1.3 x weights in bf16 + 500 MB)", "500 MB", "reached",
+    ]  # fmt: skip
+    assert found["our time outside the engine, p99, ms"] == [
+        "<= 1.00", "0.500 (1,200 calls)", "reached",
+    ]  # fmt: skip
+    cold = found["cold start to the first answer, from cache, s"]
+    assert cold == ["<= 5.00", "1.00 [1.00, 1.00] (bf16)", "reached"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"step_limit_ms": 5}, "flow step over the limit of its products"),
+        ({"encoder_ms": 5}, "voxel encoder over torch's best"),
+    ],
+)
+def test_what_is_slower_is_missed(fields, name):
+    assert rows(in_bf16(**fields))[name][2] == "missed"
+
+
+def test_a_machine_that_cannot_says_why_in_every_row():
+    found = rows(result())
+
+    assert len(found) == 9
+    verdicts = {name: cells[2] for name, cells in found.items()}
+    assert all(v.startswith("not run here, because ") for v in verdicts.values())
+    assert verdicts["flow step over ONNX Runtime f32"].endswith("has no bfloat16")
+    assert verdicts["cold start to the first answer, from cache, s"].endswith(
+        "preset tiny is another size"
+    )
+
+
+def test_a_run_in_float32_is_not_held_to_a_target_of_bfloat16():
+    found = rows(result(machine=FAST, sizes=PAPER, before=QUIET))
+
+    assert found["flow step over ONNX Runtime f32"] == [
+        "<= 0.080",
+        "0.250 [0.250, 0.250] (f32)",
+        "not run here, because this run computed in float32",
+    ]
+
+
+def test_a_page_keeps_what_is_not_generated():
+    page = f"above\n{BEGIN}old\n{END}below\n"
+
+    assert replaced(page, "new\n") == f"above\n{BEGIN}\nnew\n\n{END}below\n"
+    assert replaced(replaced(page, "x"), "new\n") == replaced(page, "new\n")
