@@ -1,5 +1,6 @@
 """`neuroflow bench`: latency per stage and flow step, beside the machine's limits."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from runtime.bundle import open_bundle
 from runtime.errors import ArtifactError, UsageError
 from runtime.manifest import Manifest
 from verbs.bench_machine import read_machine, read_moment, read_times
-from verbs.bench_orders import Child, Job
+from verbs.bench_orders import Child, Job, Kind
 from verbs.bench_rounds import Plan, Turns
 from verbs.bench_sizes import sizes_of_bundle, sizes_of_config, work_of
 
@@ -185,9 +186,9 @@ def _measure(
         for peer in dict.fromkeys((options.backend, *options.against))
     ]
 
-    def job(kind: str, who: Who, cached: Path = cache) -> Job:
+    def job(kind: Kind, who: Who, cached: Path = cache) -> Job:
         return Job(
-            kind=kind,  # type: ignore[arg-type]  # one of three literals, below
+            kind=kind,
             who=who,
             bundle=str(subject.bundle),
             cache=str(cached),
@@ -203,6 +204,8 @@ def _measure(
             own = scratch / f"serve-{i}"
             own.mkdir(mode=0o700)
             processes.append(_process(job("serve", who, own)))
+            # A copy of the bundle: at the paper's size 2 GB.
+            shutil.rmtree(own)
     with ExitStack() as stack:
         turns = Turns(options.plan, say)
         for count in threads:

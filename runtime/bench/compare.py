@@ -41,11 +41,13 @@ def verdict(before: Interval, after: Interval) -> Verdict:
     Two 95 % intervals that do not touch are stricter than a test at 5 %: of equal
     medians about one pair in two hundred is called different.
     """
-    if None in (before.low, before.high, after.low, after.high):
+    if before.low is None or before.high is None:
         return "too few rounds"
-    if after.high < before.low:  # type: ignore[operator]  # None was returned above
+    if after.low is None or after.high is None:
+        return "too few rounds"
+    if after.high < before.low:
         return "faster"
-    if after.low > before.high:  # type: ignore[operator]
+    if after.low > before.high:
         return "slower"
     return "within the noise"
 
