@@ -29,6 +29,7 @@ from runtime.bench.work import Sizes
 from runtime.bundle import open_bundle
 from runtime.errors import ArtifactError, UsageError
 from runtime.manifest import Manifest
+from training.config import config_from_preset
 from verbs.bench_machine import read_machine, read_moment, read_times
 from verbs.bench_orders import Child, Job, Kind
 from verbs.bench_rounds import Plan, Turns
@@ -143,6 +144,7 @@ def _subject(options: Options, scratch: Path, say: Callable[[str], None]) -> _Su
     if options.bundle is not None:
         return _Subject(f"bundle {options.bundle.name}", options.bundle)
     name = options.preset or ""
+    config = config_from_preset(name)
     say(f"draw and export a model of preset {name}")
     try:
         from verbs.bench_preset import write_preset
@@ -151,9 +153,6 @@ def _subject(options: Options, scratch: Path, say: Callable[[str], None]) -> _Su
             f"preset {name}: expected the extra train, which draws and exports its "
             f"weights, found no {error.name}. Install it, or measure a bundle."
         ) from error
-    from training.config import config_from_preset
-
-    config = config_from_preset(name)
     subject = f"preset {name}"
     if options.depth is not None:
         flow = msgspec.structs.replace(config.flow, depth=options.depth)
@@ -179,7 +178,7 @@ def _measure(
         components = len(bundle.feature_space().whitening.components)
     sizes = subject.sizes or sizes_of_bundle(manifest)
     machine, before, ticks = read_machine(), read_moment(), read_times()
-    threads = options.threads or (machine.cores,)
+    threads = tuple(dict.fromkeys(options.threads or (machine.cores,)))
     whos = [
         Who(peer=peer, precision=_precision(peer, options.precision), threads=count)
         for count in threads
