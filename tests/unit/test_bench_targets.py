@@ -103,6 +103,15 @@ def test_a_machine_that_cannot_says_why_in_every_row():
     )
 
 
+def test_what_is_ours_alone_needs_the_latents_shape_and_not_the_depth():
+    shallow = msgspec.structs.replace(PAPER, depth=2)
+
+    found = rows(in_bf16(sizes=shallow))
+
+    assert found["our time outside the engine, p99, ms"][2] == "reached"
+    assert found["flow step over ONNX Runtime f32"][2].endswith("is another size")
+
+
 def test_a_run_in_float32_is_not_held_to_a_target_of_bfloat16():
     found = rows(result(machine=FAST, sizes=PAPER, before=QUIET))
 
