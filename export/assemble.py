@@ -1,41 +1,45 @@
-"""The graphs of the whole model, written into a folder.
+"""The graphs of the whole model in each precision, written into a folder.
 
-The flow's three graphs share one weights file; the autoencoder's two hold their own.
+The flow's three graphs of a precision share one weights file; the autoencoder's two
+hold their own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Final, Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float64, Shaped
 
 from export.fold import FoldedEncoder, FoldedVelocity, VoxelDecoder, conditioning_table
 from export.graphs import Graph, WeightStore, graph_from_module, write_graph
+from export.precision import Half, halved
 from export.unroll import TABLE_ROW, evaluation_grid, unrolled
+from runtime.errors import ConfigError
 from runtime.manifest import GraphSpec
 from runtime.solver import Direction, Solver
 from training.neurovae import NeuroVAE
 from training.sit import SiT
 
-FLOW_WEIGHTS: Final = "flow.weights"
+Precision = Literal["f32"] | Half
+"""What a bundle's graphs can be written in."""
 DIRECTIONS: Final[tuple[Direction, ...]] = ("decode", "encode")
 _SEED: Final = 7
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class FlowFiles:
-    """The flow's graphs and the tables that its step graph is driven with."""
+def check_precisions(precisions: Sequence[Precision]) -> None:
+    """Refuse a choice that would make no bundle.
 
-    graphs: tuple[GraphSpec, ...]
-    tables: Mapping[Direction, Float32[np.ndarray, "evaluations modulation"]]
-
-    def tables_by_name(self) -> dict[str, Shaped[np.ndarray, "..."]]:
-        """Return the tables as the bundle's tensors name them."""
-        return {f"conditioning_{key}": table for key, table in self.tables.items()}
+    Raises:
+        ConfigError: Without f32, which every bundle is judged by, or named twice.
+    """
+    if "f32" not in precisions or len(set(precisions)) != len(precisions):
+        raise ConfigError(
+            "precisions: expected f32 and each at most once, "
+            f"found {' '.join(precisions) or 'none'}"
+        )
 
 
 def _examples(*shapes: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
@@ -56,36 +60,84 @@ def step_graph(field: SiT) -> Graph:
     )
 
 
-def write_flow(
-    field: SiT, solver: Solver, steps: Mapping[Direction, int], folder: Path
-) -> FlowFiles:
-    """Write the step graph and both unrolled directions around one weights file."""
-    step = step_graph(field)
+@final
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A velocity field's step graph in float32 and the grid that it is unrolled on."""
+
+    step: Graph
+    tables: Mapping[Direction, Float64[np.ndarray, "evaluations modulation"]]
+    solver: Solver
+    steps: Mapping[Direction, int]
+
+    def graphs(self, precision: Precision) -> tuple[Graph, ...]:
+        """Return the step and both unrolled directions around the same weights."""
+        step = in_precision(self.step, precision)
+        return (
+            step,
+            *(
+                unrolled(
+                    step,
+                    self.tables[direction],
+                    self.solver,
+                    self.steps[direction],
+                    direction,
+                )
+                for direction in DIRECTIONS
+            ),
+        )
+
+    def tensors(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """Return the tables as the bundle's tensors name them."""
+        return {
+            f"conditioning_{key}": table.astype(np.float32)
+            for key, table in self.tables.items()
+        }
+
+
+def flow_of(field: SiT, solver: Solver, steps: Mapping[Direction, int]) -> Flow:
+    """Trace a field's step graph and fold the conditioning of its grid into tables."""
     tables = {
         direction: conditioning_table(
             field, evaluation_grid(solver, steps[direction], direction)
         ).numpy()
         for direction in DIRECTIONS
     }
-    graphs = [step] + [
-        unrolled(step, tables[direction], solver, steps[direction], direction)
-        for direction in DIRECTIONS
-    ]
-    with (folder / "graphs" / FLOW_WEIGHTS).open("wb") as file:
-        store = WeightStore(file, FLOW_WEIGHTS)
-        specs = tuple(_write(graph, folder, store) for graph in graphs)
-    rounded = {key: table.astype(np.float32) for key, table in tables.items()}
-    return FlowFiles(specs, rounded)
+    return Flow(step_graph(field), tables, solver, steps)
 
 
-def _write(graph: Graph, folder: Path, store: WeightStore | None = None) -> GraphSpec:
-    file = f"graphs/{graph.name}.onnx"
+def in_precision(graph: Graph, precision: Precision) -> Graph:
+    """Return a float32 graph in a precision.
+
+    Raises:
+        ParityError: There is no way to write this graph in this precision.
+    """
+    return graph if precision == "f32" else halved(graph, precision)
+
+
+def write_flow(graphs: Sequence[Graph], folder: Path) -> tuple[GraphSpec, ...]:
+    """Write graphs of one precision around one weights file."""
+    name = f"flow{_suffix(graphs[0])}.weights"
+    with (folder / "graphs" / name).open("wb") as file:
+        store = WeightStore(file, name)
+        return tuple(write_spec(graph, folder, store) for graph in graphs)
+
+
+def write_spec(
+    graph: Graph, folder: Path, store: WeightStore | None = None
+) -> GraphSpec:
+    """Write a graph into a bundle's folder and return what the manifest says of it."""
+    file = f"graphs/{graph.name}{_suffix(graph)}.onnx"
     write_graph(graph, folder / file, store)
     return graph.spec(file)
 
 
-def write_autoencoder(vae: NeuroVAE, folder: Path) -> tuple[GraphSpec, ...]:
-    """Write the voxel encoder and the voxel decoder."""
+def _suffix(graph: Graph) -> str:
+    return "" if graph.precision == "f32" else f".{graph.precision}"
+
+
+def autoencoder_graphs(vae: NeuroVAE) -> tuple[Graph, Graph]:
+    """Return the voxel encoder and the voxel decoder, in float32."""
     size = vae.config
     encoder = graph_from_module(
         "encoder",
@@ -101,4 +153,4 @@ def write_autoencoder(vae: NeuroVAE, folder: Path) -> tuple[GraphSpec, ...]:
         inputs=["z_n"],
         outputs=["voxels"],
     )
-    return tuple(_write(graph, folder) for graph in (encoder, decoder))
+    return encoder, decoder

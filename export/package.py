@@ -9,23 +9,32 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float32
 from safetensors.numpy import save_file
 
-from export.assemble import DIRECTIONS, FlowFiles, write_autoencoder, write_flow
+from export.assemble import (
+    Precision,
+    autoencoder_graphs,
+    check_precisions,
+    flow_of,
+    in_precision,
+    write_spec,
+)
+from export.judging import gates_of_flow
 from export.parity import (
+    Array,
     Reference,
-    gates_from_verdicts,
+    flow_vectors,
     golden_vectors,
     stressed,
-    verdicts_of_model,
+    unit_latents,
 )
 from export.preprocessing import Preprocessing
 from runtime.bundle import (
@@ -42,7 +51,6 @@ from runtime.bundle import (
 )
 from runtime.errors import ArtifactError, TensorMismatchError
 from runtime.manifest import input_kind
-from runtime.model import Form, model_from_folder
 from runtime.sealed import seal
 from runtime.solver import Direction, Solver, solver_from_name, time_grid
 from training.config import ModelConfig
@@ -50,14 +58,8 @@ from training.neurovae import NeuroVAE
 from training.sit import SiT
 
 _SEED: Final = 7
-_JUDGED: Final[tuple[tuple[str, Form], ...]] = (
-    ("ort", "unrolled"),
-    ("ort", "step"),
-    ("openvino", "step"),
-)
-"""Backends and forms that every bundle is judged in; step and unrolled must agree."""
-
-Array = Shaped[np.ndarray, "..."]
+_SAMPLES: Final = 4
+"""Latents that a stressed field is judged at."""
 Progress = Callable[[str], None]
 
 
@@ -184,45 +186,6 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _judged_flow(
-    vae: NeuroVAE,
-    field: SiT,
-    draft: Manifest,
-    latent_mean: Float32[np.ndarray, "tokens width"],
-    voxels: Float[np.ndarray, "k voxels"],
-    folder: Path,
-    label: str,
-) -> tuple[FlowFiles, tuple[GateSpec, ...], dict[str, Array]]:
-    """Write a field's graphs and hold the whole model against float64.
-
-    Raises:
-        ParityError: A graph or a whole direction is beyond the limit.
-    """
-    solver = solver_from_name(draft.flow.solver, draft.flow.path)
-    steps: dict[Direction, int] = {
-        direction: len(draft.flow.times(direction)) - 1 for direction in DIRECTIONS
-    }
-    files = write_flow(field, solver, steps, folder)
-    centre = latent_mean if draft.flow.is_centred else 0.0
-    reference = Reference(vae, field, solver, steps, centre=centre)
-    golden = golden_vectors(reference, voxels)
-    manifest = msgspec.structs.replace(draft, graphs=draft.graphs + files.graphs)
-    tensors = files.tables_by_name() | {"latent_mean": latent_mean}
-    verdicts = []
-    for backend, form in _JUDGED:
-        with model_from_folder(
-            folder,
-            manifest,
-            tensors,
-            backend=backend,
-            precision="f32",
-            threads=None,
-            form=form,
-        ) as model:
-            verdicts += verdicts_of_model(model, golden, f"{label}.{backend}.{form}")
-    return files, gates_from_verdicts(verdicts), golden
-
-
 def export_bundle(
     vae: NeuroVAE,
     field: SiT,
@@ -237,6 +200,7 @@ def export_bundle(
     solver: str = "rotation",
     steps: int = 2,
     encode_steps: int | None = None,
+    precisions: Sequence[Precision] = ("f32",),
     progress: Progress = lambda _stage: None,
 ) -> Path:
     """Write a model as a bundle that has proved itself.
@@ -254,6 +218,8 @@ def export_bundle(
         solver: A name of `runtime.solver.SOLVERS` that fits the path.
         steps: Solver steps of the decode direction.
         encode_steps: Solver steps of the encode direction; `steps` where None.
+        precisions: What the graphs are written in, f32 among them; each must pass its
+            gate.
         progress: Called with a line before each stage.
 
     Returns:
@@ -261,45 +227,62 @@ def export_bundle(
 
     Raises:
         ArtifactError: `out` exists.
-        ConfigError: Unknown solver, or one that does not fit the path.
+        ConfigError: Unknown solver, or one that does not fit the path; precisions
+            without f32.
         TensorMismatchError: An array does not fit the model.
         ParityError: The graphs do not compute what the model computes in float64.
     """
     _check_inputs(config, preprocessing, latent_mean, golden_voxels)
+    check_precisions(precisions)
     path = config.flow_training.path
     counts: dict[Direction, int] = {"decode": steps, "encode": encode_steps or steps}
-    flow = _flow_spec(config, solver_from_name(solver, path), counts)
+    method = solver_from_name(solver, path)
+    flow = _flow_spec(config, method, counts)
+    gates: tuple[GateSpec, ...] = ()
     vae, field = vae.eval(), field.eval()
     draft = _manifest(config, vae, field, preprocessing, flow, backbone, created)
     with _staged(out) as folder:
         for name in ("graphs", "golden"):
             (folder / name).mkdir()
         progress("export the voxel encoder and decoder")
-        draft = msgspec.structs.replace(draft, graphs=write_autoencoder(vae, folder))
-        progress("judge a stressed velocity field")
-        _, stress_gates, _ = _judged_flow(
-            vae,
-            stressed(field, _SEED),
-            draft,
-            latent_mean,
-            golden_voxels,
-            folder,
-            "stressed",
+        autoencoder = autoencoder_graphs(vae)
+        graphs = tuple(
+            write_spec(in_precision(graph, precision), folder)
+            for precision in precisions
+            for graph in autoencoder
         )
-        progress("export and judge the trained velocity field")
-        files, gates, golden = _judged_flow(
-            vae, field, draft, latent_mean, golden_voxels, folder, "trained"
-        )
+        draft = msgspec.structs.replace(draft, graphs=graphs)
+        centre = latent_mean if draft.flow.is_centred else 0.0
+        for label, judged in (("stressed", stressed(field, _SEED)), ("trained", field)):
+            progress(f"export and judge the {label} velocity field")
+            reference = Reference(vae, judged, method, counts, centre=centre)
+            golden = (
+                golden_vectors(reference, golden_voxels)
+                if judged is field
+                else flow_vectors(reference, unit_latents(field, _SAMPLES, _SEED))
+            )
+            exported = flow_of(judged, method, counts)
+            driven = exported.tensors() | {"latent_mean": latent_mean}
+            manifest, found = gates_of_flow(
+                exported,
+                autoencoder,
+                draft,
+                driven,
+                golden,
+                folder,
+                precisions,
+                label,
+            )
+            gates += found
         progress("seal the bundle")
-        tensors = preprocessing.tensors() | files.tables_by_name()
-        tensors["latent_mean"] = latent_mean
+        # Of the trained field, which came last and lies in the folder.
+        tensors = preprocessing.tensors() | driven
         kept = {name: array.astype(np.float32) for name, array in golden.items()}
         manifest = msgspec.structs.replace(
-            draft,
-            graphs=draft.graphs + files.graphs,
+            manifest,
             tensors=_save(folder / TENSORS, tensors),
             golden=_save(folder / GOLDEN, kept),
-            gates=stress_gates + gates,
+            gates=gates,
         )
         manifest = msgspec.structs.replace(manifest, files=seal(folder))
         write_manifest(folder, manifest)

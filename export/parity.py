@@ -6,78 +6,20 @@ let a broken block pass; `stressed` fields are therefore judged as well.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, final
+from collections.abc import Mapping
+from typing import final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Shaped
 
-from runtime.errors import ParityError
-from runtime.manifest import GateSpec
+from runtime.golden import STATES, Verdict, judge, map_verdicts, step_verdicts, worst
 from runtime.model import Model
-from runtime.solver import Direction, Solver, solve, time_grid
+from runtime.solver import Direction, Solver, time_grid, trajectory
 from training.neurovae import NeuroVAE
 from training.sit import SiT
 
-REL_L2_LIMIT: Final = 1e-5
-"""Of a float32 graph against float64; rounding alone gives about 1e-6."""
-
 Array = Shaped[np.ndarray, "..."]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How far a result is from its float64 reference."""
-
-    name: str
-    rel_l2: float
-    """Norm of the difference over the norm of the reference; inf if not finite."""
-    cosine: float
-    nonfinite: int
-
-    def gate(self, limit: float = REL_L2_LIMIT) -> GateSpec:
-        """Return what the manifest keeps.
-
-        Raises:
-            ParityError: The limit is not kept.
-        """
-        if self.nonfinite or not self.rel_l2 <= limit:
-            raise ParityError(
-                f"{self.name}: expected relative L2 error <= {limit:g}, "
-                f"found {self.rel_l2:.3g} (cosine {self.cosine:.6f}, "
-                f"{self.nonfinite} non-finite)"
-            )
-        return GateSpec(
-            name=self.name, metric="rel_l2", limit=limit, reached=self.rel_l2
-        )
-
-
-def judge(name: str, reference: Array, found: Array) -> Verdict:
-    """Compare a result with its reference in float64.
-
-    Raises:
-        ParityError: Another shape, or a reference that is zero or not finite.
-    """
-    if reference.shape != found.shape:
-        raise ParityError(
-            f"{name}: expected shape {list(reference.shape)}, found {list(found.shape)}"
-        )
-    wide, other = reference.astype(np.float64), found.astype(np.float64)
-    norm = float(np.linalg.norm(wide))
-    if not np.isfinite(norm) or norm == 0:
-        raise ParityError(
-            f"{name}: expected a finite reference that is not zero, found norm {norm}"
-        )
-    nonfinite = int(np.count_nonzero(~np.isfinite(other)))
-    if nonfinite:
-        return Verdict(name, float("inf"), float("nan"), nonfinite)
-    rel_l2 = float(np.linalg.norm(other - wide)) / norm
-    size = float(np.linalg.norm(other))
-    cosine = float(np.vdot(wide, other)) / (norm * size) if size else 0.0
-    return Verdict(name, rel_l2, cosine, 0)
 
 
 def stressed(field: SiT, seed: int) -> SiT:
@@ -155,6 +97,14 @@ class Reference:
         self, z: Float[np.ndarray, "k tokens width"], direction: Direction
     ) -> Float64[np.ndarray, "k tokens width"]:
         """Carry z_n to z_v, or z_v to z_n."""
+        after = 0.0 if direction == "encode" else self._centre
+        return np.asarray(self.states(z, direction)[:, -1]) + after
+
+    @torch.no_grad()
+    def states(
+        self, z: Float[np.ndarray, "k tokens width"], direction: Direction
+    ) -> Float64[np.ndarray, "k steps tokens width"]:
+        """Return the flow's state after each step; z_v's mean is not added back."""
 
         def velocity(z: torch.Tensor, t: float) -> torch.Tensor:
             times = torch.full((len(z),), t, dtype=torch.float64)
@@ -162,11 +112,10 @@ class Reference:
             return out
 
         grid = time_grid(self._steps[direction], direction)
-        before, after = (
-            (0.0, self._centre) if direction == "decode" else (self._centre, 0.0)
-        )
+        before = 0.0 if direction == "decode" else self._centre
         start = torch.from_numpy(z.astype(np.float64) - before)
-        return np.asarray(solve(velocity, start, grid, self._solver).numpy()) + after
+        states = trajectory(velocity, start, grid, self._solver)
+        return np.stack([state.numpy() for state in states], axis=1)
 
     @torch.no_grad()
     def velocity(
@@ -186,56 +135,72 @@ def golden_vectors(
     """
     voxels = voxels.astype(np.float32)
     z_n, retrieval = reference.encode_voxels(voxels)
-    z_v = reference.flow(z_n.astype(np.float32), "decode")
-    encoded = reference.flow(z_v.astype(np.float32), "encode")
-    predicted = reference.predict_voxels(encoded.astype(np.float32))
-    return {
+    flow = flow_vectors(reference, z_n)
+    predicted = reference.predict_voxels(flow["z_n_encoded"].astype(np.float32))
+    return flow | {
         "voxels": voxels,
-        "z_n": z_n,
         "retrieval": retrieval,
-        "z_v": z_v,
-        "z_n_encoded": encoded,
         "voxels_predicted": predicted,
     }
 
 
-def gates_from_verdicts(
-    verdicts: Sequence[Verdict], limit: float = REL_L2_LIMIT
-) -> tuple[GateSpec, ...]:
-    """Return every gate, or refuse.
+def flow_vectors(
+    reference: Reference, z_n: Float[np.ndarray, "k tokens width"]
+) -> dict[str, Array]:
+    """Return what the flow must compute, in float64: z_n to z_v and back again."""
+    z_v = reference.flow(z_n.astype(np.float32), "decode")
+    return {
+        "z_n": z_n,
+        "z_v": z_v,
+        "z_n_encoded": reference.flow(z_v.astype(np.float32), "encode"),
+        # Of one sample: twenty steps of the published size are 34 MB a direction.
+        STATES["decode"]: reference.states(z_n[:1].astype(np.float32), "decode"),
+        STATES["encode"]: reference.states(z_v[:1].astype(np.float32), "encode"),
+    }
 
-    Raises:
-        ParityError: The first verdict beyond the limit.
+
+def unit_latents(field: SiT, samples: int, seed: int) -> Float64[np.ndarray, "..."]:
+    """Return standard normal latents, at which a stressed velocity is of their size.
+
+    The latents of an untrained or small encoder are far smaller. A velocity that has to
+    cancel itself down to them multiplies every rounding, whatever the engine.
     """
-    return tuple(verdict.gate(limit) for verdict in verdicts)
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((samples, field.config.tokens, field.config.width))
 
 
-def verdicts_of_model(
-    model: Model, golden: Mapping[str, Array], label: str
-) -> list[Verdict]:
-    """Judge every map of a model, and both directions from end to end.
+def verdicts_of_model(model: Model, golden: Mapping[str, Array]) -> list[Verdict]:
+    """Judge every map of a model, each step, and both directions from end to end.
 
     Args:
         model: Opened engines.
-        golden: From `golden_vectors`.
-        label: What the names of the verdicts begin with.
+        golden: From `golden_vectors`, or of the flow alone, from `flow_vectors`.
     """
+    is_whole = "voxels" in golden
+    maps = {
+        name: row
+        for name, row in model.maps().items()
+        if is_whole or name in ("decode_flow", "encode_flow")
+    }
+    verdicts = list(map_verdicts(maps, golden))
+    if model.form == "step":
+        verdicts += step_verdicts(model, golden)
+    return verdicts + _chains(model, golden) if is_whole else verdicts
+
+
+def _chains(model: Model, golden: Mapping[str, Array]) -> list[Verdict]:
     z_v = [model.decode_latent(model.encode_voxels(v)) for v in golden["voxels"]]
     voxels = [
         model.predict_voxels(model.encode_latent(z.astype(np.float32)))
         for z in golden["z_v"]
     ]
-    found = {
-        name: (golden[target], np.stack([run(z) for z in _single(golden[source])]))
-        for name, (run, source, target) in model.maps().items()
-    }
-    found["chain_decode"] = golden["z_v"], np.stack(z_v)
-    found["chain_encode"] = golden["voxels_predicted"], np.stack(voxels)
     return [
-        judge(f"{label}.{name}", wanted, array)
-        for name, (wanted, array) in found.items()
+        worst(
+            name,
+            [judge(name, *pair) for pair in zip(golden[target], found, strict=True)],
+        )
+        for name, target, found in (
+            ("chain_decode", "z_v", z_v),
+            ("chain_encode", "voxels_predicted", voxels),
+        )
     ]
-
-
-def _single(array: Array) -> Array:
-    return array.astype(np.float32)

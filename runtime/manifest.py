@@ -25,6 +25,7 @@ Shape = tuple[Positive, ...]
 DType = Literal["float32", "float64", "int64", "uint8", "bool"]
 Affine = tuple[tuple[float, float, float, float], ...]
 InputKind = Literal["volume", "beta"]
+GraphPrecision = Literal["f32", "f16", "bf16", "int8"]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +46,7 @@ class GraphSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """``encoder``, ``decoder``, ``decode_flow``, ``encode_flow`` or ``step``."""
     file: str
     opset: Positive
-    precision: Literal["f32", "f16", "bf16", "int8"]
+    precision: GraphPrecision
     """Precision of the matrix products as the file writes them; inputs and outputs are
     float32. An engine may compute an f32 graph in another precision."""
     inputs: tuple[TensorSpec, ...]
@@ -128,7 +129,11 @@ class GateSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str
     metric: Literal["rel_l2", "cosine", "nonfinite"]
     limit: float
+    """At most this relative L2 error or number of non-finite numbers, or at least this
+    cosine."""
     reached: float
+    precision: GraphPrecision = "f32"
+    """Of the graphs that reached it."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ symbolic latents from which export writes its unrolled graphs.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
@@ -127,6 +127,15 @@ def solve(velocity: Velocity, z: Any, grid: Sequence[float], solver: Solver) -> 
     Returns:
         The latent at ``grid[-1]``, of the type and shape of `z`.
     """
+    for state in trajectory(velocity, z, grid, solver):
+        z = state
+    return z
+
+
+def trajectory(
+    velocity: Velocity, z: Any, grid: Sequence[float], solver: Solver
+) -> Iterator[Any]:
+    """Yield the latent after each step of `solve`; the last is its result."""
     for t, t_next in pairwise(grid):
         z = solver.step(velocity, z, t, t_next)
-    return z
+        yield z

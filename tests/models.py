@@ -78,7 +78,9 @@ def random_model(
     )
 
 
-def export(model: RandomModel, out: Path, *, solver="rotation", steps=2) -> Path:
+def export(
+    model: RandomModel, out: Path, *, solver="rotation", steps=2, precisions=("f32",)
+) -> Path:
     """Export a random model with the arguments that tests do not care about."""
     return export_bundle(
         model.vae,
@@ -92,6 +94,7 @@ def export(model: RandomModel, out: Path, *, solver="rotation", steps=2) -> Path
         created=CREATED,
         solver=solver,
         steps=steps,
+        precisions=precisions,
     )
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from runtime.arrays import Float32
 from runtime.bundle import Bundle
 from runtime.engine import Array, Engine, allocate, fill, open_engine, read_only
+from runtime.golden import BY_HINT, LIMITS, check_golden
 from runtime.heads import Retrieval
 from runtime.manifest import GraphSpec, Manifest
-from runtime.model import GOLDEN_LIMITS, Model, check_golden
+from runtime.model import Model
 from runtime.preprocess import VoxelMask
 from runtime.solver import Direction, solver_from_name, time_grid
 from verbs.bench_orders import Job
@@ -82,7 +83,8 @@ def open_stages(bundle: Bundle, job: Job) -> Stages:
             threads=who.threads,
         )
     model = _model(bundle, engines)
-    check_golden(model, bundle.golden(), GOLDEN_LIMITS[who.precision])
+    limits = LIMITS["f32"] if precision == "f32" else BY_HINT
+    check_golden(model, bundle.golden(), limits, who.peer)
     silent = _model(bundle, {n: Silent(manifest.graph(n)) for n in GRAPHS})
     return Stages(
         _calls(bundle, model, silent, job.gallery),

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
-from export.assemble import write_autoencoder, write_flow
+from export.assemble import autoencoder_graphs, flow_of, write_flow, write_spec
 from export.parity import stressed
 from export.preprocessing import Preprocessing
 from runtime.arrays import Shaped
@@ -80,20 +80,17 @@ def write_preset(config: ModelConfig, out: Path, *, created: str, seed: int) -> 
     preprocessing = _preprocessing(config.vae.voxels, rng)
     path = config.flow_training.path
     name = "rotation" if path == "cos" else "euler"
-    flow_files = write_flow(
-        field,
-        solver_from_name(name, path),
-        {"decode": STEPS, "encode": STEPS},
-        folder,
+    flow = flow_of(
+        field, solver_from_name(name, path), {"decode": STEPS, "encode": STEPS}
     )
+    flow_graphs = write_flow(flow.graphs("f32"), folder)
     latent = (config.flow.tokens, config.flow.width)
-    tensors: dict[str, Array] = preprocessing.tensors() | flow_files.tables_by_name()
+    tensors: dict[str, Array] = preprocessing.tensors() | flow.tensors()
     tensors["latent_mean"] = rng.standard_normal(latent, dtype=np.float32)
     draft = _manifest(config, preprocessing, name, created)
-    draft = msgspec.structs.replace(
-        draft, graphs=write_autoencoder(vae, folder) + flow_files.graphs
-    )
-    del vae, field
+    graphs = (*(write_spec(one, folder) for one in autoencoder_graphs(vae)),)
+    draft = msgspec.structs.replace(draft, graphs=graphs + flow_graphs)
+    del vae, field, flow
     with model_from_folder(
         folder,
         draft,

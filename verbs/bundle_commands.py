@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 Backend = Literal["ort", "openvino"]
+Precision = Literal["f32", "f16", "bf16"]
 
 
 def export(
@@ -22,6 +23,7 @@ def export(
     solver: str = "rotation",
     steps: int = 2,
     backend: Backend = "ort",
+    precisions: tuple[Precision, ...] = ("f32",),
 ) -> None:
     """Compile two checkpoints into OUT/bundle, and a calibrated OUT/gallery beside it.
 
@@ -34,6 +36,7 @@ def export(
         solver: euler, rotation or heun.
         steps: Solver steps of each direction.
         backend: Engine that the calibration runs on.
+        precisions: What to write graphs in, f32 among them; each must pass its gate.
     """
     from verbs.export import export_checkpoints
 
@@ -46,6 +49,7 @@ def export(
         solver=solver,
         steps=steps,
         backend=backend,
+        precisions=precisions,
     )
 
 
@@ -54,6 +58,7 @@ def verify(
     /,
     *,
     backend: Backend = "ort",
+    precision: Precision = "f32",
     json: bool = False,
 ) -> None:
     """Hold a bundle's engines against its golden vectors on this machine, torch-free.
@@ -61,11 +66,12 @@ def verify(
     Args:
         bundle: A bundle's folder.
         backend: Engine library.
+        precision: Of the arithmetic; every map and step must pass its gate.
         json: Print JSON.
     """
-    from verbs.inspect import verify_bundle
+    from verbs.verify import verify_bundle
 
-    verify_bundle(bundle, backend=backend, as_json=json)
+    verify_bundle(bundle, backend=backend, precision=precision, as_json=json)
 
 
 def inspect(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from export.assemble import Precision, check_precisions
 from runtime.errors import CheckpointError, UsageError
 from runtime.estimator import ExternalEstimator
 from runtime.solver import solver_from_name, time_grid
@@ -25,6 +26,7 @@ def export_checkpoints(
     solver: str,
     steps: int,
     backend: str,
+    precisions: tuple[Precision, ...] = ("f32",),
 ) -> None:
     """Write OUT/bundle and OUT/gallery, from what the checkpoints were trained on.
 
@@ -32,7 +34,8 @@ def export_checkpoints(
         UsageError: Neither a recording nor prepared trials, or both.
         CheckpointError: A checkpoint is missing, damaged, of another model, or was
             trained on something else.
-        ConfigError: No such solver, one that does not fit the path, or no step.
+        ConfigError: No such solver, one that does not fit the path, no step, or
+            precisions without f32.
         ParityError: An engine does not compute what the model computes.
     """
     if (recording is None) == (trials is None):
@@ -45,11 +48,18 @@ def export_checkpoints(
     path = read_manifest(flow, "flow").config.flow_training.path
     solver_from_name(solver, path)
     time_grid(steps, "decode")
+    check_precisions(precisions)
     built = Built(vae, flow, out / "bundle", out / "gallery")
     with screen() as shown:
         if trials is not None:
             has_gallery = _from_trials(
-                trials, built, solver=solver, steps=steps, backend=backend, shown=shown
+                trials,
+                built,
+                solver=solver,
+                steps=steps,
+                backend=backend,
+                precisions=precisions,
+                shown=shown,
             )
         else:
             _from_recording(
@@ -59,6 +69,7 @@ def export_checkpoints(
                 solver=solver,
                 steps=steps,
                 backend=backend,
+                precisions=precisions,
                 shown=shown,
             )
             has_gallery = True
@@ -75,13 +86,21 @@ def _from_recording(
     solver: str,
     steps: int,
     backend: str,
+    precisions: tuple[Precision, ...],
     shown: Screen,
 ) -> None:
     file = built.vae / ESTIMATOR
     estimator = read_estimator(file if file.exists() else None)
     dataset = read_dataset(recording, estimator, manifest.config, shown)
     _check_origin(built, LearnedFrom.of_dataset(dataset))
-    export_built(dataset, built, solver=solver, steps=steps, on_stage=shown.stage)
+    export_built(
+        dataset,
+        built,
+        solver=solver,
+        steps=steps,
+        precisions=precisions,
+        on_stage=shown.stage,
+    )
     shown.stage("calibrate the gallery's confidence")
     calibrate(dataset, built, backend=backend)
 
@@ -93,6 +112,7 @@ def _from_trials(
     solver: str,
     steps: int,
     backend: str,
+    precisions: tuple[Precision, ...],
     shown: Screen,
 ) -> bool:
     """Write the bundle; write a gallery and return True where it can be served."""
@@ -106,6 +126,7 @@ def _from_trials(
         built,
         solver=solver,
         steps=steps,
+        precisions=precisions,
         on_stage=shown.stage,
     )
     if isinstance(origin.estimator, ExternalEstimator):

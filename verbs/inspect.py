@@ -1,4 +1,4 @@
-"""`neuroflow inspect` and `verify`: what is in a bundle, and is it true here?"""
+"""`neuroflow inspect`: what is in a bundle, and who signed it."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,7 @@ import msgspec
 
 from runtime.bundle import open_bundle
 from runtime.estimator import BetaEstimator, ExternalEstimator, description
-from runtime.manifest import Manifest
-from runtime.model import GOLDEN_LIMITS, golden_errors, open_model
+from runtime.manifest import GraphSpec, Manifest
 from runtime.signing_keys import read_trust
 
 
@@ -47,10 +46,12 @@ def _lines(manifest: Manifest) -> list[tuple[str, str]]:
     elif isinstance(estimator, ExternalEstimator):
         how = f", not to be served: {description(estimator)}"
     size = sum(file.size for file in manifest.files) / 1e6
-    reached = max(
-        (gate.reached for gate in manifest.gates if gate.metric == "rel_l2"),
-        default=0.0,
-    )
+    reached: dict[str, float] = {}
+    for gate in manifest.gates:
+        if gate.metric == "rel_l2":
+            worst = max(reached.get(gate.precision, 0.0), gate.reached)
+            reached[gate.precision] = worst
+    parity = ", ".join(f"{error:.1e} in {key}" for key, error in reached.items())
     return [
         ("subject", manifest.subject),
         ("created", manifest.created),
@@ -62,28 +63,12 @@ def _lines(manifest: Manifest) -> list[tuple[str, str]]:
             f"{flow.solver} on {flow.path}, {len(flow.decode_times) - 1} steps to "
             f"decode, {len(flow.encode_times) - 1} to encode",
         ),
-        ("graphs", ", ".join(graph.name for graph in manifest.graphs)),
+        ("graphs", ", ".join(_title(graph) for graph in manifest.graphs)),
         ("files", f"{len(manifest.files)}, {size:.1f} MB"),
-        ("parity", f"{reached:.1e} relative L2 at worst, {len(manifest.gates)} gates"),
+        ("parity", f"relative L2 at worst {parity}, {len(manifest.gates)} gates"),
     ]
 
 
-def verify_bundle(folder: Path, *, backend: str, as_json: bool) -> None:
-    """Print how far each map is from the golden vectors on this machine.
-
-    Raises:
-        BundleError: The folder is not exactly what its manifest lists.
-        ParityError: A map is beyond its limit.
-    """
-    with open_bundle(folder) as bundle, open_model(bundle, backend) as model:
-        errors = golden_errors(model, bundle.golden())
-        limit = GOLDEN_LIMITS["f32"]
-        if as_json:
-            result = {"backend": model.backend, "limit": limit, "rel_l2": errors}
-            print(msgspec.json.encode(result).decode())
-            return
-        print(
-            f"{model.backend}: relative L2 to the golden vectors, at most {limit:.0e}"
-        )
-        for name, error in errors.items():
-            print(f"  {name:<12}{error:.1e}")
+def _title(graph: GraphSpec) -> str:
+    is_plain = graph.precision == "f32"
+    return graph.name if is_plain else f"{graph.name} {graph.precision}"

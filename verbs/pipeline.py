@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
+from export.assemble import Precision
 from export.package import export_bundle
 from export.preprocessing import Preprocessing
 from runtime.bundle import BackboneSpec, open_bundle
@@ -81,6 +82,7 @@ def export(
     *,
     solver: str,
     steps: int,
+    precisions: Sequence[Precision] = ("f32",),
     on_stage: Stage = lambda _line: None,
 ) -> None:
     """Write the bundle of a participant from the two checkpoints.
@@ -89,7 +91,12 @@ def export(
         CheckpointError: One is missing, damaged, or not the other's.
     """
     write_bundle(
-        ingredients_of(dataset), built, solver=solver, steps=steps, on_stage=on_stage
+        ingredients_of(dataset),
+        built,
+        solver=solver,
+        steps=steps,
+        precisions=precisions,
+        on_stage=on_stage,
     )
 
 
@@ -132,6 +139,7 @@ def write_bundle(
     *,
     solver: str,
     steps: int,
+    precisions: Sequence[Precision] = ("f32",),
     on_stage: Stage = lambda _line: None,
 ) -> None:
     """Write the bundle from the two checkpoints and what belongs to them.
@@ -165,6 +173,7 @@ def write_bundle(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         solver=solver,
         steps=steps,
+        precisions=precisions,
         progress=on_stage,
     )
 

@@ -8,15 +8,31 @@ import pytest
 import torch
 
 from export import package
-from export.parity import REL_L2_LIMIT, Reference, Verdict, judge
+from export.parity import Reference
 from runtime.bundle import open_bundle
-from runtime.errors import ArtifactError, ConfigError, ParityError, TensorMismatchError
-from runtime.model import check_golden, golden_errors, open_model
+from runtime.errors import (
+    ArtifactError,
+    ConfigError,
+    ParityError,
+    TensorMismatchError,
+    UsageError,
+)
+from runtime.golden import (
+    LIMITS,
+    STATES,
+    Verdict,
+    check_golden,
+    judge,
+    map_verdicts,
+    worst,
+)
+from runtime.model import open_model
 from runtime.solver import SOLVERS
 from tests.models import export, random_model, tiny_bundle
 
 pytestmark = pytest.mark.slow
 
+LIMIT = LIMITS["f32"].rel_l2
 FORMS = [("ort", "unrolled"), ("ort", "step"), ("openvino", "step")]
 
 
@@ -47,9 +63,9 @@ def test_both_whole_directions_are_within_the_limit(bundle, reference, backend, 
 
     z_n, _ = reference.encode_voxels(voxels[None])
     wanted = reference.flow(z_n, "decode")[0]
-    assert judge("decode", wanted, decoded).rel_l2 <= REL_L2_LIMIT
+    assert judge("decode", wanted, decoded).rel_l2 <= LIMIT
     wanted = reference.predict_voxels(reference.flow(z_v[None], "encode"))[0]
-    assert judge("encode", wanted, predicted).rel_l2 <= REL_L2_LIMIT
+    assert judge("encode", wanted, predicted).rel_l2 <= LIMIT
 
 
 def test_looped_steps_are_the_unrolled_graph(bundle):
@@ -65,9 +81,9 @@ def test_looped_steps_are_the_unrolled_graph(bundle):
 
 def test_bfloat16_opens_within_its_own_limit(bundle):
     with open_model(bundle, "openvino", "bf16", threads=1) as model:
-        errors = golden_errors(model, bundle.golden())
+        verdicts = list(map_verdicts(model.maps(), bundle.golden()))
 
-    assert max(errors.values()) <= 5e-2
+    assert max(verdict.rel_l2 for verdict in verdicts) <= 5e-2
 
 
 def test_a_result_belongs_to_the_caller(bundle):
@@ -93,15 +109,18 @@ def test_the_manifest_keeps_every_gate_that_was_reached(bundle):
     gates = bundle.manifest.gates
 
     assert {gate.name.split(".")[0] for gate in gates} == {"stressed", "trained"}
-    assert {gate.name.split(".")[1] for gate in gates} == {"ort", "openvino"}
-    assert all(gate.reached <= gate.limit == REL_L2_LIMIT for gate in gates)
+    assert {gate.name.split(".")[2] for gate in gates} == {"ort", "openvino"}
+    limits = {"rel_l2": LIMIT, "nonfinite": 0}
+    assert {gate.metric for gate in gates} == limits.keys()
+    assert all(gate.reached <= gate.limit == limits[gate.metric] for gate in gates)
+    assert {gate.precision for gate in gates} == {"f32"}
 
 
 def test_golden_vectors_of_another_model_are_refused(bundle):
     golden = dict(bundle.golden())
     golden["z_v"] = golden["z_v"] * np.float32(1.001)
     with open_model(bundle) as model, pytest.raises(ParityError) as caught:
-        check_golden(model, golden, 1e-5)
+        check_golden(model, golden, LIMITS["f32"], model.backend)
 
     assert str(caught.value).startswith("golden decode_flow (ort ")
 
@@ -115,7 +134,7 @@ def test_an_engine_that_is_wrong_leaves_no_bundle(tmp_path, monkeypatch):
     package_table = assemble.conditioning_table
     monkeypatch.setattr(assemble, "conditioning_table", wrong)
 
-    with pytest.raises(ParityError, match=r"stressed\.ort\.unrolled\.decode_flow"):
+    with pytest.raises(ParityError, match=r"stressed\.f32\.ort\.unrolled\.decode_flow"):
         export(random_model(), tmp_path / "bundle")
 
     assert os.listdir(tmp_path) == []
@@ -152,8 +171,14 @@ def test_a_result_that_is_not_finite_never_passes():
     verdict = judge("x", np.ones(2), found)
 
     assert verdict.nonfinite == 1
-    with pytest.raises(ParityError, match="x: expected relative L2 error"):
-        verdict.gate()
+    for limits in LIMITS.values():
+        assert not verdict.is_within(limits)
+    with pytest.raises(ParityError) as caught:
+        verdict.gates("bf16")
+    assert str(caught.value) == (
+        "x: expected relative L2 error <= 0.01 and cosine >= 0.9995, found inf "
+        "(cosine nan, 1 non-finite)"
+    )
 
 
 def test_the_judge_measures_in_float64():
@@ -161,7 +186,62 @@ def test_the_judge_measures_in_float64():
 
     verdict = judge("x", wanted, wanted + np.array([0.0, 0.05]))
 
-    assert verdict == Verdict("x", pytest.approx(0.01), pytest.approx(1, abs=1e-4), 0)
+    assert verdict.rel_l2 == pytest.approx(0.01)
+    assert verdict.cosine == pytest.approx(1, abs=1e-4)
+    assert verdict.nonfinite == 0
+
+
+def test_the_worst_sample_counts_and_what_is_not_finite_is_worst():
+    good, bad = Verdict("x", 1e-7, 1.0, 0), Verdict("x", 1e-3, 0.9, 0)
+    broken = Verdict("x", float("inf"), float("nan"), 3)
+
+    assert worst("y", [good, bad]) == Verdict("y", 1e-3, 0.9, 0)
+    for order in ([broken, good], [good, broken]):
+        found = worst("y", order)
+        assert (found.rel_l2, found.nonfinite) == (float("inf"), 3)
+        assert np.isnan(found.cosine)
+
+
+@pytest.mark.parametrize(
+    ("precision", "rel_l2", "cosine", "passes"),
+    [
+        ("f32", 1e-5, 0.0, True),
+        ("f32", 1.1e-5, 1.0, False),
+        ("f16", 1e-2, 0.9995, True),
+        ("bf16", 1.1e-2, 1.0, False),
+        ("bf16", 1e-3, 0.9994, False),
+        ("int8", 9.0, 0.997, True),
+        ("int8", 0.0, 0.9969, False),
+        ("int8", 0.0, float("nan"), False),
+    ],
+)
+def test_each_precision_has_its_own_gate(precision, rel_l2, cosine, passes):
+    verdict = Verdict("x", rel_l2, cosine, 0)
+
+    assert verdict.is_within(LIMITS[precision]) == passes
+
+
+def test_the_state_after_the_last_step_is_the_end(bundle):
+    golden = bundle.golden()
+
+    assert {golden[name].shape for name in STATES.values()} == {(1, 2, 8, 12)}
+    end = golden["decode_states"][0, -1] + bundle.latent_mean
+    np.testing.assert_allclose(end, golden["z_v"][0], rtol=1e-5, atol=1e-6)
+    end = golden["encode_states"][0, -1]
+    np.testing.assert_allclose(end, golden["z_n_encoded"][0], rtol=1e-5, atol=1e-6)
+
+
+def test_states_need_the_form_that_has_them(bundle):
+    z = np.zeros((8, 12), np.float32)
+    with (
+        open_model(bundle, "ort", form="unrolled") as model,
+        pytest.raises(UsageError) as caught,
+    ):
+        model.states(z, "decode")
+
+    assert str(caught.value) == (
+        "form: expected step, to see each state; found unrolled"
+    )
 
 
 def test_export_leaves_the_model_as_it_was():

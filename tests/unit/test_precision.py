@@ -33,6 +33,16 @@ def linear(weight, bias) -> Graph:
     return graph_of(nodes, {"w": weight, "b": bias})
 
 
+def attention() -> Graph:
+    """Two products with a softmax between them."""
+    nodes = [
+        ("MatMul", "xw", "s", {}),
+        ("Softmax", "s", "p", {"axis": -1}),
+        ("MatMul", "pw", "y", {}),
+    ]
+    return graph_of(nodes, {"w": np.arange(9, dtype=np.float32).reshape(3, 3) / 7})
+
+
 def residual() -> Graph:
     """A normalised, gated product added to its own input, as in a block."""
     nodes = [
@@ -70,15 +80,23 @@ def types_of(model):
 
 
 @pytest.mark.parametrize("precision", HALVES)
-def test_products_are_half_and_norms_gates_and_sums_are_float32(tmp_path, precision):
+def test_products_are_half_and_everything_else_is_float32(tmp_path, precision):
     model = proto_of(halved(residual(), precision), tmp_path / "g.onnx")
 
     types = types_of(model)
     found = {n.op_type: {types[i] for i in n.input} for n in model.graph.node}
     assert found["LayerNormalization"] == {TensorProto.FLOAT}
-    assert found["MatMul"] == found["Gelu"] == {KINDS[precision]}
-    assert found["Mul"] == found["Add"] == {TensorProto.FLOAT}
+    assert found["MatMul"] == {KINDS[precision]}
+    for op in ("Gelu", "Mul", "Add"):
+        assert found[op] == {TensorProto.FLOAT}
     assert types["x"] == types["r"] == types["y"] == TensorProto.FLOAT
+
+
+def test_no_cast_comes_between_the_two_products_of_attention():
+    graph = halved(attention(), "bf16")
+
+    operators = [node.op_type for node in graph.nodes]
+    assert operators == ["Cast", "MatMul", "Softmax", "MatMul", "Cast"]
 
 
 def test_a_half_weight_takes_half_the_bytes_and_nothing_is_kept_twice():
@@ -112,9 +130,8 @@ def test_rounding_is_that_of_numpy_operator_by_operator(
 
     with np.errstate(over="ignore"):
         a, b = (array.astype(dtype).astype(np.float64) for array in (x, weight))
-        product = (a @ b).astype(dtype).astype(np.float64)
-        wanted = (product + bias.astype(dtype).astype(np.float64)).astype(dtype)
-    np.testing.assert_array_equal(found, wanted.astype(np.float32))
+        product = (a @ b).astype(dtype).astype(np.float32)
+    np.testing.assert_array_equal(found, product + bias)
 
 
 @pytest.mark.parametrize("precision", HALVES)

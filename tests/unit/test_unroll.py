@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from export.assemble import step_graph, write_flow
+from export.assemble import flow_of, step_graph, write_flow
 from export.fold import conditioning_table
 from export.graphs import WeightStore, write_graph
 from export.unroll import evaluation_grid, unrolled
@@ -80,13 +80,14 @@ def test_both_directions_and_the_step_share_one_weights_file(field, tmp_path):
     (tmp_path / "graphs").mkdir()
     steps = {"decode": 20, "encode": 20}
 
-    files = write_flow(field, SOLVERS["euler"], steps, tmp_path)
+    flow = flow_of(field, SOLVERS["euler"], steps)
+    specs = write_flow(flow.graphs("f32"), tmp_path)
 
     stored = (tmp_path / "graphs/flow.weights").stat().st_size
-    row = files.tables["decode"].shape[1] * 4
+    row = flow.tables["decode"].shape[1] * 4
     weights = sum(p.numel() * 4 for p in field.parameters())
     assert stored < weights + 21 * (row + 64) + 8192
-    assert {spec.name for spec in files.graphs} == {
+    assert {spec.name for spec in specs} == {
         "step",
         "decode_flow",
         "encode_flow",

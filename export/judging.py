@@ -1,0 +1,130 @@
+"""Which engines judge which precision before a bundle ships, and the gates they give.
+
+float32 is judged by the engines that will run it. A half graph is judged by a float32
+twin that rounds where the graph says (`export.precision.rounded_in_float32`): an engine
+without half arithmetic hides what the graph would overflow. ONNX Runtime, which opens
+float16 graphs, is held to its own result as well.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from export.assemble import Flow, Precision, in_precision, write_flow, write_spec
+from export.graphs import Graph
+from export.parity import Array, verdicts_of_model
+from export.precision import rounded_in_float32
+from runtime.golden import Verdict
+from runtime.manifest import GateSpec, Manifest
+from runtime.model import Form, model_from_folder
+
+_ENGINES: Final[Mapping[Precision, tuple[tuple[str, Form], ...]]] = {
+    "f32": (("ort", "unrolled"), ("ort", "step"), ("openvino", "step")),
+    "f16": (("ort", "unrolled"), ("ort", "step")),
+    "bf16": (),
+}
+"""Of the graphs as they are written. Step and unrolled must agree."""
+_FORMS: Final[tuple[Form, ...]] = ("unrolled", "step")
+
+
+def gates_of_flow(
+    flow: Flow,
+    autoencoder: Sequence[Graph],
+    draft: Manifest,
+    tensors: Mapping[str, Array],
+    golden: Mapping[str, Array],
+    folder: Path,
+    precisions: Sequence[Precision],
+    label: str,
+) -> tuple[Manifest, tuple[GateSpec, ...]]:
+    """Write a field's graphs in each precision and judge the whole model.
+
+    Args:
+        flow: The field's step graph and its grid.
+        autoencoder: Encoder and decoder in float32.
+        draft: A manifest with the autoencoder's graphs, which are in `folder`.
+        tensors: The bundle's tensors that engines are driven with.
+        golden: From `export.parity.golden_vectors`.
+        folder: The bundle's; the flow's files are written over.
+        precisions: What to write.
+        label: What the gates' names begin with.
+
+    Returns:
+        The manifest with the flow's graphs, and a gate for each metric of each result.
+
+    Raises:
+        ParityError: A map, a step or a whole direction is beyond its limits.
+    """
+    specs = [write_flow(flow.graphs(p), folder) for p in precisions]
+    manifest = msgspec.structs.replace(
+        draft, graphs=draft.graphs + tuple(spec for group in specs for spec in group)
+    )
+    gates: list[GateSpec] = []
+    for precision in precisions:
+        for backend, form in _ENGINES[precision]:
+            verdicts = _verdicts(
+                folder, manifest, tensors, golden, backend, precision, form
+            )
+            start = f"{label}.{precision}.{backend}.{form}"
+            gates += _gates(verdicts, start, precision)
+        if precision != "f32":
+            for form, verdicts in _rounded(
+                flow, autoencoder, manifest, tensors, golden, folder, precision
+            ):
+                start = f"{label}.{precision}.rounded.{form}"
+                gates += _gates(verdicts, start, precision)
+    return manifest, tuple(gates)
+
+
+def _gates(
+    verdicts: Sequence[Verdict], start: str, precision: Precision
+) -> Iterator[GateSpec]:
+    for verdict in verdicts:
+        yield from replace(verdict, name=f"{start}.{verdict.name}").gates(precision)
+
+
+def _rounded(
+    flow: Flow,
+    autoencoder: Sequence[Graph],
+    manifest: Manifest,
+    tensors: Mapping[str, Array],
+    golden: Mapping[str, Array],
+    folder: Path,
+    precision: Precision,
+) -> Iterator[tuple[Form, list[Verdict]]]:
+    """Judge the float32 twin of a half precision, from files that are not kept."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        scratch = Path(name)
+        (scratch / "graphs").mkdir()
+        coders = (in_precision(graph, precision) for graph in autoencoder)
+        specs = [write_spec(rounded_in_float32(graph), scratch) for graph in coders]
+        graphs = flow.graphs(precision)
+        specs += write_flow([rounded_in_float32(graph) for graph in graphs], scratch)
+        twin = msgspec.structs.replace(manifest, graphs=tuple(specs))
+        for form in _FORMS:
+            yield form, _verdicts(scratch, twin, tensors, golden, "ort", "f32", form)
+
+
+def _verdicts(
+    folder: Path,
+    manifest: Manifest,
+    tensors: Mapping[str, Array],
+    golden: Mapping[str, Array],
+    backend: str,
+    precision: Precision,
+    form: Form,
+) -> list[Verdict]:
+    with model_from_folder(
+        folder,
+        manifest,
+        tensors,
+        backend=backend,
+        precision=precision,
+        threads=None,
+        form=form,
+    ) as model:
+        return verdicts_of_model(model, golden)

@@ -1,0 +1,288 @@
+"""Half precision ships only through its gate: per step, at the end, trained, stressed.
+
+On a trained flow of twelve blocks; a fresh one has no velocity and proves nothing.
+"""
+
+import dataclasses
+import io
+import json
+import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from unittest import mock
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import neuroflow
+from runtime.bundle import GOLDEN, MANIFEST, open_bundle, write_manifest
+from runtime.engine import open_engine
+from runtime.errors import BackendError, ConfigError
+from runtime.golden import LIMITS, STATES, judge
+from runtime.model import graph_of, open_model
+from runtime.sealed import seal
+from tests.models import RandomModel, export, random_model
+from training.checkpoint import load_flow, load_neurovae
+from training.fit import fit_flow, fit_neurovae
+from training.trials import TrialSet
+
+pytestmark = pytest.mark.slow
+
+PRECISIONS = ("f32", "f16", "bf16")
+
+
+def trained_model(folder) -> RandomModel:
+    """The tiny model with twelve blocks of width 48, a few steps into its training."""
+    model = random_model()
+    tokens, width = 8, 48
+    small = model.config
+    config = msgspec.structs.replace(
+        small,
+        vae=msgspec.structs.replace(small.vae, width=width),
+        flow=msgspec.structs.replace(small.flow, width=width, depth=12),
+    )
+    rng = np.random.default_rng(0)
+    trials = TrialSet(
+        rng.standard_normal((24, 37)).astype(np.float32),
+        np.arange(24) % 8,
+        rng.standard_normal((8, tokens, width)).astype(np.float32),
+    )
+    vae = fit_neurovae(config, trials, folder / "vae")
+    flow = fit_flow(config, trials, vae, folder / "flow")
+    return dataclasses.replace(
+        model,
+        config=config,
+        vae=load_neurovae(vae)[0],
+        field=load_flow(flow)[0],
+        latent_mean=trials.latents.mean(axis=0),
+        golden_voxels=trials.voxels[:2],
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    scratch = tmp_path_factory.mktemp("half")
+    return export(trained_model(scratch), scratch / "bundle", precisions=PRECISIONS)
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    with open_bundle(folder) as bundle:
+        yield bundle
+
+
+def said(*arguments):
+    """Run the command line; return its status, output and error."""
+    out, error = io.StringIO(), io.StringIO()
+    argv = ["neuroflow", *map(str, arguments)]
+    with mock.patch("sys.argv", argv), redirect_stdout(out), redirect_stderr(error):
+        try:
+            status = neuroflow.main()
+        except SystemExit as ended:
+            status = ended.code
+    return status, out.getvalue(), error.getvalue()
+
+
+def gates_of(bundle):
+    """Name of each gate in its parts: label, precision, judge, form, result."""
+    return [(gate, gate.name.split(".", 4)) for gate in bundle.manifest.gates]
+
+
+def test_every_precision_passed_each_step_and_the_end(bundle):
+    results = {}
+    for gate, (label, precision, engine, form, result) in gates_of(bundle):
+        assert gate.precision == precision
+        key = label, precision, engine, form, result
+        results.setdefault(key, {})[gate.metric] = gate
+
+    for (_, precision, *_), metrics in results.items():
+        assert metrics["nonfinite"].reached == 0
+        assert metrics["rel_l2"].reached <= metrics["rel_l2"].limit
+        assert metrics["rel_l2"].limit == LIMITS[precision].rel_l2
+        if precision != "f32":
+            assert 1 >= metrics["cosine"].reached >= metrics["cosine"].limit == 0.9995
+    steps = {f"{way}_flow.step_{n}" for way in STATES for n in (1, 2)}
+    ends = {"decode_flow", "encode_flow"}
+    for label in ("stressed", "trained"):
+        for precision, engine in (
+            ("f32", "ort"),
+            ("f16", "rounded"),
+            ("bf16", "rounded"),
+        ):
+            found = {
+                r for (*k, r) in results if k == [label, precision, engine, "step"]
+            }
+            assert found >= steps | ends
+    chains = {r for (label, *_, r) in results if label == "trained"}
+    assert chains >= {"encoder", "retrieval", "decoder", "chain_decode", "chain_encode"}
+
+
+def test_half_precision_is_worse_than_float32_and_bfloat16_than_float16(bundle):
+    """Else some precision was not the one that was judged."""
+    worst = dict.fromkeys(PRECISIONS, 0.0)
+    for gate, (_, precision, _, _, result) in gates_of(bundle):
+        if gate.metric == "rel_l2" and result.startswith("decode_flow"):
+            worst[precision] = max(worst[precision], gate.reached)
+
+    assert 10 * worst["f32"] < worst["f16"] < worst["bf16"] / 2
+
+
+def test_weights_of_a_precision_are_one_file_of_half_the_size(bundle):
+    graphs = bundle.folder / "graphs"
+    sizes = {p: (graphs / f"flow{p}.weights").stat().st_size for p in ("", ".f16")}
+
+    assert (graphs / "flow.bf16.weights").stat().st_size == sizes[".f16"]
+    for name in ("step", "decode_flow", "encode_flow"):
+        for precision in ("f16", "bf16"):
+            spec = bundle.manifest.graph(name, precision)
+            model = onnx.load(bundle.folder / spec.file, load_external_data=False)
+            assert spec.opset == model.opset_import[0].version == 20
+            places = {
+                entry.value
+                for weight in model.graph.initializer
+                for entry in weight.external_data
+                if entry.key == "location"
+            }
+            assert places == {f"flow.{precision}.weights"}
+
+
+def test_onnx_runtime_opens_float16_and_its_two_forms_agree(bundle):
+    z = np.random.default_rng(6).normal(size=(8, 48)).astype(np.float32)
+    with (
+        open_model(bundle, "ort", "f16", form="unrolled") as unrolled,
+        open_model(bundle, "ort", "f16", form="step") as looped,
+        open_model(bundle, "ort") as exact,
+    ):
+        for name in ("decode_latent", "encode_latent"):
+            a, b = getattr(unrolled, name)(z), getattr(looped, name)(z)
+            assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a)
+            assert not np.array_equal(a, getattr(exact, name)(z))
+
+
+def test_onnx_runtime_on_the_cpu_has_no_bfloat16(bundle):
+    with pytest.raises(BackendError, match="Choose the backend openvino"):
+        open_model(bundle, "ort", "bf16")
+
+
+def test_openvino_computes_half_from_the_float32_graph(bundle):
+    """It would type a half graph anew; its own check at the start still holds."""
+    graph = graph_of(bundle.manifest, "step", "openvino", "bf16")
+
+    assert graph == bundle.manifest.graph("step")
+    assert graph_of(bundle.manifest, "step", "ort", "f16").precision == "f16"
+
+
+def test_openvino_reads_every_half_graph(bundle):
+    """The file, in float32 arithmetic: what is left is the rounding of the weights."""
+    z = np.random.default_rng(1).normal(size=(1, 8, 48)).astype(np.float32)
+    row = bundle.tensors["conditioning_decode"][:1]
+    found = {}
+    for precision in PRECISIONS:
+        spec = bundle.manifest.graph("step", precision)
+        engine = open_engine("openvino", bundle.folder / spec.file, spec, threads=1)
+        found[precision] = engine.run({"z": z, "modulation": row})["velocity"].copy()
+        engine.close()
+
+    assert judge("f16", found["f32"], found["f16"]).rel_l2 < 1e-2
+    assert judge("bf16", found["f32"], found["bf16"]).rel_l2 < 1e-1
+
+
+def test_verify_judges_each_map_and_step_of_a_precision_without_torch(folder):
+    status, output, error = said("verify", folder, "--precision", "f16")
+
+    assert (status, error) == (0, "")
+    first, *lines = output.splitlines()
+    assert first.startswith("ort ")
+    assert first.endswith(
+        ", f16: expected relative L2 error <= 0.01 and cosine >= 0.9995 to the "
+        "golden vectors"
+    )
+    assert [line.split()[0] for line in lines] == [
+        "encoder", "retrieval", "decode_flow", "encode_flow", "decoder",
+        "decode_flow.step_1", "decode_flow.step_2",
+        "encode_flow.step_1", "encode_flow.step_2",
+    ]  # fmt: skip
+    assert all("relative L2" in line and "beyond" not in line for line in lines)
+
+
+def test_verify_says_the_same_as_json(folder):
+    status, output, _ = said("verify", folder, "--backend", "openvino", "--json")
+
+    result = json.loads(output)
+    assert status == 0
+    assert result["precision"] == "f32"
+    assert result["limits"] == {"rel_l2": 1e-5, "cosine": None}
+    assert len(result["results"]) == 9
+    for row in result["results"].values():
+        assert row["is_within"]
+        assert row["nonfinite"] == 0
+        assert row["rel_l2"] <= 1e-5
+
+
+def wrong_bundle(folder, out, change):
+    """A sealed copy of a bundle whose golden vectors were changed."""
+    shutil.copytree(folder, out)
+    golden = dict(load_file(out / GOLDEN))
+    change(golden)
+    save_file(golden, out / GOLDEN)
+    (out / MANIFEST).unlink()
+    with open_bundle(folder) as bundle:
+        specs = tuple(spec for spec in bundle.manifest.golden if spec.name in golden)
+        manifest = msgspec.structs.replace(bundle.manifest, golden=specs)
+    write_manifest(out, msgspec.structs.replace(manifest, files=seal(out)))
+    return out
+
+
+def test_verify_prints_all_and_fails_with_one_line_of_the_first(folder, tmp_path):
+    def change(golden):
+        golden["decode_states"][:, 0] *= np.float32(1.001)
+
+    status, output, error = said("verify", wrong_bundle(folder, tmp_path / "b", change))
+
+    assert status == 1
+    assert len(output.splitlines()) == 10
+    (beyond,) = [line for line in output.splitlines() if line.endswith("beyond")]
+    assert beyond.split()[0] == "decode_flow.step_1"
+    assert error.count("\n") == 1
+    assert error.startswith(
+        "neuroflow: decode_flow.step_1: expected relative L2 error <= 1e-05, found "
+        "0.000999 "
+    )
+
+
+def test_a_bundle_without_states_is_verified_and_says_what_it_lacks(folder, tmp_path):
+    def change(golden):
+        for name in STATES.values():
+            del golden[name]
+
+    status, output, _ = said("verify", wrong_bundle(folder, tmp_path / "b", change))
+
+    assert status == 0
+    assert len(output.splitlines()) == 7
+    assert output.splitlines()[-1] == (
+        "  steps of the flow: not judged, the bundle is older than their vectors"
+    )
+
+
+def test_inspect_tells_precisions_apart(folder):
+    _, output, _ = said("inspect", folder)
+
+    assert "step, decode_flow, encode_flow, step f16, decode_flow f16" in output
+    parity = next(line for line in output.splitlines() if line.startswith("parity"))
+    assert [key for key in PRECISIONS if f" in {key}" in parity] == list(PRECISIONS)
+
+
+@pytest.mark.parametrize(
+    ("precisions", "found"),
+    [(("bf16",), "bf16"), ((), "none"), (("f32",) * 2, "f32 f32")],
+)
+def test_a_bundle_always_has_float32_once(tmp_path, precisions, found):
+    with pytest.raises(ConfigError) as caught:
+        export(random_model(), tmp_path / "bundle", precisions=precisions)
+
+    assert str(caught.value) == (
+        f"precisions: expected f32 and each at most once, found {found}"
+    )
+    assert not list(tmp_path.iterdir())
