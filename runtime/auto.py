@@ -18,6 +18,7 @@ CANDIDATES: Final = (
     Candidate("openvino", "f32"),
     Candidate("openvino", "bf16"),
     Candidate("ort", "f32"),
+    Candidate("tensorrt", "f32"),
 )
 """The more exact before the faster, so that equal times take the more exact."""
 WARM_UPS: Final = 2

@@ -27,6 +27,7 @@ _MODULES: Final = MappingProxyType(
         "ort": "runtime.engines.ort",
         "openvino": "runtime.engines.openvino",
         "reference": "runtime.engines.reference",
+        "tensorrt": "runtime.engines.tensorrt",
     }
 )
 
@@ -130,7 +131,8 @@ def open_engine(
     """Compile a graph.
 
     Args:
-        backend: ``ort`` (ONNX Runtime on the CPU), ``openvino`` or ``reference``.
+        backend: ``ort`` (ONNX Runtime on the CPU), ``openvino``,
+            ``tensorrt`` (native or RTX, on the GPU) or ``reference``.
         path: The graph's file, of a bundle's private copy.
         graph: What the manifest says of it.
         precision: Of the arithmetic; inputs and outputs are float32 either way.

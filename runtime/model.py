@@ -28,7 +28,12 @@ Voxels = Float32[np.ndarray, " voxels"]
 Form = Literal["unrolled", "step"]
 
 FORMS: Final = MappingProxyType(
-    {"ort": "unrolled", "openvino": "step", "reference": "unrolled"}
+    {
+        "ort": "unrolled",
+        "openvino": "step",
+        "reference": "unrolled",
+        "tensorrt": "unrolled",
+    }
 )
 """How a backend runs the flow. OpenVINO keeps a copy of the weights per unrolled step.
 """

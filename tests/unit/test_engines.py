@@ -171,7 +171,7 @@ def test_an_unknown_backend_is_refused_with_the_known_ones(path):
         open_engine("tflite", path, SPEC)
 
     assert str(caught.value) == (
-        "backend: expected one of ort, openvino, reference, found tflite"
+        "backend: expected one of ort, openvino, reference, tensorrt, found tflite"
     )
 
 
