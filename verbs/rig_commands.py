@@ -60,8 +60,7 @@ def serve(
         gallery: What retrieval chooses from.
         address: Where scanner, stimulus software and clients connect.
         keys: Folder of keys (see `keys`); needed for all addresses but loopback.
-        backend: Engine library; auto measures those installed and takes the fastest
-            that gives the golden vectors.
+        backend: Engine library; auto measures, and takes the fastest that is right.
         threads: Threads of one evaluation; the library chooses by default.
         abstain_below: Confidence under which the decision is ABSTAIN.
         log: Folder for the recording of all that came in and went out.
