@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from verbs.bench_commands import bench
+from verbs.bundle_commands import compile as compile_engines
 from verbs.bundle_commands import export, inspect, verify
 from verbs.prepare_commands import prepare_bids, prepare_nsd
 from verbs.rig_commands import doctor, keys, play, serve, sign, watch
@@ -154,6 +155,7 @@ def import_checkpoint(
 
 
 app.command(export)
+app.command(compile_engines)
 app.command(verify)
 app.command(inspect)
 app.command(bench)

@@ -27,7 +27,7 @@ Latent = Float32[np.ndarray, "tokens width"]
 Voxels = Float32[np.ndarray, " voxels"]
 Form = Literal["unrolled", "step"]
 
-FORMS: Final = MappingProxyType(
+FORMS: Final[Mapping[str, Form]] = MappingProxyType(
     {
         "ort": "unrolled",
         "openvino": "step",
@@ -301,13 +301,17 @@ def model_from_folder(
         raise BackendError(
             f"backend: expected one of {', '.join(FORMS)}, found {backend}"
         )
-    flows = ("step",) if chosen == "step" else ("decode_flow", "encode_flow")
+    flows = flow_graphs(backend, chosen)
     engines: dict[str, Engine] = {}
     try:
         for name in ("encoder", "decoder", *flows):
             graph = graph_of(manifest, name, backend, precision)
             is_in_the_graph = backend == "ort" and graph.precision == "f16"
-            kept = None if cache is None else _kept(cache, manifest, graph, precision)
+            kept = (
+                None
+                if cache is None
+                else kept_engine(cache, manifest, graph, precision)
+            )
             engines[name] = open_engine(
                 backend,
                 folder / graph.file,
@@ -336,7 +340,13 @@ def model_from_folder(
     return Model(manifest, engines, tables, tensors["latent_mean"])
 
 
-def _kept(
+def flow_graphs(backend: str, form: Form | None = None) -> tuple[str, ...]:
+    """Return the names of the graphs that a backend runs the flow with."""
+    is_step = (form or FORMS.get(backend)) == "step"
+    return ("step",) if is_step else ("decode_flow", "encode_flow")
+
+
+def kept_engine(
     cache: EngineCache, manifest: Manifest, graph: GraphSpec, precision: Precision
 ) -> KeptEngine:
     """Return where a graph's engine is kept: by what was verified of its files."""

@@ -11,6 +11,7 @@ import tyro
 
 Backend = Literal["ort", "openvino"]
 Precision = Literal["f32", "f16", "bf16"]
+KeptBackend = Literal["openvino", "tensorrt"]
 
 
 def export(
@@ -72,6 +73,32 @@ def verify(
     from verbs.verify import verify_bundle
 
     verify_bundle(bundle, backend=backend, precision=precision, as_json=json)
+
+
+def compile(  # noqa: A001  # the verb's name
+    bundle: tyro.conf.Positional[Path],
+    /,
+    *,
+    backend: KeptBackend = "openvino",
+    precision: Precision = "f32",
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Build a bundle's engines before they are needed, and keep them for this user.
+
+    Args:
+        bundle: A bundle's folder.
+        backend: Engine library whose engines can be kept; ort compiles at each start.
+        precision: Of the arithmetic; half where the processor has it or the graph is
+            written in it.
+        threads: Threads of one evaluation; give what `serve` will be given.
+        json: Print JSON.
+    """
+    from verbs.compile import compile_bundle
+
+    compile_bundle(
+        bundle, backend=backend, precision=precision, threads=threads, as_json=json
+    )
 
 
 def inspect(

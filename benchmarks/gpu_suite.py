@@ -1,0 +1,143 @@
+"""One flow step in our engine and in torch, on the same weights, interleaved.
+
+    python -m benchmarks.gpu_suite --out FILE                       # on a GPU
+    python -m benchmarks.gpu_suite --out FILE --device cpu --backend ort --preset tiny
+
+Arms: our engine; torch eager; torch.compile max-autotune (on a GPU with CUDA graphs, as
+that mode does). Times are of the host, copies in and out included, for one evaluation
+of the velocity; each round measures every arm once, so that a drift of the clocks meets
+them all. The weights are random: no time depends on them.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.assemble import write_flow
+from export.fold import FoldedVelocity
+from export.parity import stressed
+from runtime.engine import open_engine
+from runtime.errors import NeuroFlowError
+from runtime.solver import solver_from_name
+from training.config import config_from_preset
+from training.sit import SiT
+
+WARM_UPS = 10
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+Arm = Callable[[], np.ndarray]
+
+
+def torch_arm(folded, inputs, device, dtype, *, is_compiled) -> Arm:
+    run = torch.compile(folded, mode="max-autotune") if is_compiled else folded
+    host = [torch.from_numpy(array) for array in inputs.values()]
+    if device == "cuda":
+        host = [one.pin_memory() for one in host]
+
+    @torch.no_grad()
+    def arm() -> np.ndarray:
+        there = [one.to(device, non_blocking=True) for one in host]
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            return run(*there).float().cpu().numpy()
+
+    return arm
+
+
+def arms_of(options, folder: Path) -> tuple[dict[str, Arm], list]:
+    config = config_from_preset(options.preset)
+    torch.manual_seed(0)
+    # Of fresh weights the velocity is zero, and arms could not be compared.
+    field = stressed(SiT(config.flow).eval(), 1)
+    path = config.flow_training.path
+    solver = solver_from_name("euler", path)
+    (folder / "graphs").mkdir()
+    files = write_flow(field, solver, {"decode": 1, "encode": 1}, folder)
+    step = next(graph for graph in files.graphs if graph.name == "step")
+    rng = np.random.default_rng(0)
+    inputs = {
+        spec.name: rng.normal(size=spec.shape).astype(np.float32)
+        for spec in step.inputs
+    }
+    engine = open_engine(
+        options.backend, folder / step.file, step, precision=options.precision
+    )
+    folded = FoldedVelocity(field).eval().to(options.device)
+    dtype = DTYPES[options.precision]
+    arms: dict[str, Arm] = {
+        f"{engine.name} {options.precision}": lambda: engine.run(inputs)["velocity"]
+    }
+    for name, is_compiled in (("torch eager", False), ("torch.compile", True)):
+        arms[f"{name} {options.precision}"] = torch_arm(
+            folded, inputs, options.device, dtype, is_compiled=is_compiled
+        )
+    return arms, [engine]
+
+
+def measured(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for i in range(WARM_UPS + rounds):
+        for name, arm in arms.items():
+            before = time.perf_counter()
+            arm()
+            if i >= WARM_UPS:
+                times[name].append(time.perf_counter() - before)
+    return times
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="paper-subj01")
+    parser.add_argument("--backend", default="tensorrt")
+    parser.add_argument("--precision", default="f32", choices=DTYPES)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--rounds", type=int, default=200)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("gpu_suite: expected a GPU that torch sees, found none: not run",
+              file=sys.stderr)  # fmt: skip
+        return 1
+    # As in our engines: float32 is float32.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            arms, engines = arms_of(options, Path(scratch))
+        except NeuroFlowError as error:
+            print(f"gpu_suite: {error}", file=sys.stderr)
+            return error.exit_status
+        wanted, *others = (arm().copy() for arm in arms.values())
+        errors = [
+            float(np.linalg.norm(one - wanted) / np.linalg.norm(wanted))
+            for one in others
+        ]
+        times = measured(arms, options.rounds)
+        for engine in engines:
+            engine.close()
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    result = {
+        "device": name,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "preset": options.preset,
+        "backend": options.backend,
+        "rel_l2_between_arms": errors,
+        "median_ms": {k: 1e3 * statistics.median(v) for k, v in times.items()},
+        "samples_ms": {k: [1e3 * one for one in v] for k, v in times.items()},
+    }
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for key, value in result["median_ms"].items():
+        print(f"{key:<24}{value:.3f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

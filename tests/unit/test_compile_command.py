@@ -1,0 +1,65 @@
+"""`neuroflow compile` fills the cache, and says what was built and what was there."""
+
+import msgspec
+import pytest
+
+from runtime.errors import BackendError
+from tests.models import tiny_bundle
+from verbs.compile import Compiled, compile_bundle
+
+pytestmark = pytest.mark.slow
+
+
+def compiled(capsys, **changes) -> tuple[Compiled, str]:
+    arguments = {"backend": "openvino", "precision": "f32", "threads": 1}
+    compile_bundle(tiny_bundle(), as_json=True, **arguments | changes)
+    printed = capsys.readouterr()
+    return msgspec.json.decode(printed.out, type=Compiled), printed.err
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "neuroflow/engines"
+
+
+def test_a_bundle_is_compiled_once_and_found_again(capsys, cache):
+    first, progress = compiled(capsys)
+    again, _ = compiled(capsys)
+    other, _ = compiled(capsys, threads=2)
+
+    assert first.cache == str(cache)
+    assert [one.graph for one in first.graphs] == ["encoder", "decoder", "step"]
+    for result, is_kept in ((first, False), (again, True), (other, False)):
+        assert [one.from_cache for one in result.graphs] == [is_kept] * 3
+        assert result.unstored == 0
+    assert len(list(cache.glob("*.engine"))) == 6
+    assert progress.splitlines() == [
+        "neuroflow: compile 1 of 3: encoder for openvino f32",
+        "neuroflow: compile 2 of 3: decoder for openvino f32",
+        "neuroflow: compile 3 of 3: step for openvino f32",
+    ]
+
+
+def test_lines_for_people_say_the_same(capsys, cache):
+    compile_bundle(
+        tiny_bundle(), backend="openvino", precision="f32", threads=1, as_json=False
+    )
+
+    *graphs, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in graphs] == [
+        ["encoder", "built"],
+        ["decoder", "built"],
+        ["step", "built"],
+    ]
+    assert last.endswith(f"f32: gives the golden vectors; kept in {cache}")
+
+
+def test_where_there_is_no_gpu_that_is_one_line(capsys, cache):
+    try:
+        compiled(capsys, backend="tensorrt")
+    except BackendError as error:
+        assert "\n" not in str(error)  # noqa: PT017  # a GPU may be there
+        assert str(error).startswith(("tensorrt: expected", "cuda: expected"))  # noqa: PT017
+    else:
+        assert list(cache.glob("*-tensorrt*"))
