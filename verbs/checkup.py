@@ -135,8 +135,20 @@ def _engines(facts: Facts) -> Iterator[Finding]:
         )
     for name, reason in facts.broken.items():
         yield _problem("engines", f"{name} does not load: {reason}", "Install it anew")
+    is_gpu = any(name.startswith("tensorrt") for name in engines)
+    if is_gpu and "cuda-bindings" not in engines:
+        yield _warning(
+            "engines", "tensorrt without cuda-bindings", "Install the extra gpu"
+        )
+    if is_gpu and not facts.gpu:
+        yield _warning(
+            "engines",
+            "tensorrt, and no NVIDIA driver",
+            "Install the driver, or choose another backend",
+        )
     sound = [f"{n} {v}" for n, v in engines.items() if n not in facts.broken]
-    if sound:
+    # By itself the way to a GPU computes nothing.
+    if sound and engines.keys() != {"cuda-bindings"}:
         yield _ok("engines", ", ".join(sound))
     elif not facts.broken:
         yield _problem("engines", "none", "Install the extra cpu")

@@ -31,6 +31,9 @@ MODULES: Final = {
     "onnxruntime": "onnxruntime",
     "onnxruntime-gpu": "onnxruntime",
     "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt_rtx",
+    "cuda-bindings": "cuda.bindings.runtime",
 }
 CLOCK_SOURCE: Final = Path(
     "/sys/devices/system/clocksource/clocksource0/current_clocksource"

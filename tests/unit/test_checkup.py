@@ -43,10 +43,21 @@ def test_a_good_rig_has_nothing_to_fix():
     ("changes", "what", "status"),
     [
         ({"engines": {}}, "engines", "problem"),
+        ({"engines": {"cuda-bindings": "13"}}, "engines", "problem"),
         (
             {"engines": {"onnxruntime": "1", "onnxruntime-gpu": "1"}},
             "engines",
             "problem",
+        ),
+        (
+            {"engines": {"openvino": "1", "tensorrt-rtx": "1"}, "gpu": "NVRM"},
+            "engines",
+            "warning",
+        ),
+        (
+            {"engines": {"tensorrt": "11", "cuda-bindings": "13"}},
+            "engines",
+            "warning",
         ),
         ({"broken": {"openvino": "no library"}}, "engines", "problem"),
         ({"instructions": ("sse4_2",)}, "instructions", "warning"),
