@@ -15,6 +15,7 @@ from jaxtyping import Float64, Shaped
 
 from export.fold import FoldedEncoder, FoldedVelocity, VoxelDecoder, conditioning_table
 from export.graphs import Graph, WeightStore, graph_from_module, write_graph
+from export.int8 import Ranges, quantised
 from export.precision import Half, halved
 from export.unroll import TABLE_ROW, evaluation_grid, unrolled
 from runtime.errors import ConfigError
@@ -23,7 +24,7 @@ from runtime.solver import Direction, Solver
 from training.neurovae import NeuroVAE
 from training.sit import SiT
 
-Precision = Literal["f32"] | Half
+Precision = Literal["f32", "int8"] | Half
 """What a bundle's graphs can be written in."""
 DIRECTIONS: Final[tuple[Direction, ...]] = ("decode", "encode")
 _SEED: Final = 7
@@ -66,13 +67,19 @@ class Flow:
     """A velocity field's step graph in float32 and the grid that it is unrolled on."""
 
     step: Graph
+    ranges: Ranges
+    """Of the activations that 8-bit integers must hold; empty until it has watched."""
     tables: Mapping[Direction, Float64[np.ndarray, "evaluations modulation"]]
     solver: Solver
     steps: Mapping[Direction, int]
 
     def graphs(self, precision: Precision) -> tuple[Graph, ...]:
         """Return the step and both unrolled directions around the same weights."""
-        step = in_precision(self.step, precision)
+        step = (
+            quantised(self.step, self.ranges.of)
+            if precision == "int8"
+            else in_precision(self.step, precision)
+        )
         return (
             step,
             *(
@@ -103,15 +110,11 @@ def flow_of(field: SiT, solver: Solver, steps: Mapping[Direction, int]) -> Flow:
         ).numpy()
         for direction in DIRECTIONS
     }
-    return Flow(step_graph(field), tables, solver, steps)
+    return Flow(step_graph(field), Ranges(field), tables, solver, steps)
 
 
-def in_precision(graph: Graph, precision: Precision) -> Graph:
-    """Return a float32 graph in a precision.
-
-    Raises:
-        ParityError: There is no way to write this graph in this precision.
-    """
+def in_precision(graph: Graph, precision: Literal["f32"] | Half) -> Graph:
+    """Return a float32 graph in a floating-point precision."""
     return graph if precision == "f32" else halved(graph, precision)
 
 
@@ -134,6 +137,18 @@ def write_spec(
 
 def _suffix(graph: Graph) -> str:
     return "" if graph.precision == "f32" else f".{graph.precision}"
+
+
+def write_autoencoder(
+    graphs: Sequence[Graph], precisions: Sequence[Precision], folder: Path
+) -> tuple[GraphSpec, ...]:
+    """Write encoder and decoder in each floating-point precision; int8 uses float32."""
+    return tuple(
+        write_spec(in_precision(graph, precision), folder)
+        for precision in precisions
+        if precision != "int8"
+        for graph in graphs
+    )
 
 
 def autoencoder_graphs(vae: NeuroVAE) -> tuple[Graph, Graph]:

@@ -221,8 +221,8 @@ class WeightStore:
 
 
 def _initializer(name: str, array: Array, store: WeightStore | None) -> Any:
-    is_number = array.dtype.kind not in "iub"  # bfloat16 is no kind that numpy knows
-    if store is None or array.nbytes < _INLINE_BYTES or not is_number:
+    is_shape = array.dtype == np.int64
+    if store is None or array.nbytes < _INLINE_BYTES or is_shape:
         return numpy_helper.from_array(array, name)
     tensor = onnx.TensorProto(
         name=name,

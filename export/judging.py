@@ -3,7 +3,9 @@
 float32 is judged by the engines that will run it. A half graph is judged by a float32
 twin that rounds where the graph says (`export.precision.rounded_in_float32`): an engine
 without half arithmetic hides what the graph would overflow. ONNX Runtime, which opens
-float16 graphs, is held to its own result as well.
+float16 graphs, is held to its own result as well. Graphs of 8-bit integers are judged
+as ONNX Runtime computes them; processors differ in how they add such products up, so
+`neuroflow verify` judges them again where they run.
 """
 
 import tempfile
@@ -17,7 +19,7 @@ import msgspec
 from export.assemble import Flow, Precision, in_precision, write_flow, write_spec
 from export.graphs import Graph
 from export.parity import Array, verdicts_of_model
-from export.precision import rounded_in_float32
+from export.precision import Half, rounded_in_float32
 from runtime.golden import Verdict
 from runtime.manifest import GateSpec, Manifest
 from runtime.model import Form, model_from_folder
@@ -26,6 +28,7 @@ _ENGINES: Final[Mapping[Precision, tuple[tuple[str, Form], ...]]] = {
     "f32": (("ort", "unrolled"), ("ort", "step"), ("openvino", "step")),
     "f16": (("ort", "unrolled"), ("ort", "step")),
     "bf16": (),
+    "int8": (("ort", "unrolled"), ("ort", "step")),
 }
 """Of the graphs as they are written. Step and unrolled must agree."""
 _FORMS: Final[tuple[Form, ...]] = ("unrolled", "step")
@@ -71,7 +74,7 @@ def gates_of_flow(
             )
             start = f"{label}.{precision}.{backend}.{form}"
             gates += _gates(verdicts, start, precision)
-        if precision != "f32":
+        if precision in ("f16", "bf16"):
             for form, verdicts in _rounded(
                 flow, autoencoder, manifest, tensors, golden, folder, precision
             ):
@@ -94,7 +97,7 @@ def _rounded(
     tensors: Mapping[str, Array],
     golden: Mapping[str, Array],
     folder: Path,
-    precision: Precision,
+    precision: Half,
 ) -> Iterator[tuple[Form, list[Verdict]]]:
     """Judge the float32 twin of a half precision, from files that are not kept."""
     with tempfile.TemporaryDirectory(dir=folder) as name:

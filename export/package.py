@@ -24,8 +24,7 @@ from export.assemble import (
     autoencoder_graphs,
     check_precisions,
     flow_of,
-    in_precision,
-    write_spec,
+    write_autoencoder,
 )
 from export.judging import gates_of_flow
 from export.parity import (
@@ -246,11 +245,7 @@ def export_bundle(
             (folder / name).mkdir()
         progress("export the voxel encoder and decoder")
         autoencoder = autoencoder_graphs(vae)
-        graphs = tuple(
-            write_spec(in_precision(graph, precision), folder)
-            for precision in precisions
-            for graph in autoencoder
-        )
+        graphs = write_autoencoder(autoencoder, precisions, folder)
         draft = msgspec.structs.replace(draft, graphs=graphs)
         centre = latent_mean if draft.flow.is_centred else 0.0
         for label, judged in (("stressed", stressed(field, _SEED)), ("trained", field)):
@@ -262,6 +257,11 @@ def export_bundle(
                 else flow_vectors(reference, unit_latents(field, _SAMPLES, _SEED))
             )
             exported = flow_of(judged, method, counts)
+            if "int8" in precisions:
+                # One sample is kept from calibration, so that the judge sees a new one.
+                for z, t in reference.visited(golden["z_n"], golden["z_v"]):
+                    shown = max(1, len(z) - 1)
+                    exported.ranges.watch(z[:shown], [t] * shown)
             driven = exported.tensors() | {"latent_mean": latent_mean}
             manifest, found = gates_of_flow(
                 exported,

@@ -6,7 +6,7 @@ let a broken block pass; `stressed` fields are therefore judged as well.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import final
 
 import numpy as np
@@ -116,6 +116,26 @@ class Reference:
         start = torch.from_numpy(z.astype(np.float64) - before)
         states = trajectory(velocity, start, grid, self._solver)
         return np.stack([state.numpy() for state in states], axis=1)
+
+    def visited(
+        self,
+        z_n: Float[np.ndarray, "k tokens width"],
+        z_v: Float[np.ndarray, "k tokens width"],
+    ) -> Iterator[tuple[Float64[np.ndarray, "k tokens width"], float]]:
+        """Yield the latents at each time of both directions, as the field meets them.
+
+        Args:
+            z_n: What is decoded.
+            z_v: What is encoded.
+        """
+        begins: dict[Direction, tuple[Array, Array]] = {
+            "decode": (z_n, z_n),
+            "encode": (z_v, z_v - self._centre),
+        }
+        for direction, (source, start) in begins.items():
+            states = np.moveaxis(self.states(source, direction), 1, 0)
+            grid = time_grid(self._steps[direction], direction)
+            yield from zip([start, *states], grid, strict=True)
 
     @torch.no_grad()
     def velocity(

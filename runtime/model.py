@@ -250,7 +250,7 @@ def open_model(
         behind=behind,
     )
     try:
-        graph = graph_of(bundle.manifest, "encoder", backend, precision)
+        graph = graph_of(bundle.manifest, "step", backend, precision)
         is_written = graph.precision == precision
         limits = LIMITS[precision] if is_written else BY_HINT
         check_golden(model, bundle.golden(), limits, model.backend)
@@ -273,10 +273,12 @@ def graph_of(
         BundleError: The bundle has no such graph.
     """
     is_told = backend == "openvino" and precision in ("f16", "bf16")
-    is_written = any(graph.precision == precision for graph in manifest.graphs)
-    if is_told or not is_written:
-        return manifest.graph(name)
-    return manifest.graph(name, precision)
+    written = {(graph.name, graph.precision) for graph in manifest.graphs}
+    if precision == "int8" and ("step", precision) not in written:
+        # The other graphs of this precision are in float32, and would hide it.
+        return manifest.graph("step", precision)
+    is_written = (name, precision) in written and not is_told
+    return manifest.graph(name, precision if is_written else "f32")
 
 
 def model_from_folder(
@@ -306,7 +308,10 @@ def model_from_folder(
     try:
         for name in ("encoder", "decoder", *flows):
             graph = graph_of(manifest, name, backend, precision)
-            is_in_the_graph = backend == "ort" and graph.precision == "f16"
+            # What the graph says, the engine need not be told.
+            is_said = precision == "int8" or (
+                backend == "ort" and graph.precision == "f16"
+            )
             kept = (
                 None
                 if cache is None
@@ -316,7 +321,7 @@ def model_from_folder(
                 backend,
                 folder / graph.file,
                 graph,
-                precision="f32" if is_in_the_graph else precision,
+                precision="f32" if is_said else precision,
                 threads=threads,
                 kept=kept,
             )

@@ -10,7 +10,7 @@ from typing import Literal
 import tyro
 
 Backend = Literal["ort", "openvino"]
-Precision = Literal["f32", "f16", "bf16"]
+Precision = Literal["f32", "f16", "bf16", "int8"]
 KeptBackend = Literal["openvino", "tensorrt"]
 
 

@@ -52,6 +52,13 @@ def _lines(manifest: Manifest) -> list[tuple[str, str]]:
             worst = max(reached.get(gate.precision, 0.0), gate.reached)
             reached[gate.precision] = worst
     parity = ", ".join(f"{error:.1e} in {key}" for key, error in reached.items())
+    cosines = [
+        gate.reached
+        for gate in manifest.gates
+        if (gate.precision, gate.metric) == ("int8", "cosine")
+    ]
+    if cosines:
+        parity += f", cosine {min(cosines):.4f} in int8"
     return [
         ("subject", manifest.subject),
         ("created", manifest.created),

@@ -10,13 +10,16 @@ import onnxruntime
 import pytest
 import torch
 
-from export.assemble import flow_of, step_graph, write_flow
+from export.assemble import Flow, flow_of, step_graph, write_flow
 from export.fold import conditioning_table
 from export.graphs import WeightStore, write_graph
+from export.int8 import Ranges
 from export.unroll import evaluation_grid, unrolled
 from runtime.sealed import WEIGHTS_MAGIC
 from runtime.solver import SOLVERS, solve, time_grid
 from tests.models import random_model
+from training.config import SiTConfig
+from training.sit import SiT
 
 # An export stands behind them, and most of it is torch's exporter.
 pytestmark = pytest.mark.slow
@@ -94,6 +97,36 @@ def test_both_directions_and_the_step_share_one_weights_file(field, tmp_path):
     }
 
 
+@pytest.fixture(scope="module")
+def wide_field():
+    """A block so wide that its weights outweigh its nodes, as the published ones do."""
+    config = SiTConfig(tokens=4, width=1024, depth=1, heads=8, frequencies=8)
+    return SiT(config).eval()
+
+
+def test_twenty_steps_take_the_space_of_one_in_half_precision_too(wide_field, tmp_path):
+    sizes = {}
+    step = step_graph(wide_field)
+    for steps in (1, 20):
+        grids = {
+            way: evaluation_grid(SOLVERS["euler"], steps, way)
+            for way in ("decode", "encode")
+        }
+        tables = {
+            way: conditioning_table(wide_field, grid).numpy()
+            for way, grid in grids.items()
+        }
+        counts = dict.fromkeys(grids, steps)
+        flow = Flow(step, Ranges(wide_field), tables, SOLVERS["euler"], counts)
+        folder = tmp_path / str(steps)
+        (folder / "graphs").mkdir(parents=True)
+        write_flow(flow.graphs("f16"), folder)
+        sizes[steps] = sum(p.stat().st_size for p in (folder / "graphs").iterdir())
+
+    products = 13 * 1024**2
+    assert 2 * products < sizes[1] < sizes[20] <= 1.05 * sizes[1]
+
+
 def test_nothing_of_the_exporting_machine_is_in_a_graph(step, tmp_path):
     write_graph(step, tmp_path / "step.onnx")
 
@@ -118,9 +151,6 @@ def test_equal_arrays_are_stored_once_and_aligned():
 
 
 def test_twelve_blocks_by_twenty_steps_unroll_in_seconds(tmp_path):
-    from training.config import SiTConfig
-    from training.sit import SiT
-
     field = SiT(SiTConfig(tokens=4, width=8, depth=12, heads=2, frequencies=8)).eval()
     step = step_graph(field)
 
