@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, Protocol, final, runtime_checkable
 import numpy as np
 
 from runtime.arrays import Float32, Shaped
-from runtime.errors import ParityError
-from runtime.manifest import GateSpec, GraphPrecision
+from runtime.errors import BundleError, ParityError
+from runtime.manifest import GOLDEN, GateSpec, GraphPrecision
 from runtime.solver import Direction
 
 Map = Callable[[Any], Shaped[np.ndarray, "..."]]
@@ -176,14 +176,35 @@ def map_verdicts(
     maps: Mapping[str, tuple[Map, str, str]],
     golden: Mapping[str, Shaped[np.ndarray, "..."]],
 ) -> Iterator[Verdict]:
-    """Judge each map by its worst golden sample."""
+    """Judge each map by its worst golden sample.
+
+    Raises:
+        BundleError: A golden vector is missing, or they are not one for each sample.
+        ParityError: One has another shape than what the map gives, or is zero.
+    """
     for name, (run, source, target) in maps.items():
+        _check_pair(golden, source, target)
         yield worst(
             name,
             [
                 judge(name, wanted, run(sample.astype(np.float32)))
                 for sample, wanted in zip(golden[source], golden[target], strict=True)
             ],
+        )
+
+
+def _check_pair(
+    golden: Mapping[str, Shaped[np.ndarray, "..."]], source: str, target: str
+) -> None:
+    for name in (source, target):
+        if name not in golden or not golden[name].shape:
+            found = ", ".join(key for key in sorted(golden) if golden[key].shape)
+            raise BundleError(f"{GOLDEN}: expected {name}, found {found or 'none'}")
+    wanted, count = len(golden[source]), len(golden[target])
+    if wanted != count:
+        raise BundleError(
+            f"{GOLDEN}: {target}: expected {wanted} samples as of {source}, "
+            f"found {count}"
         )
 
 
@@ -197,17 +218,27 @@ def step_verdicts(
         golden: A bundle's golden vectors.
 
     Raises:
-        ParityError: Another number of steps or samples than the golden vectors have.
+        BundleError: The states are not those of golden samples.
+        ParityError: Another number of steps than the golden vectors have.
     """
     for direction, name in STATES.items():
         if name not in golden:
             continue
-        source = golden["z_n" if direction == "decode" else "z_v"]
+        source = "z_n" if direction == "decode" else "z_v"
         wanted = golden[name]
+        if (
+            wanted.ndim != 4
+            or source not in golden
+            or len(wanted) > len(golden[source])
+        ):
+            raise BundleError(
+                f"{GOLDEN}: {name}: expected the states of samples of {source}, "
+                f"found shape {list(wanted.shape)}"
+            )
         found = np.stack(
             [
                 model.states(z.astype(np.float32), direction)
-                for z in source[: len(wanted)]
+                for z in golden[source][: len(wanted)]
             ]
         )
         if found.shape != wanted.shape:

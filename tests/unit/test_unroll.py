@@ -3,6 +3,7 @@
 import copy
 import io
 import time
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,7 +15,10 @@ from export.assemble import Flow, flow_of, step_graph, write_flow
 from export.fold import conditioning_table
 from export.graphs import WeightStore, write_graph
 from export.int8 import Ranges
+from export.precision import halved, rounded_in_float32
 from export.unroll import evaluation_grid, unrolled
+from runtime.errors import ParityError
+from runtime.golden import judge
 from runtime.sealed import WEIGHTS_MAGIC
 from runtime.solver import SOLVERS, solve, time_grid
 from tests.models import random_model
@@ -38,6 +42,14 @@ def step(field):
 def graph_of(step, field, solver, steps, direction):
     table = conditioning_table(field, evaluation_grid(solver, steps, direction))
     return unrolled(step, table.numpy(), solver, steps, direction)
+
+
+def _adds(graph, node, weight):
+    """Whether a node adds the bias to the product with a weight."""
+    made = {n.output[0]: n for n in graph.nodes}
+    return node.op_type == "Add" and weight in getattr(
+        made.get(node.input[0]), "input", ()
+    )
 
 
 def run(graph, path, z):
@@ -125,6 +137,39 @@ def test_twenty_steps_take_the_space_of_one_in_half_precision_too(wide_field, tm
 
     products = 13 * 1024**2
     assert 2 * products < sizes[1] < sizes[20] <= 1.05 * sizes[1]
+
+
+def test_a_half_step_that_overflows_is_refused(step, tmp_path):
+    """Equal in float32: one layer a million times larger, the next as much smaller."""
+    products = [
+        node.input[1]
+        for node in step.nodes
+        if node.op_type == "MatMul" and node.input[1] in step.weights
+    ]
+    value, output = products[0], products[1]
+    weights = dict(step.weights)
+    weights[value] = weights[value] * np.float32([1] * 24 + [1e6] * 12)
+    bias = next(n.input[1] for n in step.nodes if _adds(step, n, value))
+    weights[bias] = weights[bias] * np.float32([1] * 24 + [1e6] * 12)
+    weights[output] = weights[output] * np.float32(1e-6)
+    loud = replace(step, weights=weights)
+    z = np.random.default_rng(0).normal(size=(1, 8, 12)).astype(np.float32)
+    row = np.ones((1, 168), np.float32)
+
+    def velocity(graph):
+        write_graph(graph, tmp_path / "g.onnx")
+        session = onnxruntime.InferenceSession(
+            str(tmp_path / "g.onnx"), providers=["CPUExecutionProvider"]
+        )
+        return session.run(None, {"z": z, "modulation": row})[0]
+
+    wanted = velocity(step)
+    assert judge("f32", wanted, velocity(loud)).rel_l2 < 1e-5
+    judge("f16", wanted, velocity(rounded_in_float32(halved(step, "f16")))).gates("f16")
+    found = judge("f16", wanted, velocity(rounded_in_float32(halved(loud, "f16"))))
+    assert found.nonfinite == wanted.size
+    with pytest.raises(ParityError, match=r"f16: expected .*, 96 non-finite\)$"):
+        found.gates("f16")
 
 
 def test_nothing_of_the_exporting_machine_is_in_a_graph(step, tmp_path):
