@@ -87,9 +87,10 @@ class Verdict:
         """
         if not self.is_within(limits):
             end = f". {remedy}" if remedy else ""
+            broken = f", {self.nonfinite} non-finite" if self.nonfinite else ""
             raise ParityError(
-                f"{self.name}: expected {limits}, found {self.rel_l2:.3g} "
-                f"(cosine {self.cosine:.6f}, {self.nonfinite} non-finite){end}"
+                f"{self.name}: expected {limits}, found relative L2 error "
+                f"{self.rel_l2:.3g}, cosine {self.cosine:.6f}{broken}{end}"
             )
 
     def gates(self, precision: GraphPrecision) -> tuple[GateSpec, ...]:

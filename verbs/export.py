@@ -38,6 +38,7 @@ def export_checkpoints(
             precisions without f32.
         ParityError: An engine does not compute what the model computes.
     """
+    check_precisions(precisions)
     if (recording is None) == (trials is None):
         raise UsageError(
             "export: expected either --recording or --trials, "
@@ -48,7 +49,6 @@ def export_checkpoints(
     path = read_manifest(flow, "flow").config.flow_training.path
     solver_from_name(solver, path)
     time_grid(steps, "decode")
-    check_precisions(precisions)
     built = Built(vae, flow, out / "bundle", out / "gallery")
     with screen() as shown:
         if trials is not None:

@@ -176,8 +176,8 @@ def test_a_result_that_is_not_finite_never_passes():
     with pytest.raises(ParityError) as caught:
         verdict.gates("bf16")
     assert str(caught.value) == (
-        "x: expected relative L2 error <= 0.01 and cosine >= 0.9995, found inf "
-        "(cosine nan, 1 non-finite)"
+        "x: expected relative L2 error <= 0.01 and cosine >= 0.9995, found relative "
+        "L2 error inf, cosine nan, 1 non-finite"
     )
 
 

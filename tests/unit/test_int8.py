@@ -60,11 +60,21 @@ def test_no_product_is_further_off_than_half_a_level_of_each_factor(
     smooth = smoothing(sizes, weight).astype(np.float64)
     rows, smoothed = weight * smooth[:, None], np.abs(x / smooth)
     of_x = smoothed.max() / 127 / 2
-    of_w = np.abs(rows).max(axis=0) / 127 / 2
+    of_w = np.abs(rows).max(axis=0) / 63 / 2
     bound = of_x * np.abs(rows).sum(axis=0) + of_w * smoothed.sum(axis=1).max()
     bound += len(rows) * of_x * of_w
     exact = x.astype(np.float64) @ weight.astype(np.float64)
     assert (np.abs(found - exact) <= 1.001 * bound + 1e-6).all()
+
+
+def test_two_products_fit_the_sixteen_bits_that_some_processors_add_them_in():
+    weight = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+
+    graph = quantised(product(weight), lambda _: np.ones(8, np.float32))
+
+    largest = np.abs(graph.weights["w.q"].astype(int)).max(axis=0)
+    np.testing.assert_array_equal(largest, 63)
+    assert 2 * 255 * largest.max() < 2**15
 
 
 def test_smoothing_keeps_a_loud_channel_from_taking_the_scale(tmp_path, monkeypatch):
