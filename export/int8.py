@@ -23,8 +23,9 @@ from export.graphs import Graph
 from runtime.errors import ParityError
 from training.sit import SiT
 
-ALPHA: Final = 0.8
-"""Share of a channel's size that moves into the weight; usual for diffusion models."""
+ALPHA: Final = 0.5
+"""Share of a channel's size that moves into the weight. Over twenty Euler steps of the
+small models 0.65 and 0.8 gave the same cosine or a lower one (0.9963 after 0.9979)."""
 _LEVELS: Final = 127
 """Of an activation, symmetric: -127 to 127."""
 _WEIGHT_LEVELS: Final = 63
