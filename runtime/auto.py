@@ -19,6 +19,7 @@ CANDIDATES: Final = (
     Candidate("openvino", "bf16"),
     Candidate("ort", "f32"),
     Candidate("tensorrt", "f32"),
+    Candidate("ort_cuda", "f32"),
 )
 """The more exact before the faster, so that equal times take the more exact."""
 WARM_UPS: Final = 2

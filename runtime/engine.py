@@ -17,7 +17,7 @@ from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
 from runtime.onnx_guard import check_file
 
-Backend = Literal["ort", "openvino", "tensorrt", "reference"]
+Backend = Literal["ort", "ort_cuda", "openvino", "tensorrt", "reference"]
 Precision = Literal["f32", "f16", "bf16", "int8"]
 """Of the arithmetic. What is not f32 keeps inputs, outputs and the flow's state so."""
 Array = Shaped[np.ndarray, "..."]
@@ -25,6 +25,7 @@ Array = Shaped[np.ndarray, "..."]
 _MODULES: Final = MappingProxyType(
     {
         "ort": "runtime.engines.ort",
+        "ort_cuda": "runtime.engines.ort_cuda",
         "openvino": "runtime.engines.openvino",
         "reference": "runtime.engines.reference",
         "tensorrt": "runtime.engines.tensorrt",
@@ -132,7 +133,7 @@ def open_engine(
 
     Args:
         backend: ``ort`` (ONNX Runtime on the CPU), ``openvino``,
-            ``tensorrt`` (native or RTX, on the GPU) or ``reference``.
+            ``ort_cuda``, ``tensorrt`` (native or RTX, on the GPU) or ``reference``.
         path: The graph's file, of a bundle's private copy.
         graph: What the manifest says of it.
         precision: Of the arithmetic; inputs and outputs are float32 either way.

@@ -30,6 +30,7 @@ Form = Literal["unrolled", "step"]
 FORMS: Final[Mapping[str, Form]] = MappingProxyType(
     {
         "ort": "unrolled",
+        "ort_cuda": "unrolled",
         "openvino": "step",
         "reference": "unrolled",
         "tensorrt": "unrolled",

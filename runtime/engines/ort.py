@@ -46,7 +46,12 @@ def check_distributions(*, cpu: bool, gpu: bool) -> None:
         )
 
 
-def _import() -> Any:
+def import_ort() -> Any:
+    """Import ONNX Runtime, whichever of its distributions is installed.
+
+    Raises:
+        BackendError: None or both are, or it does not load.
+    """
     check_distributions(cpu=installed("onnxruntime"), gpu=installed("onnxruntime-gpu"))
     try:
         import onnxruntime
@@ -65,7 +70,7 @@ class OrtEngine:
 
     def __init__(self, library: Any, session: Any, graph: GraphSpec) -> None:
         self.version = library.__version__
-        self._failures = _failures(library)
+        self._failures = failures(library)
         self._session = session
         self._inputs = allocate(graph.inputs)
         outputs = allocate(graph.outputs)
@@ -84,7 +89,7 @@ class OrtEngine:
         try:
             self._session.run_with_iobinding(self._binding)
         except self._failures as error:
-            raise BackendError(f"ort: {_line(error)}") from error
+            raise BackendError(f"ort: {line(error)}") from error
         return self._outputs
 
     def close(self) -> None:
@@ -93,7 +98,7 @@ class OrtEngine:
         self._session = None
 
 
-def _failures(library: Any) -> tuple[type[Exception], ...]:
+def failures(library: Any) -> tuple[type[Exception], ...]:
     """Return what the library raises; its exceptions share no base but Exception."""
     state = library.capi.onnxruntime_pybind11_state
     found = [value for value in vars(state).values() if isinstance(value, type)]
@@ -101,7 +106,8 @@ def _failures(library: Any) -> tuple[type[Exception], ...]:
     return (RuntimeError, ValueError, *own)
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """Return what an exception says, in one line."""
     return " ".join(str(error).split())
 
 
@@ -114,7 +120,7 @@ def open_engine(
     kept: KeptEngine | None = None,  # noqa: ARG001  # it compiles faster than it loads
 ) -> Engine:
     """Compile a graph for the CPU; see `runtime.engine.open_engine`."""
-    ort = _import()
+    ort = import_ort()
     if precision != "f32":
         raise BackendError(
             f"ort: expected precision f32 on the CPU, found {precision}. "
@@ -133,8 +139,8 @@ def open_engine(
         session = ort.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    except _failures(ort) as error:
-        raise BackendError(f"ort: {graph.file}: {_line(error)}") from error
+    except failures(ort) as error:
+        raise BackendError(f"ort: {graph.file}: {line(error)}") from error
     check_ports(
         graph,
         {port.name: tuple(port.shape) for port in session.get_inputs()},

@@ -270,5 +270,5 @@ def test_a_server_measures_apart_and_is_told_what_and_why(tmp_path):
 
     taken, *reasons = done.stdout.splitlines()
     assert set(taken.split()) - {"f32", "bf16"} == {"ort", "openvino"}
-    assert len(reasons) == 4
+    assert len(reasons) == 5
     assert sum("taken: " in line and "not taken" not in line for line in reasons) == 1

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
 from runtime.engine import open_engine
 from runtime.engines.ort import check_distributions
+from runtime.engines.ort_cuda import BoundEngine, check_provider
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
 from tests.models import tiny_bundle
@@ -155,6 +157,69 @@ def test_both_distributions_of_onnx_runtime_are_refused_by_name():
     )
 
 
+def bound(path) -> BoundEngine:
+    """The engine for a GPU, bound in the same way on the CPU."""
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    return BoundEngine("ort_cuda", onnxruntime, session, SPEC, "cpu")
+
+
+def test_an_engine_bound_to_a_device_computes_its_graph_at_the_same_addresses(path):
+    engine = bound(path)
+    first = engine.run({"x": X})["y"]
+    kept = first.copy()
+
+    second = engine.run({"x": 2 * X})["y"]
+
+    np.testing.assert_allclose(kept, X @ WEIGHT)
+    np.testing.assert_allclose(second, 2 * kept)
+    assert second is first
+    with pytest.raises(ValueError, match="read-only"):
+        second[:] = 0
+    with pytest.raises(TensorMismatchError):
+        engine.run({"x": X[0]})
+    engine.close()
+
+
+def test_a_device_that_fails_in_a_run_is_one_line(path, monkeypatch):
+    engine = bound(path)
+
+    def lost(*_):
+        raise RuntimeError("CUDA failure 46:\nall devices are busy or unavailable")
+
+    engine._session = type("Session", (), {"run_with_iobinding": lost})()
+
+    with pytest.raises(BackendError) as caught:
+        engine.run({"x": X})
+
+    assert str(caught.value) == (
+        "ort_cuda: CUDA failure 46: all devices are busy or unavailable"
+    )
+
+
+def test_onnx_runtime_without_cuda_is_said_with_the_extra():
+    with pytest.raises(BackendError) as caught:
+        check_provider(["CPUExecutionProvider"])
+
+    assert str(caught.value) == (
+        "ort_cuda: expected onnxruntime with CUDAExecutionProvider, found one with "
+        "CPUExecutionProvider. Install the extra gpu instead of cpu."
+    )
+
+
+@pytest.mark.gpu
+def test_onnx_runtime_computes_on_this_gpu(path):
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("not run: onnxruntime has no CUDAExecutionProvider")
+    engine = open_engine("ort_cuda", path, SPEC)
+
+    for scale in (1, 2):
+        np.testing.assert_allclose(
+            engine.run({"x": scale * X})["y"], scale * X @ WEIGHT
+        )
+
+
 def test_a_missing_library_names_the_extra(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
 
@@ -171,7 +236,8 @@ def test_an_unknown_backend_is_refused_with_the_known_ones(path):
         open_engine("tflite", path, SPEC)
 
     assert str(caught.value) == (
-        "backend: expected one of ort, openvino, reference, tensorrt, found tflite"
+        "backend: expected one of ort, ort_cuda, openvino, reference, tensorrt, "
+        "found tflite"
     )
 
 
