@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from typing import Final, final
 
 from runtime.engine import Array, Engine
 from runtime.errors import BackendError
 
 Opener = Callable[[], Engine]
-_MAX_TROUBLE: int = 480  # an outcome's reasons are at most 512 characters long
+_MAX_TROUBLE: Final = 480  # an outcome takes 512 characters of a reason
 
 
 @final

@@ -18,7 +18,8 @@ from runtime.bundle import (
     open_bundle,
     write_manifest,
 )
-from runtime.errors import BundleError, TensorMismatchError, UsageError
+from runtime.engines.reference import Evaluation
+from runtime.errors import BackendError, BundleError, TensorMismatchError, UsageError
 from runtime.estimator import BetaEstimator, ExternalEstimator, VolumeEstimator
 from runtime.gallery import Confidence, open_gallery, write_gallery
 from runtime.live import UNCALIBRATED_TEMPERATURE, RunDecoder, open_decoder
@@ -174,6 +175,41 @@ def test_an_answer_is_the_models_with_the_bundles_units_and_gallery(decoder, tmp
         assert report.answer.confidence == pytest.approx(
             weights.max() / weights.sum(), rel=1e-4
         )
+
+
+def test_an_engine_that_fails_in_a_run_costs_no_answer_and_each_one_says_so(
+    decoder, folder, tmp_path, monkeypatch
+):
+    run = recorded(tmp_path)
+    wanted = decode(decoder, run)
+    evaluate, calls = Evaluation.__call__, []
+
+    def failing(evaluation, inputs):
+        calls.append(1)
+        # Two evaluations a trial: the third trial's first one is the first to fail.
+        if len(calls) > 4:
+            raise BackendError("reference: the device is gone")
+        return evaluate(evaluation, inputs)
+
+    with open_decoder(
+        folder / "bundle",
+        folder / "gallery",
+        backend="reference",
+        threads=1,
+        behind=["ort"],
+    ) as opened:
+        monkeypatch.setattr(Evaluation, "__call__", failing)
+        reports = decode(opened, run)
+
+    assert [r.answer.label for r in reports] == [r.answer.label for r in wanted]
+    for report, other in zip(reports, wanted, strict=True):
+        np.testing.assert_allclose(report.z_v, other.z_v, rtol=1e-3, atol=1e-3)
+    lines = tuple(
+        f"ENGINE_FAILED {name}: reference: the device is gone; ort took over"
+        for name in ("encoder", "decode_flow")
+    )
+    assert [r.degraded for r in reports] == [()] * 2 + [lines] * 5
+    assert all(r.degraded == () for r in wanted)
 
 
 def test_a_run_leaves_nothing_behind_for_the_next(decoder, tmp_path):
