@@ -1,6 +1,7 @@
-"""Write the tables of docs/latency.md anew from docs/latency.json."""
+"""Write the tables of docs/latency.md anew from the files of raw samples."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.bench.result import decode_result
@@ -10,10 +11,15 @@ from runtime.bench.targets import targets
 BEGIN, END = "<!-- measured -->\n", "<!-- end -->\n"
 
 
-def measured(json_file: Path) -> str:
-    """Return the generated part of the page."""
-    result = decode_result(json_file.read_bytes(), json_file.name)
-    return f"### What was to be reached\n\n{targets(result)}\n{report(result)}"
+def measured(files: Sequence[Path]) -> str:
+    """Return the generated part of the page: a run after the other."""
+    return "\n".join(map(_measured, files))
+
+
+def _measured(file: Path) -> str:
+    result = decode_result(file.read_bytes(), file.name)
+    heads = f"## {result.subject[:1].upper()}{result.subject[1:]}"
+    return f"{heads}\n\n### To be reached\n\n{targets(result)}\n{report(result)}"
 
 
 def replaced(page: str, part: str) -> str:
@@ -24,5 +30,5 @@ def replaced(page: str, part: str) -> str:
 
 
 if __name__ == "__main__":
-    source, page = map(Path, sys.argv[1:])
-    page.write_text(replaced(page.read_text("utf-8"), measured(source)), "utf-8")
+    *sources, page = map(Path, sys.argv[1:])
+    page.write_text(replaced(page.read_text("utf-8"), measured(sources)), "utf-8")

@@ -91,6 +91,18 @@ def test_what_is_slower_is_missed(fields, name):
     assert rows(in_bf16(**fields))[name][2] == "missed"
 
 
+def test_what_is_too_good_to_be_true_is_not_reached():
+    found = rows(in_bf16(step_limit_ms=11))
+
+    assert found["flow step over the limit of its products"] == [
+        "<= 1.15",
+        "0.909 [0.909, 0.909] (bf16)",
+        "not run here, because its limit was disturbed: less than 1 is impossible",
+    ]
+    name = "decode of a trial, N = 2, over the limit of one evaluation's products"
+    assert found[name][2].endswith("less than 2 is impossible")
+
+
 def test_a_machine_that_cannot_says_why_in_every_row():
     found = rows(result())
 
