@@ -185,12 +185,15 @@ def _measure(
         for peer in dict.fromkeys((options.backend, *options.against))
     ]
 
-    def job(kind: Kind, who: Who, cached: Path = cache) -> Job:
+    def job(
+        kind: Kind, who: Who, cached: Path = cache, engines: Path | None = None
+    ) -> Job:
         return Job(
             kind=kind,
             who=who,
             bundle=str(subject.bundle),
             cache=str(cached),
+            engines=None if engines is None else str(engines),
             weights=None if subject.weights is None else str(subject.weights),
             sizes=sizes,
             gallery=options.gallery,
@@ -200,11 +203,15 @@ def _measure(
     for i, who in enumerate(whos):
         if not who.peer.startswith("torch"):
             say(f"{who}: first start and starts from cache")
-            own = scratch / f"serve-{i}"
-            own.mkdir(mode=0o700)
-            processes.append(_process(job("serve", who, own)))
-            # A copy of the bundle: at the paper's size 2 GB.
-            shutil.rmtree(own)
+            copies, engines = (
+                scratch / f"{name}-{i}" for name in ("copies", "engines")
+            )
+            for own in (copies, engines):
+                own.mkdir(mode=0o700)
+            processes.append(_process(job("serve", who, copies, engines)))
+            # A copy of the bundle and its engines: at the paper's size 2 GB each.
+            shutil.rmtree(copies)
+            shutil.rmtree(engines)
     with ExitStack() as stack:
         turns = Turns(options.plan, say)
         for count in threads:

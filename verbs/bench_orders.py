@@ -33,6 +33,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     bundle: str
     cache: str | None = None
     """Folder of private copies; None copies to a temporary one."""
+    engines: str | None = None
+    """Folder where compiled engines are kept between starts; None keeps none."""
     weights: str | None = None
     """Folder of a preset's weights, for engines that read those."""
     sizes: Sizes | None = None

@@ -22,6 +22,7 @@ from runtime.bench.limits import (
 from runtime.bench.machine import memory_field
 from runtime.bundle import open_bundle
 from runtime.engine import Precision
+from runtime.engines.cache import EngineCache
 from runtime.errors import BackendError, NeuroFlowError
 from runtime.model import open_model
 from runtime.timing import back_to_back, paced
@@ -71,6 +72,7 @@ def _replies(job: Job, lines: BinaryIO, stack: ExitStack) -> Iterator[Reply]:
                 job.who.peer,
                 precision=_precision(job),
                 threads=job.who.threads,
+                cache=None if job.engines is None else _kept(Path(job.engines)),
             )
         )
         model.decode_latent(model.encode_voxels(bundle.golden()["voxels"][0]))
@@ -154,6 +156,11 @@ def _limits(job: Job, lines: BinaryIO, stack: ExitStack) -> Iterator[Reply]:
             flop=best(repeated, amount, time.monotonic_ns),
             memory=memory.bandwidth(time.monotonic_ns),
         )
+
+
+def _kept(folder: Path) -> EngineCache:
+    # What it has to say goes where a worker's words go: to the parent's file.
+    return EngineCache(folder, lambda line: print(line, file=sys.stderr))
 
 
 def _several(call: Call, count: int) -> Call:

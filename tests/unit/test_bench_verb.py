@@ -13,7 +13,7 @@ from runtime.bench.result import Who, decode_result
 from runtime.bundle import open_bundle
 from training.config import PRESETS
 from verbs.bench_engines import open_stages, with_evaluations
-from verbs.bench_orders import Job
+from verbs.bench_orders import Child, Job
 from verbs.bench_preset import write_preset
 from verbs.bench_sizes import sizes_of_bundle, sizes_of_config
 from verbs.bench_torch import open_torch
@@ -123,3 +123,28 @@ def test_measuring_a_bundle_imports_no_torch():
     )
 
     assert done.stdout.strip() == "set()"
+
+
+def test_a_start_from_cache_builds_no_engine_again(preset, tmp_path):
+    folders = [tmp_path / name for name in ("copies", "engines")]
+    for folder in folders:
+        folder.mkdir(mode=0o700)
+    job = Job(
+        kind="serve",
+        who=Who(peer="openvino", precision="f32", threads=1),
+        bundle=str(preset / "bundle"),
+        cache=str(folders[0]),
+        engines=str(folders[1]),
+    )
+
+    def start():
+        with Child(job) as child:
+            assert child.ready.now_ns > 0
+        kept = [f for f in folders[1].rglob("*") if f.is_file()]
+        return {f.name: f.stat().st_mtime_ns for f in kept}
+
+    first = start()
+
+    # Three graphs and the secret that proves they are ours.
+    assert len(first) >= 4
+    assert start() == first
