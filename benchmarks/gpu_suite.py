@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.assemble import write_flow
+from export.assemble import flow_of, write_flow
 from export.fold import FoldedVelocity
 from export.parity import stressed
 from runtime.engine import open_engine
@@ -59,8 +59,9 @@ def arms_of(options, folder: Path) -> tuple[dict[str, Arm], list]:
     path = config.flow_training.path
     solver = solver_from_name("euler", path)
     (folder / "graphs").mkdir()
-    files = write_flow(field, solver, {"decode": 1, "encode": 1}, folder)
-    step = next(graph for graph in files.graphs if graph.name == "step")
+    flow = flow_of(field, solver, {"decode": 1, "encode": 1})
+    specs = write_flow(flow.graphs("f32"), folder)
+    step = next(graph for graph in specs if graph.name == "step")
     rng = np.random.default_rng(0)
     inputs = {
         spec.name: rng.normal(size=spec.shape).astype(np.float32)
