@@ -309,10 +309,6 @@ def model_from_folder(
     try:
         for name in ("encoder", "decoder", *flows):
             graph = graph_of(manifest, name, backend, precision)
-            # What the graph says, the engine need not be told.
-            is_said = precision == "int8" or (
-                backend == "ort" and graph.precision == "f16"
-            )
             kept = (
                 None
                 if cache is None
@@ -322,7 +318,7 @@ def model_from_folder(
                 backend,
                 folder / graph.file,
                 graph,
-                precision="f32" if is_said else precision,
+                precision=told_precision(graph, backend, precision),
                 threads=threads,
                 kept=kept,
             )
@@ -344,6 +340,12 @@ def model_from_folder(
         "encode": tensors["conditioning_encode"],
     }
     return Model(manifest, engines, tables, tensors["latent_mean"])
+
+
+def told_precision(graph: GraphSpec, backend: str, precision: Precision) -> Precision:
+    """Return what an engine is told: not what the graph itself says."""
+    is_said = precision == "int8" or (backend == "ort" and graph.precision == "f16")
+    return "f32" if is_said else precision
 
 
 def flow_graphs(backend: str, form: Form | None = None) -> tuple[str, ...]:

@@ -10,7 +10,13 @@ import msgspec
 from runtime.bundle import Bundle, open_bundle
 from runtime.engine import Precision, open_engine
 from runtime.engines.cache import EngineCache, user_cache
-from runtime.model import flow_graphs, graph_of, kept_engine, open_model
+from runtime.model import (
+    flow_graphs,
+    graph_of,
+    kept_engine,
+    open_model,
+    told_precision,
+)
 
 
 class CompiledGraph(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +106,7 @@ def _compiled(
         backend,
         bundle.folder / graph.file,
         graph,
-        precision=precision,
+        precision=told_precision(graph, backend, precision),
         threads=threads,
         kept=kept_engine(cache, bundle.manifest, graph, precision),
     ).close()
