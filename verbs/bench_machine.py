@@ -13,10 +13,10 @@ from runtime.bench.machine import (
     clock_mhz,
     cpu_name,
     cpu_times,
-    instruction_sets,
     memory_field,
     size_bytes,
 )
+from verbs.rig import instruction_sets
 
 LIBRARIES: Final = (
     "neuroflow-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "scipy",

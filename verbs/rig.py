@@ -16,7 +16,9 @@ KERNEL_FLAGS: Final = (
 
 LIBRARIES: Final = {
     "ort": ("onnxruntime", "onnxruntime-gpu"),
+    "ort_cuda": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "tensorrt-rtx", "cuda-bindings"),
 }
 
 
@@ -26,7 +28,7 @@ def rig_here(
     """Describe this machine and what is installed on it.
 
     Args:
-        backend: Engine library, ``ort`` or ``openvino``.
+        backend: Engine library, a backend of `runtime.engine`.
         threads: Of one evaluation; None leaves the choice to the library.
         abstain_below: Confidence under which the decision is ABSTAIN.
         precision: Of the arithmetic.

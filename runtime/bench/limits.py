@@ -49,16 +49,18 @@ def flop(products: Sequence[Product]) -> int:
 
 
 def numpy_products(products: Sequence[Product], seed: int = 0) -> Callable[[], object]:
-    """Return a call that does the products in float32 by numpy's BLAS."""
+    """Return a call that does the products in float32 by numpy's BLAS.
+
+    It returns them, in buffers that the next call writes again.
+    """
     rng = np.random.default_rng(seed)
     parts = [
         (_normal(rng, m, k), _normal(rng, k, n), np.empty((m, n), np.float32))
         for m, k, n in products
     ]
 
-    def call() -> None:
-        for x, w, out in parts:
-            np.matmul(x, w, out=out)
+    def call() -> list[Float32[np.ndarray, "rows outputs"]]:
+        return [np.matmul(x, w, out=out) for x, w, out in parts]
 
     return call
 
@@ -74,6 +76,9 @@ def openvino_products(
 ) -> Callable[[], object]:
     """Return a call that does the products by OpenVINO, weights packed beforehand.
 
+    It returns them, in buffers that the next call writes again; of one seed the same
+    as `numpy_products` does.
+
     Raises:
         BackendError: The library is missing or refuses.
     """
@@ -86,9 +91,10 @@ def openvino_products(
             "Install the extra cpu."
         ) from error
     rng = np.random.default_rng(seed)
-    inputs, outputs = [], []
+    inputs, outputs, values = [], [], []
     for m, k, n in products:
         x = ops.parameter([m, k], np.float32)
+        values.append(_normal(rng, m, k))
         # A constant operand is what an engine has: the library may pack it once.
         w = ops.constant(_normal(rng, k, n))
         inputs.append(x)
@@ -105,13 +111,14 @@ def openvino_products(
         request = (
             openvino.Core().compile_model(model, "CPU", config).create_infer_request()
         )
-        for i, (m, k, _) in enumerate(products):
-            request.set_input_tensor(i, openvino.Tensor(_normal(rng, m, k)))
+        for i, value in enumerate(values):
+            request.set_input_tensor(i, openvino.Tensor(value))
     except RuntimeError as error:
         raise BackendError(f"openvino: {' '.join(str(error).split())}") from error
 
-    def call() -> None:
+    def call() -> list[Float32[np.ndarray, "rows outputs"]]:
         request.infer()
+        return [request.get_output_tensor(i).data for i in range(len(values))]
 
     return call
 

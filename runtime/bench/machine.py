@@ -1,16 +1,10 @@
 """Which machine a figure belongs to. Pure: texts of the system in, statements out."""
 
 import re
-from typing import Final
 
 import msgspec
 
 from runtime.errors import ArtifactError
-
-INSTRUCTION_SETS: Final = (
-    "amx_", "asimd", "avx", "bf16", "f16c", "fma", "i8mm", "sse4", "sve",
-)  # fmt: skip
-"""Beginnings of the flags by which numerical libraries choose their kernels."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,12 +44,6 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def cpu_name(cpuinfo: str) -> str:
     """Return the processor's name from ``/proc/cpuinfo``."""
     return _field(cpuinfo, "model name") or _field(cpuinfo, "CPU part") or "unknown"
-
-
-def instruction_sets(cpuinfo: str) -> tuple[str, ...]:
-    """Return the first processor's instruction sets that matter, sorted."""
-    flags = _field(cpuinfo, "flags") or _field(cpuinfo, "Features") or ""
-    return tuple(sorted({f for f in flags.split() if f.startswith(INSTRUCTION_SETS)}))
 
 
 def clock_mhz(cpuinfo: str) -> float | None:
