@@ -39,6 +39,10 @@ class RecordingError(ArtifactError):
     """A recording of volumes and events is missing, damaged or incomplete."""
 
 
+class ScanError(ArtifactError):
+    """What a scanner wrote or sent is no volume, or no volume of this run."""
+
+
 class TensorMismatchError(NeuroFlowError):
     """An array has another shape, dtype or content than the contract says."""
 
