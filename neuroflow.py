@@ -14,6 +14,7 @@ from verbs.bundle_commands import compile as compile_engines
 from verbs.bundle_commands import export, inspect, verify
 from verbs.prepare_commands import prepare_bids, prepare_nsd
 from verbs.rig_commands import doctor, keys, play, serve, sign, watch
+from verbs.send_commands import sources
 
 app = tyro.extras.SubcommandApp()
 
@@ -161,6 +162,7 @@ app.command(inspect)
 app.command(bench)
 app.command(sign)
 app.command(serve)
+app.command(sources, name="send", help="Send what comes out of a scanner to a server.")
 app.command(play)
 app.command(watch)
 app.command(keys)

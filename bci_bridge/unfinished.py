@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bci_bridge.keyring import Credentials
+from bci_bridge.messages import RunStart
 from bci_bridge.sender import Sender
 from bci_bridge.spool import Spool
 
@@ -15,6 +16,10 @@ class Held:
     run: str
     is_finished: bool
     """The server has all of it."""
+    start: RunStart
+    """As it was announced."""
+    volumes: int
+    """One more than the highest acquisition of which its sender spoke."""
 
 
 def held_run(folder: Path) -> Held | None:
@@ -30,7 +35,10 @@ def held_run(folder: Path) -> Held | None:
     try:
         if spool.held is None:
             return None
-        return Held(spool.held.start.run, spool.held.is_finished)
+        start = spool.held.start
+        return Held(
+            start.run, spool.held.is_finished, start, int(spool.progress.volumes)
+        )
     finally:
         spool.close()
 

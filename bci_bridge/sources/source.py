@@ -6,7 +6,7 @@ than it is told. A source parses in its own process, never in the server's.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bci_bridge.sources.volume import ScannedVolume
 
@@ -32,10 +32,20 @@ class Refused:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """Nothing will ever come again: what was sent is a recording, and it is over."""
+
+
+Arrival = ScannedVolume | SeriesEnded | Refused | Exhausted
+"""What a source can give."""
+
+
+@runtime_checkable
 class Source(Protocol):
     """A way out of a scanner."""
 
-    def poll(self, wait_s: float) -> ScannedVolume | SeriesEnded | Refused | None:
+    def poll(self, wait_s: float) -> Arrival | None:
         """Return what came next, in the scanner's order where it tells one.
 
         Args:

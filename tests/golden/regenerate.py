@@ -17,14 +17,24 @@ COLUMNS = "88"
 
 
 def verbs() -> list[str]:
-    """Return the names of the verbs as the command line lists them."""
-    text = help_text("neuroflow")
+    """Return the verbs as the command line lists them, and sources as ``send NAME``."""
+    return [*_listed("neuroflow"), *(f"send {name}" for name in _listed("send"))]
+
+
+def _listed(name: str) -> list[str]:
+    text = help_text(name)
     return text[text.index("{") + 1 : text.index("}")].replace("\n", "").split(",")
+
+
+def file_of(name: str) -> Path:
+    """Name the file that holds a verb's help."""
+    return FOLDER / f"{name.replace(' ', '_')}.txt"
 
 
 def help_text(name: str) -> str:
     """Return the help of a verb, or of the command itself for "neuroflow"."""
-    argv = ["neuroflow", "--help"] if name == "neuroflow" else ["neuroflow", name, "-h"]
+    words = [] if name == "neuroflow" else name.split()
+    argv = ["neuroflow", *words, "--help"]
     out = io.StringIO()
     plain = {"COLUMNS": COLUMNS, "NO_COLOR": "1", "TERM": "dumb", "LINES": "50"}
     with (
@@ -44,7 +54,7 @@ def main() -> None:
     for file in FOLDER.glob("*.txt"):
         file.unlink()
     for name in ["neuroflow", *verbs()]:
-        (FOLDER / f"{name}.txt").write_text(help_text(name), encoding="utf-8")
+        file_of(name).write_text(help_text(name), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -237,6 +237,7 @@ def test_commands_in_documents_exist():
             flags = [w.partition("=")[0] for w in words[1:] if w.startswith("--")]
             verb = words[1] if not words[1].startswith("-") else "neuroflow"
             assert verb in verbs, (document, words)
+            verb = "_".join(words[1:3]) if "_".join(words[1:3]) in verbs else verb
             assert all(flag in verbs[verb] for flag in flags), (document, words)
 
 

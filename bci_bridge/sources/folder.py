@@ -1,0 +1,122 @@
+"""A folder into which a scanner's software puts file after file, looked at by name.
+
+Without notifications, which network shares do not give. What a share does now and then
+(an error, a listing that is old or incomplete) is waited out.
+"""
+
+import fnmatch
+import os
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from runtime.errors import ScanError
+
+PATIENCE_S: Final = 10.0
+"""A folder that cannot be listed for this long is gone."""
+
+MIN_INTERVAL_S: Final = 0.02
+_LISTING_SHARE: Final = 5.0
+"""Between two listings passes this many times what one took: shares can be slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as one look found it."""
+
+    path: Path
+    size: int
+    changed_ns: int
+
+
+class Folder:
+    """The plain files of one folder whose names fit; links are not followed."""
+
+    def __init__(
+        self,
+        folder: Path,
+        pattern: str,
+        *,
+        is_new_only: bool = False,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Look once.
+
+        Args:
+            folder: Where to look; not below it.
+            pattern: Shell pattern of names, in lower case; case does not matter.
+            is_new_only: Leave out what is there now.
+            clock_s: Monotonic clock.
+
+        Raises:
+            ScanError: There is no such folder.
+        """
+        self._folder, self._pattern, self._clock_s = folder, pattern, clock_s
+        self._done: set[str] = set()
+        self._failing_since_s: float | None = None
+        self._next_look_s = clock_s()
+        try:
+            names = os.listdir(folder)
+        except OSError as error:
+            raise ScanError(
+                f"{folder}: expected a folder, found {error.strerror or error}"
+            ) from error
+        if is_new_only:
+            self._done.update(names)
+
+    def finish(self, path: Path) -> None:
+        """Never look at a file again."""
+        self._done.add(path.name)
+
+    def wait_s(self) -> float:
+        """Say how long it is until `look` is due."""
+        return max(self._next_look_s - self._clock_s(), 0.0)
+
+    def look(self) -> list[Seen]:
+        """List the files that are not finished with, by name.
+
+        Raises:
+            ScanError: The folder has been gone for too long.
+        """
+        begin_s = self._clock_s()
+        found = []
+        try:
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name in self._done:
+                        continue
+                    if not fnmatch.fnmatchcase(name.lower(), self._pattern):
+                        continue
+                    seen = _seen(self._folder / name)
+                    if seen is not None:
+                        found.append(seen)
+        except OSError as error:
+            if self._failing_since_s is None:
+                self._failing_since_s = begin_s
+            if begin_s - self._failing_since_s > PATIENCE_S:
+                raise ScanError(
+                    f"{self._folder}: expected the folder that was there, found "
+                    f"{error.strerror or error} for {PATIENCE_S:g} s. "
+                    "Is the share still connected?"
+                ) from error
+            found = []
+        else:
+            self._failing_since_s = None
+        end_s = self._clock_s()
+        pause_s = max(MIN_INTERVAL_S, _LISTING_SHARE * (end_s - begin_s))
+        self._next_look_s = end_s + pause_s
+        return sorted(found, key=lambda seen: seen.path.name)
+
+
+def _seen(path: Path) -> Seen | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None  # renamed or deleted since it was listed
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Seen(path, status.st_size, status.st_mtime_ns)

@@ -1,0 +1,286 @@
+"""From a source to a server's outcomes: the loop, its ends, and its killed self."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel
+import numpy as np
+import pytest
+from neuroflow_client import Client, VolumeOutcome
+
+from bci_bridge.recording_reader import read_recording
+from bci_bridge.sources.driver import send_runs
+from bci_bridge.sources.source import Refused, SeriesEnded
+from runtime.errors import BackendError, ScanError, UsageError
+from tests.integration.restarting import ROOT, killed, started
+from tests.integration.tiny import SHAPE
+from tests.scanned import Listed, plan, scanned
+
+
+def records(folder):
+    return [entry.envelope.record for entry in read_recording(folder / "inputs")]
+
+
+def kinds(folder):
+    """What the log of inputs holds, by kind and index."""
+    return [
+        (type(one).__name__, getattr(one, "volume_index", None))
+        for one in records(folder)
+    ]
+
+
+def send(source, server, lines=None, **changes):
+    options = {
+        name: changes.pop(name)
+        for name in ("spool", "is_stopped", "clock_ns")
+        if name in changes
+    }
+    tell = (lines if lines is not None else []).append
+    send_runs(source, plan(**changes), server.address, tell=tell, **options)
+
+
+def test_volumes_arrive_and_are_answered(running, tmp_path):
+    server, lines = running(), []
+    send(Listed(scanned(number) for number in range(5)), server, lines)
+    outcomes = [one for one in Client(server.address) if isinstance(one, VolumeOutcome)]
+    server.stop()
+
+    assert [(one.volume_index, one.input) for one in outcomes] == [
+        (index, "OK") for index in range(5)
+    ]
+    assert lines[-1] == "run rest: complete, 5 of 5 volumes"
+
+
+def test_gaps_are_missing_late_volumes_are_on_record(running, tmp_path):
+    server = running()
+    arrivals = [scanned(number) for number in (0, 2, 3, 1, 4)]
+    send(Listed(arrivals), server, reorder=1)
+    server.stop()
+
+    assert kinds(tmp_path) == [
+        ("RunStart", None),
+        ("Volume", 0),
+        ("Missing", 1),
+        ("Volume", 2),
+        ("Volume", 3),
+        ("Volume", 1),
+        ("DecisionNote", 1),
+        ("Volume", 4),
+        ("RunEnd", None),
+    ]
+
+
+def test_a_restarted_run_is_another_run(running, tmp_path):
+    server = running()
+    arrivals = [scanned(n, "s-1") for n in range(2)]
+    arrivals += [scanned(n, "s-2") for n in range(5)]
+    send(Listed(arrivals), server)
+    report = server.stop()
+    ends = [one for one in records(tmp_path) if type(one).__name__ == "RunEnd"]
+
+    assert report.runs == 2
+    assert [(end.run, end.count, end.aborted) for end in ends] == [
+        ("rest", 2, True),
+        ("rest-2", 5, False),
+    ]
+
+
+def test_another_measurement_is_left_out_where_the_server_does_not_take_it(
+    running, tmp_path
+):
+    server, lines = running(), []
+    arrivals = [scanned(0, "localiser", shape=(4, 4, 4))]
+    arrivals += [scanned(n, "bold") for n in range(5)]
+    send(Listed(arrivals), server, lines)
+    server.stop()
+
+    assert lines[0].startswith("this series is left out: BAD_GEOMETRY: shape: expected")
+    assert {one.run for one in records(tmp_path)} == {"rest"}
+
+
+def test_a_recording_that_is_over_too_early_is_an_error(running, tmp_path):
+    server = running()
+    arrivals = [scanned(0), Refused("bold.nii", "torn"), SeriesEnded("s-1")]
+    with pytest.raises(
+        ScanError,
+        match="source: expected 1 complete runs of 5 volumes, found 0 when it was over",
+    ):
+        send(Listed(arrivals), server)
+    server.stop()
+
+    assert records(tmp_path)[-1].aborted
+
+
+def test_a_source_that_vanishes_ends_its_run(running, tmp_path):
+    class Vanishing(Listed):
+        def poll(self, wait_s):
+            if not self.arrivals:
+                raise ScanError("folder: expected it, found none")
+            return super().poll(wait_s)
+
+    server, lines = running(), []
+    with pytest.raises(ScanError, match="folder: expected it, found none"):
+        send(Vanishing([scanned(0), scanned(1)]), server, lines)
+    server.stop()
+
+    assert (records(tmp_path)[-1].count, records(tmp_path)[-1].aborted) == (2, True)
+    assert lines[-1].endswith(": folder: expected it, found none")
+
+
+def test_the_operator_stops_a_run(running, tmp_path):
+    server, asked = running(), iter([False] * 10 + [True] * 100)
+    source = Listed([scanned(0), scanned(1)], is_recording=False)
+    stopped = []
+
+    def is_stopped():
+        stopped.append(next(asked) if not source.arrivals else False)
+        return stopped[-1]
+
+    send(source, server, is_stopped=is_stopped)
+    server.stop()
+
+    assert (records(tmp_path)[-1].count, records(tmp_path)[-1].aborted) == (2, True)
+
+
+def test_without_a_server_the_operator_learns_it_at_once():
+    with pytest.raises(BackendError, match="found none before the wait was cancelled"):
+        send_runs(
+            Listed([]),
+            plan(),
+            "tcp://127.0.0.1:9",
+            tell=print,
+            is_stopped=lambda: True,
+        )
+
+
+def test_a_spool_of_another_run_is_refused(running, tmp_path):
+    server = running(recording=str(tmp_path / "log"))
+
+    class Broken(Listed):
+        def poll(self, wait_s):
+            if not self.arrivals:
+                raise BackendError("the machine went away")
+            return super().poll(wait_s)
+
+    with pytest.raises(BackendError):
+        send(Broken([scanned(0)]), server, spool=tmp_path / "spool")
+    with pytest.raises(UsageError, match="found run 'rest' unfinished"):
+        send(Listed([]), server, spool=tmp_path / "spool", run="task")
+    server.stop()
+
+
+COUNT = 400
+KILLED = f"""
+import sys
+from pathlib import Path
+from bci_bridge.sources.driver import send_runs
+from tests.scanned import Listed, plan, scanned
+print("ready", flush=True)
+send_runs(
+    Listed(scanned(n) for n in range({COUNT} + 2) if n % 50 != 20),
+    plan(volumes={COUNT}, discard=2, pace="catchup"),
+    sys.argv[1],
+    tell=print,
+    spool=Path(sys.argv[2]),
+)
+print("done", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_send_killed_again_and_again_loses_and_doubles_nothing(running, tmp_path):
+    server, spool = running(recording=str(tmp_path / "log")), tmp_path / "spool"
+    n_killed = 0
+    for turn in range(8):
+        process = started(KILLED, server.address, spool)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.02 + 0.05 * turn)
+        if not killed(process):
+            break
+        n_killed += 1
+    else:
+        with started(KILLED, server.address, spool) as last:
+            assert last.stdout.read().endswith("done\n")
+            assert last.wait(60) == 0
+    report = server.stop()
+    said = [one for one in records(tmp_path / "log") if one.stream == "scanner"]
+    named = [(type(one).__name__, getattr(one, "volume_index", None)) for one in said]
+
+    assert n_killed >= 2
+    assert report.runs == 1
+    assert named == [
+        ("RunStart", None),
+        *(
+            ("Missing" if (index + 2) % 50 == 20 else "Volume", index)
+            for index in range(COUNT)
+        ),
+        ("RunEnd", None),
+    ]
+    assert not said[-1].aborted
+    assert [path.name for path in spool.iterdir() if path.suffix] == []
+
+
+def nifti_run(folder, count=6, tr_s=0.1):
+    voxels = np.arange(count, dtype=np.int16) * np.ones((*SHAPE, 1), np.int16)
+    voxels[0, 0, 0] = -1
+    image = nibabel.Nifti1Image(voxels, np.diag([2.0, 2.0, 3.0, 1.0]))
+    image.header.set_zooms((2.0, 2.0, 3.0, tr_s))
+    image.header.set_xyzt_units("mm", "sec")
+    path = folder / "bold.nii.gz"
+    nibabel.save(image, path)
+    return path
+
+
+def command(*words):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "clients" / "python")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "neuroflow", "send", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_verb_sends_a_file(running, tmp_path):
+    server = running(recording=str(tmp_path / "log"))
+    words = ["nifti", nifti_run(tmp_path), "--fast", "--run", "rest"]
+    process = command(*words, "--to", server.address, "--discard", 2)
+    lines = process.communicate(timeout=60)[1].splitlines()
+    server.stop()
+
+    assert process.returncode == 0
+    assert lines == [
+        "run rest: begins, 3 x 4 x 2 voxels, TR 0.1 s, 4 volumes",
+        "run rest: complete, 4 of 4 volumes",
+    ]
+    assert records(tmp_path / "log")[0].pace == "catchup"
+
+
+def test_sigterm_ends_the_run_as_aborted(running, tmp_path):
+    server = running(recording=str(tmp_path / "log"))
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    image = nibabel.load(nifti_run(tmp_path))
+    nibabel.save(image.slicer[..., 0], folder / "v_0.nii")
+    words = ["nifti", folder, "--run", "rest", "--volumes", 5, "--tr-s", 0.1]
+    process = command(*words, "--to", server.address)
+    assert process.stderr.readline().startswith("run rest: begins")
+    process.send_signal(signal.SIGTERM)
+    lines = process.communicate(timeout=60)[1]
+    server.stop()
+
+    assert process.returncode == 0
+    assert lines == "run rest: aborted, 1 of 5 volumes: stopped by the operator\n"
+    assert records(tmp_path / "log")[-1].aborted
+
+
+def test_a_folder_needs_the_number_of_volumes(tmp_path):
+    process = command("nifti", tmp_path, "--run", "rest")
+    lines = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 2
+    assert lines.startswith("neuroflow: --volumes: expected how many acquisitions")

@@ -1,0 +1,413 @@
+"""Recorded 4-D files and growing folders of 3-D ones; nibabel is the oracle."""
+
+import contextlib
+import gzip
+import os
+import shutil
+import struct
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bci_bridge.sources.nifti import TORN_S, NiftiFolder, RecordedNifti
+from bci_bridge.sources.source import Exhausted, Refused
+from bci_bridge.sources.volume import ScannedVolume
+from runtime.errors import ScanError, UsageError
+from tests.scanned import recorded_data
+
+SHAPE = (5, 4, 3)
+
+
+class Clock:
+    """Time that passes while somebody sleeps, and a little with each look."""
+
+    def __init__(self):
+        self.now_s = 100.0
+
+    def __call__(self):
+        self.now_s += 1e-4
+        return self.now_s
+
+    def sleep(self, seconds):
+        self.now_s += seconds
+
+
+def image(count=None, code="<i2", *, affine=None, seed=0, slope=None, version=1):
+    rng = np.random.default_rng(seed)
+    shape = SHAPE if count is None else (*SHAPE, count)
+    voxels = rng.integers(0, 100, shape).astype(code)
+    affine = np.diag([-2.0, 2.5, 3.0, 1.0]) if affine is None else affine
+    kind = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
+    made = kind(voxels, affine)
+    made.set_data_dtype(np.dtype(code))
+    if slope is not None:
+        made.header.set_slope_inter(*slope)
+    if count is not None:
+        made.header.set_zooms((2.0, 2.5, 3.0, 0.72))
+    made.header.set_xyzt_units("mm", "sec")
+    return made
+
+
+def all_of(source):
+    found = []
+    while not isinstance(arrival := source.poll(0.0), Exhausted):
+        found.append(arrival)
+    source.close()
+    return found
+
+
+def oracle(path):
+    """The image in RAS+, by nibabel."""
+    return nibabel.as_closest_canonical(nibabel.load(path))
+
+
+def check_same(volumes, path):
+    wanted = oracle(path)
+    data = np.asarray(wanted.dataobj)
+    assert len(volumes) == data.shape[3]
+    for index, volume in enumerate(volumes):
+        assert volume.number == index
+        if data.dtype.kind == "f":
+            np.testing.assert_array_equal(
+                volume.voxels, data[..., index].astype(np.float32)
+            )
+        else:
+            np.testing.assert_array_equal(volume.voxels, data[..., index])
+        np.testing.assert_allclose(volume.geometry.affine, wanted.affine, atol=1e-4)
+        assert volume.geometry.shape == data.shape[:3]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("code", ["<i2", ">i2", "u1", "<u2", "<i4", "<f4", "<f8"])
+def test_voxels_and_affine_are_those_of_nibabel(tmp_path, code, version, suffix):
+    path = tmp_path / f"bold{suffix}"
+    nibabel.save(image(3, code, version=version), path)
+
+    check_same(all_of(RecordedNifti(path, None)), path)
+
+
+@given(
+    st.permutations(range(3)),
+    st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),
+    st.floats(-0.3, 0.3),
+)
+def test_any_orientation_is_turned_as_nibabel_turns_it(
+    tmp_path_factory, axes, signs, a
+):
+    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = (turn @ np.eye(3)[:, axes]) * np.array(signs) * [2.0, 2.5, 3.0]
+    affine[:3, 3] = 10.0, -20.0, 30.0
+    path = tmp_path_factory.mktemp("turned") / "bold.nii"
+    nibabel.save(image(2, affine=affine), path)
+
+    check_same(all_of(RecordedNifti(path, None)), path)
+
+
+def test_scaled_voxels_become_float32(tmp_path):
+    path = tmp_path / "bold.nii"
+    nibabel.save(image(2, slope=(0.5, 3.0)), path)
+    volumes = all_of(RecordedNifti(path, None))
+
+    assert volumes[0].voxels.dtype == np.float32
+    check_same(volumes, path)
+
+
+@pytest.mark.recording
+def test_the_recorded_haxby_run_is_as_nibabel_reads_it():
+    path = recorded_data("haxby2001") / "bold.nii.gz"
+    source = RecordedNifti(path, None)
+    assert source.volumes == 1452
+    volumes = [source.poll(0.0) for _ in range(20)]
+    source.close()
+    wanted = oracle(path)
+
+    assert volumes[0].geometry.tr_s == 2.5
+    np.testing.assert_allclose(volumes[0].geometry.affine, wanted.affine, atol=1e-4)
+    np.testing.assert_array_equal(
+        np.stack([volume.voxels for volume in volumes], axis=3),
+        wanted.dataobj[..., :20],
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "tr_s"),
+    [
+        (0.72, "sec", 0.72),
+        (720.0, "msec", 0.72),
+        (720000.0, "usec", 0.72),
+        (2.5, "unknown", 2.5),
+        (2500.0, "unknown", 2.5),
+        (0.0, "sec", np.nan),
+        (5.0, "hz", np.nan),
+    ],
+)
+def test_the_tr_is_read_in_its_unit(tmp_path, value, unit, tr_s):
+    made = image(1)
+    made.header["pixdim"][4] = value
+    made.header.set_xyzt_units("mm", unit)
+    nibabel.save(made, tmp_path / "bold.nii")
+    found = RecordedNifti(tmp_path / "bold.nii", None).poll(0.0).geometry.tr_s
+
+    np.testing.assert_allclose(found, tr_s, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("unit", "tr_s"), [("sec", 1.0), ("unknown", np.nan)])
+def test_a_volumes_own_header_tells_a_tr_only_with_its_unit(tmp_path, unit, tr_s):
+    made = image()
+    made.header.set_xyzt_units("mm", unit)
+    nibabel.save(made, tmp_path / "v0.nii")
+    (volume,) = polled(watching(tmp_path)[0])
+
+    np.testing.assert_equal(volume.geometry.tr_s, tr_s)
+
+
+def test_slice_times_follow_the_slices_when_they_are_flipped(tmp_path):
+    made = image(1, affine=np.diag([2.0, 2.5, -3.0, 1.0]))
+    made.header.set_dim_info(slice=2)
+    made.header.set_slice_duration(0.2)
+    made.header["slice_code"] = 1
+    made.header["slice_end"] = SHAPE[2] - 1
+    nibabel.save(made, tmp_path / "bold.nii")
+    geometry = RecordedNifti(tmp_path / "bold.nii", None).poll(0.0).geometry
+
+    assert geometry.slice_axis == 2
+    np.testing.assert_allclose(geometry.slice_times_s, (0.4, 0.2, 0.0), atol=1e-6)
+
+
+def test_a_recording_keeps_the_scanners_pace(tmp_path):
+    nibabel.save(image(3), tmp_path / "bold.nii")
+    clock = Clock()
+    source = RecordedNifti(tmp_path / "bold.nii", 2.0, clock_s=clock, sleep=clock.sleep)
+    begin_s, came_s = clock.now_s, []
+    while not isinstance(arrival := source.poll(0.05), Exhausted):
+        if arrival is not None:
+            came_s.append(clock.now_s - begin_s)
+    source.close()
+
+    np.testing.assert_allclose(came_s, [0.36, 0.72, 1.08], atol=0.01)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_torn_recording_gives_what_it_has_and_says_so(tmp_path, suffix):
+    path = tmp_path / f"bold{suffix}"
+    nibabel.save(image(8, "<f8"), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 4])
+    found = all_of(RecordedNifti(path, None))
+
+    assert 1 <= len(found) - 1 < 8
+    assert all(isinstance(one, ScannedVolume) for one in found[:-1])
+    assert isinstance(found[-1], Refused)
+    assert found[-1].why.startswith(
+        f"expected 8 whole volumes, found {len(found) - 1} ("
+    )
+
+
+@pytest.mark.parametrize(
+    ("offset", "kind", "value", "words"),
+    [
+        (0, "<i", 12345, "expected a NIfTI file, found none"),
+        (344, "4s", b"ni1\0", "expected NIfTI in a single file"),
+        (40, "<h", 2, "expected 3 or 4 dimensions, found 2"),
+        (42, "<h", -5, "expected sides of 1 to 1024"),
+        (42, "<h", 30000, "expected sides of 1 to 1024"),
+        (48, "<h", 0, "expected 1 to 100000 volumes, found 0"),
+        (70, "<h", 32, "expected real voxels"),
+        (70, "<h", 128, "expected real voxels"),
+        (70, "<h", 7777, "expected a NIfTI header"),
+        (108, "<f", 8.0, "vox offset 8 too low"),
+        (108, "<f", 2e9, "expected voxels from byte 352 on"),
+    ],
+)
+def test_a_bad_header_is_one_clear_line(tmp_path, offset, kind, value, words):
+    path = tmp_path / "bold.nii"
+    nibabel.save(image(1), path)
+    data = bytearray(path.read_bytes())
+    struct.pack_into(kind, data, offset, value)
+    path.write_bytes(data)
+
+    with pytest.raises(ScanError) as refused:
+        RecordedNifti(path, None)
+    assert words in str(refused.value)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@given(st.binary(max_size=600))
+def test_any_bytes_are_a_volume_or_an_error_of_ours(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("bytes") / "bold.nii"
+    whole = nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), np.eye(4)).to_bytes()
+    path.write_bytes(
+        bytes(a ^ b for a, b in zip(whole, data, strict=False)) + whole[600:]
+    )
+    with contextlib.suppress(ScanError):
+        all_of(RecordedNifti(path, None))
+
+
+def test_a_missing_file_and_a_bad_speed_are_one_clear_line(tmp_path):
+    with pytest.raises(ScanError, match="found No such file"):
+        RecordedNifti(tmp_path / "none.nii", None)
+    with pytest.raises(UsageError, match="--speed: expected more than 0, found 0"):
+        RecordedNifti(tmp_path / "none.nii", 0.0)
+
+
+def watching(folder, **options):
+    clock = Clock()
+    return NiftiFolder(folder, clock_s=clock, sleep=clock.sleep, **options), clock
+
+
+def polled(source, n=3):
+    """What a few looks find; a plain file needs two."""
+    return [one for _ in range(n) if (one := source.poll(0.05)) is not None]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_growing_folder_gives_volumes_in_the_order_of_names(tmp_path, suffix):
+    source, _ = watching(tmp_path)
+    assert polled(source) == []
+    for number in (2, 10, 1):
+        nibabel.save(image(seed=number), tmp_path / f"rest_{number}{suffix}")
+    found = polled(source, 8)
+
+    assert [(one.series, one.number) for one in found] == [
+        ("rest_", 0),
+        ("rest_", 1),
+        ("rest_", 9),
+    ]
+    for one, number in zip(found, (1, 2, 10), strict=True):
+        path = tmp_path / f"rest_{number}{suffix}"
+        np.testing.assert_array_equal(one.voxels, oracle(path).dataobj)
+    assert polled(source) == []
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_file_is_waited_for_until_it_is_whole(tmp_path, suffix):
+    source, _ = watching(tmp_path)
+    whole = tmp_path.parent / f"{tmp_path.name}{suffix}"
+    nibabel.save(image(code="<f8"), whole)
+    data = whole.read_bytes()
+    path = tmp_path / f"v0{suffix}"
+    for end in (len(data) // 9, len(data) // 2, len(data) - 9, len(data) - 1):
+        path.write_bytes(data[:end])
+        assert polled(source) == []
+    path.write_bytes(data)
+    (volume,) = polled(source, 4)
+
+    np.testing.assert_array_equal(
+        volume.voxels, oracle(whole).get_fdata().astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_file_that_never_becomes_whole_is_refused(tmp_path, suffix):
+    source, clock = watching(tmp_path)
+    path = tmp_path / f"v0{suffix}"
+    nibabel.save(image(), path)
+    os.truncate(path, path.stat().st_size - 5)
+    assert polled(source) == []
+    clock.now_s += TORN_S
+    (refused,) = polled(source)
+
+    assert isinstance(refused, Refused)
+    assert refused.what == path.name
+    assert refused.why.startswith("expected a whole file, found")
+    assert polled(source) == []
+
+
+def test_a_plain_file_counts_once_it_has_stopped_changing(tmp_path):
+    source, _ = watching(tmp_path)
+    path = tmp_path / "v0.nii"
+    nibabel.save(image(seed=1), path)
+    whole = path.read_bytes()
+    # Some shares make a file as long as it will be before they fill it.
+    path.write_bytes(whole[:400] + bytes(len(whole) - 400))
+    os.utime(path, ns=(1, 1))
+    assert source.poll(0.0) is None
+    path.write_bytes(whole)
+    (volume,) = polled(source, 5)
+
+    np.testing.assert_array_equal(volume.voxels, oracle(path).dataobj)
+
+
+def test_a_compressed_bomb_is_refused_before_it_inflates(tmp_path):
+    source, _ = watching(tmp_path)
+    small = image().to_bytes()
+    with gzip.open(tmp_path / "v0.nii.gz", "wb", compresslevel=9) as bomb:
+        bomb.write(small)
+        for _ in range(64):
+            bomb.write(bytes(1 << 20))
+    (refused,) = polled(source)
+
+    assert refused.why == "expected as many bytes as announced, found more"
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "words"),
+    [
+        ("mean.nii", {}, "expected a number in its name, found none"),
+        ("v7.nii", {}, "Say with --first-number where it began"),
+        ("v0.nii", {"count": 2}, "expected one volume in a file, found several"),
+    ],
+)
+def test_files_that_are_no_volumes_are_refused(tmp_path, name, made, words):
+    nibabel.save(image(**made), tmp_path / name)
+    source, _ = watching(tmp_path)
+    (refused,) = polled(source)
+
+    assert words in refused.why
+
+
+def test_counting_can_begin_anywhere_where_the_operator_says_so(tmp_path):
+    nibabel.save(image(), tmp_path / "v107.nii")
+    nibabel.save(image(), tmp_path / "v99.nii")
+    source, _ = watching(tmp_path, first_number=100)
+    found = polled(source, 5)
+
+    assert isinstance(found[0], Refused)
+    assert found[1].number == 7
+
+
+def test_what_was_there_can_be_left_out(tmp_path):
+    nibabel.save(image(), tmp_path / "v0.nii")
+    source, _ = watching(tmp_path, is_new_only=True)
+    nibabel.save(image(), tmp_path / "v1.nii")
+
+    assert [one.number for one in polled(source, 5)] == [0]
+
+
+def test_links_folders_and_other_files_are_left_alone(tmp_path):
+    outside = tmp_path.parent / f"{tmp_path.name}-outside.nii"
+    nibabel.save(image(), outside)
+    (tmp_path / "v0.nii").symlink_to(outside)
+    (tmp_path / "v1.nii").mkdir()
+    os.mkfifo(tmp_path / "v2.nii")
+    (tmp_path / "notes.txt").write_text("nothing")
+    source, _ = watching(tmp_path)
+
+    assert polled(source) == []
+
+
+def test_a_share_that_hiccups_is_waited_for_and_one_that_vanished_is_an_error(tmp_path):
+    folder = tmp_path / "share"
+    folder.mkdir()
+    source, clock = watching(folder)
+    shutil.rmtree(folder)
+    assert polled(source) == []
+    folder.mkdir()
+    nibabel.save(image(), folder / "v0.nii")
+    assert len(polled(source, 4)) == 1
+    shutil.rmtree(folder)
+    assert polled(source) == []
+    clock.now_s += 11.0
+    with pytest.raises(ScanError, match="Is the share still connected"):
+        polled(source)
+
+
+def test_no_folder_is_one_clear_line(tmp_path):
+    with pytest.raises(ScanError, match="expected a folder, found No such file"):
+        NiftiFolder(tmp_path / "none")

@@ -1,0 +1,110 @@
+"""`neuroflow send`: a way out of a scanner, into a server.
+
+Each source is opened here, and sent by one loop (`bci_bridge.sources.driver`). What a
+source needs is imported when it is opened.
+"""
+
+import sys
+from pathlib import Path
+
+from bci_bridge.header import Pace
+from bci_bridge.keyfolder import read_credentials
+from bci_bridge.signals import stop_on_signals
+from bci_bridge.sources.driver import send_runs
+from bci_bridge.sources.plan import Plan
+from bci_bridge.sources.source import Source
+from runtime.errors import UsageError
+from verbs.send_commands import Sending
+
+
+def send_nifti(
+    path: Path,
+    sending: Sending,
+    *,
+    speed: float | None,
+    pattern: str,
+    first_number: int | None,
+    is_new_only: bool,
+) -> None:
+    """Send a recorded 4-D file, or a folder that fills with 3-D ones.
+
+    Raises:
+        ScanError: There is no such file or folder, or it is damaged.
+    """
+    from bci_bridge.sources.nifti import NiftiFolder, RecordedNifti
+
+    if path.is_dir():
+        folder = NiftiFolder(
+            path, pattern=pattern, first_number=first_number, is_new_only=is_new_only
+        )
+        send(folder, sending)
+    else:
+        file = RecordedNifti(path, speed)
+        pace: Pace = "live" if speed is not None else "catchup"
+        send(file, sending, volumes=file.volumes, pace=pace)
+
+
+def send(
+    source: Source,
+    sending: Sending,
+    *,
+    volumes: int | None = None,
+    pace: Pace = "live",
+) -> None:
+    """Send what a source yields until the runs are complete, and close it.
+
+    Args:
+        source: Opened.
+        sending: The options that all sources have.
+        volumes: What the source has, the volumes to be discarded included.
+        pace: "catchup" where nobody waits for answers.
+
+    Raises:
+        UsageError: An option is out of its range, one key file is named without the
+            other, or the spool holds another run.
+        ScanError: The source is gone, or over too early.
+        ArtifactError: A key file is missing, damaged or open to others; or the spool
+            has lost messages that the server has.
+        PeerError: The server refuses the run.
+        BackendError: There is no server, or it is away for too long.
+    """
+    try:
+        count = sending.volumes
+        if count is None and volumes is not None:
+            count = volumes - sending.discard
+        if count is None:
+            raise UsageError(
+                "--volumes: expected how many acquisitions the run has, found nothing. "
+                "The decoder's drift model needs the length of the run at its start"
+            )
+        plan = Plan(
+            run=sending.run,
+            volumes=count,
+            runs=sending.runs,
+            discard=sending.discard,
+            tr_s=sending.tr_s,
+            budget_s=sending.budget_s,
+            pace=pace,
+            subject=sending.subject,
+            session=sending.session,
+            task=sending.task,
+            is_rehearsal=sending.rehearsal,
+            quiet_s=sending.quiet_s,
+            reorder=sending.reorder,
+        )
+        with stop_on_signals() as stop:
+            send_runs(
+                source,
+                plan,
+                sending.to,
+                tell=_say,
+                is_stopped=stop,
+                credentials=read_credentials(sending.key, sending.server_key),
+                spool=sending.spool,
+            )
+    finally:
+        source.close()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

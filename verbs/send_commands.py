@@ -1,0 +1,88 @@
+"""The sources of `neuroflow send`: one command for each way out of a scanner.
+
+Part of the command line (`neuroflow.py`): each function parses, and imports its source
+when it is called.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+sources = tyro.extras.SubcommandApp()
+
+
+@dataclass(frozen=True)
+class Sending:
+    """Of every source: what to announce, and where to send it."""
+
+    run: str
+    """Name of the run; a run that is started again is RUN-2, RUN-3, ..."""
+    to: str = "tcp://127.0.0.1:5760"
+    """The server's address."""
+    volumes: int | None = None
+    """Acquisitions of the run, discarded ones not counted; a file tells by itself."""
+    runs: int = 1
+    """End after so many complete runs."""
+    discard: int = 0
+    """Acquisitions before volume 0, which are not sent."""
+    tr_s: float | None = None
+    """Repetition time; the source's by default."""
+    budget_s: float | None = None
+    """Deadline of a volume after its acquisition; one TR by default."""
+    subject: str = ""
+    """As in BIDS, like session and task; for the record."""
+    session: str = ""
+    task: str = ""
+    quiet_s: float = 30.0
+    """So long without a volume ends the run as aborted."""
+    reorder: int = 3
+    """Volumes held, for half a TR at most, while an earlier one is awaited."""
+    key: Path | None = None
+    """This device's key; its role is scanner."""
+    server_key: Path | None = None
+    """The server's public key, `server.pub`."""
+    spool: Path | None = None
+    """Folder in which a run survives this process; repeat the command to go on."""
+    rehearsal: bool = False
+    """Say in the run's frozen configuration that nobody lay in the scanner."""
+
+
+Common = Annotated[Sending, tyro.conf.arg(name="")]
+
+
+@sources.command
+def nifti(
+    path: tyro.conf.Positional[Path],
+    /,
+    *,
+    speed: float = 1.0,
+    fast: bool = False,
+    pattern: str = "*.nii*",
+    first_number: int | None = None,
+    new_only: bool = False,
+    sending: Common,
+) -> None:
+    """Send a recorded 4-D NIfTI file, or a folder that fills with 3-D ones.
+
+    Args:
+        path: A .nii or .nii.gz file, or a folder.
+        speed: Of a file; 1 is real time, 10 ten times faster.
+        fast: Of a file; as fast as the server acknowledges, without deadlines.
+        pattern: Of a folder's files.
+        first_number: Number of a folder's first acquisition in its name; 0 or 1,
+            whichever comes, by default.
+        new_only: Leave out the files that are in a folder already.
+        sending: What all sources have.
+    """
+    from verbs.send import send_nifti
+
+    send_nifti(
+        path,
+        sending,
+        speed=None if fast else speed,
+        pattern=pattern,
+        first_number=first_number,
+        is_new_only=new_only,
+    )
