@@ -1,0 +1,280 @@
+"""The elements of a DICOM file that a volume is made of, and no others.
+
+Elements outside `PUBLIC` and `PRIVATE` never leave this module: no name, identifier or
+date of birth. Whether two files belong to one person is told by a hash whose salt the
+caller holds in memory. Pure: bytes in, plain values out.
+"""
+
+import hashlib
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any, Final
+
+import numpy as np
+from pydicom import config, dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID
+
+from runtime.errors import ScanError
+
+MAX_FILE_BYTES: Final = 1 << 29
+"""Half a gibibyte: an hour of 64 x 64 x 36 voxels at a TR of 1.5 s, in one file."""
+
+IMPLICIT: Final = "1.2.840.10008.1.2"
+EXPLICIT: Final = "1.2.840.10008.1.2.1"
+"""PS3.5, section 10: the transfer syntaxes that are read, both little endian."""
+
+MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
+ENHANCED_MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4.1"
+"""PS3.4, table B.5-1: the SOP classes that hold volumes."""
+
+PUBLIC: Final = (
+    "ImageType", "SOPClassUID", "AcquisitionDateTime", "AcquisitionTime", "Modality",
+    "Manufacturer", "SeriesDescription", "ComplexImageComponent", "ScanningSequence",
+    "EchoPlanarPulseSequence", "RepetitionTime", "EchoNumbers", "SliceThickness",
+    "SpacingBetweenSlices", "SeriesInstanceUID", "SeriesNumber", "AcquisitionNumber",
+    "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient",
+    "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
+    "ImageComments", "SamplesPerPixel", "NumberOfFrames", "Rows", "Columns",
+    "PixelSpacing", "BitsAllocated", "PixelRepresentation", "RescaleIntercept",
+    "RescaleSlope", "PixelData",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    # Within the functional groups (PS3.3, C.7.6.16.2 and C.8.13.5):
+    "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence",
+    "PixelValueTransformationSequence", "FrameContentSequence",
+    "MRTimingAndRelatedParametersSequence", "MRImageFrameTypeSequence", "FrameType",
+    "MREchoSequence", "EffectiveEchoTime", "TemporalPositionIndex",
+    "FrameAcquisitionDateTime",
+)  # fmt: skip
+PRIVATE: Final = {
+    "SiemensCreator": 0x00190010,
+    "NumberOfImagesInMosaic": 0x0019100A,
+    "MosaicRefAcqTimes": 0x00191029,
+    "GERelationCreator": 0x00210010,
+    "LocationsInAcquisition": 0x0021104F,
+    "CSACreator": 0x00290010,
+    "CSAImageHeaderInfo": 0x00291010,
+    "PhilipsCreator": 0x20010010,
+    "NumberOfSlicesMR": 0x20011018,
+}
+_PATIENT: Final = ("PatientID", "PatientName", "PatientBirthDate")
+
+_NAMES: Final[Mapping[BaseTag, str]] = {
+    **{Tag(name): name for name in PUBLIC},
+    **{Tag(number): name for name, number in PRIVATE.items()},
+}
+_WANTED: Final = [*_NAMES, *map(Tag, _PATIENT)]
+
+_MALFORMED: Final = (
+    ArithmeticError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What pydicom raises on bytes that are no DICOM, as found by mutating files."""
+
+Values = dict[str, Any]
+
+
+class IncompleteError(ScanError):
+    """A file ends before what it announces: perhaps it is still being written."""
+
+
+class Elements:
+    """Plain values by DICOM keyword, each taken out with its type checked."""
+
+    def __init__(self, values: Values, patient: bytes = b"") -> None:
+        self._values = values
+        self.patient = patient
+        """A salted hash of who was scanned."""
+
+    def text(self, name: str) -> str:
+        """Return a text, the first of several; empty where there is none."""
+        found = self.texts(name)
+        return found[0] if found else ""
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return all values of a text."""
+        return tuple(str(one).strip() for one in self._several(name))
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
+        """Return finite numbers; None where the element is absent or empty.
+
+        Raises:
+            ScanError: There are more or fewer than `count`, or one is no number.
+        """
+        found = self._several(name)
+        if not found:
+            return None
+        try:
+            numbers = tuple(float(one) for one in found)
+        except (ValueError, TypeError, OverflowError):
+            numbers = ()
+        if len(numbers) != count or not np.isfinite(numbers).all():
+            raise ScanError(f"{name}: expected {count} finite numbers, found others")
+        return numbers
+
+    def number(self, name: str) -> float | None:
+        """Return a finite number; None where the element is absent or empty.
+
+        Raises:
+            ScanError: It is no number, or several.
+        """
+        found = self.numbers(name, 1)
+        return None if found is None else found[0]
+
+    def whole(self, name: str) -> int | None:
+        """Return a whole number; None where the element is absent or empty.
+
+        Raises:
+            ScanError: It is no whole number of 32 bits, or several.
+        """
+        found = self.number(name)
+        if found is None:
+            return None
+        if found != int(found) or not -(1 << 31) <= found < 1 << 32:
+            raise ScanError(f"{name}: expected a whole number, found {found:g}")
+        return int(found)
+
+    def data(self, name: str) -> bytes:
+        """Return raw bytes; empty where there are none."""
+        found = self._values.get(name)
+        return found if isinstance(found, bytes) else b""
+
+    def items(self, name: str) -> tuple["Elements", ...]:
+        """Return the items of a sequence."""
+        found = self._values.get(name)
+        return found if isinstance(found, tuple) and _are_items(found) else ()
+
+    def item(self, name: str) -> "Elements":
+        """Return a sequence's first item; an empty one where there is none."""
+        found = self.items(name)
+        return found[0] if found else Elements({})
+
+    def _several(self, name: str) -> tuple[Any, ...]:
+        found = self._values.get(name)
+        if found is None or found == "" or isinstance(found, bytes):
+            return ()
+        return found if isinstance(found, tuple) else (found,)
+
+
+def read_elements(data: bytes, salt: bytes = b"") -> Elements:
+    """Read what a volume needs.
+
+    Args:
+        data: A whole DICOM file.
+        salt: Of the patient's hash, at most 16 bytes; the same for all files of a run.
+
+    Raises:
+        IncompleteError: The file has no end, or is malformed: so are those that are
+            still being written.
+        ScanError: It is no DICOM file, too large or compressed.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        raise ScanError(
+            f"file: expected at most {MAX_FILE_BYTES >> 20} MiB,"
+            f" found {len(data) >> 20} MiB. Let the console write one file per volume"
+        )
+    _require_plain(transfer_syntax(data))
+    try:
+        with _quiet():
+            # Only now may pydicom look: it inflates a deflated file by itself.
+            dataset = dcmread(BytesIO(data), specific_tags=_WANTED)
+            values = _plain(dataset)
+            patient = "\0".join(str(dataset.get(name, "")) for name in _PATIENT)
+    except _MALFORMED as error:
+        # Its text may quote an element: the kind is enough.
+        kind = type(error).__name__
+        raise IncompleteError(
+            f"file: expected a whole DICOM file, found a malformed one ({kind})"
+        ) from error
+    person = hashlib.blake2b(patient.encode(errors="replace"), salt=salt)
+    found = Elements(values, person.digest())
+    is_image = found.text("SOPClassUID") in ("", MR_IMAGE, ENHANCED_MR_IMAGE)
+    if is_image and not found.data("PixelData"):
+        raise IncompleteError("PixelData: expected some, found none")
+    return found
+
+
+def transfer_syntax(data: bytes) -> str:
+    """Read how a file is written from its meta information (PS3.10, section 7.1).
+
+    Raises:
+        IncompleteError: The file ends before.
+        ScanError: There is no preamble, or no transfer syntax.
+    """
+    if not any(data[:132]):
+        raise IncompleteError("file: expected a DICOM file, found nothing yet")
+    if data[128:132] != b"DICM":
+        raise ScanError("file: expected a DICOM file, found another")
+    at = 132
+    while True:
+        head = data[at : at + 8]
+        if len(head) < 8:
+            raise IncompleteError("file: expected its meta information, found its end")
+        group, element, kind, size = struct.unpack("<HH2sH", head)
+        if group != 2:
+            raise ScanError("TransferSyntaxUID: expected one, found none")
+        at += 8
+        if kind in (b"OB", b"OW", b"SQ", b"UN", b"UT"):
+            size = int.from_bytes(data[at : at + 4], "little")
+            at += 4
+        if at + size > len(data):
+            raise IncompleteError("file: expected its meta information, found its end")
+        if element == 0x0010:
+            return data[at : at + size].decode("ascii", "replace").strip("\0 ")
+        at += size
+
+
+def _require_plain(syntax: str) -> None:
+    if syntax in (IMPLICIT, EXPLICIT):
+        return
+    with _quiet():
+        known = UID(syntax).name
+    name = known if known != syntax else "an unknown transfer syntax"
+    raise ScanError(
+        f"TransferSyntaxUID: expected uncompressed little endian, found {name}."
+        " Let the console export without compression"
+    )
+
+
+def _plain(dataset: Dataset) -> Values:
+    values: Values = {}
+    for element in dataset:
+        name = _NAMES.get(element.tag)
+        if name is None:
+            continue
+        value = element.value
+        if element.VR == "SQ":
+            values[name] = tuple(Elements(_plain(item)) for item in value)
+        elif isinstance(value, MultiValue | list):
+            values[name] = tuple(value)
+        else:
+            values[name] = value
+    return values
+
+
+def _are_items(found: tuple[Any, ...]) -> bool:
+    return all(isinstance(one, Elements) for one in found)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
