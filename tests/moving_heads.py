@@ -38,8 +38,11 @@ def scan(pose, *, scanner=SCANNER, within=None, noise=0, seed=0, gain=1.0):
     return np.rint(clean + rng.normal(0, LEVEL / TSNR, clean.shape)).astype(np.int16)
 
 
+@functools.cache
 def reference():
-    return scan(np.zeros(6), noise=2**20).astype(np.float32)
+    image = scan(np.zeros(6), noise=2**20).astype(np.float32)
+    image.flags.writeable = False
+    return image
 
 
 def poses(count, size=0.8, seed=0):

@@ -42,6 +42,10 @@ MIN_POINTS: Final = 200
 MAX_STEPS: Final = 12
 STEP_MM: Final = 0.005
 """A step below this, as framewise displacement, is the last one."""
+MIN_CORRELATION: Final = 0.7
+"""Below this the reference is not found: wrong head, or no head (docs/motion.md)."""
+MIN_INSIDE: Final = 0.5
+"""At least this share of the reference's points must lie in the field of view."""
 TUKEY: Final = 4.685
 """Biweight's constant for 95 % efficiency under normal noise."""
 SIGMA_PER_MAD: Final = 1.4826
@@ -70,6 +74,15 @@ class Alignment:
     """Share of the points within the volume's field of view."""
     steps: int
     is_converged: bool
+
+    @property
+    def is_found(self) -> bool:
+        """Whether the place can be believed."""
+        return (
+            self.is_converged
+            and self.correlation >= MIN_CORRELATION
+            and self.inside >= MIN_INSIDE
+        )
 
 
 @final
