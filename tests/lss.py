@@ -36,6 +36,9 @@ def cosines(volumes, tr_s, cutoff_s):
 
 def kept_columns(X):
     """The documented rule: a column stays where earlier ones do not explain it."""
+    # A trial that has just begun weighs 1e-15, which lstsq would take for nothing.
+    norms = np.linalg.norm(X, axis=0)
+    X = X / np.where(norms > 0, norms, 1.0)
     kept = []
     for column in range(X.shape[1]):
         if len(kept) + 1 >= X.shape[0]:

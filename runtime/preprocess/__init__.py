@@ -16,6 +16,7 @@ from .normalise import AffineNormaliser as AffineNormaliser
 from .normalise import CausalNormaliser as CausalNormaliser
 from .normalise import CausalStatistics as CausalStatistics
 from .normalise import normalise_run as normalise_run
+from .responses import Responses as Responses
 from .timing import decision_volume as decision_volume
 from .timing import end_s as end_s
 from .timing import middle_s as middle_s

@@ -1,13 +1,15 @@
 """Single-trial responses while the run grows, at a cost per volume that stays flat.
 
 `IncrementalTrialGlm` keeps cross-products, not volumes: each volume adds one
-rank-one update a drift column and an active trial. An estimate is the exact
-least-squares-separate answer (LSS; Mumford et al. 2012, "LS-S") for the rows seen:
-the trial's own regressor, the sum of all other known trials', and the drift basis of
-the announced length. Missing volumes are rows that do not exist, never imputed.
+rank-one update a drift column, a confound and an active trial. An estimate is the
+exact least-squares-separate answer (LSS; Mumford et al. 2012, "LS-S") for the rows
+seen: the trial's own regressor, the sum of all other known trials', the drift basis of
+the announced length, and the confounds. Missing volumes are rows that do not exist,
+never imputed.
 
 Pure: no clock, no socket. `runtime.preprocess.timing` says when a volume happened,
-`runtime.preprocess.design` which columns the rows seen can tell apart.
+`runtime.preprocess.design` which columns the rows seen can tell apart,
+`runtime.preprocess.responses` which regressor a voxel has.
 """
 
 from typing import Any, Final, final
@@ -20,13 +22,17 @@ from runtime.errors import ConfigError, TensorMismatchError, UsageError
 from runtime.preprocess.beta import LateTrialError, TrialBeta
 from runtime.preprocess.design import estimate_column, solver_from_design
 from runtime.preprocess.drift import CUTOFF_S, cosine_drift
-from runtime.preprocess.hrf import CANONICAL, Hrf, trial_regressor
+from runtime.preprocess.hrf import CANONICAL, Hrf
 from runtime.preprocess.mask import require_finite, require_voxels
+from runtime.preprocess.responses import Layout, Responses
 from runtime.preprocess.timing import end_s
 
 RING_VOLUMES: Final = 64
 """Volumes kept for trials that are announced late; 96 s at a TR of 1.5 s."""
-STATE_VERSION: Final = 1
+FAINT: Final = 1e-3
+"""Other trials' largest response, beside a trial's own, below which their products are
+summed afresh instead of subtracted from those of all."""
+STATE_VERSION: Final = 2
 
 State = dict[str, np.ndarray | int | float]
 
@@ -46,11 +52,15 @@ class IncrementalTrialGlm:
         expected_volumes: Length of the run as announced at its start; it fixes the
             drift basis, also for a run that ends early.
         max_trials: Trials that may be announced.
-        hrf: The response assumed.
+        hrf: The response assumed of every voxel.
         drift_cutoff_s: Shortest period that counts as drift.
+        confounds: Columns whose values come with each volume, such as motion or
+            breathing, in the order of their importance.
+        responses: Per voxel response and slice time, in place of `hrf`.
 
     Raises:
         ConfigError: A count or duration is not positive.
+        TensorMismatchError: Responses of another number of voxels.
     """
 
     def __init__(
@@ -62,36 +72,53 @@ class IncrementalTrialGlm:
         max_trials: int,
         hrf: Hrf = CANONICAL,
         drift_cutoff_s: float = CUTOFF_S,
+        confounds: int = 0,
+        responses: Responses | None = None,
     ) -> None:
-        if voxels < 1 or max_trials < 1:
+        if voxels < 1 or max_trials < 1 or confounds < 0:
             raise ConfigError(
                 "GLM: expected at least one voxel and one trial, found "
-                f"{voxels} voxels and {max_trials} trials"
+                f"{voxels} voxels, {max_trials} trials and {confounds} confounds"
             )
-        self._hrf, self._tr_s, self._cutoff_s = hrf, float(tr_s), float(drift_cutoff_s)
+        self._responses = responses or Responses.shared(voxels, hrf)
+        if self._responses.voxels != voxels:
+            raise TensorMismatchError(
+                "responses", expected=f"[{voxels}]", found=f"{self._responses.voxels}"
+            )
+        self._tr_s, self._cutoff_s = float(tr_s), float(drift_cutoff_s)
         self._drift = cosine_drift(expected_volumes, tr_s, drift_cutoff_s)
         self._trial_ids: list[str] = []
+        self._layout = Layout(self._responses)
+        groups = len(self._layout.groups)
+        fixed = self._drift.shape[1] + confounds
         # Arrays of the state, by name; everything else follows from the arguments.
         self._a: dict[str, Any] = {
             "onset_s": np.zeros(max_trials),
             "duration_s": np.zeros(max_trials),
-            "regressors": np.zeros((max_trials, expected_volumes)),
-            "total": np.zeros(expected_volumes),
+            "regressors": np.zeros((groups, max_trials, expected_volumes)),
+            "total": np.zeros((groups, expected_volumes)),
             "is_seen": np.zeros(expected_volumes, dtype=np.bool_),
             # Subtracted from every volume: the constant column takes it up exactly,
             # and sums of squares keep their digits.
             "origin": np.zeros(voxels),
+            # Likewise of the confounds, which the choice of columns needs: one of a
+            # large mean would pass for a constant.
+            "confound_origin": np.zeros(confounds),
+            "confounds": np.zeros((expected_volumes, confounds)),
             "squares": np.zeros(voxels),
-            "drift_products": np.zeros((self._drift.shape[1], voxels)),
+            "fixed_products": np.zeros((fixed, voxels)),
             "total_products": np.zeros(voxels),
             "trial_products": np.zeros((max_trials, voxels)),
             "ring": np.zeros((RING_VOLUMES, voxels), dtype=np.float32),
             "ring_index": np.full(RING_VOLUMES, -1, dtype=np.int64),
         }
         self._taken, self._last = 0, -1
+        # First volume that shows a trial, and the last.
+        self._spans = np.tile(np.array([0, -1]), (max_trials, 1))
+        self._fixed = np.empty(fixed)
         self._y = np.empty(voxels)
-        self._scratch = np.empty((self._drift.shape[1], voxels))
-        self._products = np.empty((self._drift.shape[1] + 2, voxels))
+        self._scratch = np.empty((fixed, voxels))
+        self._products = np.empty((fixed + 2, voxels))
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
@@ -123,35 +150,45 @@ class IncrementalTrialGlm:
                 f"{self._a['onset_s'].size}, found {row} announced"
                 f"{', itself one of them' if trial_id in self._trial_ids else ''}"
             )
-        x = trial_regressor(
-            onset_s, duration_s, self._tr_s, self._drift.shape[0], self._hrf
+        x = self._responses.regressors(
+            onset_s, duration_s, self._tr_s, self._drift.shape[0]
         )
+        is_shown = (x != 0).any(axis=0)
         self._require_remembered(
-            trial_id, np.flatnonzero((x != 0) & self._a["is_seen"])
+            trial_id, np.flatnonzero(is_shown & self._a["is_seen"])
         )
         self._trial_ids.append(trial_id)
         self._a["onset_s"][row], self._a["duration_s"][row] = onset_s, duration_s
-        self._a["regressors"][row] = x
+        self._a["regressors"][:, row] = x
         self._a["total"] += x
+        self._span(row)
         products = self._a["trial_products"][row]
         for slot in np.flatnonzero(self._a["ring_index"] >= 0):
-            weight = x[self._a["ring_index"][slot]]
-            if weight != 0.0:
+            volume_index = self._a["ring_index"][slot]
+            if is_shown[volume_index]:
                 np.subtract(self._a["ring"][slot], self._a["origin"], out=self._y)
-                self._y *= weight
+                self._y *= self._layout.spread(x[:, volume_index])
                 products += self._y
         self._a["total_products"] += products
 
-    def update(self, volume_index: int, voxels: Float32[np.ndarray, " voxels"]) -> None:
+    def update(
+        self,
+        volume_index: int,
+        voxels: Float32[np.ndarray, " voxels"],
+        confounds: Float64[np.ndarray, " confounds"] | None = None,
+    ) -> None:
         """Take one volume; indices may have gaps and may come out of order.
 
         Args:
             volume_index: Acquisition index in the run.
             voxels: Masked voxels, in any unit that stays the same over the run.
+            confounds: Values of the announced confounds, in any unit that stays the
+                same; used as they are, less those of the first volume.
 
         Raises:
             TensorMismatchError: An index outside the announced run or taken before, or
-                voxels of another number or dtype or not finite; nothing has changed.
+                voxels or confounds of another number or dtype or not finite; nothing
+                has changed.
         """
         a, size = self._a, self._y.size
         require_voxels("voxels", voxels, size)
@@ -162,32 +199,60 @@ class IncrementalTrialGlm:
                 expected=f"0 to {a['is_seen'].size - 1}, each once",
                 found=f"{volume_index}",
             )
+        values = self._confounds(confounds)
+        ordered = self._layout.ordered(voxels)
         if self._taken == 0:
-            a["origin"][:] = voxels
-        y = np.subtract(voxels, a["origin"], out=self._y)
+            a["origin"][:], a["confound_origin"][:] = ordered, values
+        y = np.subtract(ordered, a["origin"], out=self._y)
         slot = self._taken % RING_VOLUMES
-        a["ring"][slot] = voxels
+        a["ring"][slot] = ordered
         a["ring_index"][slot] = volume_index
         a["is_seen"][volume_index] = True
+        a["confounds"][volume_index] = values - a["confound_origin"]
         self._taken += 1
         self._last = max(self._last, volume_index)
 
-        np.multiply(self._drift[volume_index][:, None], y, out=self._scratch)
-        a["drift_products"] += self._scratch
+        drift = self._drift[volume_index]
+        self._fixed[: drift.size] = drift
+        self._fixed[drift.size :] = a["confounds"][volume_index]
+        np.multiply(self._fixed[:, None], y, out=self._scratch)
+        a["fixed_products"] += self._scratch
         work = self._scratch[0]
         a["squares"] += np.multiply(y, y, out=work)
-        a["total_products"] += np.multiply(y, a["total"][volume_index], out=work)
-        weights = a["regressors"][:, volume_index]
-        for row in np.flatnonzero(weights):
-            a["trial_products"][row] += np.multiply(y, weights[row], out=work)
+        total = self._layout.spread(a["total"][:, volume_index])
+        a["total_products"] += np.multiply(y, total, out=work)
+        first, last = self._spans.T
+        for row in np.flatnonzero((first <= volume_index) & (volume_index <= last)):
+            weights = self._layout.spread(a["regressors"][:, row, volume_index])
+            a["trial_products"][row] += np.multiply(y, weights, out=work)
+
+    def _confounds(
+        self, confounds: Float64[np.ndarray, " confounds"] | None
+    ) -> Float64[np.ndarray, " confounds"]:
+        wanted = self._a["confound_origin"].size
+        values = np.zeros(0) if confounds is None else confounds
+        if values.shape != (wanted,):
+            raise TensorMismatchError(
+                "confounds",
+                expected=f"{wanted}, as announced at the run's start",
+                found=f"{values.size}",
+            )
+        require_finite("confounds", values)
+        return values
+
+    def _span(self, row: int) -> None:
+        """Note which volumes show a trial, so that others never ask for it."""
+        shown = np.flatnonzero((self._a["regressors"][:, row] != 0).any(axis=0))
+        if shown.size:
+            self._spans[row] = shown[0], shown[-1]
 
     def estimate(self, trial_id: str) -> TrialBeta:
         """Return the trial's response from the volumes taken so far.
 
         Columns by priority: constant, this trial, sum of the other known trials,
-        cosines by frequency; `solver_from_design` drops those that the rows cannot
-        tell apart yet. A trial without effect so far has a beta of 0 and an infinite
-        standard error.
+        cosines by frequency, confounds as announced; `solver_from_design` drops those
+        that the rows cannot tell apart yet. A trial without effect so far has a beta
+        of 0 and an infinite standard error.
 
         Raises:
             UsageError: The trial was not announced.
@@ -203,13 +268,21 @@ class IncrementalTrialGlm:
             delay_s=end_s(self._last, self._tr_s) - float(self._a["onset_s"][row]),
         )
 
-    def design(self, trial_id: str) -> Float64[np.ndarray, "volumes columns"]:
+    def design(
+        self, trial_id: str, voxel: int = 0
+    ) -> Float64[np.ndarray, "volumes columns"]:
         """Return the trial's LSS design over the whole announced run, by priority.
+
+        Confounds are zero where no volume has come.
+
+        Args:
+            trial_id: A trial.
+            voxel: Whose response and slice time.
 
         Raises:
             UsageError: The trial was not announced.
         """
-        return self._design(self._row(trial_id))
+        return self._design(self._row(trial_id), int(self._responses.group[voxel]))
 
     def _row(self, trial_id: str) -> int:
         if trial_id not in self._trial_ids:
@@ -222,21 +295,47 @@ class IncrementalTrialGlm:
     def _solve(
         self, row: int
     ) -> tuple[Float64[np.ndarray, " voxels"], Float64[np.ndarray, " voxels"]]:
-        solver = solver_from_design(self._design(row), self._a["is_seen"])
         products = self._products
-        products[0] = self._a["drift_products"][0]
+        products[0] = self._a["fixed_products"][0]
         products[1] = self._a["trial_products"][row]
-        np.subtract(self._a["total_products"], products[1], out=products[2])
-        products[3:] = self._a["drift_products"][1:]
-        return estimate_column(solver, 1, products, self._a["squares"])
+        products[2] = self._other_products(row)
+        products[3:] = self._a["fixed_products"][1:]
+        found = np.empty((2, self._y.size))
+        for group, part in enumerate(self._layout.groups):
+            solver = solver_from_design(self._design(row, group), self._a["is_seen"])
+            found[0, part], found[1, part] = estimate_column(
+                solver, 1, products[:, part], self._a["squares"][part]
+            )
+        return self._layout.restored(found[0]), self._layout.restored(found[1])
 
-    def _design(self, row: int) -> Float64[np.ndarray, "volumes columns"]:
-        own = self._a["regressors"][row]
+    def _other_products(self, row: int) -> Float64[np.ndarray, " voxels"]:
+        others = self._others(row, slice(None)) * self._a["is_seen"]
+        own = np.abs(self._a["regressors"][:, row]).max(axis=1)
+        products: Float64[np.ndarray, " voxels"]
+        # A trial that has just begun weighs 1e-10: against the total's rounding
+        # nothing of it would remain.
+        if (np.abs(others).max(axis=1) < FAINT * own).any():
+            known = self._a["trial_products"][: len(self._trial_ids)]
+            products = known[:row].sum(axis=0) + known[row + 1 :].sum(axis=0)
+        else:
+            products = self._a["total_products"] - self._a["trial_products"][row]
+        return products
+
+    def _others(
+        self, row: int, group: int | slice
+    ) -> Float64[np.ndarray, "*groups volumes"]:
         # Summed afresh: total minus own would leave rounding where the rest is zero,
         # and a column of rounding would pass for a regressor.
-        known = self._a["regressors"][: len(self._trial_ids)]
-        others = known[:row].sum(axis=0) + known[row + 1 :].sum(axis=0)
-        return np.column_stack((self._drift[:, 0], own, others, self._drift[:, 1:]))
+        known = self._a["regressors"][group, : len(self._trial_ids)]
+        others: Float64[np.ndarray, "*groups volumes"]
+        others = known[..., :row, :].sum(axis=-2)
+        others += known[..., row + 1 :, :].sum(axis=-2)
+        return others
+
+    def _design(self, row: int, group: int) -> Float64[np.ndarray, "volumes columns"]:
+        own, others = self._a["regressors"][group, row], self._others(row, group)
+        drift, confounds = self._drift, self._a["confounds"]
+        return np.column_stack((drift[:, 0], own, others, drift[:, 1:], confounds))
 
     def _require_remembered(self, trial_id: str, affected: np.ndarray) -> None:
         lost = np.setdiff1d(affected, self._a["ring_index"])
@@ -253,14 +352,13 @@ class IncrementalTrialGlm:
         Trial names are the bytes of a JSON list, so that safetensors can hold them.
         """
         names = msgspec.json.encode(self._trial_ids)
-        hrf = [getattr(self._hrf, name) for name in Hrf.__struct_fields__]
         return {
             "version": STATE_VERSION,
             "tr_s": self._tr_s,
             "drift_cutoff_s": self._cutoff_s,
             "taken": self._taken,
             "last": self._last,
-            "hrf": np.asarray(hrf, dtype=np.float64),
+            **self._responses.arrays(),
             "trial_ids": np.frombuffer(names, dtype=np.uint8).copy(),
             **{name: array.copy() for name, array in self._a.items()},
         }
@@ -286,14 +384,15 @@ class IncrementalTrialGlm:
     @classmethod
     def _resumed(cls, state: State) -> "IncrementalTrialGlm":
         regressors = np.asarray(state["regressors"])
-        values = (float(value) for value in np.asarray(state["hrf"]))
+        kinds = (np.asarray(state[name]) for name in ("hrfs", "sample_s", "group"))
         glm = cls(
             int(np.asarray(state["squares"]).size),
             tr_s=float(state["tr_s"]),
-            expected_volumes=int(regressors.shape[1]),
-            max_trials=int(regressors.shape[0]),
-            hrf=Hrf(**dict(zip(Hrf.__struct_fields__, values, strict=True))),
+            expected_volumes=int(regressors.shape[2]),
+            max_trials=int(regressors.shape[1]),
             drift_cutoff_s=float(state["drift_cutoff_s"]),
+            confounds=int(np.asarray(state["confound_origin"]).size),
+            responses=Responses.from_arrays(*kinds),
         )
         for name, array in glm._a.items():
             found = np.asarray(state[name])
@@ -307,4 +406,6 @@ class IncrementalTrialGlm:
         names = np.asarray(state["trial_ids"]).tobytes()
         glm._trial_ids = msgspec.json.decode(names, type=list[str])
         glm._taken, glm._last = int(state["taken"]), int(state["last"])
+        for row in range(len(glm._trial_ids)):
+            glm._span(row)
         return glm

@@ -81,9 +81,14 @@ def _ends_once(
 
 
 def trial_regressor(
-    onset_s: float, duration_s: float, tr_s: float, volumes: int, hrf: Hrf = CANONICAL
+    onset_s: float,
+    duration_s: float,
+    tr_s: float,
+    volumes: int,
+    hrf: Hrf = CANONICAL,
+    sample_s: float | None = None,
 ) -> Float64[np.ndarray, " volumes"]:
-    """Return the expected response to one stimulus at the middle of each volume.
+    """Return the expected response to one stimulus as each volume samples it.
 
     The boxcar from `onset_s` to ``onset_s + duration_s``, convolved with the response:
     the step response minus the same step a duration later.
@@ -94,9 +99,11 @@ def trial_regressor(
         tr_s: Repetition time.
         volumes: Length of the run as announced.
         hrf: The response to an impulse.
+        sample_s: Instant within each volume's acquisition, from its start, such as the
+            time of a slice; None: its middle.
 
     Returns:
-        Exactly zero at volumes whose middle is at or before the onset, or later than
+        Exactly zero at volumes whose instant is at or before the onset, or later than
         the stimulus' end by the length of the response.
 
     Raises:
@@ -105,7 +112,11 @@ def trial_regressor(
     require_positive("duration_s", duration_s)
     require_positive("volumes", volumes)
     require_positive("onset_s + 1e9", onset_s + 1e9 if math.isfinite(onset_s) else 0)
-    times_s = middles_s(volumes, tr_s) - onset_s
+    if sample_s is None:
+        times_s = middles_s(volumes, tr_s) - onset_s
+    else:
+        starts_s = np.arange(volumes, dtype=np.float64) * tr_s
+        times_s = starts_s + sample_s - onset_s
     both_s = np.concatenate((times_s, times_s - duration_s))
     risen, fallen = np.split(step_response(both_s, hrf), 2)
     return np.asarray(risen - fallen, dtype=np.float64)

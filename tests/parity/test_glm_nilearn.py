@@ -6,7 +6,10 @@ from nilearn.glm.first_level import compute_regressor, run_glm
 from nilearn.glm.first_level.design_matrix import create_cosine_drift
 
 from runtime.preprocess import (
+    CANONICAL,
+    Hrf,
     IncrementalTrialGlm,
+    Responses,
     cosine_drift,
     middles_s,
     trial_regressor,
@@ -63,3 +66,39 @@ def test_beta_and_error_are_nilearns_least_squares_of_the_same_design(volumes):
     contrast = result.Tcontrast(np.eye(design.shape[1])[1])
     np.testing.assert_allclose(beta, np.squeeze(contrast.effect), rtol=1e-6)
     np.testing.assert_allclose(error, np.squeeze(contrast.sd), rtol=1e-6)
+
+
+def test_with_confounds_slice_times_and_responses_it_is_nilearns_of_each_design():
+    rng, volumes, voxels = np.random.default_rng(1), 80, 6
+    run = (1000 + rng.standard_normal((volumes, voxels)).cumsum(axis=0)).astype(
+        np.float32
+    )
+    motion = 3.0 + 0.1 * rng.standard_normal((volumes, 6)).cumsum(axis=0)
+    responses = Responses.of(
+        voxels,
+        (CANONICAL, Hrf(peak_s=4.5)),
+        hrf_index=np.array([0, 1, 0, 1, 0, 1]),
+        slice_times_s=np.array([0.0, 0.0, 0.7, 0.7, 1.4, 1.4]),
+    )
+    glm = IncrementalTrialGlm(
+        voxels,
+        tr_s=1.5,
+        expected_volumes=90,
+        max_trials=8,
+        confounds=6,
+        responses=responses,
+    )
+    for trial in range(6):
+        glm.add_trial(f"t{trial}", 6.0 + 7.0 * trial, 3.0)
+    for volume in range(volumes):
+        glm.update(volume, run[volume], motion[volume])
+
+    beta, error = glm._solve(2)
+
+    for voxel in range(voxels):
+        design = glm.design("t2", voxel)[:volumes]
+        signal = run[:, voxel : voxel + 1].astype(np.float64)
+        labels, results = run_glm(signal, design, noise_model="ols")
+        contrast = results[labels[0]].Tcontrast(np.eye(design.shape[1])[1])
+        assert beta[voxel] == pytest.approx(float(np.squeeze(contrast.effect)), 1e-6)
+        assert error[voxel] == pytest.approx(float(np.squeeze(contrast.sd)), 1e-6)

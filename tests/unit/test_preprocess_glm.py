@@ -179,8 +179,8 @@ def test_a_state_survives_safetensors():
     ("change", "message"),
     [
         (
-            {"version": 2},
-            "GLM state: expected version 1, found 2. Restart the run's GLM",
+            {"version": 1},
+            "GLM state: expected version 2, found 1. Restart the run's GLM",
         ),
         (
             {"squares": np.zeros(7, dtype=np.float32)},
