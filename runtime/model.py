@@ -6,7 +6,7 @@ bundle's golden vectors before `open_model` returns.
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Literal, final
@@ -17,7 +17,7 @@ from runtime.arrays import Float32, Shaped
 from runtime.bundle import Bundle
 from runtime.engine import Engine, Precision, open_engine
 from runtime.engines.cache import EngineCache, KeptEngine
-from runtime.engines.standby import StandbyEngine
+from runtime.engines.standby import Opener, StandbyEngine
 from runtime.errors import BackendError, UsageError
 from runtime.golden import BY_HINT, LIMITS, Map, check_golden
 from runtime.manifest import GraphSpec, Manifest
@@ -72,6 +72,28 @@ class Model:
         """Backend and its version, as an outcome cites it."""
         engine = self._engines["encoder"]
         return f"{engine.name} {engine.version}"
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs that it computes with."""
+        return tuple(self._engines)
+
+    def put_behind(
+        self,
+        standbys: Mapping[str, Sequence[Opener]],
+        judge: Callable[[str, Engine], None],
+    ) -> None:
+        """Put engines behind those that compute, to take over where one fails.
+
+        Args:
+            standbys: For each graph, what opens another engine of it.
+            judge: Given a graph's name and an engine that is to take over; see
+                `StandbyEngine`.
+        """
+        for name, openers in standbys.items():
+            self._engines[name] = StandbyEngine(
+                name, self._engines[name], openers, functools.partial(judge, name)
+            )
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -139,14 +161,21 @@ class Model:
         return np.array(out[target][0])
 
     def maps(self) -> Mapping[str, tuple[Map, str, str]]:
-        """Return each map with the golden vectors that are its input and output."""
-        return {
-            "encoder": (self.encode_voxels, "voxels", "z_n"),
-            "retrieval": (self._retrieval, "voxels", "retrieval"),
-            "decode_flow": (self.decode_latent, "z_n", "z_v"),
-            "encode_flow": (self.encode_latent, "z_v", "z_n_encoded"),
-            "decoder": (self.predict_voxels, "z_n_encoded", "voxels_predicted"),
-        }
+        """Return each map with the golden vectors that are its input and output.
+
+        Those whose engines are here: a model of one engine judges that one.
+        """
+        found: dict[str, tuple[Map, str, str]] = {}
+        if "encoder" in self._engines:
+            found["encoder"] = self.encode_voxels, "voxels", "z_n"
+            found["retrieval"] = self._retrieval, "voxels", "retrieval"
+        if self._engines.keys() & {"step", "decode_flow"}:
+            found["decode_flow"] = self.decode_latent, "z_n", "z_v"
+        if self._engines.keys() & {"step", "encode_flow"}:
+            found["encode_flow"] = self.encode_latent, "z_v", "z_n_encoded"
+        if "decoder" in self._engines:
+            found["decoder"] = self.predict_voxels, "z_n_encoded", "voxels_predicted"
+        return found
 
     def _retrieval(self, voxels: Voxels) -> Latent:
         return self.encode_voxels_for_retrieval(voxels)[1]
@@ -248,8 +277,12 @@ def open_model(
         threads=threads,
         form=form,
         cache=cache,
-        behind=behind,
     )
+    if behind:
+        model.put_behind(
+            {name: _standbys(bundle, name, behind, threads) for name in model.graphs},
+            functools.partial(_judge_alone, bundle),
+        )
     try:
         graph = graph_of(bundle.manifest, "step", backend, precision)
         is_written = graph.precision == precision
@@ -259,6 +292,31 @@ def open_model(
         model.close()
         raise
     return model
+
+
+def _standbys(
+    bundle: Bundle, name: str, behind: Sequence[str], threads: int | None
+) -> list[Opener]:
+    graph = bundle.manifest.graph(name)
+    return [
+        functools.partial(
+            open_engine, one, bundle.folder / graph.file, graph, threads=threads
+        )
+        for one in behind
+    ]
+
+
+def _judge_alone(bundle: Bundle, name: str, engine: Engine) -> None:
+    """Hold one graph's engine, which computes in f32, against the golden vectors.
+
+    Raises:
+        ParityError: A map that the graph computes does not give them.
+        BackendError: The engine failed.
+    """
+    model = Model(
+        bundle.manifest, {name: engine}, _tables(bundle.tensors), bundle.latent_mean
+    )
+    check_golden(model, bundle.golden(), LIMITS["f32"], f"{engine.name} f32")
 
 
 def graph_of(
@@ -292,7 +350,6 @@ def model_from_folder(
     threads: int | None,
     form: Form | None,
     cache: EngineCache | None = None,
-    behind: Sequence[str] = (),
 ) -> Model:
     """Compile graphs without judging them; `open_model` and the export's judge do.
 
@@ -322,24 +379,20 @@ def model_from_folder(
                 threads=threads,
                 kept=kept,
             )
-            if behind:
-                plain = manifest.graph(name)
-                others = [
-                    functools.partial(
-                        open_engine, one, folder / plain.file, plain, threads=threads
-                    )
-                    for one in behind
-                ]
-                engines[name] = StandbyEngine(name, engines[name], others)
     except BaseException:
         for engine in engines.values():
             engine.close()
         raise
-    tables: dict[Direction, Float32[np.ndarray, "evaluations modulation"]] = {
+    return Model(manifest, engines, _tables(tensors), tensors["latent_mean"])
+
+
+def _tables(
+    tensors: Mapping[str, Shaped[np.ndarray, "..."]],
+) -> dict[Direction, Float32[np.ndarray, "evaluations modulation"]]:
+    return {
         "decode": tensors["conditioning_decode"],
         "encode": tensors["conditioning_encode"],
     }
-    return Model(manifest, engines, tables, tensors["latent_mean"])
 
 
 def told_precision(graph: GraphSpec, backend: str, precision: Precision) -> Precision:

@@ -1,13 +1,18 @@
-"""An engine with others behind it, which take over where it fails."""
+"""An engine with others behind it, which take over where it fails.
+
+Nobody looks at an engine that takes over in mid-run, so it is judged before its first
+answer counts, as every engine is when a model is opened.
+"""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, final
 
 from runtime.engine import Array, Engine
-from runtime.errors import BackendError
+from runtime.errors import BackendError, NeuroFlowError
 
 Opener = Callable[[], Engine]
+Judge = Callable[[Engine], None]
 _MAX_TROUBLE: Final = 480  # an outcome takes 512 characters of a reason
 
 
@@ -15,16 +20,21 @@ _MAX_TROUBLE: Final = 480  # an outcome takes 512 characters of a reason
 class StandbyEngine:
     """One graph, computed by the first of several engines that does not fail."""
 
-    def __init__(self, what: str, first: Engine, behind: Sequence[Opener]) -> None:
+    def __init__(
+        self, what: str, first: Engine, behind: Sequence[Opener], judge: Judge
+    ) -> None:
         """Put engines in order.
 
         Args:
             what: Name of the graph, for the account of what failed.
-            first: Computes, until it fails.
+            first: Computes, until it fails; judged already.
             behind: Each opens another engine of the same graph; called only when
                 all before have failed, so that they take no memory until then.
+            judge: Raises a `NeuroFlowError` where an engine does not compute the
+                graph's golden vectors; no answer of such an engine is given.
         """
         self._what, self._engine, self._behind = what, first, list(behind)
+        self._judge = judge
         self.name, self.version = first.name, first.version
         self.troubles: tuple[str, ...] = ()
         """A line for every engine that failed and was replaced."""
@@ -34,24 +44,32 @@ class StandbyEngine:
 
         Raises:
             TensorMismatchError: Another name, shape or dtype.
-            BackendError: The last engine failed.
+            BackendError: No engine is left that works and computes what it must; says
+                what each of them lacked.
         """
         try:
             return self._engine.run(inputs)
         except BackendError as error:
             failure = error
+        refused: list[str] = []
         while self._behind:
             try:
                 engine = self._behind.pop(0)()
-            except BackendError:
+            except NeuroFlowError as error:
+                refused.append(str(error))
                 continue
             try:
+                self._judge(engine)
                 outputs = engine.run(inputs)
-            except BackendError:
-                engine.close()
+            except NeuroFlowError as error:
+                refused.append(str(error))
+                with contextlib.suppress(BackendError):
+                    engine.close()
                 continue
             self._take_over(engine, failure)
             return outputs
+        if refused:
+            raise BackendError("; ".join((str(failure), *refused))) from failure
         raise failure
 
     def _take_over(self, engine: Engine, failure: BackendError) -> None:

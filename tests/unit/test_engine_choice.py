@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from runtime.auto import choose_engine
 from runtime.bundle import open_bundle
 from runtime.engines.choice import MARGIN, Candidate, Measured, choose
+from runtime.engines.ort import OrtEngine
 from runtime.engines.standby import StandbyEngine
-from runtime.errors import BackendError, TensorMismatchError
+from runtime.errors import BackendError, ParityError, TensorMismatchError
 from runtime.model import open_model
 from tests.models import tiny_bundle
 
@@ -95,15 +96,15 @@ class FakeEngine:
 
     version = "1"
 
-    def __init__(self, name, failures=()):
-        self.name, self.failures = name, list(failures)
+    def __init__(self, name, failures=(), factor=2):
+        self.name, self.failures, self.factor = name, list(failures), factor
         self.calls, self.closed = 0, 0
 
     def run(self, inputs):
         self.calls += 1
         if self.failures and (failure := self.failures.pop(0)):
             raise failure
-        return {"y": 2 * inputs["x"]}
+        return {"y": self.factor * inputs["x"]}
 
     def close(self):
         self.closed += 1
@@ -115,9 +116,20 @@ X = {"x": np.ones(3, np.float32)}
 GONE = BackendError("tensorrt: the device is gone")
 
 
+def doubles(engine):
+    """The judge: two threes are six."""
+    found = engine.factor * 3
+    if found != 6:
+        raise ParityError(f"golden step ({engine.name}): expected 6, found {found}")
+
+
+def standby(first, *behind):
+    return StandbyEngine("step", first, behind, doubles)
+
+
 def test_the_next_engine_answers_the_very_call_that_failed():
     first, second = FakeEngine("dead", [None, GONE]), FakeEngine("ort")
-    engine = StandbyEngine("step", first, [lambda: second])
+    engine = standby(first, lambda: second)
 
     assert (engine.run(X)["y"] == 2).all()
     assert (second.calls, engine.troubles) == (0, ())
@@ -136,17 +148,39 @@ def test_engines_that_cannot_be_had_are_passed_over():
         raise BackendError("openvino: expected the library openvino, found none")
 
     broken, last = FakeEngine("openvino", [GONE]), FakeEngine("ort")
-    engine = StandbyEngine(
-        "step", FakeEngine("first", [GONE]), [missing, lambda: broken, lambda: last]
-    )
+    engine = standby(FakeEngine("first", [GONE]), missing, lambda: broken, lambda: last)
 
     engine.run(X)
 
     assert (engine.name, broken.closed) == ("ort", 1)
 
 
+def test_an_engine_that_computes_wrongly_never_answers():
+    wrong, sound = FakeEngine("openvino", factor=2.5), FakeEngine("ort")
+    engine = standby(FakeEngine("first", [GONE]), lambda: wrong, lambda: sound)
+
+    assert (engine.run(X)["y"] == 2).all()
+
+    assert (wrong.calls, wrong.closed) == (0, 1)
+    assert engine.name == "ort"
+
+
+def test_where_what_is_left_computes_wrongly_the_call_fails_and_says_why():
+    first, wrong = FakeEngine("first", [GONE]), FakeEngine("ort", factor=3)
+    engine = standby(first, lambda: wrong)
+
+    with pytest.raises(BackendError) as caught:
+        engine.run(X)
+
+    assert str(caught.value) == (
+        "tensorrt: the device is gone; golden step (ort): expected 6, found 9"
+    )
+    assert (wrong.calls, wrong.closed, first.closed) == (0, 1, 0)
+    assert (engine.name, engine.troubles) == ("first", ())
+
+
 def test_the_last_failure_is_the_callers():
-    engine = StandbyEngine("step", FakeEngine("only", [GONE]), [])
+    engine = standby(FakeEngine("only", [GONE]))
 
     with pytest.raises(BackendError, match="the device is gone"):
         engine.run(X)
@@ -158,7 +192,7 @@ def test_the_last_failure_is_the_callers():
 def test_a_callers_mistake_moves_nothing():
     mistake = TensorMismatchError("x", expected="3", found="4")
     second = FakeEngine("ort")
-    engine = StandbyEngine("step", FakeEngine("first", [mistake]), [lambda: second])
+    engine = standby(FakeEngine("first", [mistake]), lambda: second)
 
     with pytest.raises(TensorMismatchError):
         engine.run(X)
@@ -167,8 +201,8 @@ def test_a_callers_mistake_moves_nothing():
 
 
 def test_the_account_of_a_failure_fits_into_an_outcome():
-    engine = StandbyEngine(
-        "step", FakeEngine("a", [BackendError("x" * 5000)]), [lambda: FakeEngine("ort")]
+    engine = standby(
+        FakeEngine("a", [BackendError("x" * 5000)]), lambda: FakeEngine("ort")
     )
 
     engine.run(X)
@@ -178,7 +212,7 @@ def test_the_account_of_a_failure_fits_into_an_outcome():
 
 def test_closing_closes_what_computes_and_opens_nothing():
     first, opened = FakeEngine("first"), []
-    engine = StandbyEngine("step", first, [lambda: opened.append(1)])
+    engine = standby(first, lambda: opened.append(1))
 
     engine.close()
 
@@ -246,6 +280,46 @@ def test_a_model_whose_engine_fails_goes_on_with_the_next_one(monkeypatch):
             assert model.troubles == (
                 "ENGINE_FAILED encoder: reference: gone; ort took over",
             )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "used", "call"),
+    [
+        ("unrolled", "encoder", lambda m, g: m.encode_voxels(g["voxels"][0])),
+        ("unrolled", "decoder", lambda m, g: m.predict_voxels(g["z_n_encoded"][0])),
+        ("unrolled", "decode_flow", lambda m, g: m.decode_latent(g["z_n"][0])),
+        ("step", "step", lambda m, g: m.encode_latent(g["z_v"][0])),
+    ],
+)
+def test_no_graph_is_answered_by_a_second_engine_that_computes_wrongly(
+    monkeypatch, form, used, call
+):
+    run = OrtEngine.run
+
+    def off(engine, inputs):
+        found = run(engine, inputs)
+        return {name: (1 + 1e-3) * array for name, array in found.items()}
+
+    with open_bundle(tiny_bundle()) as bundle:
+        golden = {k: v.astype(np.float32) for k, v in bundle.golden().items()}
+        with open_model(bundle, "reference", form=form, behind=["ort"]) as model:
+            monkeypatch.setattr(
+                "runtime.engines.reference.Evaluation.__call__",
+                lambda *_: (_ for _ in ()).throw(BackendError("reference: gone")),
+            )
+            monkeypatch.setattr(OrtEngine, "run", off)
+
+            with pytest.raises(BackendError) as caught:
+                call(model, golden)
+
+            first, refused = str(caught.value).split("; ")
+            name = "decode_flow" if used == "step" else used
+            assert first == "reference: gone"
+            assert refused.startswith(
+                f"golden {name} (ort f32): expected relative L2 error <= 1e-05, found"
+            )
+            assert model.troubles == ()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from runtime.bundle import (
     open_bundle,
     write_manifest,
 )
+from runtime.engines.ort import OrtEngine
 from runtime.engines.reference import Evaluation
 from runtime.errors import BackendError, BundleError, TensorMismatchError, UsageError
 from runtime.estimator import BetaEstimator, ExternalEstimator, VolumeEstimator
@@ -210,6 +211,40 @@ def test_an_engine_that_fails_in_a_run_costs_no_answer_and_each_one_says_so(
     )
     assert [r.degraded for r in reports] == [()] * 2 + [lines] * 5
     assert all(r.degraded == () for r in wanted)
+
+
+def test_an_engine_that_fails_before_one_that_computes_wrongly_leaves_no_answer(
+    folder, monkeypatch
+):
+    run = OrtEngine.run
+
+    def gone(*_):
+        raise BackendError("reference: the device is gone")
+
+    def off(engine, inputs):
+        return {name: 1.001 * array for name, array in run(engine, inputs).items()}
+
+    with open_decoder(
+        folder / "bundle", folder / "gallery", backend="reference", behind=["ort"]
+    ) as opened:
+        monkeypatch.setattr(Evaluation, "__call__", gone)
+        monkeypatch.setattr(OrtEngine, "run", off)
+        opened.start_run(geometry())
+        opened.add_trial(Trial("a", 6.0, 1.0))
+        failures = []
+        for i, volume in enumerate(volumes()[:16]):
+            try:
+                _, reports = opened.add_volume(i, volume)
+            except BackendError as error:
+                failures.append(str(error))
+            else:
+                assert reports == ()
+
+    # What a server makes an outcome INVALID, DECODER_FAILED of.
+    assert len(failures) == 1
+    assert failures[0].startswith(
+        "reference: the device is gone; golden encoder (ort f32): expected relative L2"
+    )
 
 
 def test_a_run_leaves_nothing_behind_for_the_next(decoder, tmp_path):
