@@ -19,8 +19,9 @@ from export.graphs import Graph
 from export.parity import Array, verdicts_of_model
 from export.precision import Half, rounded_in_float32
 from runtime.golden import Verdict
+from runtime.graphs import Form
 from runtime.manifest import GateSpec, Manifest
-from runtime.model import Form, model_from_folder
+from runtime.model import model_from_folder
 
 _ENGINES: Final[Mapping[Precision, tuple[tuple[str, Form], ...]]] = {
     "f32": (("ort", "unrolled"), ("ort", "step"), ("openvino", "step")),

@@ -32,7 +32,7 @@ Voxels = Float32[np.ndarray, " voxels"]
 
 @runtime_checkable
 class DecodingModel(Protocol):
-    """The part of `runtime.model.Model` that decoding uses."""
+    """The part of `runtime.maps.Model` that decoding uses."""
 
     def encode_voxels(self, voxels: Voxels) -> Latent:
         """Return z_n, the mode of the posterior."""

@@ -17,7 +17,7 @@ Voxels = Float32[np.ndarray, " voxels"]
 
 @runtime_checkable
 class EncodingModel(Protocol):
-    """The part of `runtime.model.Model` that encoding uses."""
+    """The part of `runtime.maps.Model` that encoding uses."""
 
     def encode_latent(self, z_v: Latent) -> Latent:
         """Carry a visual latent to the neural latent."""

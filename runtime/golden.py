@@ -58,6 +58,16 @@ rounds between the layers too: eight bits of mantissa are 4e-3 per operation, 1e
 2e-2 per map of untrained models."""
 
 
+def limits_of(written: GraphPrecision, precision: GraphPrecision) -> Limits:
+    """Return what an engine must keep, which computes a graph in a precision.
+
+    Args:
+        written: What the graph's file says.
+        precision: What the engine computes in.
+    """
+    return LIMITS[precision] if written == precision else BY_HINT
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Verdict:

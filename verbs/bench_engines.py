@@ -2,24 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import msgspec
 import numpy as np
 
 from runtime.arrays import Float32
 from runtime.bundle import Bundle
-from runtime.engine import Array, Engine, allocate, fill, open_engine, read_only
-from runtime.golden import BY_HINT, LIMITS, check_golden
+from runtime.engine import Array, Engine, Precision, allocate, fill, read_only
+from runtime.golden import check_golden, limits_of
+from runtime.graphs import graph_of, open_engines
 from runtime.heads import Retrieval
 from runtime.manifest import GraphSpec, Manifest
 from runtime.model import Model
 from runtime.preprocess import VoxelMask
-from runtime.solver import Direction, solver_from_name, time_grid
+from runtime.solver import solver_from_name, time_grid
 from verbs.bench_orders import Job
 
 Call = Callable[[], object]
-GRAPHS = ("encoder", "decoder", "step")
 
 
 @final
@@ -71,46 +71,37 @@ def open_stages(bundle: Bundle, job: Job) -> Stages:
         BackendError: The library is missing or refuses.
         ParityError: The engine does not compute the golden vectors.
     """
-    who, manifest = job.who, bundle.manifest
-    precision: Any = who.precision
-    engines: dict[str, Engine] = {}
-    for name in GRAPHS:
-        engines[name] = open_engine(
-            who.peer,
-            bundle.graph_file(name),
-            manifest.graph(name),
-            precision=precision,
-            threads=who.threads,
-        )
-    model = _model(bundle, engines)
-    limits = LIMITS["f32"] if precision == "f32" else BY_HINT
-    check_golden(model, bundle.golden(), limits, who.peer)
-    silent = _model(bundle, {n: Silent(manifest.graph(n)) for n in GRAPHS})
+    who, manifest, tensors = job.who, bundle.manifest, bundle.tensors
+    precision: Precision = msgspec.convert(who.precision, Precision)
+    engines = open_engines(
+        bundle.folder,
+        manifest,
+        backend=who.peer,
+        precision=precision,
+        threads=who.threads,
+        form="step",
+    )
+    model = Model(manifest, engines, tensors)
+    graph = graph_of(manifest, "step", who.peer, precision)
+    limits = limits_of(graph.precision, precision)
+    check_golden(model, bundle.golden(), limits, str(who))
+    silent = {name: Silent(manifest.graph(name)) for name in engines}
     return Stages(
-        _calls(bundle, model, silent, job.gallery),
+        _calls(bundle, model, Model(manifest, silent, tensors), job.gallery),
         lambda n: _flow(bundle, engines, n),
         model.close,
     )
 
 
-def _model(
-    bundle: Bundle, engines: Mapping[str, Engine], evaluations: int | None = None
-) -> Model:
-    manifest, tensors = bundle.manifest, bundle.tensors
-    tables: dict[Direction, Float32[np.ndarray, "evaluations modulation"]] = {
-        "decode": tensors["conditioning_decode"],
-        "encode": tensors["conditioning_encode"],
-    }
-    if evaluations is not None:
-        manifest = with_evaluations(manifest, evaluations)
-        # What the rows say does not matter here: they all cost the same.
-        rows = tables["decode"]
-        tables["decode"] = np.resize(rows, (evaluations, rows.shape[1]))
-    return Model(manifest, engines, tables, bundle.latent_mean)
-
-
 def _flow(bundle: Bundle, engines: Mapping[str, Engine], evaluations: int) -> Call:
-    model = _model(bundle, engines, evaluations)
+    # What the rows say does not matter here: they all cost the same.
+    rows = bundle.tensors["conditioning_decode"]
+    table = np.resize(rows, (evaluations, rows.shape[1]))
+    model = Model(
+        with_evaluations(bundle.manifest, evaluations),
+        engines,
+        {**bundle.tensors, "conditioning_decode": table},
+    )
     z_n = bundle.golden()["z_n"][0]
     return lambda: model.decode_latent(z_n)
 

@@ -10,13 +10,8 @@ import msgspec
 from runtime.bundle import Bundle, open_bundle
 from runtime.engine import Precision, open_engine
 from runtime.engines.cache import EngineCache, user_cache
-from runtime.model import (
-    flow_graphs,
-    graph_of,
-    kept_engine,
-    open_model,
-    told_precision,
-)
+from runtime.graphs import flow_graphs, graph_of, kept_engine, told_precision
+from runtime.model import open_model
 
 
 class CompiledGraph(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,8 @@ import msgspec
 from runtime.bundle import Bundle, open_bundle
 from runtime.engine import Precision
 from runtime.golden import LIMITS, STATES, Verdict, map_verdicts, step_verdicts
-from runtime.model import Form, Model, model_from_folder
+from runtime.graphs import Form
+from runtime.model import Model, model_from_folder
 
 
 def verify_bundle(

@@ -22,7 +22,8 @@ from runtime.bundle import GOLDEN, MANIFEST, open_bundle, write_manifest
 from runtime.engine import open_engine
 from runtime.errors import BackendError, BundleError, ConfigError
 from runtime.golden import LIMITS, STATES, judge
-from runtime.model import graph_of, open_model
+from runtime.graphs import graph_of
+from runtime.model import open_model
 from runtime.sealed import seal
 from tests.models import RandomModel, export, random_model
 from training.checkpoint import load_flow, load_neurovae

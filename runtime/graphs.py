@@ -1,0 +1,129 @@
+"""Which of a bundle's graphs a backend opens, and their engines.
+
+A bundle writes a graph in several precisions, and the flow both unrolled and step by
+step; what suits a backend is decided here and nowhere else.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
+
+from runtime.engine import Engine, Precision, open_engine
+from runtime.engines.cache import EngineCache, KeptEngine
+from runtime.errors import BackendError
+from runtime.manifest import GraphSpec, Manifest
+
+Form = Literal["unrolled", "step"]
+
+FORMS: Final[Mapping[str, Form]] = MappingProxyType(
+    {
+        "ort": "unrolled",
+        "ort_cuda": "unrolled",
+        "openvino": "step",
+        "reference": "unrolled",
+        "tensorrt": "unrolled",
+    }
+)
+"""How a backend runs the flow. OpenVINO keeps a copy of the weights per unrolled step.
+"""
+
+
+def graph_of(
+    manifest: Manifest, name: str, backend: str, precision: Precision
+) -> GraphSpec:
+    """Return the graph that a backend opens for a precision.
+
+    It is the one that is written in this precision, or else the float32 graph, which
+    the backend may be told to compute in another. OpenVINO always takes the latter for
+    half precision: it types a graph anew, whatever casts are in it.
+
+    Raises:
+        BundleError: The bundle has no such graph.
+    """
+    is_told = backend == "openvino" and precision in ("f16", "bf16")
+    written = {(graph.name, graph.precision) for graph in manifest.graphs}
+    if precision == "int8" and ("step", precision) not in written:
+        # The other graphs of this precision are in float32, and would hide it.
+        return manifest.graph("step", precision)
+    is_written = (name, precision) in written and not is_told
+    return manifest.graph(name, precision if is_written else "f32")
+
+
+def open_engines(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    backend: str,
+    precision: Precision,
+    threads: int | None,
+    form: Form | None = None,
+    cache: EngineCache | None = None,
+) -> dict[str, Engine]:
+    """Compile the graphs of a model; nobody has judged them yet.
+
+    Args:
+        folder: Where the graphs lie; a bundle's private copy.
+        manifest: Of the bundle.
+        backend: Engine library.
+        precision: Of the arithmetic.
+        threads: Threads of one evaluation; None leaves the choice to the library.
+        form: How the flow runs; None takes what suits the backend.
+        cache: Where compiled engines are kept between starts; None keeps none.
+
+    Returns:
+        The engine of each graph, by name.
+
+    Raises:
+        BackendError: The library is missing, lacks the precision or refuses a graph.
+        BundleError: The bundle has no such graph, or its file is not sound.
+        TensorMismatchError: A file's inputs or outputs differ from the manifest's.
+    """
+    if backend not in FORMS:
+        raise BackendError(
+            f"backend: expected one of {', '.join(FORMS)}, found {backend}"
+        )
+    engines: dict[str, Engine] = {}
+    try:
+        for name in ("encoder", "decoder", *flow_graphs(backend, form)):
+            graph = graph_of(manifest, name, backend, precision)
+            engines[name] = open_engine(
+                backend,
+                folder / graph.file,
+                graph,
+                precision=told_precision(graph, backend, precision),
+                threads=threads,
+                kept=(
+                    None
+                    if cache is None
+                    else kept_engine(cache, manifest, graph, precision)
+                ),
+            )
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
+    return engines
+
+
+def told_precision(graph: GraphSpec, backend: str, precision: Precision) -> Precision:
+    """Return what an engine is told: not what the graph itself says."""
+    is_said = precision == "int8" or (backend == "ort" and graph.precision == "f16")
+    return "f32" if is_said else precision
+
+
+def flow_graphs(backend: str, form: Form | None = None) -> tuple[str, ...]:
+    """Return the names of the graphs that a backend runs the flow with."""
+    is_step = (form or FORMS.get(backend)) == "step"
+    return ("step",) if is_step else ("decode_flow", "encode_flow")
+
+
+def kept_engine(
+    cache: EngineCache, manifest: Manifest, graph: GraphSpec, precision: Precision
+) -> KeptEngine:
+    """Return where a graph's engine is kept: by what was verified of its files."""
+    files = {spec.path: spec.sha256 for spec in manifest.files}
+    weights = [one for path, one in files.items() if path.endswith(".weights")]
+    digest = hashlib.sha256(" ".join([files[graph.file], *sorted(weights)]).encode())
+    return KeptEngine(cache, digest.hexdigest(), graph.name, precision)

@@ -1,0 +1,234 @@
+"""The model as a rig uses it: four maps on single samples, torch nowhere."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import final
+
+import numpy as np
+
+from runtime.arrays import Float32, Shaped
+from runtime.engine import Engine
+from runtime.engines.standby import Opener, StandbyEngine
+from runtime.errors import UsageError
+from runtime.golden import Map
+from runtime.graphs import Form
+from runtime.manifest import Manifest
+from runtime.solver import Direction, Solver, solver_from_name, trajectory
+
+Latent = Float32[np.ndarray, "tokens width"]
+Voxels = Float32[np.ndarray, " voxels"]
+
+
+@final
+class Model:
+    """The engines of a bundle; not for use by two threads at once.
+
+    Arrays that are returned belong to the caller.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        engines: Mapping[str, Engine],
+        tensors: Mapping[str, Shaped[np.ndarray, "..."]],
+    ) -> None:
+        """Put a model together.
+
+        Args:
+            manifest: Of the bundle.
+            engines: By the names of their graphs; closed with this model. It has the
+                maps of those that are here.
+            tensors: The bundle's: tables of the conditioning and the latents' mean.
+        """
+        flow = manifest.flow
+        self.manifest = manifest
+        self.latent_mean: Latent = tensors["latent_mean"]
+        """Mean of z_v over the training images; read-only."""
+        self._engines = dict(engines)
+        self._tables: Mapping[
+            Direction, Float32[np.ndarray, "evaluations modulation"]
+        ] = {
+            "decode": tensors["conditioning_decode"],
+            "encode": tensors["conditioning_encode"],
+        }
+        self._solver: Solver = solver_from_name(flow.solver, flow.path)
+
+    @property
+    def form(self) -> Form:
+        """Whether the flow runs as one unrolled graph or step by step."""
+        return "step" if "step" in self._engines else "unrolled"
+
+    @property
+    def backend(self) -> str:
+        """Backend and its version, as an outcome cites it."""
+        engine = self._engines["encoder"]
+        return f"{engine.name} {engine.version}"
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs that it computes with."""
+        return tuple(self._engines)
+
+    def put_behind(
+        self,
+        standbys: Mapping[str, Sequence[Opener]],
+        judge: Callable[[str, Engine], None],
+    ) -> None:
+        """Put engines behind those that compute, to take over where one fails.
+
+        Args:
+            standbys: For each graph, what opens another engine of it.
+            judge: Given a graph's name and an engine that is to take over; see
+                `StandbyEngine`.
+        """
+        for name, openers in standbys.items():
+            self._engines[name] = StandbyEngine(
+                name, self._engines[name], openers, functools.partial(judge, name)
+            )
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """A line for every engine that failed and was replaced by another."""
+        return tuple(
+            line
+            for engine in self._engines.values()
+            if isinstance(engine, StandbyEngine)
+            for line in engine.troubles
+        )
+
+    def encode_voxels(self, voxels: Voxels) -> Latent:
+        """Return the neural latent z_n of normalised voxels (the posterior's mode).
+
+        Raises:
+            TensorMismatchError: Another number of voxels or dtype.
+            BackendError: The engine failed.
+        """
+        return self._run("encoder", "voxels", voxels, "z_n")
+
+    def encode_voxels_for_retrieval(self, voxels: Voxels) -> tuple[Latent, Latent]:
+        """Return z_n and the retrieval features, which one evaluation gives.
+
+        Raises:
+            TensorMismatchError: Another number of voxels or dtype.
+            BackendError: The engine failed.
+        """
+        out = self._engines["encoder"].run({"voxels": voxels[None]})
+        return out["z_n"][0].copy(), out["retrieval"][0].copy()
+
+    def decode_latent(self, z_n: Latent) -> Latent:
+        """Carry z_n to the visual latent z_v.
+
+        Raises:
+            TensorMismatchError: Another shape or dtype.
+            BackendError: The engine failed.
+        """
+        z_v = self._flow(z_n, "decode")
+        return z_v + self.latent_mean if self.manifest.flow.is_centred else z_v
+
+    def encode_latent(self, z_v: Latent) -> Latent:
+        """Carry z_v to the neural latent z_n.
+
+        Raises:
+            TensorMismatchError: Another shape or dtype.
+            BackendError: The engine failed.
+        """
+        is_centred = self.manifest.flow.is_centred
+        return self._flow(z_v - self.latent_mean if is_centred else z_v, "encode")
+
+    def predict_voxels(self, z_n: Latent) -> Voxels:
+        """Return the normalised voxels that z_n implies.
+
+        Raises:
+            TensorMismatchError: Another shape or dtype.
+            BackendError: The engine failed.
+        """
+        return self._run("decoder", "z_n", z_n, "voxels")
+
+    def _run(
+        self, graph: str, source: str, array: Float32[np.ndarray, "..."], target: str
+    ) -> Float32[np.ndarray, "..."]:
+        out = self._engines[graph].run({source: array[None]})
+        # A copy: the engine's buffer is written again by the next call.
+        return np.array(out[target][0])
+
+    def maps(self) -> Mapping[str, tuple[Map, str, str]]:
+        """Return each map with the golden vectors that are its input and output.
+
+        Those whose engines are here: a model of one engine judges that one.
+        """
+        found: dict[str, tuple[Map, str, str]] = {}
+        if "encoder" in self._engines:
+            found["encoder"] = self.encode_voxels, "voxels", "z_n"
+            found["retrieval"] = self._retrieval, "voxels", "retrieval"
+        if self._engines.keys() & {"step", "decode_flow"}:
+            found["decode_flow"] = self.decode_latent, "z_n", "z_v"
+        if self._engines.keys() & {"step", "encode_flow"}:
+            found["encode_flow"] = self.encode_latent, "z_v", "z_n_encoded"
+        if "decoder" in self._engines:
+            found["decoder"] = self.predict_voxels, "z_n_encoded", "voxels_predicted"
+        return found
+
+    def _retrieval(self, voxels: Voxels) -> Latent:
+        return self.encode_voxels_for_retrieval(voxels)[1]
+
+    def _flow(self, z: Latent, direction: Direction) -> Latent:
+        source, target = ("z_n", "z_v") if direction == "decode" else ("z_v", "z_n")
+        if f"{direction}_flow" in self._engines:
+            return self._run(f"{direction}_flow", source, z, target)
+        for state in self._trajectory(z, direction):
+            end = state
+        return np.ascontiguousarray(end[0])
+
+    def states(
+        self, z: Latent, direction: Direction
+    ) -> Float32[np.ndarray, "steps tokens width"]:
+        """Return the flow's state after each step, as golden vectors keep it.
+
+        The end at t = 0 lacks `latent_mean` where the flow is centred.
+
+        Args:
+            z: z_n to decode, z_v to encode.
+            direction: Which way.
+
+        Raises:
+            UsageError: The flow was opened as one graph, which shows its end alone.
+            TensorMismatchError: Another shape or dtype.
+            BackendError: The engine failed.
+        """
+        if self.form != "step":
+            raise UsageError("form: expected step, to see each state; found unrolled")
+        if direction == "encode" and self.manifest.flow.is_centred:
+            z = z - self.latent_mean
+        return np.concatenate(list(self._trajectory(z, direction)))
+
+    def _trajectory(
+        self, z: Latent, direction: Direction
+    ) -> Iterator[Float32[np.ndarray, "1 tokens width"]]:
+        step, rows = self._engines["step"], iter(self._tables[direction])
+
+        def velocity(
+            z: Shaped[np.ndarray, "..."], _t: float
+        ) -> Float32[np.ndarray, "1 tokens width"]:
+            out = step.run({"z": z, "modulation": next(rows)[None]})["velocity"]
+            # A copy where a step holds two velocities at once: the engine has one.
+            return out if self._solver.evaluations == 1 else out.copy()
+
+        grid = self.manifest.flow.times(direction)
+        return trajectory(velocity, z[None], grid, self._solver)
+
+    def close(self) -> None:
+        """Close every engine."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
