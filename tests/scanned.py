@@ -82,3 +82,22 @@ class Listed:
 
     def close(self) -> None:
         self.is_closed = True
+
+
+class Clock:
+    """Time that passes while somebody sleeps, and a little with each look."""
+
+    def __init__(self):
+        self.now_s = 100.0
+
+    def __call__(self):
+        self.now_s += 1e-4
+        return self.now_s
+
+    def sleep(self, seconds):
+        self.now_s += seconds
+
+
+def polled(source, n=3):
+    """What a few looks find; a plain file needs two."""
+    return [one for _ in range(n) if (one := source.poll(0.05)) is not None]

@@ -6,12 +6,14 @@ source needs is imported when it is opened.
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from bci_bridge.header import Pace
 from bci_bridge.keyfolder import read_credentials
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.sources.driver import send_runs
 from bci_bridge.sources.plan import Plan
+from bci_bridge.sources.recorded import Recorded
 from bci_bridge.sources.source import Source
 from runtime.errors import UsageError
 from verbs.send_commands import Sending
@@ -31,17 +33,44 @@ def send_nifti(
     Raises:
         ScanError: There is no such file or folder, or it is damaged.
     """
-    from bci_bridge.sources.nifti import NiftiFolder, RecordedNifti
+    from bci_bridge.sources.nifti import nifti_folder, recorded_nifti
 
     if path.is_dir():
-        folder = NiftiFolder(
+        folder = nifti_folder(
             path, pattern=pattern, first_number=first_number, is_new_only=is_new_only
         )
         send(folder, sending)
     else:
-        file = RecordedNifti(path, speed)
-        pace: Pace = "live" if speed is not None else "catchup"
-        send(file, sending, volumes=file.volumes, pace=pace)
+        send_recorded(recorded_nifti(path, speed), sending, speed)
+
+
+def send_philips(
+    path: Path,
+    sending: Sending,
+    *,
+    speed: float | None,
+    scaling: Literal["dv", "fp", "pv"],
+    is_new_only: bool,
+) -> None:
+    """Send a session's folder of PAR/REC pairs, or one pair that holds a run.
+
+    Raises:
+        ScanError: There is no such file or folder, or it is damaged.
+    """
+    from bci_bridge.sources.philips import philips_folder, recorded_philips
+
+    if path.is_dir():
+        folder = philips_folder(path, scaling=scaling, is_new_only=is_new_only)
+        send(folder, sending)
+    else:
+        file = recorded_philips(path, speed, scaling=scaling)
+        send_recorded(file, sending, speed)
+
+
+def send_recorded(file: Recorded, sending: Sending, speed: float | None) -> None:
+    """Send a recording, which knows how long it is."""
+    pace: Pace = "live" if speed is not None else "catchup"
+    send(file, sending, volumes=file.volumes, pace=pace)
 
 
 def send(

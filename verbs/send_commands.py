@@ -6,7 +6,7 @@ when it is called.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -84,5 +84,37 @@ def nifti(
         speed=None if fast else speed,
         pattern=pattern,
         first_number=first_number,
+        is_new_only=new_only,
+    )
+
+
+@sources.command
+def philips(
+    path: tyro.conf.Positional[Path],
+    /,
+    *,
+    speed: float = 1.0,
+    fast: bool = False,
+    scaling: Literal["dv", "fp", "pv"] = "dv",
+    new_only: bool = False,
+    sending: Common,
+) -> None:
+    """Send Philips PAR/REC: the folder of a session, or one pair that holds a run.
+
+    Args:
+        path: A folder, in which or in whose folders pairs come; or a .par file.
+        speed: Of a file; 1 is real time, 10 ten times faster.
+        fast: Of a file; as fast as the server acknowledges, without deadlines.
+        scaling: Displayed, floating point or stored values.
+        new_only: Leave out the pairs that are in a folder already.
+        sending: What all sources have.
+    """
+    from verbs.send import send_philips
+
+    send_philips(
+        path,
+        sending,
+        speed=None if fast else speed,
+        scaling=scaling,
         is_new_only=new_only,
     )

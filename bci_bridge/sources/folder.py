@@ -8,7 +8,7 @@ import fnmatch
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,50 +33,53 @@ class Seen:
 
 
 class Folder:
-    """The plain files of one folder whose names fit; links are not followed."""
+    """The plain files of a folder whose names fit; links are not followed."""
 
     def __init__(
         self,
         folder: Path,
         pattern: str,
         *,
+        is_below: bool = False,
         is_new_only: bool = False,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Look once.
 
         Args:
-            folder: Where to look; not below it.
-            pattern: Shell pattern of names, in lower case; case does not matter.
+            folder: Where to look.
+            pattern: Shell pattern of names; case does not matter.
+            is_below: Look into the folders in it, too.
             is_new_only: Leave out what is there now.
             clock_s: Monotonic clock.
 
         Raises:
             ScanError: There is no such folder.
         """
-        self._folder, self._pattern, self._clock_s = folder, pattern, clock_s
-        self._done: set[str] = set()
+        self._folder, self._pattern = folder, pattern.lower()
+        self._is_below, self._clock_s = is_below, clock_s
+        self._done: set[Path] = set()
         self._failing_since_s: float | None = None
         self._next_look_s = clock_s()
         try:
-            names = os.listdir(folder)
+            there = list(self._listed(folder, is_below=is_below))
         except OSError as error:
             raise ScanError(
                 f"{folder}: expected a folder, found {error.strerror or error}"
             ) from error
         if is_new_only:
-            self._done.update(names)
+            self._done.update(there)
 
     def finish(self, path: Path) -> None:
         """Never look at a file again."""
-        self._done.add(path.name)
+        self._done.add(path)
 
     def wait_s(self) -> float:
         """Say how long it is until `look` is due."""
         return max(self._next_look_s - self._clock_s(), 0.0)
 
     def look(self) -> list[Seen]:
-        """List the files that are not finished with, by name.
+        """List the files that are not finished with.
 
         Raises:
             ScanError: The folder has been gone for too long.
@@ -84,16 +87,10 @@ class Folder:
         begin_s = self._clock_s()
         found = []
         try:
-            with os.scandir(self._folder) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name in self._done:
-                        continue
-                    if not fnmatch.fnmatchcase(name.lower(), self._pattern):
-                        continue
-                    seen = _seen(self._folder / name)
-                    if seen is not None:
-                        found.append(seen)
+            for path in self._listed(self._folder, is_below=self._is_below):
+                seen = _seen(path)
+                if seen is not None:
+                    found.append(seen)
         except OSError as error:
             if self._failing_since_s is None:
                 self._failing_since_s = begin_s
@@ -103,13 +100,24 @@ class Folder:
                     f"{error.strerror or error} for {PATIENCE_S:g} s. "
                     "Is the share still connected?"
                 ) from error
-            found = []
         else:
             self._failing_since_s = None
         end_s = self._clock_s()
         pause_s = max(MIN_INTERVAL_S, _LISTING_SHARE * (end_s - begin_s))
         self._next_look_s = end_s + pause_s
-        return sorted(found, key=lambda seen: seen.path.name)
+        return found
+
+    def _listed(self, folder: Path, *, is_below: bool) -> Iterator[Path]:
+        with os.scandir(folder) as entries:
+            listed = list(entries)
+        for entry in listed:
+            path = folder / entry.name
+            if is_below and entry.is_dir(follow_symlinks=False):
+                yield from self._listed(path, is_below=False)
+            elif path not in self._done and fnmatch.fnmatchcase(
+                entry.name.lower(), self._pattern
+            ):
+                yield path
 
 
 def _seen(path: Path) -> Seen | None:

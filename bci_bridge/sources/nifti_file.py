@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import logging
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedIOBase
@@ -36,9 +35,6 @@ _CHUNK: Final = 1 << 20
 _SILENT: Final = logging.getLogger("neuroflow.nifti")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
-
-TORN: Final = (EOFError, zlib.error, gzip.BadGzipFile)
-"""What reading a file raises that is not, or not yet, whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

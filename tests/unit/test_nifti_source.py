@@ -12,27 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bci_bridge.sources.nifti import TORN_S, NiftiFolder, RecordedNifti
+from bci_bridge.sources.folder_source import TORN_S
+from bci_bridge.sources.nifti import nifti_folder, recorded_nifti
 from bci_bridge.sources.source import Exhausted, Refused
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import ScanError, UsageError
-from tests.scanned import recorded_data
+from tests.scanned import Clock, polled, recorded_data
 
 SHAPE = (5, 4, 3)
-
-
-class Clock:
-    """Time that passes while somebody sleeps, and a little with each look."""
-
-    def __init__(self):
-        self.now_s = 100.0
-
-    def __call__(self):
-        self.now_s += 1e-4
-        return self.now_s
-
-    def sleep(self, seconds):
-        self.now_s += seconds
 
 
 def image(count=None, code="<i2", *, affine=None, seed=0, slope=None, version=1):
@@ -87,7 +74,7 @@ def test_voxels_and_affine_are_those_of_nibabel(tmp_path, code, version, suffix)
     path = tmp_path / f"bold{suffix}"
     nibabel.save(image(3, code, version=version), path)
 
-    check_same(all_of(RecordedNifti(path, None)), path)
+    check_same(all_of(recorded_nifti(path, None)), path)
 
 
 @given(
@@ -105,13 +92,13 @@ def test_any_orientation_is_turned_as_nibabel_turns_it(
     path = tmp_path_factory.mktemp("turned") / "bold.nii"
     nibabel.save(image(2, affine=affine), path)
 
-    check_same(all_of(RecordedNifti(path, None)), path)
+    check_same(all_of(recorded_nifti(path, None)), path)
 
 
 def test_scaled_voxels_become_float32(tmp_path):
     path = tmp_path / "bold.nii"
     nibabel.save(image(2, slope=(0.5, 3.0)), path)
-    volumes = all_of(RecordedNifti(path, None))
+    volumes = all_of(recorded_nifti(path, None))
 
     assert volumes[0].voxels.dtype == np.float32
     check_same(volumes, path)
@@ -120,7 +107,7 @@ def test_scaled_voxels_become_float32(tmp_path):
 @pytest.mark.recording
 def test_the_recorded_haxby_run_is_as_nibabel_reads_it():
     path = recorded_data("haxby2001") / "bold.nii.gz"
-    source = RecordedNifti(path, None)
+    source = recorded_nifti(path, None)
     assert source.volumes == 1452
     volumes = [source.poll(0.0) for _ in range(20)]
     source.close()
@@ -151,7 +138,7 @@ def test_the_tr_is_read_in_its_unit(tmp_path, value, unit, tr_s):
     made.header["pixdim"][4] = value
     made.header.set_xyzt_units("mm", unit)
     nibabel.save(made, tmp_path / "bold.nii")
-    found = RecordedNifti(tmp_path / "bold.nii", None).poll(0.0).geometry.tr_s
+    found = recorded_nifti(tmp_path / "bold.nii", None).poll(0.0).geometry.tr_s
 
     np.testing.assert_allclose(found, tr_s, rtol=1e-6)
 
@@ -173,7 +160,7 @@ def test_slice_times_follow_the_slices_when_they_are_flipped(tmp_path):
     made.header["slice_code"] = 1
     made.header["slice_end"] = SHAPE[2] - 1
     nibabel.save(made, tmp_path / "bold.nii")
-    geometry = RecordedNifti(tmp_path / "bold.nii", None).poll(0.0).geometry
+    geometry = recorded_nifti(tmp_path / "bold.nii", None).poll(0.0).geometry
 
     assert geometry.slice_axis == 2
     np.testing.assert_allclose(geometry.slice_times_s, (0.4, 0.2, 0.0), atol=1e-6)
@@ -182,7 +169,9 @@ def test_slice_times_follow_the_slices_when_they_are_flipped(tmp_path):
 def test_a_recording_keeps_the_scanners_pace(tmp_path):
     nibabel.save(image(3), tmp_path / "bold.nii")
     clock = Clock()
-    source = RecordedNifti(tmp_path / "bold.nii", 2.0, clock_s=clock, sleep=clock.sleep)
+    source = recorded_nifti(
+        tmp_path / "bold.nii", 2.0, clock_s=clock, sleep=clock.sleep
+    )
     begin_s, came_s = clock.now_s, []
     while not isinstance(arrival := source.poll(0.05), Exhausted):
         if arrival is not None:
@@ -198,7 +187,7 @@ def test_a_torn_recording_gives_what_it_has_and_says_so(tmp_path, suffix):
     nibabel.save(image(8, "<f8"), path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 3 // 4])
-    found = all_of(RecordedNifti(path, None))
+    found = all_of(recorded_nifti(path, None))
 
     assert 1 <= len(found) - 1 < 8
     assert all(isinstance(one, ScannedVolume) for one in found[:-1])
@@ -232,7 +221,7 @@ def test_a_bad_header_is_one_clear_line(tmp_path, offset, kind, value, words):
     path.write_bytes(data)
 
     with pytest.raises(ScanError) as refused:
-        RecordedNifti(path, None)
+        recorded_nifti(path, None)
     assert words in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -246,24 +235,19 @@ def test_any_bytes_are_a_volume_or_an_error_of_ours(tmp_path_factory, data):
         bytes(a ^ b for a, b in zip(whole, data, strict=False)) + whole[600:]
     )
     with contextlib.suppress(ScanError):
-        all_of(RecordedNifti(path, None))
+        all_of(recorded_nifti(path, None))
 
 
 def test_a_missing_file_and_a_bad_speed_are_one_clear_line(tmp_path):
     with pytest.raises(ScanError, match="found No such file"):
-        RecordedNifti(tmp_path / "none.nii", None)
-    with pytest.raises(UsageError, match="--speed: expected more than 0, found 0"):
-        RecordedNifti(tmp_path / "none.nii", 0.0)
+        recorded_nifti(tmp_path / "none.nii", None)
+    with pytest.raises(UsageError, match="--speed: expected a number above 0, found 0"):
+        recorded_nifti(tmp_path / "none.nii", 0.0)
 
 
 def watching(folder, **options):
     clock = Clock()
-    return NiftiFolder(folder, clock_s=clock, sleep=clock.sleep, **options), clock
-
-
-def polled(source, n=3):
-    """What a few looks find; a plain file needs two."""
-    return [one for _ in range(n) if (one := source.poll(0.05)) is not None]
+    return nifti_folder(folder, clock_s=clock, sleep=clock.sleep, **options), clock
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -410,4 +394,4 @@ def test_a_share_that_hiccups_is_waited_for_and_one_that_vanished_is_an_error(tm
 
 def test_no_folder_is_one_clear_line(tmp_path):
     with pytest.raises(ScanError, match="expected a folder, found No such file"):
-        NiftiFolder(tmp_path / "none")
+        nifti_folder(tmp_path / "none")
