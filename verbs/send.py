@@ -4,19 +4,24 @@ Each source is opened here, and sent by one loop (`bci_bridge.sources.driver`). 
 source needs is imported when it is opened.
 """
 
+import resource
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from bci_bridge.header import Pace
 from bci_bridge.keyfolder import read_credentials
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.sources.driver import send_runs
+from bci_bridge.sources.listening import Place, place_of, warning
 from bci_bridge.sources.plan import Plan
 from bci_bridge.sources.recorded import Recorded
 from bci_bridge.sources.source import Source
 from runtime.errors import UsageError
 from verbs.send_commands import Sending
+
+_MEMORY_BYTES: Final = 4 << 30
+"""Of address space, where peers of no key can send: a flood ends this process alone."""
 
 
 def send_nifti(
@@ -65,6 +70,17 @@ def send_philips(
     else:
         file = recorded_philips(path, speed, scaling=scaling)
         send_recorded(file, sending, speed)
+
+
+def send_pyneal(listen: str, sending: Sending) -> None:
+    """Hear Pyneal Scanner adapters.
+
+    Raises:
+        ScanError: The port is taken.
+    """
+    from bci_bridge.sources.pyneal import PynealSource
+
+    send(PynealSource(_listening(listen, "Pyneal's protocol")), sending)
 
 
 def send_recorded(file: Recorded, sending: Sending, speed: float | None) -> None:
@@ -133,6 +149,16 @@ def send(
             )
     finally:
         source.close()
+
+
+def _listening(text: str, protocol: str) -> Place:
+    """Read where to listen, warn of what that means, and bound what peers can do."""
+    place = place_of(text)
+    line = warning(place, protocol)
+    if line:
+        _say(line)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    return place
 
 
 def _say(line: str) -> None:

@@ -118,3 +118,20 @@ def philips(
         scaling=scaling,
         is_new_only=new_only,
     )
+
+
+@sources.command
+def pyneal(
+    *,
+    listen: str = "127.0.0.1:5555",
+    sending: Common,
+) -> None:
+    """Take Pyneal's place: hear what unmodified Pyneal Scanner adapters send.
+
+    Args:
+        listen: HOST:PORT; HOST is the number of one interface of this machine.
+        sending: What all sources have.
+    """
+    from verbs.send import send_pyneal
+
+    send_pyneal(listen, sending)

@@ -86,7 +86,7 @@ def send_runs(
             _check_server(address, credentials, clock_ns, is_stopped)
         else:
             said = sending.resume(held.start)
-            feed.resume(held.start, past.series, said.volumes, clock_ns())
+            feed.resume(held.start, past.series or "", said.volumes, clock_ns())
             tell(f"run {held.run}: goes on after {said.volumes} volumes")
             if said.has_ended:
                 sending.do(feed.stop("it had ended", clock_ns()))

@@ -110,7 +110,7 @@ class Feed:
             run=self._plan.run,
             begun=self._begun,
             complete=self._complete,
-            series="" if self._run is None else self._run.series,
+            series=None if self._run is None else self._run.series,
             over=tuple(self._over),
         )
 
@@ -168,15 +168,16 @@ class Feed:
         return [Tell(f"this series is left out: {why}")]
 
     def _volume(self, volume: ScannedVolume, now_ns: int) -> list[Action]:
-        if volume.series in self._over:
+        run = self._run
+        series = volume.series or ("" if run is None else run.series)
+        if series in self._over:
             return self._notice(
                 "of a series that is over",
                 "volumes of a series that is over came; they are ignored",
             )
         actions: list[Action] = []
-        run = self._run
-        if run is not None and run.series in ("", volume.series):
-            run.series = volume.series
+        if run is not None and run.series in ("", series):
+            run.series = series
         elif run is not None and not self._is_alike(run, volume.geometry):
             return self._notice(
                 "of another series",

@@ -52,18 +52,18 @@ class Journal:
                     "it, or delete the folder to give up what the server does not have."
                 )
             # What the file says to be under way never began.
-            n_never = 1 if past.series else 0
+            n_never = 0 if past.series is None else 1
             return msgspec.structs.replace(
-                past, begun=past.begun - n_never, series=""
+                past, begun=past.begun - n_never, series=None
             ), None
         if not held.is_finished:
             return past, held
-        if past.series:
+        if past.series is not None:
             # It has ended, and nobody had the time to write that down.
             past = msgspec.structs.replace(
                 past,
                 complete=past.complete + (held.volumes >= plan.volumes),
-                series="",
+                series=None,
                 over=(*past.over, past.series),
             )
         return past, None

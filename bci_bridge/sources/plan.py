@@ -151,7 +151,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Name of the first run."""
     begun: Count = 0
     complete: Count = 0
-    series: Text = ""
-    """Of the run under way; empty where there is none."""
+    series: Text | None = None
+    """Of the run under way; None where there is none."""
     over: tuple[Text, ...] = ()
     """Series whose volumes are not wanted any more."""

@@ -37,7 +37,8 @@ class ScannedVolume:
     """
 
     series: str
-    """Tells one run of the scanner from the next; a restarted run has another."""
+    """Tells one run of the scanner from the next; a restarted run has another. Empty
+    where a source joined in the middle of a series that it was not told."""
     number: int
     """Zero-based count of acquisitions in the series, discarded ones included."""
     voxels: Shaped[np.ndarray, "x y z"] = field(repr=False)

@@ -384,6 +384,17 @@ def test_a_successor_notices_that_the_scanner_was_started_again_meanwhile():
     assert run.said == [("aborted", 3), ("begin", "rest-2"), ("volume", 0)]
 
 
+def test_a_source_that_joins_in_the_middle_goes_on_with_the_run_under_way():
+    feed = Feed(plan(), Past(run="rest", begun=1, series="s-1"))
+    run = Told(feed)
+    feed.resume(plan().start("rest", scanned(0).geometry), "s-1", 3, 0)
+    run.take(scanned(3, ""))
+    run.take(scanned(4, ""))
+
+    assert run.said == [("volume", 3), ("volume", 4), ("end", 5)]
+    assert feed.past.over == ("s-1",)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
