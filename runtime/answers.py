@@ -26,6 +26,9 @@ class RunGeometry:
     tr_s: float
     expected_volumes: int
     """Announced length; fixes the drift basis."""
+    slice_times_s: tuple[float, ...] = ()
+    """When each slice along z is acquired, after the start of its volume; empty where
+    nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

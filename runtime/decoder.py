@@ -146,8 +146,14 @@ class TrialDecoder:
             due = self._frontend.add_volume(volume_index, volume)
         self._last_index = max(self._last_index, volume_index)
         reports = self._report(due) if is_wanted else self._forget()
-        quality = {"invalid_voxels": float(self._frontend.invalid_voxels)}
-        return VolumeReport(volume_index, None, quality, stages.ns), reports
+        report = VolumeReport(
+            volume_index,
+            None,
+            self._frontend.quality(),
+            stages.ns,
+            self._frontend.degraded(),
+        )
+        return report, reports
 
     def skip_volume(
         self, volume_index: int, *, is_wanted: bool = True
@@ -261,7 +267,14 @@ class VolumeDecoder:
             with stages("normalise"):
                 features = self._whitening.whiten(voxels)
             answer, _ = self._reader.read(features, stages)
-        return VolumeReport(volume_index, answer, {}, stages.ns), ()
+        report = VolumeReport(
+            volume_index,
+            answer,
+            self._frontend.quality(),
+            stages.ns,
+            self._frontend.degraded(),
+        )
+        return report, ()
 
     def skip_volume(
         self, volume_index: int, *, is_wanted: bool = True

@@ -10,6 +10,7 @@ import hashlib
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from runtime.errors import BundleError
 from runtime.preprocess import CANONICAL, Hrf
@@ -32,6 +33,9 @@ Normalisation = Literal["session-train", "session-published-leaky", "pooled-trai
 """
 
 
+Ratio = Annotated[float, msgspec.Meta(gt=1)]
+
+
 class BetaEstimator(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="beta"
 ):
@@ -47,6 +51,27 @@ class BetaEstimator(
     """The response assumed."""
     noise_shrinkage: Shrinkage | None = None
     """Noise is whitened with a covariance shrunk by this much; None: it is not."""
+    # What follows is written only where it is set, so that an estimator without it
+    # has the bytes, and the hash, that it always had.
+    smoothing_fwhm_mm: Positive | UnsetType = UNSET
+    """Voxels are smoothed within the mask by a Gaussian of this full width at half
+    maximum; unset: they are not."""
+    spike_ratio: Ratio | UnsetType = UNSET
+    """A volume of a higher standardised DVARS is no row of the design; unset: each is
+    (`runtime.preprocess.quality`)."""
+    has_slice_times: bool | UnsetType = UNSET
+    """Regressors are sampled when each voxel's slice is acquired, and a run has to say
+    when that is; unset: at the middle of the volume."""
+    hrf_library: Annotated[tuple[Hrf, ...], msgspec.Meta(min_length=2)] | UnsetType = (
+        UNSET
+    )
+    """Responses in place of `hrf`, of which each voxel has one, chosen in training
+    runs; unset: all have `hrf`."""
+    confounds: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)] | UnsetType = (
+        UNSET
+    )
+    """Columns whose values come with each volume, by falling importance, such as
+    motion or breathing; unset: none."""
 
 
 class VolumeEstimator(
@@ -64,6 +89,12 @@ class VolumeEstimator(
     """Noise is whitened with a covariance shrunk by this much; None: it is not."""
     warming_volumes: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     """Volumes at the start of a run that get no answer."""
+    # Written only where set, as above.
+    smoothing_fwhm_mm: Positive | UnsetType = UNSET
+    """As of betas."""
+    spike_ratio: Ratio | UnsetType = UNSET
+    """A volume of a higher standardised DVARS does not move the run's centre; unset:
+    each does."""
 
 
 class ExternalEstimator(

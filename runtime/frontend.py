@@ -5,13 +5,16 @@ by volume, and the live decoder uses the same ones: what was learned on is what 
 served. Pure: no clock, no socket, no model.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+from msgspec import UNSET
 
 from runtime.answers import RunGeometry, Trial
-from runtime.arrays import Float32
-from runtime.errors import TensorMismatchError
+from runtime.arrays import Float32, Float64, Int64
+from runtime.errors import ConfigError, TensorMismatchError
 from runtime.estimator import BetaEstimator, VolumeEstimator
 from runtime.preprocess import (
     CausalNormaliser,
@@ -21,9 +24,15 @@ from runtime.preprocess import (
     TrialBeta,
     VoxelMask,
 )
+from runtime.preprocess.mask import require_finite
+from runtime.preprocess.quality import SPIKE_RATIO, RunQuality, VolumeQuality
+from runtime.preprocess.responses import Responses, voxel_slice_times_s
+from runtime.preprocess.smooth import MaskSmoothing
 from runtime.preprocess.timing import decision_volume
 
 Voxels = Float32[np.ndarray, " voxels"]
+SPIKE_NOT_USED: Final = "SPIKE_NOT_USED"
+"""Said of a volume that the estimator's `spike_ratio` kept out of the run's sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +56,98 @@ def require_geometry(mask: VoxelMask, run: RunGeometry) -> None:
         )
 
 
-class BetaFrontend:
-    """One run of a beta bundle: percent signal, GLM, and trials as they fall due."""
+class Intake:
+    """What both begin with: masked voxels, judged as acquired, then smoothed.
+
+    Attributes:
+        quality: Of the last volume; None before the first.
+    """
 
     def __init__(
-        self, mask: VoxelMask, estimator: BetaEstimator, run: RunGeometry
+        self,
+        mask: VoxelMask,
+        estimator: BetaEstimator | VolumeEstimator,
+        run: RunGeometry,
+        voxel_mm: tuple[float, float, float] | None,
     ) -> None:
         """Allocate for the run.
 
         Raises:
             TensorMismatchError: The run's volumes do not fit the mask.
+            ConfigError: Smoothing is asked for and the voxels' size is unknown.
         """
         require_geometry(mask, run)
-        self._mask, self._estimator, self._run = mask, estimator, run
+        self._mask, self._voxels = mask, np.empty(mask.voxels, dtype=np.float32)
+        self._drops = estimator.spike_ratio is not UNSET
+        ratio = SPIKE_RATIO if estimator.spike_ratio is UNSET else estimator.spike_ratio
+        self._measures = RunQuality(mask.voxels, ratio)
+        self.quality: VolumeQuality | None = None
+        self._smoothing: MaskSmoothing | None = None
+        if estimator.smoothing_fwhm_mm is not UNSET:
+            if voxel_mm is None:
+                raise ConfigError(
+                    "smoothing_fwhm_mm: expected the voxels' size in mm, found none. "
+                    "Give the recording or the bundle an affine"
+                )
+            self._smoothing = MaskSmoothing(mask, voxel_mm, estimator.smoothing_fwhm_mm)
+
+    def take(self, volume_index: int, volume: np.ndarray) -> Voxels:
+        """Return the voxels of a volume; valid until the next.
+
+        Raises:
+            TensorMismatchError: Another shape or dtype, or a decoded voxel that is not
+                finite; nothing has changed.
+        """
+        voxels = self._mask.select(volume, out=self._voxels)
+        self.quality = self._measures.update(volume_index, voxels)
+        if self._smoothing is not None:
+            self._smoothing(voxels, out=voxels)
+        return voxels
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the last volume stays out of the run's sums."""
+        return self._drops and self.quality is not None and self.quality.is_spike
+
+    def named(self) -> dict[str, float]:
+        """Return the measures of the last volume by name."""
+        return {} if self.quality is None else self.quality.named()
+
+    def degraded(self) -> tuple[str, ...]:
+        """Return what was not as it should be with the last volume."""
+        return (SPIKE_NOT_USED,) if self.is_dropped else ()
+
+
+class BetaFrontend:
+    """One run of a beta bundle: percent signal, GLM, and trials as they fall due."""
+
+    def __init__(
+        self,
+        mask: VoxelMask,
+        estimator: BetaEstimator,
+        run: RunGeometry,
+        *,
+        voxel_mm: tuple[float, float, float] | None = None,
+        hrf_index: Int64[np.ndarray, " voxels"] | None = None,
+    ) -> None:
+        """Allocate for the run.
+
+        Args:
+            mask: The decoded voxels.
+            estimator: How a trial's response is estimated, and when.
+            run: The run's geometry.
+            voxel_mm: Sides of a voxel; only smoothing asks for them.
+            hrf_index: Which response of the estimator's library each voxel has.
+
+        Raises:
+            TensorMismatchError: The run's volumes do not fit the mask.
+            ConfigError: The estimator asks for what is not given.
+        """
+        self._intake = Intake(mask, estimator, run, voxel_mm)
+        self._estimator, self._run = estimator, run
+        self._confounds = (
+            () if estimator.confounds is UNSET else tuple(estimator.confounds)
+        )
         self._percent = PercentSignal(mask.voxels, estimator.baseline_volumes)
         self._glm = IncrementalTrialGlm(
             mask.voxels,
@@ -67,11 +155,11 @@ class BetaFrontend:
             expected_volumes=run.expected_volumes,
             # A stimulus a volume is more than any event-related design shows.
             max_trials=run.expected_volumes,
-            hrf=estimator.hrf,
             drift_cutoff_s=estimator.drift_cutoff_s,
+            confounds=len(self._confounds),
+            responses=_responses(mask, estimator, run, hrf_index),
         )
         self._is_taken = np.zeros(run.expected_volumes, dtype=np.bool_)
-        self._voxels = np.empty(mask.voxels, dtype=np.float32)
         self._signal = np.empty(mask.voxels, dtype=np.float32)
         self._open: list[tuple[int, Trial]] = []
 
@@ -79,6 +167,14 @@ class BetaFrontend:
     def invalid_voxels(self) -> int:
         """Voxels whose baseline is not positive; they count as zero."""
         return self._percent.invalid_voxels
+
+    def quality(self) -> dict[str, float]:
+        """Return the measures of the last volume by name."""
+        return {"invalid_voxels": float(self.invalid_voxels), **self._intake.named()}
+
+    def degraded(self) -> tuple[str, ...]:
+        """Return what was not as it should be with the last volume."""
+        return self._intake.degraded()
 
     def add_trial(self, trial: Trial) -> None:
         """Announce a stimulus.
@@ -93,12 +189,24 @@ class BetaFrontend:
         )
         self._open.append((due, trial))
 
-    def add_volume(self, volume_index: int, volume: np.ndarray) -> list[DueTrial]:
+    def add_volume(
+        self,
+        volume_index: int,
+        volume: np.ndarray,
+        confounds: Mapping[str, float] | None = None,
+    ) -> list[DueTrial]:
         """Take a volume and return the trials that are due with it.
 
+        Args:
+            volume_index: Acquisition index.
+            volume: x, y, z.
+            confounds: Values by name; those that the estimator does not name are not
+                looked at.
+
         Raises:
-            TensorMismatchError: Another shape or dtype, or an index taken before or
-                outside the announced run; nothing has changed.
+            TensorMismatchError: Another shape or dtype, a decoded voxel or a confound
+                that is not finite, a confound that is not given, or an index taken
+                before or outside the announced run; nothing has changed.
         """
         size = self._is_taken.size
         # The GLM, which checks the same, never sees the volumes of the baseline.
@@ -108,12 +216,36 @@ class BetaFrontend:
                 expected=f"0 to {size - 1}, each once",
                 found=f"{volume_index}",
             )
-        self._mask.select(volume, out=self._voxels)
-        signal = self._percent.update(self._voxels, out=self._signal)
+        values = self._values(confounds or {})
+        voxels = self._intake.take(volume_index, volume)
         self._is_taken[volume_index] = True
-        if signal is not None:
-            self._glm.update(volume_index, signal)
+        if not self._intake.is_dropped:
+            signal = self._percent.update(voxels, out=self._signal)
+            if signal is not None:
+                self._glm.update(volume_index, signal, values)
         return self._due(volume_index)
+
+    def estimates(self) -> list[DueTrial]:
+        """Return what the volumes so far say of the trials that are not due yet.
+
+        Earlier estimates of what `add_volume` returns once; no model is trained on
+        them, so that none should be asked what they mean.
+        """
+        return [DueTrial(trial, self._estimate(trial)) for _, trial in self._open]
+
+    def _values(
+        self, confounds: Mapping[str, float]
+    ) -> Float64[np.ndarray, " confounds"]:
+        lacking = [name for name in self._confounds if name not in confounds]
+        if lacking:
+            raise TensorMismatchError(
+                "confounds",
+                expected=f"{', '.join(self._confounds)} with every volume",
+                found=f"no {', '.join(lacking)}",
+            )
+        values = np.array([confounds[name] for name in self._confounds], np.float64)
+        require_finite("confounds", values)
+        return values
 
     def skip_volume(self, volume_index: int) -> list[DueTrial]:
         """Pass over a volume that never came: a row that does not exist."""
@@ -146,6 +278,7 @@ class VolumeFrontend:
         *,
         prior: Voxels,
         scale: Voxels,
+        voxel_mm: tuple[float, float, float] | None = None,
     ) -> None:
         """Start the run's own baseline.
 
@@ -155,23 +288,67 @@ class VolumeFrontend:
             run: The run's geometry.
             prior: Mean of the calibration runs.
             scale: Their residual standard deviation.
+            voxel_mm: Sides of a voxel; only smoothing asks for them.
 
         Raises:
             TensorMismatchError: The run's volumes do not fit the mask.
+            ConfigError: The estimator asks for what is not given.
         """
-        require_geometry(mask, run)
-        self._mask = mask
+        self._intake = Intake(mask, estimator, run, voxel_mm)
         statistics = CausalStatistics(
             prior, scale, estimator.kind, estimator.prior_weight, estimator.slope_sd
         )
         self._normaliser = CausalNormaliser(statistics, run.expected_volumes)
-        self._voxels = np.empty(mask.voxels, dtype=np.float32)
+        self._expected = run.expected_volumes
+
+    def quality(self) -> dict[str, float]:
+        """Return the measures of the last volume by name."""
+        return self._intake.named()
+
+    def degraded(self) -> tuple[str, ...]:
+        """Return what was not as it should be with the last volume."""
+        return self._intake.degraded()
 
     def add_volume(self, volume_index: int, volume: np.ndarray) -> Voxels:
         """Return the normalised voxels of a volume; indices may have gaps.
 
         Raises:
-            TensorMismatchError: Another shape or dtype.
+            TensorMismatchError: Another shape or dtype, a decoded voxel that is not
+                finite, or an index outside the announced run; nothing has changed.
         """
-        self._mask.select(volume, out=self._voxels)
-        return self._normaliser.update(self._voxels, volume_index)
+        if not 0 <= volume_index < self._expected:
+            raise TensorMismatchError(
+                "volume_index",
+                expected=f"0 to {self._expected - 1}",
+                found=f"{volume_index}",
+            )
+        voxels = self._intake.take(volume_index, volume)
+        return self._normaliser.update(
+            voxels, volume_index, is_outlier=self._intake.is_dropped
+        )
+
+
+def _responses(
+    mask: VoxelMask,
+    estimator: BetaEstimator,
+    run: RunGeometry,
+    hrf_index: Int64[np.ndarray, " voxels"] | None,
+) -> Responses:
+    times_s = None
+    if estimator.has_slice_times is True:
+        if not run.slice_times_s:
+            raise ConfigError(
+                f"run {run.run_id}: expected the times of its slices, which the "
+                "estimator asks for, found none. Announce them with the run"
+            )
+        times_s = voxel_slice_times_s(mask, run.slice_times_s, run.tr_s)
+    if estimator.hrf_library is UNSET:
+        return Responses.of(mask.voxels, (estimator.hrf,), slice_times_s=times_s)
+    if hrf_index is None:
+        raise ConfigError(
+            f"hrf_library: expected which of {len(estimator.hrf_library)} responses "
+            "each voxel has, found no choice. Choose them in training runs"
+        )
+    return Responses.of(
+        mask.voxels, estimator.hrf_library, hrf_index=hrf_index, slice_times_s=times_s
+    )

@@ -32,6 +32,7 @@ from runtime.heads import Retrieval
 from runtime.model import Model, open_model
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import VoxelMask
+from runtime.preprocess.smooth import voxel_sizes_mm
 from runtime.sealed import read_manifest
 from runtime.signing import Trust
 
@@ -146,11 +147,13 @@ class RunDecoder:
 
         Raises:
             TensorMismatchError: The run's volumes do not fit the bundle's mask.
+            ConfigError: The run does not say what the estimator asks for.
         """
         estimator, space = self._estimator, self.bundle.feature_space()
+        voxel_mm = voxel_sizes_mm(np.array(self.bundle.manifest.voxels.affine))
         if isinstance(estimator, BetaEstimator):
             self._run = TrialDecoder(
-                BetaFrontend(self._mask, estimator, run),
+                BetaFrontend(self._mask, estimator, run, voxel_mm=voxel_mm),
                 self._reader,
                 run,
                 space=space,
@@ -163,6 +166,7 @@ class RunDecoder:
             run,
             prior=space.affine.mean,
             scale=space.affine.scale,
+            voxel_mm=voxel_mm,
         )
         self._run = VolumeDecoder(
             frontend,
@@ -205,7 +209,8 @@ class RunDecoder:
         )
         # A front end alone, which answers nothing, has not met an engine.
         if report.answer is not None and self.model.troubles:
-            report = replace(report, degraded=self.model.troubles)
+            troubles = (*report.degraded, *self.model.troubles)
+            report = replace(report, degraded=troubles)
         return report, self._marked(trials)
 
     def skip_volume(

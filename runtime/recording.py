@@ -62,6 +62,9 @@ class RecordedRun:
     file: Path
     first_volume: int = 0
     """Where the run starts in the file."""
+    slice_times_s: tuple[float, ...] = ()
+    """When each slice along z is acquired, after the start of its volume; empty where
+    the recording does not say."""
 
     @property
     def volume_count(self) -> int:
@@ -93,6 +96,30 @@ class RecordedRun:
                 raise _range_error(self.file)
             data = np.rint(data)
         return np.ascontiguousarray(data, dtype=np.int16)
+
+    def confounds(self, names: Sequence[str]) -> tuple[dict[str, float], ...]:
+        """Read the named confounds of every volume.
+
+        They are columns of ``_desc-confounds_timeseries.tsv`` beside the run, a line a
+        volume, as fMRIPrep writes them.
+
+        Raises:
+            RecordingError: The file or a column is missing, or holds no number.
+        """
+        if not names:
+            return ({},) * self.volume_count
+        stem = self.file.name.removesuffix("_bold.nii.gz")
+        file = self.file.with_name(f"{stem}_desc-confounds_timeseries.tsv")
+        rows = list(csv.DictReader(_text(file).splitlines(), delimiter="\t"))
+        if len(rows) != self.volume_count:
+            raise RecordingError(
+                f"{file}: expected {self.volume_count} lines, one a volume, found "
+                f"{len(rows)}"
+            )
+        return tuple(
+            {name: _number(file, line, name, row) for name in names}
+            for line, row in enumerate(rows, start=2)
+        )
 
     def __iter__(self) -> Iterator[Int16[np.ndarray, "x y z"]]:
         return iter(self.volumes())
@@ -207,6 +234,17 @@ class Sidecar(msgspec.Struct, frozen=True):
     """What is read of a run's `_bold.json`; it holds much more."""
 
     tr_s: float = msgspec.field(name="RepetitionTime")
+    slice_times_s: tuple[float, ...] = msgspec.field(name="SliceTiming", default=())
+    slice_direction: str = msgspec.field(name="SliceEncodingDirection", default="k")
+
+    def along_z(self) -> tuple[float, ...]:
+        """Return the slices' times along z; none where slices lie along another axis.
+
+        BIDS lists them from the last slice where the direction is ``k-``.
+        """
+        if self.slice_direction == "k-":
+            return self.slice_times_s[::-1]
+        return self.slice_times_s if self.slice_direction == "k" else ()
 
 
 def _bids_runs(folder: Path) -> list[RecordedRun]:
@@ -224,7 +262,8 @@ def _bids_run(file: Path) -> RecordedRun:
     image = _open_image(file, dimensions=4)
     sidecar = file.with_name(f"{stem}_bold.json")
     try:
-        tr_s = msgspec.json.decode(_text(sidecar), type=Sidecar).tr_s
+        said = msgspec.json.decode(_text(sidecar), type=Sidecar)
+        tr_s = said.tr_s
     except (msgspec.DecodeError, RecursionError) as error:
         raise RecordingError(
             f"{sidecar}: expected a JSON object with RepetitionTime in seconds, "
@@ -242,6 +281,7 @@ def _bids_run(file: Path) -> RecordedRun:
         events=_bids_events(file.with_name(f"{stem}_events.tsv")),
         labels=(None,) * int(image.shape[3]),
         file=file,
+        slice_times_s=said.along_z(),
     )
 
 
@@ -275,6 +315,20 @@ def _bids_events(file: Path) -> tuple[RecordedEvent, ...]:
             f"{file}: expected each trial_id once, found {twice} twice"
         )
     return tuple(events)
+
+
+def _number(file: Path, line: int, name: str, row: dict[str, str | None]) -> float:
+    text = row.get(name)
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        found = "no such column" if text is None else repr(text)
+        raise RecordingError(
+            f"{file}: expected a number for {name} in line {line}, found {found}"
+        )
+    return number
 
 
 def _mask_file(folder: Path, *, is_haxby: bool) -> Path:

@@ -14,16 +14,17 @@ PIVOT_TOLERANCE = 1e-4
 
 
 @functools.cache
-def area_spline():
+def area_spline(peak_s=6.0):
     """The integral from 0 of SPM's canonical response, on a grid of a millisecond."""
     times_s = np.linspace(0, 32, 32001)
-    density = gamma.pdf(times_s, 6) - gamma.pdf(times_s, 16) / 6
+    density = gamma.pdf(times_s, peak_s) - gamma.pdf(times_s, 16) / 6
     return CubicSpline(times_s, density / (1 - 1 / 6)).antiderivative()
 
 
-def regressor(onset_s, duration_s, tr_s, volumes):
-    since_s = (np.arange(volumes) + 0.5) * tr_s - onset_s
-    area = area_spline()
+def regressor(onset_s, duration_s, tr_s, volumes, sample_s=None, peak_s=6.0):
+    sample_s = tr_s / 2 if sample_s is None else sample_s
+    since_s = np.arange(volumes) * tr_s + sample_s - onset_s
+    area = area_spline(peak_s)
     # The response is cut after 32 s.
     return area(np.clip(since_s, 0, 32)) - area(np.clip(since_s - duration_s, 0, 32))
 
@@ -59,7 +60,9 @@ def percent_signal(run, taken, baseline_volumes):
     return rows, 100 * (run[rows].astype(np.float64) / baseline - 1)
 
 
-def trial_beta(run, taken, trial, others, estimator, tr_s):
+def trial_beta(
+    run, taken, trial, others, estimator, tr_s, *, confounds=None, **response
+):
     """Return one trial's beta from the rows of `run` named by `taken`, or None.
 
     Args:
@@ -69,6 +72,8 @@ def trial_beta(run, taken, trial, others, estimator, tr_s):
         others: All other trials that are known at the decision.
         estimator: Delay, baseline and cut-off.
         tr_s: Repetition time.
+        confounds: Every volume's, ``[volumes, confounds]``.
+        response: What `regressor` is told of all voxels.
     """
     volumes = len(run)
     if len(taken) < estimator.baseline_volumes:
@@ -78,12 +83,15 @@ def trial_beta(run, taken, trial, others, estimator, tr_s):
         return None
     columns = [
         np.ones(volumes),
-        regressor(trial.onset_s, trial.duration_s, tr_s, volumes),
+        regressor(trial.onset_s, trial.duration_s, tr_s, volumes, **response),
     ]
-    rest = [regressor(o.onset_s, o.duration_s, tr_s, volumes) for o in others]
+    rest = [
+        regressor(o.onset_s, o.duration_s, tr_s, volumes, **response) for o in others
+    ]
     columns.append(np.sum(rest, axis=0) if rest else np.zeros(volumes))
     drift = cosines(volumes, tr_s, estimator.drift_cutoff_s)
-    X = np.column_stack((*columns, drift))[rows]
+    nuisance = [] if confounds is None else [confounds - confounds[rows[0]]]
+    X = np.column_stack((*columns, drift, *nuisance))[rows]
     kept = kept_columns(X)
     if 1 not in kept:
         return None

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int64
+from msgspec import UNSET
 
 from runtime.answers import RunGeometry, Trial
 from runtime.errors import RecordingError
 from runtime.estimator import BetaEstimator, VolumeEstimator
 from runtime.frontend import BetaFrontend, DueTrial, VolumeFrontend
 from runtime.preprocess import AffineNormaliser, CausalStatistics, VoxelMask
+from runtime.preprocess.smooth import MaskSmoothing, voxel_sizes_mm
 from runtime.recording import RecordedEvent, RecordedRun, Recording, timeline
 
 Progress = Callable[[int, int], None]
@@ -50,7 +52,9 @@ class TrialBetas:
 
 def geometry(run: RecordedRun) -> RunGeometry:
     """Return what a server would be told of this run at its start."""
-    return RunGeometry(run.run_id, run.shape, run.tr_s, run.volume_count)
+    return RunGeometry(
+        run.run_id, run.shape, run.tr_s, run.volume_count, run.slice_times_s
+    )
 
 
 def trial_betas(
@@ -94,13 +98,17 @@ def trial_betas(
 def _due_trials(
     run: RecordedRun, mask: VoxelMask, estimator: BetaEstimator
 ) -> list[DueTrial]:
-    frontend = BetaFrontend(mask, estimator, geometry(run))
+    frontend = BetaFrontend(
+        mask, estimator, geometry(run), voxel_mm=voxel_sizes_mm(run.affine)
+    )
+    names = () if estimator.confounds is UNSET else estimator.confounds
+    confounds = run.confounds(names)
     volumes, due = run.volumes(), []
     for item in timeline(run):
         if isinstance(item, RecordedEvent):
             frontend.add_trial(Trial(item.trial_id, item.onset_s, item.duration_s))
         else:
-            due += frontend.add_volume(item, volumes[item])
+            due += frontend.add_volume(item, volumes[item], confounds[item])
     return due
 
 
@@ -113,12 +121,23 @@ def volume_statistics(
     runs: Sequence[RecordedRun], mask: VoxelMask, estimator: VolumeEstimator
 ) -> CausalStatistics:
     """Fit what the causal normalisation of volumes takes from calibration runs."""
-    masked = [
-        np.stack([mask.select(volume) for volume in run.volumes()]) for run in runs
-    ]
+    masked = [_masked(run, mask, estimator) for run in runs]
     return CausalStatistics.fit(
         masked, estimator.kind, estimator.prior_weight, estimator.slope_sd
     )
+
+
+def _masked(
+    run: RecordedRun, mask: VoxelMask, estimator: VolumeEstimator
+) -> Float32[np.ndarray, "times voxels"]:
+    rows = np.stack([mask.select(volume) for volume in run.volumes()])
+    if estimator.smoothing_fwhm_mm is not UNSET:
+        smoothing = MaskSmoothing(
+            mask, voxel_sizes_mm(run.affine), estimator.smoothing_fwhm_mm
+        )
+        for row in rows:
+            smoothing(row, out=row)
+    return rows
 
 
 def volume_features(
@@ -134,6 +153,7 @@ def volume_features(
         geometry(run),
         prior=statistics.prior,
         scale=statistics.scale,
+        voxel_mm=voxel_sizes_mm(run.affine),
     )
     return np.stack(
         [frontend.add_volume(i, volume) for i, volume in enumerate(run.volumes())]

@@ -69,6 +69,16 @@ class RunningCentre:
             self._coefficients[row] += self._work
         return self._level(x)
 
+    def at(self, volume_index: int) -> Float64[np.ndarray, " voxels"]:
+        """Return the level expected of a volume that is not taken; valid as above."""
+        if not self._has_slope:
+            weight = self._weight + self._count
+            if weight == 0.0:
+                self._centre[:] = self._coefficients[0]
+                return self._centre
+            return np.divide(self._sum, weight, out=self._centre)
+        return self._level(np.array([1.0, volume_index / max(self._expected - 1, 1)]))
+
     def _level(
         self, x: Float64[np.ndarray, " parameters"]
     ) -> Float64[np.ndarray, " voxels"]:

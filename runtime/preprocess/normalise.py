@@ -148,6 +148,8 @@ class CausalNormaliser:
         voxels: Float32[np.ndarray, " voxels"],
         volume_index: int | None = None,
         out: Float32[np.ndarray, " voxels"] | None = None,
+        *,
+        is_outlier: bool = False,
     ) -> Float32[np.ndarray, " voxels"]:
         """Take one volume and return it normalised.
 
@@ -156,6 +158,8 @@ class CausalNormaliser:
             volume_index: Acquisition index, where volumes are missing; by default one
                 more than the last.
             out: Written and returned instead of a new array.
+            is_outlier: The centre stays as it is: a volume that nobody believes says
+                nothing of where the run lies.
 
         Raises:
             TensorMismatchError: Another number of voxels or dtype, values that are not
@@ -171,7 +175,9 @@ class CausalNormaliser:
                 "volume_index", expected=f"0 to {self._expected - 1}", found=f"{index}"
             )
         self._last = index
-        np.subtract(voxels, self._centre.update(voxels, index), out=self._work)
+        centre = self._centre
+        level = centre.at(index) if is_outlier else centre.update(voxels, index)
+        np.subtract(voxels, level, out=self._work)
         self._work *= self._gain
         if out is None:
             return self._work.astype(np.float32)

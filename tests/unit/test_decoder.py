@@ -109,7 +109,7 @@ def test_every_stage_is_timed_by_the_clock_that_was_given():
     volumes, trials = played(new_decoder(), scanned())
 
     assert volumes[0].stage_ns == {"frontend": 1000}
-    assert volumes[0].quality == {"invalid_voxels": 0.0}
+    assert volumes[0].quality["invalid_voxels"] == 0.0
     names = ["normalise", "encoder", "flow", "heads", "image"]
     assert trials[0].stage_ns == dict.fromkeys(names, 1000)
 

@@ -62,7 +62,7 @@ def test_every_time_that_is_left_out_exists():
 
 @pytest.mark.parametrize(
     ("outcome", "name"),
-    [pair for pair in FIELDS if pair[1] != "nbytes"],
+    [pair for pair in FIELDS if pair[1] not in {"nbytes", "quality"}],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_change_of_any_field_but_a_time_is_named(outcome, name):
@@ -71,6 +71,16 @@ def test_a_change_of_any_field_but_a_time_is_named(outcome, name):
     changed = structs.replace(outcome, **{name: value})
 
     assert compared(outcome, changed) == ([] if name in TIMES else [name])
+
+
+def test_a_measure_is_compared_where_the_record_has_it():
+    none, one, changed, more = (
+        structs.replace(OUTCOMES[0], quality=quality)
+        for quality in ({}, {"a": 1.0}, {"a": 2.0}, {"a": 1.0, "b": 3.0})
+    )
+
+    assert compared(one, changed) == compared(one, none) == ["quality"]
+    assert compared(one, more) == compared(none, more) == []
 
 
 def test_zero_has_a_sign_and_nan_is_itself():

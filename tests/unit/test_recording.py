@@ -214,3 +214,58 @@ def test_a_missing_nibabel_names_the_extra(bids, monkeypatch):
         "nibabel: expected the extra scanner, found it missing. "
         "Install neuroflow-rt[scanner]"
     )
+
+
+@pytest.mark.parametrize(
+    ("direction", "wanted"), [("k", (0.0, 0.7)), ("k-", (0.7, 0.0)), ("j", ())]
+)
+def test_slice_times_are_told_along_z(bids, direction, wanted):
+    sidecar = bids / "sub-01/func/sub-01_task-look_run-01_bold.json"
+    said = {"SliceTiming": [0.0, 0.7], "SliceEncodingDirection": direction}
+    sidecar.write_text(json.dumps({"RepetitionTime": 1.5} | said))
+
+    run, other = open_recording(bids).runs
+
+    assert run.slice_times_s == wanted
+    assert other.slice_times_s == ()
+
+
+def test_confounds_are_read_by_name_a_line_a_volume(bids):
+    run = open_recording(bids).runs[0]
+    file = bids / "sub-01/func/sub-01_task-look_run-01_desc-confounds_timeseries.tsv"
+    lines = [f"{k}\t{-k / 8}\t{k}" for k in range(6)]
+    file.write_text("\n".join(["breath\ttrans_x\tother", *lines]) + "\n")
+
+    assert run.confounds(()) == ({},) * 6
+    assert run.confounds(("trans_x", "breath"))[2] == {"trans_x": -0.25, "breath": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "expected a file, found none"),
+        ("fd\n" + "1\n" * 5, "expected 6 lines, one a volume, found 5"),
+        (
+            "fd\nn/a\n" + "1\n" * 5,
+            "expected a number for fd in line 2, found 'n/a'",
+        ),
+        (
+            "dvars\n" + "1\n" * 6,
+            "expected a number for fd in line 2, found no such column",
+        ),
+        (
+            "fd\n" + "1\n" * 5 + "inf\n",
+            "expected a number for fd in line 7, found 'inf'",
+        ),
+    ],
+)
+def test_confounds_that_are_not_there_are_refused(bids, text, message):
+    run = open_recording(bids).runs[0]
+    file = bids / "sub-01/func/sub-01_task-look_run-01_desc-confounds_timeseries.tsv"
+    if text is not None:
+        file.write_text(text)
+
+    with pytest.raises(RecordingError) as error:
+        run.confounds(("fd",))
+
+    assert str(error.value) == f"{file}: {message}"
