@@ -18,10 +18,11 @@ from export.assemble import Flow, Precision, in_precision, write_flow, write_spe
 from export.graphs import Graph
 from export.parity import Array, verdicts_of_model
 from export.precision import Half, rounded_in_float32
+from export.retrieval import Task
 from runtime.golden import Verdict
 from runtime.graphs import Form
 from runtime.manifest import GateSpec, Manifest
-from runtime.model import model_from_folder
+from runtime.model import Model, model_from_folder
 
 _ENGINES: Final[Mapping[Precision, tuple[tuple[str, Form], ...]]] = {
     "f32": (("ort", "unrolled"), ("ort", "step"), ("openvino", "step")),
@@ -42,6 +43,7 @@ def gates_of_flow(
     folder: Path,
     precisions: Sequence[Precision],
     label: str,
+    retrieval: Task | None = None,
 ) -> tuple[Manifest, tuple[GateSpec, ...]]:
     """Write a field's graphs in each precision and judge the whole model.
 
@@ -54,6 +56,7 @@ def gates_of_flow(
         folder: The bundle's; the flow's files are written over.
         precisions: What to write.
         label: What the gates' names begin with.
+        retrieval: What 8-bit engines must still find; None asks nothing of them.
 
     Returns:
         The manifest with the flow's graphs, and a gate for each metric of each result.
@@ -68,11 +71,12 @@ def gates_of_flow(
     gates: list[GateSpec] = []
     for precision in precisions:
         for backend, form in _ENGINES[precision]:
-            verdicts = _verdicts(
-                folder, manifest, tensors, golden, backend, precision, form
-            )
             start = f"{label}.{precision}.{backend}.{form}"
-            gates += _gates(verdicts, start, precision)
+            with _opened(folder, manifest, tensors, backend, precision, form) as model:
+                gates += _gates(verdicts_of_model(model, golden), start, precision)
+                if precision == "int8" and retrieval is not None:
+                    found = retrieval.change_by(model.decode_latent)
+                    gates.append(found.gate(f"{start}.ranks", precision))
         if precision in ("f16", "bf16"):
             for form, verdicts in _rounded(
                 flow, autoencoder, manifest, tensors, golden, folder, precision
@@ -108,19 +112,19 @@ def _rounded(
         specs += write_flow([rounded_in_float32(graph) for graph in graphs], scratch)
         twin = msgspec.structs.replace(manifest, graphs=tuple(specs))
         for form in _FORMS:
-            yield form, _verdicts(scratch, twin, tensors, golden, "ort", "f32", form)
+            with _opened(scratch, twin, tensors, "ort", "f32", form) as model:
+                yield form, verdicts_of_model(model, golden)
 
 
-def _verdicts(
+def _opened(
     folder: Path,
     manifest: Manifest,
     tensors: Mapping[str, Array],
-    golden: Mapping[str, Array],
     backend: str,
     precision: Precision,
     form: Form,
-) -> list[Verdict]:
-    with model_from_folder(
+) -> Model:
+    return model_from_folder(
         folder,
         manifest,
         tensors,
@@ -128,5 +132,4 @@ def _verdicts(
         precision=precision,
         threads=None,
         form=form,
-    ) as model:
-        return verdicts_of_model(model, golden)
+    )

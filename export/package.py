@@ -36,6 +36,7 @@ from export.parity import (
     unit_latents,
 )
 from export.preprocessing import Preprocessing
+from export.retrieval import ITEMS, blends, task_of
 from runtime.bundle import (
     GOLDEN,
     TENSORS,
@@ -257,7 +258,14 @@ def export_bundle(
                 else flow_vectors(reference, unit_latents(field, _SAMPLES, _SEED))
             )
             exported = flow_of(judged, method, counts)
+            retrieval = None
             if "int8" in precisions:
+                latents = (
+                    reference.encode_voxels(blends(golden_voxels, ITEMS, _SEED))[0]
+                    if judged is field
+                    else unit_latents(field, ITEMS, _SEED + 1)
+                )
+                retrieval = task_of(reference, latents, _SEED)
                 # One sample is kept from calibration, so that the judge sees a new one.
                 for z, t in reference.visited(golden["z_n"], golden["z_v"]):
                     shown = max(1, len(z) - 1)
@@ -272,6 +280,7 @@ def export_bundle(
                 folder,
                 precisions,
                 label,
+                retrieval,
             )
             gates += found
         progress("seal the bundle")

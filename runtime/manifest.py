@@ -127,10 +127,10 @@ class GateSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """One measured promise: `reached` is within `limit`."""
 
     name: str
-    metric: Literal["rel_l2", "cosine", "nonfinite"]
+    metric: Literal["rel_l2", "cosine", "nonfinite", "lost"]
     limit: float
-    """At most this relative L2 error or number of non-finite numbers, or at least this
-    cosine."""
+    """At most this relative L2 error, number of non-finite numbers or of items that
+    retrieval no longer finds, or at least this cosine."""
     reached: float
     precision: GraphPrecision = "f32"
     """Of the graphs that reached it."""
