@@ -17,15 +17,9 @@ cd "$root"
 "$python" -m neuroflow compile "$bundle" --backend tensorrt --precision "$precision" --json \
     > "$out/compile.json"
 "$python" -m pytest -q -m gpu tests | tee "$out/tests.txt"
-if "$python" -m neuroflow verify --help 2>/dev/null | grep -q tensorrt; then
-    "$python" -m neuroflow verify "$bundle" --backend tensorrt --json > "$out/verify.json"
-else
-    echo "gpu_suite: verify has no backend tensorrt; compile has held the golden vectors" >&2
-fi
-if "$python" -m neuroflow bench --help 2>/dev/null | grep -q tensorrt; then
-    "$python" -m neuroflow bench "$bundle" --backend tensorrt --json > "$out/bench.json"
-else
-    echo "gpu_suite: there is no bench for tensorrt: not run" >&2
-fi
+"$python" -m neuroflow verify "$bundle" --backend tensorrt --precision "$precision" --json \
+    > "$out/verify.json"
+"$python" -m neuroflow bench "$bundle" --backend tensorrt --precision "$precision" \
+    --json "$out/bench.json"
 "$python" -m benchmarks.gpu_suite --out "$out/torch.json" --precision "$precision"
 echo "gpu_suite: done, see $out"

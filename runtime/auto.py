@@ -12,18 +12,37 @@ from runtime.bundle import Bundle
 from runtime.engines.cache import EngineCache
 from runtime.engines.choice import Candidate, Choice, Measured, choose
 from runtime.errors import BackendError, ParityError
+from runtime.manifest import Manifest
 from runtime.model import Model, open_model
 
 CANDIDATES: Final = (
     Candidate("openvino", "f32"),
-    Candidate("openvino", "bf16"),
     Candidate("ort", "f32"),
     Candidate("tensorrt", "f32"),
     Candidate("ort_cuda", "f32"),
+    Candidate("ort", "f16"),
+    Candidate("tensorrt", "f16"),
+    Candidate("ort_cuda", "f16"),
+    Candidate("openvino", "bf16"),
+    Candidate("tensorrt", "bf16"),
+    Candidate("ort_cuda", "bf16"),
+    Candidate("openvino", "int8"),
+    Candidate("ort", "int8"),
+    Candidate("tensorrt", "int8"),
 )
 """The more exact before the faster, so that equal times take the more exact."""
+_BY_HINT: Final = Candidate("openvino", "bf16")
+"""Computed from the float32 graph, which every bundle has."""
 WARM_UPS: Final = 2
 SAMPLES: Final = 7
+
+
+def candidates_of(manifest: Manifest) -> tuple[Candidate, ...]:
+    """Return the candidates whose precision a bundle's graphs are written in."""
+    written = {graph.precision for graph in manifest.graphs}
+    return tuple(
+        one for one in CANDIDATES if one.precision in written or one == _BY_HINT
+    )
 
 
 def choose_engine(
@@ -32,7 +51,7 @@ def choose_engine(
     threads: int | None,
     clock: Callable[[], int],
     cache: EngineCache | None = None,
-    candidates: Sequence[Candidate] = CANDIDATES,
+    candidates: Sequence[Candidate] | None = None,
     opened: Callable[..., Model] = open_model,
 ) -> Choice:
     """Measure each candidate that gives the golden vectors here.
@@ -43,14 +62,15 @@ def choose_engine(
         clock: Monotonic nanoseconds.
         cache: Where compiled engines are kept, so that the one taken is not built
             twice; None keeps none.
-        candidates: What to measure, in order of preference among equals.
+        candidates: What to measure, in order of preference among equals; None takes
+            what the bundle is written in.
         opened: Opens a model, or raises; `runtime.model.open_model`.
 
     Raises:
         BackendError: No candidate can be taken.
     """
     measured = []
-    for one in candidates:
+    for one in candidates_of(bundle.manifest) if candidates is None else candidates:
         try:
             model = opened(bundle, one.backend, one.precision, threads, cache=cache)
         except (BackendError, ParityError) as error:

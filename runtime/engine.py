@@ -4,10 +4,10 @@ Knows no library: `open_engine` imports the one that is asked for.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, Protocol, runtime_checkable
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,20 @@ Backend = Literal["ort", "ort_cuda", "openvino", "tensorrt", "reference"]
 Precision = Literal["f32", "f16", "bf16", "int8"]
 """Of the arithmetic. What is not f32 keeps inputs, outputs and the flow's state so."""
 Array = Shaped[np.ndarray, "..."]
+READ_BYTES: Final = 256 * 1024
+"""From this size on it costs less to tell a library where an input lies than to copy
+it: a latent of the published size takes 1.7 MB."""
+Wait = Literal["spin", "block"]
+"""How a caller waits for a GPU: on a core of its own, or asleep."""
+
+
+class Waiting(NamedTuple):
+    """What TensorRT does while it waits: for the GPU, and for the next volume."""
+
+    wait: Wait = "block"
+    keep_warm: bool = False
+    """Repeat the flow's last call between volumes, so that the GPU keeps its clocks."""
+
 
 _MODULES: Final = MappingProxyType(
     {
@@ -47,7 +61,7 @@ class Engine(Protocol):
 
         Args:
             inputs: Exactly the graph's inputs, of exactly their shapes and dtypes;
-                copied before the call returns.
+                read no longer when the call returns.
 
         Returns:
             The graph's outputs; read-only and valid until the next call.
@@ -76,8 +90,55 @@ def read_only(buffers: Mapping[str, Array]) -> Mapping[str, Array]:
     return MappingProxyType(views)
 
 
+class Inputs:
+    """An engine's inputs: large ones are read where they lie, others are copied."""
+
+    def __init__(
+        self, specs: tuple[TensorSpec, ...], bind: Callable[[str, Array], None]
+    ) -> None:
+        """Allocate the buffers of those that are copied.
+
+        Args:
+            specs: What the manifest says of the inputs.
+            bind: Tells the library from which memory to read an input.
+        """
+        self._buffers, self._bind = allocate(specs), bind
+        # Kept, so that the memory that the library reads stays where it is.
+        self._bound = dict(self._buffers)
+        for name, buffer in self._buffers.items():
+            bind(name, buffer)
+
+    def take(self, inputs: Mapping[str, Array]) -> None:
+        """Let the library read these; it must be done with them when a call returns.
+
+        Raises:
+            TensorMismatchError: Another set of names, another shape or another dtype.
+        """
+        check_inputs(self._buffers, inputs)
+        for name, buffer in self._buffers.items():
+            array = inputs[name]
+            is_read = array.nbytes >= READ_BYTES and array.flags.carray
+            if not is_read:
+                np.copyto(buffer, array)
+            place = array if is_read else buffer
+            if place is not self._bound[name]:
+                self._bind(name, place)
+                self._bound[name] = place
+
+
 def fill(buffers: Mapping[str, Array], inputs: Mapping[str, Array]) -> None:
     """Copy inputs into an engine's buffers.
+
+    Raises:
+        TensorMismatchError: Another set of names, another shape or another dtype.
+    """
+    check_inputs(buffers, inputs)
+    for name, buffer in buffers.items():
+        np.copyto(buffer, inputs[name])
+
+
+def check_inputs(buffers: Mapping[str, Array], inputs: Mapping[str, Array]) -> None:
+    """Refuse what are not a graph's inputs.
 
     Raises:
         TensorMismatchError: Another set of names, another shape or another dtype.
@@ -96,7 +157,6 @@ def fill(buffers: Mapping[str, Array], inputs: Mapping[str, Array]) -> None:
                 expected=f"{buffer.dtype} {list(buffer.shape)}",
                 found=f"{array.dtype} {list(array.shape)}",
             )
-        np.copyto(buffer, array)
 
 
 def check_ports(
@@ -128,6 +188,7 @@ def open_engine(
     precision: Precision = "f32",
     threads: int | None = None,
     kept: KeptEngine | None = None,
+    waiting: Waiting | None = None,
 ) -> Engine:
     """Compile a graph.
 
@@ -139,9 +200,11 @@ def open_engine(
         precision: Of the arithmetic; inputs and outputs are float32 either way.
         threads: Threads of one evaluation; None leaves the choice to the library.
         kept: Where compiled engines are kept between starts; None keeps none.
+        waiting: How TensorRT waits; None where the backend has no such choice.
 
     Raises:
-        BackendError: Unknown, missing or failing library, or a precision it lacks.
+        BackendError: Unknown, missing or failing library, a precision it lacks, or a
+            way of waiting that it has not.
         BundleError: The file is no flat graph of standard operators with its weights.
         TensorMismatchError: The file's inputs or outputs differ from the manifest's.
     """
@@ -149,10 +212,16 @@ def open_engine(
         raise BackendError(
             f"backend: expected one of {', '.join(_MODULES)}, found {backend}"
         )
+    if waiting is not None and backend != "tensorrt":
+        raise BackendError(
+            f"waiting: expected the backend tensorrt, which alone has a choice, "
+            f"found {backend}"
+        )
     # Before the library is even loaded: it must never parse what this refuses.
     check_file(path, graph)
     module = importlib.import_module(_MODULES[backend])
+    choices = {} if waiting is None else {"waiting": waiting}
     engine: Engine = module.open_engine(
-        path, graph, precision=precision, threads=threads, kept=kept
+        path, graph, precision=precision, threads=threads, kept=kept, **choices
     )
     return engine

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
-from runtime.engine import Engine, Precision, open_engine
+from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache, KeptEngine
 from runtime.errors import BackendError
 from runtime.manifest import GraphSpec, Manifest
@@ -60,6 +60,7 @@ def open_engines(
     threads: int | None,
     form: Form | None = None,
     cache: EngineCache | None = None,
+    waiting: Waiting | None = None,
 ) -> dict[str, Engine]:
     """Compile the graphs of a model; nobody has judged them yet.
 
@@ -71,6 +72,8 @@ def open_engines(
         threads: Threads of one evaluation; None leaves the choice to the library.
         form: How the flow runs; None takes what suits the backend.
         cache: Where compiled engines are kept between starts; None keeps none.
+        waiting: How TensorRT waits; None for other backends. One graph is enough to
+            keep a GPU warm: the flow's that is called for every answer.
 
     Returns:
         The engine of each graph, by name.
@@ -85,8 +88,9 @@ def open_engines(
             f"backend: expected one of {', '.join(FORMS)}, found {backend}"
         )
     engines: dict[str, Engine] = {}
+    names = ("encoder", "decoder", *flow_graphs(backend, form))
     try:
-        for name in ("encoder", "decoder", *flow_graphs(backend, form)):
+        for name in names:
             graph = graph_of(manifest, name, backend, precision)
             engines[name] = open_engine(
                 backend,
@@ -99,6 +103,11 @@ def open_engines(
                     if cache is None
                     else kept_engine(cache, manifest, graph, precision)
                 ),
+                waiting=(
+                    waiting
+                    if waiting is None or name == names[2]
+                    else waiting._replace(keep_warm=False)
+                ),
             )
     except BaseException:
         for engine in engines.values():
@@ -109,7 +118,14 @@ def open_engines(
 
 def told_precision(graph: GraphSpec, backend: str, precision: Precision) -> Precision:
     """Return what an engine is told: not what the graph itself says."""
-    is_said = precision == "int8" or (backend == "ort" and graph.precision == "f16")
+    if backend in ("tensorrt", "ort_cuda"):
+        # Strongly typed: a graph is opened as what it is written in, or not at all. Of
+        # 8 bits the bundle has the flow alone, and its other graphs are in float32.
+        return graph.precision if precision == "int8" else precision
+    is_said = precision == "int8" or (
+        graph.precision == precision
+        and (backend == "reference" or (backend == "ort" and precision == "f16"))
+    )
     return "f32" if is_said else precision
 
 

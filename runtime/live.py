@@ -22,14 +22,14 @@ from runtime.bundle import (
 )
 from runtime.decoder import Reader, TrialDecoder, VolumeDecoder
 from runtime.encoder import Encoder
-from runtime.engine import Precision
+from runtime.engine import Precision, Waiting
 from runtime.engines.cache import EngineCache
 from runtime.errors import BundleError, UsageError
 from runtime.estimator import BetaEstimator, live_estimator
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
 from runtime.heads import Retrieval
-from runtime.model import Model, open_model
+from runtime.model import SAMPLES, Model, open_model
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import VoxelMask
 from runtime.preprocess.smooth import voxel_sizes_mm
@@ -273,6 +273,7 @@ def open_decoder(
     trust: Trust = None,
     cache: EngineCache | None = None,
     behind: Sequence[str] = (),
+    waiting: Waiting | None = None,
 ) -> RunDecoder:
     """Verify and open a bundle and a gallery.
 
@@ -287,6 +288,7 @@ def open_decoder(
         cache: Where compiled engines are kept between starts; None keeps none.
         behind: Backends that take over, in f32, where an engine fails later on; every
             answer from then on says so.
+        waiting: How TensorRT waits; None takes its defaults, or is another backend.
 
     Raises:
         BundleError: One of them is not exactly what its manifest lists or not signed
@@ -301,7 +303,14 @@ def open_decoder(
         latent = bundle.manifest.latent
         gallery = open_gallery(gallery_folder, latent, trust=trust)
         model = open_model(
-            bundle, backend, precision, threads, cache=cache, behind=behind
+            bundle,
+            backend,
+            precision,
+            threads,
+            cache=cache,
+            behind=behind,
+            waiting=waiting,
+            samples=SAMPLES,
         )
         try:
             return RunDecoder(bundle, gallery, model, abstain_below=abstain_below)

@@ -7,12 +7,13 @@ an engine that takes over later before it answers.
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from runtime.arrays import Shaped
 from runtime.bundle import Bundle
-from runtime.engine import Engine, Precision, open_engine
+from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache
 from runtime.engines.standby import Opener
 from runtime.golden import LIMITS, check_golden, limits_of
@@ -20,7 +21,11 @@ from runtime.graphs import Form, graph_of, open_engines
 from runtime.manifest import Manifest
 from runtime.maps import Model
 
-__all__ = ["Model", "model_from_folder", "open_model"]
+__all__ = ["SAMPLES", "Model", "model_from_folder", "open_model"]
+
+SAMPLES: Final = 1
+"""Golden samples that a server's engines are judged by: it has to start, or to go on in
+the middle of a run. `compile` and `verify` take all."""
 
 
 def open_model(
@@ -31,12 +36,14 @@ def open_model(
     form: Form | None = None,
     cache: EngineCache | None = None,
     behind: Sequence[str] = (),
+    waiting: Waiting | None = None,
+    samples: int | None = None,
 ) -> Model:
     """Compile a bundle's graphs and hold them against its golden vectors.
 
     Args:
         bundle: Stays open for as long as the model.
-        backend: ``ort`` or ``openvino``.
+        backend: Engine library; a key of `runtime.graphs.FORMS`.
         precision: Of the arithmetic. OpenVINO computes float32 graphs in what it is
             told; ONNX Runtime computes what a graph says, and on the CPU no bf16.
         threads: Threads of one evaluation; None leaves the choice to the library.
@@ -44,6 +51,9 @@ def open_model(
             suits the backend.
         cache: Where compiled engines are kept between starts; None keeps none.
         behind: Backends that take over, in f32, where an engine fails later on.
+        waiting: How TensorRT waits; None takes its defaults, or is another backend.
+        samples: How many golden samples to judge by; None takes all. An engine that is
+            wrong is wrong at the first: it has the same weights for each.
 
     Raises:
         BackendError: The library is missing, lacks the precision or refuses a graph.
@@ -57,6 +67,7 @@ def open_model(
         threads=threads,
         form=form,
         cache=cache,
+        waiting=waiting,
     )
     model = Model(bundle.manifest, engines, bundle.tensors)
     if behind:
@@ -67,7 +78,7 @@ def open_model(
     try:
         graph = graph_of(bundle.manifest, "step", backend, precision)
         limits = limits_of(graph.precision, precision)
-        check_golden(model, bundle.golden(), limits, model.backend)
+        check_golden(model, bundle.golden(), limits, model.backend, samples)
     except BaseException:
         model.close()
         raise
@@ -94,7 +105,7 @@ def _judge_alone(bundle: Bundle, name: str, engine: Engine) -> None:
         BackendError: The engine failed.
     """
     model = Model(bundle.manifest, {name: engine}, bundle.tensors)
-    check_golden(model, bundle.golden(), LIMITS["f32"], f"{engine.name} f32")
+    check_golden(model, bundle.golden(), LIMITS["f32"], f"{engine.name} f32", SAMPLES)
 
 
 def model_from_folder(

@@ -25,17 +25,22 @@ from runtime.bench.result import (
 )
 from runtime.bench.statistics import check_counts
 from runtime.bench.table import comparison, report
-from runtime.bench.work import Sizes
+from runtime.bench.work import BYTES_OF, Sizes
 from runtime.bundle import open_bundle
+from runtime.engine import Precision
 from runtime.errors import ArtifactError, UsageError
 from runtime.manifest import Manifest
 from training.config import config_from_preset
 from verbs.bench_machine import read_machine, read_moment, read_times
-from verbs.bench_orders import Child, Job, Kind
+from verbs.bench_orders import Job, Kind, started
 from verbs.bench_rounds import Plan, Turns
 from verbs.bench_sizes import sizes_of_bundle, sizes_of_config, work_of
 
-PEERS: Final = ("openvino", "ort", "torch", "torch-compile")
+ENGINES: Final = ("openvino", "ort", "ort_cuda", "tensorrt", "reference")
+TORCH: Final = ("torch", "torch-compile")
+PEERS: Final = (*ENGINES, *TORCH)
+_TYPED: Final = ("ort_cuda", "tensorrt")
+"""Compute half only where the graph is written in it."""
 FEWEST_ROUNDS: Final = 6
 """With fewer, no interval of a median has the confidence."""
 
@@ -101,12 +106,18 @@ def check_options(options: Options) -> None:
     if (options.bundle is None) == (options.preset is None):
         found = "neither" if options.bundle is None else "both"
         raise UsageError(f"bench: expected a BUNDLE or --preset, found {found}")
-    for peer in options.against:
+    for text in options.against:
+        peer, precision = peer_of(text, options.precision)
         if peer not in PEERS:
             raise UsageError(
                 f"against: expected some of {','.join(PEERS)}, found {peer}"
             )
-        if peer.startswith("torch") and options.preset is None:
+        known = ("f32", "bf16") if peer in TORCH else tuple(BYTES_OF)
+        if precision not in known:
+            raise UsageError(
+                f"against: expected {peer} in one of {', '.join(known)}, found {text}"
+            )
+        if peer in TORCH and options.preset is None:
             raise UsageError(
                 f"against: expected --preset for {peer}, found a bundle, which holds "
                 "graphs and not torch's weights"
@@ -128,6 +139,37 @@ def check_options(options: Options) -> None:
     for name, amount in (("tr", plan.period_s), ("seconds", plan.seconds)):
         if not 0 < amount < 3600:
             raise UsageError(f"{name}: expected 0 to 3600 seconds, found {amount:g}")
+
+
+def peer_of(text: str, wanted: str) -> tuple[str, str]:
+    """Return an engine and its precision, as in ``openvino:int8``.
+
+    Without one it is that of the run, where the engine has it: ONNX Runtime computes in
+    float32 on the CPU, torch in float32 or bfloat16.
+    """
+    peer, _, precision = text.partition(":")
+    if precision:
+        return peer, precision
+    if peer == "ort" or (peer in TORCH and wanted != "bf16"):
+        return peer, "f32"
+    return peer, wanted
+
+
+def _pairs(options: Options) -> list[tuple[str, str]]:
+    """Return what is measured, ours first, nothing twice."""
+    others = [peer_of(text, options.precision) for text in options.against]
+    return list(dict.fromkeys([(options.backend, options.precision), *others]))
+
+
+def _written(options: Options) -> tuple[Precision, ...]:
+    """Return what a preset's graphs must be written in."""
+    found = {
+        precision
+        for peer, precision in _pairs(options)
+        if peer in ENGINES
+        and (precision in ("f16", "int8") or (precision == "bf16" and peer in _TYPED))
+    }
+    return msgspec.convert(("f32", *sorted(found)), tuple[Precision, ...])
 
 
 def _progress() -> Callable[[str], None]:
@@ -160,7 +202,9 @@ def _subject(options: Options, scratch: Path, say: Callable[[str], None]) -> _Su
         subject += f" with {options.depth} blocks"
     out = scratch / "preset"
     out.mkdir()
-    bundle = write_preset(config, out, created=_today(), seed=0)
+    bundle = write_preset(
+        config, out, created=_today(), seed=0, precisions=_written(options)
+    )
     return _Subject(subject, bundle, out / "weights", sizes_of_config(config))
 
 
@@ -179,11 +223,15 @@ def _measure(
     sizes = subject.sizes or sizes_of_bundle(manifest)
     machine, before, ticks = read_machine(), read_moment(), read_times()
     threads = tuple(dict.fromkeys(options.threads or (machine.cores,)))
+    pairs = _pairs(options)
     whos = [
-        Who(peer=peer, precision=_precision(peer, options.precision), threads=count)
+        Who(peer=peer, precision=precision, threads=count)
         for count in threads
-        for peer in dict.fromkeys((options.backend, *options.against))
+        for peer, precision in pairs
     ]
+    ours = [who for who in whos if (who.peer, who.precision) == pairs[0]]
+    # Of integers and float16 no limit is measured: multiples are of float32's.
+    rate = "bf16" if options.precision == "bf16" else "f32"
 
     def job(
         kind: Kind, who: Who, cached: Path = cache, engines: Path | None = None
@@ -201,7 +249,7 @@ def _measure(
 
     processes = []
     for i, who in enumerate(whos):
-        if not who.peer.startswith("torch"):
+        if who.peer in ENGINES:
             say(f"{who}: first start and starts from cache")
             copies, engines = (
                 scratch / f"{name}-{i}" for name in ("copies", "engines")
@@ -215,13 +263,13 @@ def _measure(
     with ExitStack() as stack:
         turns = Turns(options.plan, say)
         for count in threads:
-            who = Who(peer="limits", precision=options.precision, threads=count)
-            turns.limits[count] = stack.enter_context(Child(job("limits", who)))
+            who = Who(peer="limits", precision=rate, threads=count)
+            turns.limits[count] = stack.enter_context(started(job("limits", who)))
         for who in whos:
             say(f"{who}: compile, and check against the golden vectors")
-            turns.engines[who] = stack.enter_context(Child(job("stages", who)))
-        taken = turns.take(first=options.backend)
-        paced = turns.pace([who for who in whos if who.peer == options.backend])
+            turns.engines[who] = stack.enter_context(started(job("stages", who)))
+        taken = turns.take(first=ours)
+        paced = turns.pace(ours)
     later = read_times()
     steal = steal_share(ticks, later) if ticks and later else None
     evaluations = manifest.flow.decode_evaluations
@@ -242,7 +290,7 @@ def _measure(
             evaluations=evaluations,
         ),
         limits=tuple(
-            Limits(threads=count, precision=options.precision, rounds=tuple(rounds))
+            Limits(threads=count, precision=rate, rounds=tuple(rounds))
             for count, rounds in taken.limits.items()
         ),
         series=taken.series(),
@@ -252,17 +300,12 @@ def _measure(
     )
 
 
-def _precision(peer: str, wanted: str) -> str:
-    # ONNX Runtime has no other arithmetic on the CPU.
-    return "f32" if peer == "ort" else wanted
-
-
 def _process(job: Job, cached: int = 3) -> Process:
     """Start a process that serves, once with an empty cache and then from it."""
     starts, reply = [], None
     for _ in range(1 + cached):
         began = time.monotonic_ns()
-        with Child(job) as child:
+        with started(job) as child:
             reply = child.ready
         starts.append(reply.now_ns - began)
     return Process(

@@ -9,8 +9,8 @@ from typing import Literal
 
 import tyro
 
-BenchBackend = Literal["openvino", "ort"]
-BenchPrecision = Literal["f32", "bf16"]
+BenchBackend = Literal["openvino", "ort", "ort_cuda", "tensorrt", "reference"]
+BenchPrecision = Literal["f32", "f16", "bf16", "int8"]
 
 
 def bench(
@@ -39,9 +39,10 @@ def bench(
         preset: A model of this preset's size instead, its weights drawn.
         depth: Blocks of the velocity field instead of the preset's.
         backend: The engine that is measured in full.
-        precision: Of its arithmetic and torch's.
+        precision: Of its arithmetic, and of the others where they have it.
         threads: Threads of an evaluation, several for a sweep. Default: all cores.
-        against: Others to measure in turns: openvino,ort,torch,torch-compile.
+        against: Others to measure in turns: any backend, torch, torch-compile; as in
+            ort,openvino:int8 each may name a precision of its own.
         rounds: Turns that each engine takes, at least 6; they give the intervals.
         seconds: For each stage of each engine, over all rounds.
         evaluations: Lengths N of the flow, from which the cost of a step is fitted.

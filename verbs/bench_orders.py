@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, Final, Literal, final
 
 import msgspec
@@ -155,15 +155,21 @@ class Child:
             self._process.wait()
         self._said.close()
 
-    def __enter__(self) -> "Child":
-        return self
+    def terminate(self) -> None:
+        """Tell it to end at once, whatever it is doing."""
+        self._process.terminate()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._process.terminate()
-        self.close()
+
+@contextmanager
+def started(job: Job) -> Iterator[Child]:
+    """Start a process and end it with the block; at once where the block fails.
+
+    Raises:
+        BackendError: It cannot do its job, or died.
+    """
+    with closing(Child(job)) as child:
+        try:
+            yield child
+        except BaseException:
+            child.terminate()
+            raise

@@ -5,6 +5,7 @@ ONNX Runtime computes in float32, not a float64 reference: they show that engine
 with each other, and such a bundle has no gates.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,14 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
-from export.assemble import autoencoder_graphs, flow_of, write_flow, write_spec
+from export.assemble import (
+    Flow,
+    Precision,
+    autoencoder_graphs,
+    flow_of,
+    write_autoencoder,
+    write_flow,
+)
 from export.parity import stressed
 from export.preprocessing import Preprocessing
 from runtime.arrays import Shaped
@@ -55,7 +63,14 @@ def generated_model(config: ModelConfig, seed: int) -> tuple[NeuroVAE, SiT]:
     return vae, stressed(field, seed + 1)
 
 
-def write_preset(config: ModelConfig, out: Path, *, created: str, seed: int) -> Path:
+def write_preset(
+    config: ModelConfig,
+    out: Path,
+    *,
+    created: str,
+    seed: int,
+    precisions: Sequence[Precision] = ("f32",),
+) -> Path:
     """Write OUT/bundle and, for engines that read weights, OUT/weights.
 
     Args:
@@ -63,6 +78,7 @@ def write_preset(config: ModelConfig, out: Path, *, created: str, seed: int) -> 
         out: An empty folder.
         created: ISO date of today.
         seed: Of the weights.
+        precisions: What the graphs are written in, f32 first.
 
     Returns:
         The bundle.
@@ -83,12 +99,16 @@ def write_preset(config: ModelConfig, out: Path, *, created: str, seed: int) -> 
     flow = flow_of(
         field, solver_from_name(name, path), {"decode": STEPS, "encode": STEPS}
     )
-    flow_graphs = write_flow(flow.graphs("f32"), folder)
+    if "int8" in precisions:
+        _calibrate(flow, config, rng)
+    flow_graphs = tuple(
+        spec for p in precisions for spec in write_flow(flow.graphs(p), folder)
+    )
     latent = (config.flow.tokens, config.flow.width)
     tensors: dict[str, Array] = preprocessing.tensors() | flow.tensors()
     tensors["latent_mean"] = rng.standard_normal(latent, dtype=np.float32)
     draft = _manifest(config, preprocessing, name, created)
-    graphs = (*(write_spec(one, folder) for one in autoencoder_graphs(vae)),)
+    graphs = write_autoencoder(autoencoder_graphs(vae), precisions, folder)
     draft = msgspec.structs.replace(draft, graphs=graphs + flow_graphs)
     del vae, field, flow
     with model_from_folder(
@@ -109,6 +129,15 @@ def write_preset(config: ModelConfig, out: Path, *, created: str, seed: int) -> 
     manifest = msgspec.structs.replace(manifest, files=seal(folder))
     (folder / "manifest.json").write_bytes(encode_manifest(manifest))
     return folder
+
+
+def _calibrate(flow: Flow, config: ModelConfig, rng: np.random.Generator) -> None:
+    """Watch the field along both directions of latents of its own size."""
+    shape = (1, config.flow.tokens, config.flow.width)
+    for direction, count in flow.steps.items():
+        z = rng.standard_normal(shape, dtype=np.float32)
+        for t in time_grid(count, direction):
+            flow.ranges.watch(z, [t])
 
 
 def _preprocessing(voxels: int, rng: np.random.Generator) -> Preprocessing:

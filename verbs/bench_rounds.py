@@ -1,6 +1,6 @@
 """Turns: every engine and the machine's limits once a round, in changing order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from statistics import median_low
 from typing import final
@@ -81,11 +81,11 @@ class Turns:
     limits: dict[int, Child] = field(default_factory=dict)
     _counts: dict[tuple[str, Who], int] = field(default_factory=dict)
 
-    def take(self, *, first: str) -> Taken:
+    def take(self, *, first: Collection[Who]) -> Taken:
         """Measure every round.
 
         Args:
-            first: The engine whose stages besides the model's are measured, too.
+            first: Whose stages besides the model's are measured, too.
         """
         taken = Taken()
         whos = list(self.engines)
@@ -125,9 +125,9 @@ class Turns:
             )
         return found
 
-    def _stages(self, who: Who, first: str) -> tuple[str, ...]:
+    def _stages(self, who: Who, first: Collection[Who]) -> tuple[str, ...]:
         own = self.engines[who].ready.stages
-        if who.peer == first:
+        if who in first:
             return own
         return tuple(name for name in own if name in ("encoder", "decoder"))
 

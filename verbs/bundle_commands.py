@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 Backend = Literal["ort", "openvino"]
+AnyBackend = Literal["ort", "openvino", "ort_cuda", "tensorrt", "reference"]
 Precision = Literal["f32", "f16", "bf16", "int8"]
 KeptBackend = Literal["openvino", "tensorrt"]
 
@@ -58,7 +59,7 @@ def verify(
     bundle: tyro.conf.Positional[Path],
     /,
     *,
-    backend: Backend = "ort",
+    backend: AnyBackend = "ort",
     precision: Precision = "f32",
     json: bool = False,
 ) -> None:
@@ -66,7 +67,7 @@ def verify(
 
     Args:
         bundle: A bundle's folder.
-        backend: Engine library.
+        backend: Engine library; reference computes in float64, for small bundles.
         precision: Of the arithmetic; every map and step must pass its gate.
         json: Print JSON.
     """

@@ -9,7 +9,9 @@ from typing import Literal
 
 import tyro
 
-ServeBackend = Literal["ort", "openvino", "auto"]
+ServeBackend = Literal["ort", "openvino", "ort_cuda", "tensorrt", "auto"]
+ServePrecision = Literal["f32", "f16", "bf16", "int8"]
+ServeWait = Literal["block", "spin"]
 KeyAction = Literal["make", "list", "revoke"]
 Role = Literal["scanner", "stimulus", "observer", "operator"]
 
@@ -40,6 +42,9 @@ def serve(
     address: str = "tcp://127.0.0.1:5760",
     keys: Path | None = None,
     backend: ServeBackend = "ort",
+    precision: ServePrecision | None = None,
+    wait: ServeWait = "block",
+    keep_warm: bool = False,
     threads: int | None = None,
     abstain_below: float = 0.0,
     log: Path | None = None,
@@ -61,6 +66,10 @@ def serve(
         address: Where scanner, stimulus software and clients connect.
         keys: Folder of keys (see `keys`); needed for all addresses but loopback.
         backend: Engine library; auto measures, and takes the fastest that is right.
+        precision: Of the arithmetic; f32 by default, and auto takes one itself.
+        wait: With tensorrt: asleep, or spinning on a core of its own.
+        keep_warm: With tensorrt: repeat the flow between volumes, so that the GPU keeps
+            its clocks.
         threads: Threads of one evaluation; the library chooses by default.
         abstain_below: Confidence under which the decision is ABSTAIN.
         log: Folder for the recording of all that came in and went out.
@@ -96,6 +105,9 @@ def serve(
         speed=speed,
         rehearse_key=rehearse_key,
         sign_recording=sign_recording,
+        precision=precision,
+        wait=wait,
+        keep_warm=keep_warm,
     )
 
 

@@ -18,7 +18,7 @@ from bci_bridge.recording_folder import check_room
 from bci_bridge.settings import Endpoints, ServeConfig
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
-from runtime.engine import Precision
+from runtime.engine import Precision, Wait, Waiting
 from runtime.errors import ArtifactError, UsageError
 from runtime.live import require_live
 from runtime.signing_keys import folder_signer, read_trust
@@ -48,6 +48,9 @@ def serve_bundle(
     speed: float | None = None,
     rehearse_key: Path | None = None,
     sign_recording: Path | None = None,
+    precision: Precision | None = None,
+    wait: Wait = "block",
+    keep_warm: bool = False,
 ) -> None:
     """Open everything, then serve until SIGTERM or SIGINT, or a rehearsal's end.
 
@@ -57,7 +60,7 @@ def serve_bundle(
         BackendError: The engine or a port cannot be had, or the rehearsal failed.
         UsageError: Fewer than one thread, a confidence outside 0 to 1, an address
             that is not allowed, too little room for the recording, or flags of a
-            rehearsal that do not fit.
+            rehearsal or of a backend that do not fit.
         ArtifactError: A key file is missing, damaged or open to others.
         RecordingError: The recording cannot be signed.
     """
@@ -67,6 +70,12 @@ def serve_bundle(
         raise UsageError(f"--free-mb: expected 0 or more, found {free_mb}")
     if not 0 <= abstain_below <= 1:
         raise UsageError(f"--abstain-below: expected 0 to 1, found {abstain_below:g}")
+    if precision is not None and backend == AUTO:
+        raise UsageError(
+            f"--precision: expected another backend than auto, which takes one itself, "
+            f"found {precision}"
+        )
+    waiting = waiting_of(backend, wait, is_kept_warm=keep_warm)
 
     def ready(endpoints: Endpoints) -> None:
         print(f"neuroflow: serving at {endpoints.address}", file=sys.stderr, flush=True)
@@ -109,7 +118,7 @@ def serve_bundle(
         if folder == bundle:
             require_live(bundle)
     _allow_many_connections()
-    precision: Precision = "f32"
+    precision = precision or "f32"
     behind = tuple(name for name in IN_CASE_OF_FAILURE if name != backend)
     if backend == AUTO:
         choice = measured_choice(bundle, trust=trusted, threads=threads)
@@ -122,6 +131,7 @@ def serve_bundle(
         backend=backend,
         precision=precision,
         behind=behind,
+        waiting=waiting,
         threads=threads,
         abstain_below=abstain_below,
         trust=trusted,
@@ -146,6 +156,23 @@ def serve_bundle(
         trouble(sign_at_end(sign_recording, log, vouching))
     if rehearsal is not None:
         rehearsal.require_success(report.outcomes)
+
+
+def waiting_of(backend: str, wait: Wait, *, is_kept_warm: bool) -> Waiting | None:
+    """Return how TensorRT is to wait; None for a backend that has no such choice.
+
+    Raises:
+        UsageError: Something was chosen for another backend.
+    """
+    if backend == "tensorrt":
+        return Waiting(wait, is_kept_warm)
+    chosen = {"--wait spin": wait == "spin", "--keep-warm": is_kept_warm}
+    for flag in [name for name, is_chosen in chosen.items() if is_chosen]:
+        raise UsageError(
+            f"{flag}: expected --backend tensorrt, which waits for a GPU, "
+            f"found {backend}"
+        )
+    return None
 
 
 def _is_over(rehearsal: Rehearsal, is_told: Callable[[], bool]) -> bool:

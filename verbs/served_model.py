@@ -3,7 +3,7 @@
 import msgspec
 
 from bci_bridge.messages import RigNote
-from runtime.engine import Precision
+from runtime.engine import Precision, Waiting
 from runtime.signing import Trust
 
 
@@ -16,6 +16,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     precision: Precision = "f32"
     behind: tuple[str, ...] = ()
     """Backends that take over, in f32, where an engine fails."""
+    waiting: Waiting | None = None
+    """How TensorRT waits; None for other backends."""
     threads: int | None
     abstain_below: float
     trust: Trust

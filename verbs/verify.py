@@ -7,8 +7,15 @@ import msgspec
 
 from runtime.bundle import Bundle, open_bundle
 from runtime.engine import Precision
-from runtime.golden import LIMITS, STATES, Verdict, map_verdicts, step_verdicts
-from runtime.graphs import Form
+from runtime.golden import (
+    STATES,
+    Limits,
+    Verdict,
+    limits_of,
+    map_verdicts,
+    step_verdicts,
+)
+from runtime.graphs import Form, graph_of
 from runtime.model import Model, model_from_folder
 
 
@@ -29,17 +36,17 @@ def verify_bundle(
         ParityError: Of the first result beyond its limits, after all are printed.
     """
     with open_bundle(folder) as bundle:
+        graph = graph_of(bundle.manifest, "step", backend, precision)
+        limits = limits_of(graph.precision, precision)
         name, verdicts = _judged(bundle, backend, precision)
         has_steps = any(key in bundle.golden() for key in STATES.values())
     if as_json:
-        print(_json(name, precision, verdicts))
+        print(_json(name, precision, limits, verdicts))
     else:
-        for line in _lines(name, precision, verdicts, has_steps=has_steps):
+        for line in _lines(name, precision, limits, verdicts, has_steps=has_steps):
             print(line)
     for verdict in verdicts:
-        verdict.require(
-            LIMITS[precision], "Choose another backend or precision on this machine"
-        )
+        verdict.require(limits, "Choose another backend or precision on this machine")
 
 
 def _judged(
@@ -72,9 +79,13 @@ def _model(
 
 
 def _lines(
-    name: str, precision: Precision, verdicts: list[Verdict], *, has_steps: bool
+    name: str,
+    precision: Precision,
+    limits: Limits,
+    verdicts: list[Verdict],
+    *,
+    has_steps: bool,
 ) -> Iterator[str]:
-    limits = LIMITS[precision]
     yield f"{name}, {precision}: expected {limits} to the golden vectors"
     for verdict in verdicts:
         end = "" if verdict.is_within(limits) else "  beyond"
@@ -88,8 +99,9 @@ def _lines(
         yield "  steps of the flow: not judged, the bundle is older than their vectors"
 
 
-def _json(name: str, precision: Precision, verdicts: list[Verdict]) -> str:
-    limits = LIMITS[precision]
+def _json(
+    name: str, precision: Precision, limits: Limits, verdicts: list[Verdict]
+) -> str:
     result = {
         "backend": name,
         "precision": precision,

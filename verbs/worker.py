@@ -12,6 +12,7 @@ from bci_bridge.setup import Setup
 from bci_bridge.worker_part import run_worker
 from runtime.engines.cache import EngineCache, user_cache
 from runtime.errors import NeuroFlowError
+from runtime.heap import keep_freed_memory
 from runtime.live import open_decoder
 from verbs.served_model import Model
 
@@ -27,19 +28,23 @@ def main(arguments: list[str]) -> int:
     setup = msgspec.json.decode(Path(setup_file).read_bytes(), type=Setup)
 
     def opened(stack: contextlib.ExitStack) -> Decoder:
-        return stack.enter_context(
+        decoder = stack.enter_context(
             open_decoder(
                 Path(model.bundle),
                 Path(model.gallery),
                 backend=model.backend,
                 precision=model.precision,
                 behind=model.behind,
+                waiting=model.waiting,
                 threads=model.threads,
                 abstain_below=model.abstain_below,
                 trust=model.trust,
                 cache=EngineCache(user_cache(os.environ), _say),
             )
         )
+        # What opening took and freed is given back first.
+        keep_freed_memory()
+        return decoder
 
     try:
         run_worker(setup, name, opened, model.rig)

@@ -23,7 +23,7 @@ class Who(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Which engine did it, and how."""
 
     peer: str
-    """``openvino``, ``ort``, ``torch`` or ``torch-compile``."""
+    """A backend of the runtime, ``torch`` or ``torch-compile``."""
     precision: str
     threads: int
 

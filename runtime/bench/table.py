@@ -161,7 +161,7 @@ def _ratios(result: Result) -> Iterator[list[str]]:
     ours = {one.who.threads: one.who for one in reversed(result.steps)}
     for (stage, who), theirs in found.items():
         first = ours.get(who.threads)
-        if first is None or who.peer == first.peer or stage == INTERCEPT:
+        if first is None or who == first or stage == INTERCEPT:
             continue
         mine = found.get((stage, first), [])
         if len(mine) == len(theirs) and min(theirs) > 0:

@@ -8,15 +8,14 @@ import ctypes
 import importlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Final, Literal, final
+from typing import Any, Final, final
 
 import numpy as np
 
 from runtime.arrays import UInt8
+from runtime.engine import Wait
 from runtime.errors import BackendError
 
-Wait = Literal["spin", "block"]
-"""How the caller waits for the GPU: on a core of its own, or asleep."""
 _NON_BLOCKING_STREAM: Final = 1
 _BLOCKING_EVENT: Final = 1
 _TO_DEVICE: Final = "cudaMemcpyHostToDevice"

@@ -8,10 +8,10 @@ from typing import Any, final
 from runtime.engine import (
     Array,
     Engine,
+    Inputs,
     Precision,
     allocate,
     check_ports,
-    fill,
     read_only,
 )
 from runtime.engines.cache import KeptEngine
@@ -45,15 +45,19 @@ class OpenVinoEngine:
         self._request = request
         # A loaded model computes with weights in the very memory it was loaded from.
         self._blob = blob
-        self._inputs = allocate(graph.inputs)
         outputs = allocate(graph.outputs)
         self._outputs = read_only(outputs)
-        for name, buffer in (self._inputs | outputs).items():
-            request.set_tensor(name, library.Tensor(buffer, shared_memory=True))
+
+        def bind(name: str, memory: Array) -> None:
+            request.set_tensor(name, library.Tensor(memory, shared_memory=True))
+
+        self._inputs = Inputs(graph.inputs, bind)
+        for name, buffer in outputs.items():
+            bind(name, buffer)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Evaluate the graph; see `Engine.run`."""
-        fill(self._inputs, inputs)
+        self._inputs.take(inputs)
         try:
             self._request.infer()
         except RuntimeError as error:

@@ -8,10 +8,10 @@ from typing import Any, final
 from runtime.engine import (
     Array,
     Engine,
+    Inputs,
     Precision,
     allocate,
     check_ports,
-    fill,
     read_only,
 )
 from runtime.engines.cache import KeptEngine
@@ -72,12 +72,10 @@ class OrtEngine:
         self.version = library.__version__
         self._failures = failures(library)
         self._session = session
-        self._inputs = allocate(graph.inputs)
         outputs = allocate(graph.outputs)
         self._outputs = read_only(outputs)
         self._binding = session.io_binding()
-        for name, buffer in self._inputs.items():
-            self._binding.bind_cpu_input(name, buffer)
+        self._inputs = Inputs(graph.inputs, self._binding.bind_cpu_input)
         for name, buffer in outputs.items():
             self._binding.bind_output(
                 name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data
@@ -85,7 +83,7 @@ class OrtEngine:
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Evaluate the graph; see `Engine.run`."""
-        fill(self._inputs, inputs)
+        self._inputs.take(inputs)
         try:
             self._session.run_with_iobinding(self._binding)
         except self._failures as error:

@@ -1,8 +1,9 @@
 """The operators of exported graphs in numpy, as the ONNX standard defines them.
 
 Whatever is a floating number is float64. A cast between floating types therefore does
-nothing: this is what a graph means, not how a precision rounds it. Source of each
-definition: https://onnx.ai/onnx/operators/
+nothing: this is what a graph means, not how a precision rounds it. Integers are what
+the graph says: quantising rounds to them. Source of each definition:
+https://onnx.ai/onnx/operators/
 """
 
 import math
@@ -238,6 +239,46 @@ def _cast(inputs: tuple[Array | None, ...], a: Attributes) -> tuple[Array, ...]:
     return (found,)
 
 
+def _along(parameter: Array, x: Array, axis: int) -> Array:
+    """Lay one number for each slice of an axis beside `x`; a single one fits anyway."""
+    if parameter.size == 1:
+        return parameter.reshape(())
+    shape = [1] * x.ndim
+    shape[axis] = x.shape[axis]
+    return parameter.reshape(shape)
+
+
+def _quantisation(
+    inputs: tuple[Array | None, ...], a: Attributes
+) -> tuple[Array, Array, Array]:
+    """Return the values, the step and the zero of one tensor or of each slice."""
+    x, step = _needed(inputs[0]), _needed(inputs[1])
+    if a.get("block_size", 0):
+        raise BackendError("reference: expected a step for each slice, found blocks")
+    zero = inputs[2] if len(inputs) > 2 else None
+    if zero is None:
+        zero = np.zeros(step.shape, np.uint8 if x.dtype.kind == "f" else x.dtype)
+    axis = a.get("axis", 1)
+    return x, _along(step, x, axis), _along(zero, x, axis)
+
+
+def _quantise(inputs: tuple[Array | None, ...], a: Attributes) -> tuple[Array, ...]:
+    x, step, zero = _quantisation(inputs, a)
+    if zero.dtype not in (np.int8, np.uint8):
+        raise BackendError(f"reference: expected 8-bit integers, found {zero.dtype}")
+    range_ = np.iinfo(zero.dtype)
+    # Ties to even, as the standard says, and beyond the range its end.
+    levels = np.rint(x / step) + zero
+    found: Array = np.clip(levels, range_.min, range_.max).astype(zero.dtype)
+    return (found,)
+
+
+def _dequantise(inputs: tuple[Array | None, ...], a: Attributes) -> tuple[Array, ...]:
+    x, step, zero = _quantisation(inputs, a)
+    found: Array = (x.astype(np.float64) - zero) * step
+    return (found,)
+
+
 def _plain(function: Callable[..., Array]) -> Operator:
     """Make an operator of a function of arrays alone."""
 
@@ -254,6 +295,7 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "Concat": _concat,
         "Conv": _conv,
         "ConvTranspose": _conv_transpose,
+        "DequantizeLinear": _dequantise,
         "Div": _plain(np.divide),
         "Erf": _plain(erf),
         "Gather": _gather,
@@ -263,6 +305,7 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "LayerNormalization": _layer_norm,
         "MatMul": _plain(np.matmul),
         "Mul": _plain(np.multiply),
+        "QuantizeLinear": _quantise,
         "RMSNormalization": _rms_norm,
         "Reshape": _reshape,
         "Sigmoid": _plain(expit),

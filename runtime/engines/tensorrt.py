@@ -13,9 +13,18 @@ from typing import Any, final
 
 import numpy as np
 
-from runtime.engine import Array, Engine, Precision, check_ports, fill, read_only
+from runtime.engine import (
+    Array,
+    Engine,
+    Precision,
+    Waiting,
+    check_ports,
+    fill,
+    read_only,
+)
 from runtime.engines.cache import EngineFacts, KeptEngine
-from runtime.engines.cuda import Cuda, Wait, import_cuda
+from runtime.engines.cuda import Cuda, import_cuda
+from runtime.engines.keep_warm import WarmEngine
 from runtime.engines.tensorrt_build import (
     build_engine,
     import_tensorrt,
@@ -90,7 +99,8 @@ class TensorRtEngine:
     def warm(self) -> None:
         """Compute once more what is in the buffers: keeps the GPU's clocks up.
 
-        For idle times between volumes; not while another thread runs the engine.
+        For idle times between volumes, as `runtime.engines.keep_warm` does; not while
+        another thread runs the engine.
 
         Raises:
             BackendError: The device failed.
@@ -115,7 +125,7 @@ def open_engine(
     precision: Precision,
     threads: int | None,  # noqa: ARG001  # the GPU computes
     kept: KeptEngine | None = None,
-    wait: Wait = "block",
+    waiting: Waiting | None = None,
 ) -> Engine:
     """Compile a graph for the GPU, or load it; see `runtime.engine.open_engine`.
 
@@ -127,8 +137,9 @@ def open_engine(
             f"tensorrt: {graph.file}: expected a graph written in {precision}, found "
             f"{graph.precision}. Export the bundle in that precision."
         )
+    waiting = waiting or Waiting()
     library = import_tensorrt()
-    cuda = Cuda(import_cuda(), wait=wait)
+    cuda = Cuda(import_cuda(), wait=waiting.wait)
     try:
         found = _engine(library, path, graph, cuda.identity(), kept)
         check_ports(graph, *_ports(library, found))
@@ -139,7 +150,7 @@ def open_engine(
     except BaseException:
         cuda.close()
         raise
-    return engine
+    return WarmEngine(engine) if waiting.keep_warm else engine
 
 
 def _ports(

@@ -14,7 +14,17 @@ MESSAGES = [
     ({}, "bench: expected a BUNDLE or --preset, found neither"),
     (
         {"preset": "tiny", "against": "ort,tflite"},
-        "against: expected some of openvino,ort,torch,torch-compile, found tflite",
+        "against: expected some of openvino,ort,ort_cuda,tensorrt,reference,torch,"
+        "torch-compile, found tflite",
+    ),
+    (
+        {"preset": "tiny", "against": "torch:int8"},
+        "against: expected torch in one of f32, bf16, found torch:int8",
+    ),
+    (
+        {"preset": "tiny", "against": "openvino:int4"},
+        "against: expected openvino in one of f32, f16, bf16, int8, found "
+        "openvino:int4",
     ),
     (
         {"preset": "tiny", "evaluations": (5, 1)},

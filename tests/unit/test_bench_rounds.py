@@ -45,7 +45,7 @@ def turns(plan=PLAN):
 
 
 def test_all_rounds_are_kept_and_others_do_the_models_stages_only():
-    taken = turns()[0].take(first="ort")
+    taken = turns()[0].take(first=[OURS])
 
     found = {(s.stage, s.who): s for s in taken.series()}
     assert set(found) == {
@@ -63,7 +63,7 @@ def test_all_rounds_are_kept_and_others_do_the_models_stages_only():
 
 def test_whoever_comes_first_changes_from_round_to_round():
     rounds, log = turns()
-    rounds.take(first="ort")
+    rounds.take(first=[OURS])
 
     encoders = [p for p, order in log if order.stage == "encoder" and order.count == 10]
     assert encoders == ["ort", "torch", "torch", "ort"] * 2
@@ -72,7 +72,7 @@ def test_whoever_comes_first_changes_from_round_to_round():
 def test_a_fast_stage_is_not_called_for_ever():
     rounds, log = turns(Plan(rounds=1, seconds=3000, evaluations=(1, 2), period_s=1,
                              volumes=0))  # fmt: skip
-    rounds.take(first="ort")
+    rounds.take(first=[OURS])
 
     assert max(order.count for _, order in log) == MOST_CALLS
 

@@ -81,6 +81,24 @@ def test_a_machine_that_can_is_held_to_every_target():
 
 
 @pytest.mark.parametrize(
+    ("int8_ms", "verdict"), [((6.0, 30.0), "reached"), ((7.0, 35.0), "missed")]
+)
+def test_integers_are_held_against_our_own_step(int8_ms, verdict):
+    int8 = msgspec.structs.replace(OURS, precision="int8")
+    one = in_bf16()
+    rounds = ((int(int8_ms[0] * 1e6), int(int8_ms[1] * 1e6)),) * ROUNDS
+    steps = msgspec.structs.replace(one.steps[0], who=int8, rounds_ns=rounds)
+    steps = msgspec.structs.replace(steps, evaluations=(1, 5))
+    ours = msgspec.structs.replace(
+        one.steps[0], evaluations=(1, 5), rounds_ns=((10_000_000, 50_000_000),) * ROUNDS
+    )
+
+    found = rows(msgspec.structs.replace(one, steps=(ours, steps)))
+
+    assert found["int8 flow step over ours"][2] == verdict
+
+
+@pytest.mark.parametrize(
     ("fields", "name"),
     [
         ({"step_limit_ms": 5}, "flow step over the limit of its products"),

@@ -13,7 +13,7 @@ from runtime.bench.result import Who, decode_result
 from runtime.bundle import open_bundle
 from training.config import PRESETS
 from verbs.bench_engines import open_stages, with_evaluations
-from verbs.bench_orders import Child, Job
+from verbs.bench_orders import Job, started
 from verbs.bench_preset import write_preset
 from verbs.bench_sizes import sizes_of_bundle, sizes_of_config
 from verbs.bench_torch import open_torch
@@ -26,7 +26,13 @@ WHO = Who(peer="ort", precision="f32", threads=1)
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
     out = tmp_path_factory.mktemp("preset")
-    write_preset(PRESETS["tiny"], out, created="2026-01-02", seed=0)
+    write_preset(
+        PRESETS["tiny"],
+        out,
+        created="2026-01-02",
+        seed=0,
+        precisions=("f32", "f16", "int8"),
+    )
     return out
 
 
@@ -36,6 +42,7 @@ def test_a_bundle_is_measured_from_the_command_line(
     bundle, file = preset / "bundle", tmp_path / "a.json"
     quick = ["--rounds", "6", "--seconds", "0.02", "--tr", "0.02", "--volumes", "20"]
     line = ["neuroflow", "bench", str(bundle), "--backend", "ort", "--threads", "1"]
+    quick += ["--against", "ort:int8"]
     monkeypatch.setattr(sys, "argv", [*line, *quick, "--json", str(file)])
 
     assert neuroflow.main() == 0
@@ -50,12 +57,26 @@ def test_a_bundle_is_measured_from_the_command_line(
     assert result.paced[0].paced.latency_ns[19] > 0
     assert result.processes[0].resident_bytes > 10 * 2**20
     assert result.machine.cores >= 1
+    assert {str(who) for _, who in values(result)} == {
+        "ort f32, 1 thread", "ort int8, 1 thread",
+    }  # fmt: skip
+    assert "| step | 1 | ort f32 | ort int8 |" in shown.out
     assert "x limit" in shown.out
     assert "round 6 of 6" in shown.err
 
 
-def test_a_generated_bundle_is_one_that_every_engine_agrees_on(preset):
-    who = Who(peer="openvino", precision="f32", threads=1)
+@pytest.mark.parametrize(
+    ("peer", "precision"),
+    [
+        ("openvino", "f32"),
+        ("openvino", "int8"),
+        ("ort", "f16"),
+        ("ort", "int8"),
+        ("reference", "int8"),
+    ],
+)
+def test_a_generated_bundle_is_one_that_every_engine_agrees_on(preset, peer, precision):
+    who = Who(peer=peer, precision=precision, threads=1)
     with open_bundle(preset / "bundle") as bundle:
         # Held against the golden vectors of ONNX Runtime, or it would not open.
         stages = open_stages(bundle, Job(kind="stages", who=who, bundle=""))
@@ -138,7 +159,7 @@ def test_a_start_from_cache_builds_no_engine_again(preset, tmp_path):
     )
 
     def start():
-        with Child(job) as child:
+        with started(job) as child:
             assert child.ready.now_ns > 0
         kept = [f for f in folders[1].rglob("*") if f.is_file()]
         return {f.name: f.stat().st_mtime_ns for f in kept}

@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.auto import choose_engine
+from runtime.auto import candidates_of, choose_engine
 from runtime.bundle import open_bundle
 from runtime.engines.choice import MARGIN, Candidate, Measured, choose
 from runtime.engines.ort import OrtEngine
@@ -217,6 +218,23 @@ def test_closing_closes_what_computes_and_opens_nothing():
     engine.close()
 
     assert (first.closed, opened) == (1, [])
+
+
+def test_what_a_bundle_is_written_in_is_measured_and_nothing_else():
+    with open_bundle(tiny_bundle()) as bundle:
+        plain = bundle.manifest
+    step = plain.graph("step")
+    int8 = msgspec.structs.replace(step, precision="int8")
+    whole = msgspec.structs.replace(plain, graphs=(*plain.graphs, int8))
+
+    found = candidates_of(whole)
+
+    assert [str(one) for one in candidates_of(plain)] == [
+        "openvino f32", "ort f32", "tensorrt f32", "ort_cuda f32", "openvino bf16",
+    ]  # fmt: skip
+    assert [str(one) for one in found[5:]] == [
+        "openvino int8", "ort int8", "tensorrt int8",
+    ]  # fmt: skip
 
 
 class FakeClock:

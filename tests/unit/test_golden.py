@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from runtime.errors import BundleError, ParityError
-from runtime.golden import LIMITS, Limits, check_golden, map_verdicts, step_verdicts
+from runtime.golden import (
+    BY_HINT,
+    LIMITS,
+    Limits,
+    check_golden,
+    limits_of,
+    map_verdicts,
+    step_verdicts,
+)
 
 VECTORS = np.arange(6, dtype=np.float32).reshape(3, 2) + 1
 
@@ -31,6 +39,22 @@ def test_each_map_is_judged_by_its_worst_sample():
     (verdict,) = map_verdicts(Doubling().maps(), golden(z_v=wrong))
 
     assert verdict.rel_l2 == pytest.approx(0.1 / 1.1, rel=1e-5)
+
+
+def test_a_server_judges_by_the_first_sample_and_verify_by_all():
+    wrong = 2 * VECTORS
+    wrong[1] *= np.float32(1.1)
+    arguments = golden(z_v=wrong), LIMITS["f32"], "any 1"
+
+    check_golden(Doubling(), *arguments, samples=1)
+    with pytest.raises(ParityError, match="golden double"):
+        check_golden(Doubling(), *arguments)
+
+
+def test_what_a_graph_says_has_its_gate_and_a_library_that_is_told_another():
+    assert limits_of("bf16", "bf16") == LIMITS["bf16"]
+    assert limits_of("f32", "f32") == LIMITS["f32"]
+    assert limits_of("f32", "bf16") == BY_HINT
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from onnx import helper
 from export import int8
 from export.graphs import Graph, write_graph
 from export.int8 import Ranges, quantised, smoothing
+from runtime.engine import open_engine
 from runtime.errors import ParityError
 from runtime.manifest import TensorSpec
 from tests.models import random_model
@@ -65,6 +66,21 @@ def test_no_product_is_further_off_than_half_a_level_of_each_factor(
     bound += len(rows) * of_x * of_w
     exact = x.astype(np.float64) @ weight.astype(np.float64)
     assert (np.abs(found - exact) <= 1.001 * bound + 1e-6).all()
+
+
+def test_the_float64_reference_computes_the_integers_that_engines_compute(tmp_path):
+    rng = np.random.default_rng(1)
+    weight = rng.normal(size=(24, 16)).astype(np.float32)
+    x = rng.normal(size=(2, 24)).astype(np.float32)
+    graph = quantised(product(weight), lambda _: np.abs(x).max(axis=0))
+    path = tmp_path / "g.onnx"
+    wanted = by_ort(graph, path, x)
+
+    engine = open_engine("reference", path, graph.spec("g.onnx"))
+    found = engine.run({"x": x})["y"]
+
+    # The integers are the same, or a level of an input, 1 %, would show.
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_two_products_fit_the_sixteen_bits_that_some_processors_add_them_in():

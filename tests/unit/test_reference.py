@@ -51,6 +51,12 @@ def ints(*values):
     return np.array(values, np.int64)
 
 
+def levels(first, end, step):
+    return np.arange(first, end, step, dtype=np.float32)
+
+
+HALF = np.array(0.5, np.float32)
+SLICES = np.array([1, -2, 0], np.int8)
 CASES = [
     ("Add", [numbers(2, 3), numbers(3)], {}),
     ("Sub", [numbers(2, 3), numbers(2, 1)], {}),
@@ -89,6 +95,21 @@ CASES = [
         [numbers(2, 3, 4), numbers(3), numbers(3)],
         {"epsilon": 0.25},
     ),
+    # Ties, both ends of the range, and a step and a zero for each slice.
+    ("QuantizeLinear", [levels(-70, 70, 0.125), HALF, np.array(3, np.int8)], {}),
+    ("QuantizeLinear", [levels(-70, 70, 0.125), HALF, np.array(3, np.uint8)], {}),
+    ("QuantizeLinear", [levels(-70, 70, 0.125), HALF], {}),
+    (
+        "QuantizeLinear",
+        [levels(0, 12, 1).reshape(2, 3, 2), levels(1, 4, 1) / 4, SLICES],
+        {"axis": 1},
+    ),
+    ("DequantizeLinear", [np.arange(-128, 128).astype(np.int8), HALF], {}),
+    (
+        "DequantizeLinear",
+        [np.arange(12).astype(np.int8).reshape(4, 3), levels(1, 4, 1) / 4, SLICES],
+        {"axis": -1},
+    ),
 ]
 
 
@@ -120,6 +141,7 @@ def test_an_operator_is_what_onnx_says_it_is(operator, inputs, attributes):
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
         assert one.shape == other.shape
+        assert one.dtype == (np.float64 if other.dtype.kind == "f" else other.dtype)
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 

@@ -3,32 +3,27 @@
 
 import ctypes
 import enum
+import queue
+import threading
 import types
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
-from runtime.engine import open_engine
+from runtime.engine import Waiting, open_engine
 from runtime.engines import tensorrt, tensorrt_build
 from runtime.engines.cache import EngineCache, KeptEngine
 from runtime.engines.cuda import Cuda
-from runtime.errors import BackendError, TensorMismatchError
-from runtime.manifest import GraphSpec, TensorSpec, decode_manifest
+from runtime.engines.keep_warm import PERIOD_S, WarmEngine
+from runtime.errors import BackendError, TensorMismatchError, UsageError
+from runtime.manifest import decode_manifest
+from tests.affine_graph import SPEC, WEIGHT, X, write_affine
 from tests.models import tiny_bundle
-
-SPEC = GraphSpec(
-    name="affine",
-    file="graphs/affine.onnx",
-    opset=20,
-    precision="f32",
-    inputs=(TensorSpec(name="x", shape=(1, 3)),),
-    outputs=(TensorSpec(name="y", shape=(1, 2)),),
-)
-WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
-X = np.array([[1, -2, 3]], np.float32)
+from verbs.rig_commands import serve
+from verbs.serve import waiting_of
 
 
 class cudaError_t(enum.IntEnum):  # noqa: N801  # the bindings' name
@@ -333,19 +328,7 @@ class FakeLibrary:
 
 @pytest.fixture
 def path(tmp_path) -> Path:
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "affine",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])],
-        [numpy_helper.from_array(WEIGHT, "w")],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
-    )
-    path = tmp_path / "affine.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
+    return write_affine(tmp_path)
 
 
 def test_an_engine_is_built_once_and_rebuilt_where_the_library_refuses_it(
@@ -374,6 +357,128 @@ def test_an_engine_is_built_once_and_rebuilt_where_the_library_refuses_it(
 
     assert len(built) == 2
     assert "found one that the library refuses; building it anew" in said[0]
+
+
+def on_the_fake(runtime, monkeypatch):
+    monkeypatch.setattr(tensorrt, "import_tensorrt", lambda: FakeLibrary(runtime))
+    monkeypatch.setattr(tensorrt, "import_cuda", lambda: runtime)
+    monkeypatch.setattr(tensorrt, "build_engine", lambda *_, **__: b"plan")
+
+
+def test_whoever_asks_for_it_spins(runtime, path, monkeypatch):
+    on_the_fake(runtime, monkeypatch)
+
+    engine = open_engine("tensorrt", path, SPEC, waiting=Waiting("spin"))
+    engine.run({"x": X})
+
+    assert "cudaEventQuery" in runtime.calls
+    assert "cudaEventSynchronize" in runtime.calls[-1:]  # the fake's query ends there
+    engine.close()
+
+
+class Pauses:
+    """Ends a pause when the test says so, and knows when one has begun."""
+
+    def __init__(self):
+        self.begun, self.ends = queue.Queue(), queue.Queue()
+
+    def __call__(self, over, seconds):
+        self.begun.put(seconds)
+        self.ends.get(timeout=30)
+        return over.is_set()
+
+    def one(self):
+        """Let one pause end, and wait until the call after it is done."""
+        self.ends.put(None)
+        return self.begun.get(timeout=30)
+
+
+def test_between_volumes_the_last_call_is_repeated_and_changes_nothing(runtime):
+    engine, _ = made(runtime)
+    pauses = Pauses()
+    warm = WarmEngine(engine, pauses)
+    assert pauses.begun.get(timeout=30) == PERIOD_S
+    found = warm.run({"x": X})["y"]
+    before = runtime.calls.count("cudaGraphLaunch")
+
+    for _ in range(3):
+        pauses.one()
+
+    assert runtime.calls.count("cudaGraphLaunch") == before + 3
+    np.testing.assert_allclose(found, X @ WEIGHT)
+    assert (warm.name, warm.version) == ("tensorrt", "fake 1")
+    pauses.ends.put(None)
+    warm.close()
+    assert runtime.memory == {}
+    assert not [t for t in threading.enumerate() if t.name == "keep-warm"]
+
+
+def test_a_device_that_disappears_between_volumes_is_met_by_the_next_one(runtime):
+    engine, _ = made(runtime)
+    pauses = Pauses()
+    warm = WarmEngine(engine, pauses)
+    pauses.begun.get(timeout=30)
+    runtime.fails["cudaGraphLaunch"] = cudaError_t.cudaErrorDevicesUnavailable
+
+    pauses.ends.put(None)
+    (thread,) = [t for t in threading.enumerate() if t.name == "keep-warm"]
+    thread.join(30)
+
+    with pytest.raises(BackendError, match="found cudaErrorDevicesUnavailable"):
+        warm.run({"x": X})
+    warm.close()
+
+
+def test_a_kept_warm_engine_is_what_is_opened(runtime, path, monkeypatch):
+    on_the_fake(runtime, monkeypatch)
+
+    engine = open_engine("tensorrt", path, SPEC, waiting=Waiting(keep_warm=True))
+
+    assert isinstance(engine, WarmEngine)
+    np.testing.assert_allclose(engine.run({"x": X})["y"], X @ WEIGHT)
+    engine.close()
+
+
+def test_no_other_backend_waits_for_a_gpu(path):
+    with pytest.raises(BackendError) as caught:
+        open_engine("ort", path, SPEC, waiting=Waiting("spin"))
+
+    assert str(caught.value) == (
+        "waiting: expected the backend tensorrt, which alone has a choice, found ort"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"backend": "ort", "wait": "spin"},
+            "--wait spin: expected --backend tensorrt, which waits for a GPU, found "
+            "ort",
+        ),
+        (
+            {"backend": "auto", "keep_warm": True},
+            "--keep-warm: expected --backend tensorrt, which waits for a GPU, found "
+            "auto",
+        ),
+        (
+            {"backend": "auto", "precision": "f16"},
+            "--precision: expected another backend than auto, which takes one itself, "
+            "found f16",
+        ),
+    ],
+)
+def test_a_server_says_for_which_backend_a_flag_is(tmp_path, options, message):
+    with pytest.raises(UsageError) as caught:
+        serve(bundle=tmp_path, gallery=tmp_path, **options)
+
+    assert str(caught.value) == message
+
+
+def test_a_server_tells_its_workers_how_to_wait():
+    assert waiting_of("tensorrt", "spin", is_kept_warm=True) == Waiting("spin", True)
+    assert waiting_of("tensorrt", "block", is_kept_warm=False) == Waiting()
+    assert waiting_of("ort", "block", is_kept_warm=False) is None
 
 
 def test_a_graph_in_another_precision_than_asked_for_is_refused(path):
