@@ -62,7 +62,11 @@ def read_fields(data: memoryview, what: str) -> Iterator[tuple[int, int, Value]]
             raise BundleError(
                 f"{what}: expected at most {_MAX_FIELDS} fields, found more"
             )
-        key, at = read_varint(data, at, what)
+        # Nearly all keys and sizes are one byte, and a graph has a million of them.
+        key = data[at]
+        at += 1
+        if key >= 0x80:
+            key, at = read_varint(data, at - 1, what)
         number, wire = key >> 3, key & 7
         value: Value
         if wire == VARINT:
@@ -70,7 +74,11 @@ def read_fields(data: memoryview, what: str) -> Iterator[tuple[int, int, Value]]
             yield number, wire, value
             continue
         if wire == BYTES:
-            size, at = read_varint(data, at, what)
+            if at < end and data[at] < 0x80:
+                size = data[at]
+                at += 1
+            else:
+                size, at = read_varint(data, at, what)
         elif wire in _FIXED_BYTES:
             size = _FIXED_BYTES[wire]
         else:

@@ -1,8 +1,12 @@
 """What every test may rely on."""
 
+import os
+
 import hypothesis
 import pytest
 import torch
+
+from tests.made_once import FOLDER, new_folder
 
 # How long an example takes is the machine's business: speed is measured by benchmarks.
 hypothesis.settings.register_profile(
@@ -11,6 +15,12 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("neuroflow")
+
+
+def pytest_configure() -> None:
+    """Share one folder among the workers, which inherit its name."""
+    if FOLDER not in os.environ:
+        new_folder()
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,5 @@
 """Random models for tests: small, and with nothing in them that is negligible."""
 
-import atexit
-import functools
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +12,13 @@ from export.preprocessing import Preprocessing
 from runtime.bundle import BackboneSpec
 from runtime.estimator import BetaEstimator, Estimator
 from runtime.preprocess import AffineNormaliser, FeatureSpace, NoiseWhitening
+from tests.made_once import made_once
 from training.config import ModelConfig, config_from_preset
 from training.neurovae import NeuroVAE
 from training.sit import SiT
 
 BACKBONE = BackboneSpec(name="patch_dct", image_size=32, patch=4)
+SYNTHETIC = BackboneSpec(name="synthetic", image_size=8, patch=4)
 BETAS = BetaEstimator(decision_delay_s=8.0)
 CREATED = "2026-01-02"
 
@@ -79,7 +77,13 @@ def random_model(
 
 
 def export(
-    model: RandomModel, out: Path, *, solver="rotation", steps=2, precisions=("f32",)
+    model: RandomModel,
+    out: Path,
+    *,
+    backbone=BACKBONE,
+    solver="rotation",
+    steps=2,
+    precisions=("f32",),
 ) -> Path:
     """Export a random model with the arguments that tests do not care about."""
     return export_bundle(
@@ -90,7 +94,7 @@ def export(
         model.latent_mean,
         model.golden_voxels,
         out,
-        backbone=BACKBONE,
+        backbone=backbone,
         created=CREATED,
         solver=solver,
         steps=steps,
@@ -98,9 +102,13 @@ def export(
     )
 
 
-@functools.cache
 def tiny_bundle() -> Path:
-    """One exported tiny bundle for a whole test process; never write into it."""
-    scratch = Path(tempfile.mkdtemp(prefix="neuroflow-tests-"))
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    return export(random_model(), scratch / "bundle")
+    """One exported tiny bundle for a whole run of the tests; never write into it."""
+    return made_once("tiny", lambda out: export(random_model(), out))
+
+
+def served_bundle() -> Path:
+    """The same with latents that are no pictures, so that a server makes none."""
+    return made_once(
+        "served", lambda out: export(random_model(), out, backbone=SYNTHETIC)
+    )

@@ -115,7 +115,6 @@ def _exported() -> Path:
 def _export(folder: Path) -> None:
     import numpy as np
 
-    from runtime.bundle import BackboneSpec
     from runtime.estimator import VolumeEstimator
     from runtime.gallery import write_gallery
     from tests import models
@@ -124,11 +123,9 @@ def _export(folder: Path) -> None:
     made.mkdir(mode=0o700)
     model = models.random_model()
     # Latents that no picture can be made of, as the tiny model's cannot.
-    backbone = BackboneSpec(name="synthetic", image_size=8, patch=4)
-    with mock.patch.object(models, "BACKBONE", backbone):
-        models.export(model, made / "beta")
-        each_volume = models.random_model(estimator=VolumeEstimator(warming_volumes=5))
-        models.export(each_volume, made / "volume")
+    models.export(model, made / "beta", backbone=models.SYNTHETIC)
+    each_volume = models.random_model(estimator=VolumeEstimator(warming_volumes=5))
+    models.export(each_volume, made / "volume", backbone=models.SYNTHETIC)
     items, rng = 20, np.random.default_rng(3)
     write_gallery(
         made / "gallery",

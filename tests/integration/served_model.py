@@ -1,26 +1,24 @@
 """A bundle, a gallery and a recording that fits them, and `neuroflow serve` on them."""
 
 import json
+import shutil
 import subprocess
 from contextlib import contextmanager
-from unittest import mock
 
 import nibabel as nib
 import numpy as np
 
-from runtime.bundle import BackboneSpec, open_bundle
+from runtime.bundle import open_bundle
 from runtime.gallery import write_gallery
-from tests import models
 from tests.integration.test_replay_command import ENVIRONMENT, ROOT, command
+from tests.models import served_bundle
 
 EVENTS = "onset\tduration\ttrial_type\ttrial_id\n2.0\t1.0\timage\tt-1\n"
 
 
 def write_model(out):
-    """Export a small model with random weights; return the shape of its volumes."""
-    latents = BackboneSpec(name="synthetic", image_size=8, patch=4)
-    with mock.patch.object(models, "BACKBONE", latents):
-        models.export(models.random_model(), out / "bundle")
+    """Copy a small model with random weights; return the shape of its volumes."""
+    shutil.copytree(served_bundle(), out / "bundle")
     with open_bundle(out / "bundle") as bundle:
         latent, shape = bundle.manifest.latent, tuple(bundle.manifest.voxels.shape)
     items = np.random.default_rng(4).standard_normal((2, latent.tokens, latent.width))

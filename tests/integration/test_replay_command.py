@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,10 +15,10 @@ from bci_bridge.player import play
 from bci_bridge.recorder import Recorder
 from bci_bridge.recording_reader import read_recording, scan_recording
 from bci_bridge.survey import survey
-from runtime.bundle import BackboneSpec, open_bundle
+from runtime.bundle import open_bundle
 from runtime.gallery import write_gallery
-from tests import models
 from tests.integration.tiny import PlayedEvent, PlayedRun
+from tests.models import served_bundle
 from verbs.rig import instruction_sets, rig_here
 
 ROOT = Path(__file__).parents[2]
@@ -53,9 +52,7 @@ def said(*arguments):
 def recorded(tmp_path_factory):
     """A bundle, a gallery, and what a server recorded of a run with them."""
     out = tmp_path_factory.mktemp("replay")
-    latents = BackboneSpec(name="synthetic", image_size=8, patch=4)
-    with mock.patch.object(models, "BACKBONE", latents):
-        models.export(models.random_model(), out / "bundle")
+    shutil.copytree(served_bundle(), out / "bundle")
     with open_bundle(out / "bundle") as bundle:
         latent, shape = bundle.manifest.latent, bundle.manifest.voxels.shape
     for name, seed in (("gallery", 4), ("other", 5)):

@@ -1,22 +1,22 @@
 """`neuroflow sign`, and the flags that ask who signed: real processes."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest import mock
 
 import msgspec
 import numpy as np
 import pytest
 
-from runtime.bundle import BackboneSpec, open_bundle
+from runtime.bundle import open_bundle
 from runtime.gallery import write_gallery
 from runtime.signing_keys import make_signing_key, read_signing_key, read_trust
-from tests import models
 from tests.integration.replaying import RIG
 from tests.integration.test_replay_command import ENVIRONMENT, ROOT, command, said
+from tests.models import served_bundle
 from tests.sealed_folder import write_folder
 from verbs.served_model import Model
 
@@ -27,9 +27,7 @@ pytestmark = pytest.mark.slow
 def made(tmp_path_factory):
     """A bundle and a gallery that can be served, signed by the command line."""
     out = tmp_path_factory.mktemp("signed")
-    latents = BackboneSpec(name="synthetic", image_size=8, patch=4)
-    with mock.patch.object(models, "BACKBONE", latents):
-        models.export(models.random_model(), out / "bundle")
+    shutil.copytree(served_bundle(), out / "bundle")
     with open_bundle(out / "bundle") as bundle:
         latent = bundle.manifest.latent
     items = np.random.default_rng(4).standard_normal((2, latent.tokens, latent.width))

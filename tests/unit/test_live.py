@@ -77,8 +77,7 @@ def gallery(folder, name="gallery", **changes):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("live")
-    with mock.patch.object(models, "BACKBONE", PICTURES):
-        models.export(random_model(BETAS), place / "bundle")
+    models.export(random_model(BETAS), place / "bundle", backbone=PICTURES)
     gallery(place)
     return place
 
