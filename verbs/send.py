@@ -83,6 +83,47 @@ def send_pyneal(listen: str, sending: Sending) -> None:
     send(PynealSource(_listening(listen, "Pyneal's protocol")), sending)
 
 
+def send_mrd(
+    listen: str, position: Literal["centre", "corner"], sending: Sending
+) -> None:
+    """Hear a client of an MRD server.
+
+    Raises:
+        ScanError: The port is taken.
+    """
+    from bci_bridge.sources.mrd import mrd
+    from bci_bridge.sources.tcp_source import TcpSource
+
+    send(TcpSource(_listening(listen, "MRD"), "mrd", mrd(position)), sending)
+
+
+def send_afni(listen: str, like: Path, sending: Sending) -> None:
+    """Hear AFNI's real-time plugin.
+
+    Raises:
+        ScanError: The port is taken, or the grid's file is none.
+    """
+    from bci_bridge.sources.afni import Grid, afni
+    from bci_bridge.sources.nifti import first_volume
+    from bci_bridge.sources.tcp_source import TcpSource
+
+    stored, affine = first_volume(like)
+    grid = Grid(affine, stored != 0)
+    send(TcpSource(_listening(listen, "AFNI's protocol"), "afni", afni(grid)), sending)
+
+
+def send_vsend(listen: str, sending: Sending) -> None:
+    """Hear MURFI's scanner protocol.
+
+    Raises:
+        ScanError: The port is taken.
+    """
+    from bci_bridge.sources.tcp_source import TcpSource
+    from bci_bridge.sources.vsend import vsend
+
+    send(TcpSource(_listening(listen, "MURFI's protocol"), "murfi", vsend), sending)
+
+
 def send_recorded(file: Recorded, sending: Sending, speed: float | None) -> None:
     """Send a recording, which knows how long it is."""
     pace: Pace = "live" if speed is not None else "catchup"

@@ -135,3 +135,59 @@ def pyneal(
     from verbs.send import send_pyneal
 
     send_pyneal(listen, sending)
+
+
+@sources.command
+def mrd(
+    *,
+    listen: str = "127.0.0.1:9002",
+    position: Literal["centre", "corner"] = "centre",
+    sending: Common,
+) -> None:
+    """Hear ISMRMRD (MRD) images, as Siemens FIRE and Gadgetron send them.
+
+    Args:
+        listen: HOST:PORT; HOST is the number of one interface of this machine.
+        position: What an image's position is: that of its centre, or of its first
+            voxel.
+        sending: What all sources have.
+    """
+    from verbs.send import send_mrd
+
+    send_mrd(listen, position, sending)
+
+
+@sources.command
+def afni(
+    *,
+    like: Path,
+    listen: str = "127.0.0.1:53214",
+    sending: Common,
+) -> None:
+    """Hear AFNI's real-time plugin, which has registered the volumes already.
+
+    Args:
+        like: A NIfTI file of AFNI's grid; where AFNI sends a mask's voxels, that mask.
+        listen: HOST:PORT; HOST is the number of one interface of this machine.
+        sending: What all sources have; AFNI tells no TR.
+    """
+    from verbs.send import send_afni
+
+    send_afni(listen, like, sending)
+
+
+@sources.command
+def vsend(
+    *,
+    listen: str = "127.0.0.1:15000",
+    sending: Common,
+) -> None:
+    """Hear MURFI's scanner protocol: Siemens' vSend, and MURFI's own simulators.
+
+    Args:
+        listen: HOST:PORT; HOST is the number of one interface of this machine.
+        sending: What all sources have.
+    """
+    from verbs.send import send_vsend
+
+    send_vsend(listen, sending)

@@ -10,15 +10,18 @@ looks.
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
 from bci_bridge.sources.nifti_file import opened, read_exactly, read_header
 from bci_bridge.sources.recorded import TORN, Recorded, check_speed
 from bci_bridge.sources.volume import ScannedVolume
+from runtime.arrays import Float64, Shaped
 from runtime.errors import ScanError
 
 _NAME: Final = re.compile(r"(.*?)(\d{1,9})(\D*)\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
@@ -46,17 +49,9 @@ def recorded_nifti(
     """
     check_speed(speed)
     with ExitStack() as stack:
-        try:
+        with _explained(path):
             stream = stack.enter_context(opened(path))
             header = read_header(stream)
-        except TORN as error:
-            raise ScanError(f"{path}: expected a whole file, found {error}") from error
-        except OSError as error:
-            raise ScanError(
-                f"{path}: expected a NIfTI file, found {error.strerror or error}"
-            ) from error
-        except ScanError as error:
-            raise ScanError(f"{path}: {error}") from error
         kept = stack.pop_all()
 
     def read() -> Iterator[ScannedVolume]:
@@ -101,6 +96,34 @@ def nifti_folder(
     """
     watched = Folder(folder, pattern, is_new_only=is_new_only, clock_s=clock_s)
     return FolderSource(watched, _Volumes(first_number), clock_s=clock_s, sleep=sleep)
+
+
+def first_volume(
+    path: Path,
+) -> tuple[Shaped[np.ndarray, "a b c"], Float64[np.ndarray, "4 4"]]:
+    """Read the first volume of a file as it is stored, and its affine.
+
+    Raises:
+        ScanError: It is no such file.
+        BackendError: nibabel is missing.
+    """
+    with _explained(path), opened(path) as stream:
+        header = read_header(stream)
+        return header.stored(read_exactly(stream, header.volume_bytes)), header.affine
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except TORN as error:
+        raise ScanError(f"{path}: expected a whole file, found {error}") from error
+    except OSError as error:
+        raise ScanError(
+            f"{path}: expected a NIfTI file, found {error.strerror or error}"
+        ) from error
+    except ScanError as error:
+        raise ScanError(f"{path}: {error}") from error
 
 
 class _Volumes:

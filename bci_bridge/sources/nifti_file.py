@@ -66,6 +66,14 @@ class NiftiHeader:
         """Size of the whole file, inflated."""
         return self.offset + self.times * self.volume_bytes
 
+    def stored(self, data: bytes) -> Shaped[np.ndarray, "a b c"]:
+        """Read one volume's bytes, in the order of its file."""
+        stored = np.frombuffer(data, self.dtype).reshape(self.shape, order="F")
+        if self.scale is None:
+            return stored
+        slope, intercept = self.scale
+        return stored * np.float64(slope) + np.float64(intercept)
+
     def volume(self, data: bytes) -> tuple[Shaped[np.ndarray, "x y z"], Geometry]:
         """Read one volume's bytes.
 
@@ -76,11 +84,7 @@ class NiftiHeader:
         Raises:
             ScanError: The affine has no inverse, or the values do not fit.
         """
-        stored = np.frombuffer(data, self.dtype).reshape(self.shape, order="F")
-        if self.scale is not None:
-            slope, intercept = self.scale
-            stored = stored * np.float64(slope) + np.float64(intercept)
-        turned, affine, old_of = to_ras(stored, self.affine)
+        turned, affine, old_of = to_ras(self.stored(data), self.affine)
         slice_axis, times_s = old_of.index(self.slice_axis), self.slice_times_s
         if (
             times_s is not None

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bci_bridge.sources.folder_source import TORN_S
-from bci_bridge.sources.nifti import nifti_folder, recorded_nifti
+from bci_bridge.sources.nifti import first_volume, nifti_folder, recorded_nifti
 from bci_bridge.sources.source import Exhausted, Refused
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import ScanError, UsageError
@@ -395,3 +395,15 @@ def test_a_share_that_hiccups_is_waited_for_and_one_that_vanished_is_an_error(tm
 def test_no_folder_is_one_clear_line(tmp_path):
     with pytest.raises(ScanError, match="expected a folder, found No such file"):
         nifti_folder(tmp_path / "none")
+
+
+def test_a_first_volume_is_read_as_it_is_stored(tmp_path):
+    path = tmp_path / "bold.nii.gz"
+    nibabel.save(image(3, slope=(0.5, 3.0)), path)
+    stored, affine = first_volume(path)
+    wanted = nibabel.load(path)
+
+    np.testing.assert_array_equal(stored, wanted.dataobj[..., 0])
+    np.testing.assert_allclose(affine, wanted.affine)
+    with pytest.raises(ScanError, match=r"none\.nii: expected a NIfTI file"):
+        first_volume(tmp_path / "none.nii")
