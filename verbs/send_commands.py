@@ -191,3 +191,60 @@ def vsend(
     from verbs.send import send_vsend
 
     send_vsend(listen, sending)
+
+
+@sources.command
+def trigger(
+    device: tyro.conf.Positional[str],
+    /,
+    *,
+    run: str,
+    to: str = "tcp://127.0.0.1:5760",
+    runs: int | None = None,
+    discard: int = 0,
+    every: int = 1,
+    tr_s: float | None = None,
+    quiet_s: float = 5.0,
+    pulse_key: str = "5",
+    pulse_byte: int | None = None,
+    baud: int = 115_200,
+    marker: str = "",
+    key: Path | None = None,
+    server_key: Path | None = None,
+) -> None:
+    """Put the scanner's pulses on record, beside a source that sends the volumes.
+
+    Args:
+        device: `keyboard`, `serial:PORT` or `lsl:STREAM`.
+        run: Name of the run, as the source announces it; its repetitions are followed.
+        to: The server's address.
+        runs: End after so many runs; go on until stopped by default.
+        discard: Acquisitions before volume 0, as for the source.
+        every: Pulses of an acquisition.
+        tr_s: Number pulses by their time, so that a lost one shifts nothing.
+        quiet_s: After so long without a pulse counting begins anew.
+        pulse_key: The key that is a pulse.
+        pulse_byte: The byte of the serial port that is a pulse; any by default.
+        baud: Of the serial port.
+        marker: The LSL sample that is a pulse; any by default.
+        key: This device's key; its roles are stimulus and scanner.
+        server_key: The server's public key, `server.pub`.
+    """
+    from verbs.send_trigger import send_trigger
+
+    send_trigger(
+        device,
+        to,
+        run=run,
+        runs=runs,
+        discard=discard,
+        every=every,
+        tr_s=tr_s,
+        quiet_s=quiet_s,
+        pulse_key=pulse_key,
+        pulse_byte=pulse_byte,
+        baud=baud,
+        marker=marker,
+        key=key,
+        server_key=server_key,
+    )
