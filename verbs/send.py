@@ -21,7 +21,7 @@ from runtime.errors import UsageError
 from verbs.send_commands import Sending
 
 _MEMORY_BYTES: Final = 4 << 30
-"""Of address space, where peers of no key can send: a flood ends this process alone."""
+"""Of address space: whatever a file or a peer does, it does to this process alone."""
 
 
 def send_nifti(
@@ -178,6 +178,7 @@ def send(
             quiet_s=sending.quiet_s,
             reorder=sending.reorder,
         )
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
         with stop_on_signals() as stop:
             send_runs(
                 source,
@@ -193,12 +194,11 @@ def send(
 
 
 def _listening(text: str, protocol: str) -> Place:
-    """Read where to listen, warn of what that means, and bound what peers can do."""
+    """Read where to listen, and warn of what that means."""
     place = place_of(text)
     line = warning(place, protocol)
     if line:
         _say(line)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     return place
 
 

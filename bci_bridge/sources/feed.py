@@ -152,8 +152,9 @@ class Feed:
         if run is None:
             return []
         actions = self._advance(now_ns)
-        if self._run is run and now_ns - run.heard_ns > self._plan.quiet_s * _SECOND:
-            actions += self._end(f"nothing came for {self._plan.quiet_s:g} s", now_ns)
+        quiet_s = max(self._plan.quiet_s, 2 * run.start.tr_s)
+        if self._run is run and now_ns - run.heard_ns > quiet_s * _SECOND:
+            actions += self._end(f"nothing came for {quiet_s:g} s", now_ns)
         return actions
 
     def stop(self, why: str, now_ns: int) -> list[Action]:

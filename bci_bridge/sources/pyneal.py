@@ -6,9 +6,9 @@ answer and would not send the next volume without. Whoever greets begins a serie
 """
 
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Final
+from uuid import uuid4
 
 import zmq
 
@@ -33,14 +33,13 @@ class PynealSource:
     """
 
     def __init__(
-        self, place: Place, *, wall_ns: Callable[[], int] = time.time_ns
+        self, place: Place, *, new_name: Callable[[], str] = lambda: uuid4().hex[:12]
     ) -> None:
         """Listen.
 
         Args:
             place: Where; port 0 takes any that is free.
-            wall_ns: Time of day, which tells the series of one process from those of
-                another.
+            new_name: Tells a series from those of this and of other processes.
 
         Raises:
             ScanError: The port is taken.
@@ -70,7 +69,7 @@ class PynealSource:
                 "Is Pyneal itself running?"
             ) from error
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._wall_ns = wall_ns
+        self._new_name = new_name
         self._series = ""
 
     def poll(self, wait_s: float) -> Arrival | None:
@@ -83,7 +82,7 @@ class PynealSource:
             return None
         if len(frames) == 1 and len(frames[0]) <= MAX_GREETING_BYTES:
             self._answer(frames[0])
-            self._series = f"pyneal-{self._wall_ns()}"
+            self._series = f"pyneal-{self._new_name()}"
             return None
         try:
             volume = volume_of(frames, self._series)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
+from uuid import uuid4
 
 from bci_bridge.sources.conversation import NewConversation
 from bci_bridge.sources.listening import Place
@@ -39,7 +40,7 @@ class TcpSource:
         begin: NewConversation,
         *,
         clock_s: Callable[[], float] = time.monotonic,
-        wall_ns: Callable[[], int] = time.time_ns,
+        new_name: Callable[[], str] = lambda: uuid4().hex[:12],
     ) -> None:
         """Listen.
 
@@ -48,13 +49,13 @@ class TcpSource:
             what: A word for the protocol.
             begin: Begins a conversation.
             clock_s: Monotonic clock.
-            wall_ns: Time of day; it names connections.
+            new_name: Tells a connection from those of this and of other processes.
 
         Raises:
             ScanError: The port is taken.
         """
         self._what, self._begin = what, begin
-        self._clock_s, self._wall_ns = clock_s, wall_ns
+        self._clock_s, self._new_name = clock_s, new_name
         self._arrivals: list[Arrival] = []
         self._ready: deque[Arrival] = deque()
         self._peer: socket.socket | None = None
@@ -103,7 +104,7 @@ class TcpSource:
             peer.setsockopt(level, option, value)
         self._peer, self._buffer = peer, bytearray()
         self._spoke_s = self._began_s = self._clock_s()
-        name = f"{self._what}-{self._wall_ns()}"
+        name = f"{self._what}-{self._new_name()}"
         self._talk = self._begin(name, self._arrivals)
         self._wanted = 0
         self._go_on(None)

@@ -1,7 +1,9 @@
 """From a source to a server's outcomes: the loop, its ends, and its killed self."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ import time
 import nibabel
 import numpy as np
 import pytest
+import zmq
 from neuroflow_client import Client, VolumeOutcome
 
 from bci_bridge.recording_reader import read_recording
@@ -284,3 +287,59 @@ def test_a_folder_needs_the_number_of_volumes(tmp_path):
 
     assert process.returncode == 2
     assert lines.startswith("neuroflow: --volumes: expected how many acquisitions")
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def pyneal_message(number):
+    header = {
+        "volIdx": number,
+        "dtype": "int16",
+        "shape": SHAPE,
+        "affine": "[[2,0,0,0],[0,2,0,0],[0,0,3,0],[0,0,0,1]]",
+        "TR": "1.0",
+    }
+    voxels = np.full(SHAPE, number, np.int16)
+    voxels.flat[0] = -1
+    return [json.dumps(header).encode(), voxels.tobytes()]
+
+
+@pytest.mark.slow
+def test_an_adapter_does_not_notice_that_its_listener_was_killed(running, tmp_path):
+    server = running(recording=str(tmp_path / "log"))
+    port = free_port()
+    words = ["pyneal", "--listen", f"127.0.0.1:{port}", "--run", "rest"]
+    words += ["--volumes", 8, "--to", server.address, "--spool", tmp_path / "spool"]
+    words += ["--budget-s", 60]
+    first = command(*words)
+    with zmq.Context() as context, context.socket(zmq.PAIR) as adapter:
+        adapter.setsockopt(zmq.LINGER, 0)
+        adapter.setsockopt(zmq.RCVTIMEO, 30_000)
+        adapter.connect(f"tcp://127.0.0.1:{port}")
+        adapter.send(b"hello from pyneal_scanner ")
+        assert adapter.recv() == b"hello from pyneal_scanner "
+        for number in range(8):
+            if number == 4:
+                while len(kinds(tmp_path / "log")) < 5:
+                    time.sleep(0.05)
+                assert killed(first)
+                second = command(*words)
+            adapter.send_multipart(pyneal_message(number))
+            assert adapter.recv() == b"received volIdx %d" % number
+    lines = second.communicate(timeout=60)[1].splitlines()
+    server.stop()
+
+    assert second.returncode == 0
+    assert lines == [
+        "run rest: goes on after 4 volumes",
+        "run rest: complete, 8 of 8 volumes",
+    ]
+    assert kinds(tmp_path / "log") == [
+        ("RunStart", None),
+        *(("Volume", number) for number in range(8)),
+        ("RunEnd", None),
+    ]

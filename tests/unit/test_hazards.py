@@ -109,17 +109,18 @@ def test_that_check_finds_a_test_that_does_not_exist(test):
     assert not is_there(test)
 
 
-def test_nothing_is_read_from_the_lab_streaming_layer():
+def test_one_source_reads_the_lab_streaming_layer_and_nothing_else():
     importers = [
-        file
+        str(file.relative_to(ROOT))
         for file in modules("bci_bridge", "runtime", "verbs")
         if any(name.partition(".")[0] == "pylsl" for name in dotted(file))
     ]
 
-    assert importers == []
+    # Triggers are put on record; nothing that is answered comes from them.
+    assert importers == ["bci_bridge/sources/pulse_devices.py"]
 
 
-def test_the_bridge_imports_no_reader_of_image_files():
+def test_the_server_imports_no_reader_of_image_files():
     importers = {
         file.parent.name
         for file in modules("bci_bridge")
@@ -128,12 +129,16 @@ def test_the_bridge_imports_no_reader_of_image_files():
     users = [
         file
         for file in modules("bci_bridge")
-        if file.parent.name != "exports"
-        and any(name.startswith("bci_bridge.exports") for name in dotted(file))
+        if file.parent.name not in ("exports", "sources")
+        and any(
+            name.startswith(("bci_bridge.exports", "bci_bridge.sources"))
+            for name in dotted(file)
+        )
     ]
 
-    # What is over may be written in their formats; what is live never reads them.
-    assert importers <= {"exports"}
+    # What is over may be written in their formats, and a source, which is a process of
+    # its own, reads them; the server does neither.
+    assert importers <= {"exports", "sources"}
     assert users == []
 
 

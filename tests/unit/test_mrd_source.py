@@ -210,7 +210,7 @@ def test_any_bytes_are_survived(data):
 
 
 def test_a_client_is_heard_over_a_real_connection():
-    source = TcpSource(place_of("127.0.0.1:0"), "mrd", mrd(), wall_ns=lambda: 7)
+    source = TcpSource(place_of("127.0.0.1:0"), "mrd", mrd(), new_name=lambda: "7")
     peer = Peer(source.port, metadata(), *(message(image(n)) for n in range(3)), CLOSE)
     peer.start()
     found = gathered(source, 4)

@@ -113,7 +113,7 @@ def test_hostile_json_is_an_error_of_ours(text):
 
 @pytest.fixture
 def listening():
-    source = PynealSource(place_of("127.0.0.1:0"), wall_ns=iter(range(9)).__next__)
+    source = PynealSource(place_of("127.0.0.1:0"), new_name=iter("012345").__next__)
     yield source
     source.close()
 
