@@ -59,7 +59,7 @@ def nifti(
     *,
     speed: float = 1.0,
     fast: bool = False,
-    pattern: str = "*.nii*",
+    pattern: str = "*",
     first_number: int | None = None,
     new_only: bool = False,
     sending: Common,
@@ -70,7 +70,7 @@ def nifti(
         path: A .nii or .nii.gz file, or a folder.
         speed: Of a file; 1 is real time, 10 ten times faster.
         fast: Of a file; as fast as the server acknowledges, without deadlines.
-        pattern: Of a folder's files.
+        pattern: Of the names of a folder's files.
         first_number: Number of a folder's first acquisition in its name; 0 or 1,
             whichever comes, by default.
         new_only: Leave out the files that are in a folder already.

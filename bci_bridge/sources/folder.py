@@ -38,8 +38,9 @@ class Folder:
     def __init__(
         self,
         folder: Path,
-        pattern: str,
+        endings: tuple[str, ...],
         *,
+        pattern: str = "*",
         is_below: bool = False,
         is_new_only: bool = False,
         clock_s: Callable[[], float] = time.monotonic,
@@ -48,6 +49,7 @@ class Folder:
 
         Args:
             folder: Where to look.
+            endings: What names must end in, in lower case; case does not matter.
             pattern: Shell pattern of names; case does not matter.
             is_below: Look into the folders in it, too.
             is_new_only: Leave out what is there now.
@@ -56,7 +58,8 @@ class Folder:
         Raises:
             ScanError: There is no such folder.
         """
-        self._folder, self._pattern = folder, pattern.lower()
+        self._folder, self._endings = folder, endings
+        self._pattern = pattern.lower()
         self._is_below, self._clock_s = is_below, clock_s
         self._done: set[Path] = set()
         self._failing_since_s: float | None = None
@@ -114,10 +117,12 @@ class Folder:
             path = folder / entry.name
             if is_below and entry.is_dir(follow_symlinks=False):
                 yield from self._listed(path, is_below=False)
-            elif path not in self._done and fnmatch.fnmatchcase(
-                entry.name.lower(), self._pattern
-            ):
+            elif path not in self._done and self._fits(entry.name.lower()):
                 yield path
+
+    def _fits(self, name: str) -> bool:
+        # Whoever copies a file may give it another ending until it is whole.
+        return name.endswith(self._endings) and fnmatch.fnmatchcase(name, self._pattern)
 
 
 def _seen(path: Path) -> Seen | None:

@@ -5,6 +5,7 @@ run begins and after it has ended, so it can be one step ahead of the spool or b
 it; `Journal.settled` says which, and what that means.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -69,13 +70,18 @@ class Journal:
         return past, None
 
     def write(self, past: Past) -> None:
-        """Replace the file, at once."""
+        """Replace the file, at once.
+
+        A disk that is full or gone costs no run, as with the spool itself: a successor
+        knows less then.
+        """
         if self._spool is None:
             return
-        self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         scratch = self._spool / f"{_NAME}.part"
-        scratch.write_bytes(msgspec.json.encode(past))
-        os.replace(scratch, self._spool / _NAME)
+        with contextlib.suppress(OSError):
+            self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+            scratch.write_bytes(msgspec.json.encode(past))
+            os.replace(scratch, self._spool / _NAME)
 
     def forget(self) -> None:
         """Delete what is said of runs that the server has."""

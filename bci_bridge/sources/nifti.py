@@ -74,7 +74,7 @@ def recorded_nifti(
 def nifti_folder(
     folder: Path,
     *,
-    pattern: str = "*.nii*",
+    pattern: str = "*",
     first_number: int | None = None,
     is_new_only: bool = False,
     clock_s: Callable[[], float] = time.monotonic,
@@ -94,7 +94,13 @@ def nifti_folder(
     Raises:
         ScanError: There is no such folder.
     """
-    watched = Folder(folder, pattern, is_new_only=is_new_only, clock_s=clock_s)
+    watched = Folder(
+        folder,
+        (".nii", ".nii.gz"),
+        pattern=pattern,
+        is_new_only=is_new_only,
+        clock_s=clock_s,
+    )
     return FolderSource(watched, _Volumes(first_number), clock_s=clock_s, sleep=sleep)
 
 

@@ -96,3 +96,11 @@ def test_a_complete_command_leaves_nothing(tmp_path):
     Journal(tmp_path).forget()
 
     assert Journal(tmp_path).settled(plan()) == (Past(run="rest"), None)
+
+
+def test_a_disk_that_takes_nothing_costs_no_run(tmp_path):
+    Journal(tmp_path).write(past(series="s-1"))
+    (tmp_path / "series.json.part").mkdir()
+    Journal(tmp_path).write(past(over=("s-1",)))
+
+    assert (tmp_path / "series.json").read_bytes().count(b"s-1") == 1

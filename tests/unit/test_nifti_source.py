@@ -5,6 +5,7 @@ import gzip
 import os
 import shutil
 import struct
+import sys
 
 import nibabel
 import numpy as np
@@ -16,7 +17,7 @@ from bci_bridge.sources.folder_source import TORN_S
 from bci_bridge.sources.nifti import first_volume, nifti_folder, recorded_nifti
 from bci_bridge.sources.source import Exhausted, Refused
 from bci_bridge.sources.volume import ScannedVolume
-from runtime.errors import ScanError, UsageError
+from runtime.errors import BackendError, ScanError, UsageError
 from tests.scanned import Clock, polled, recorded_data
 
 SHAPE = (5, 4, 3)
@@ -371,6 +372,7 @@ def test_links_folders_and_other_files_are_left_alone(tmp_path):
     (tmp_path / "v1.nii").mkdir()
     os.mkfifo(tmp_path / "v2.nii")
     (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / "v3.nii.gz.part").write_bytes(b"nothing")
     source, _ = watching(tmp_path)
 
     assert polled(source) == []
@@ -407,3 +409,18 @@ def test_a_first_volume_is_read_as_it_is_stored(tmp_path):
     np.testing.assert_allclose(affine, wanted.affine)
     with pytest.raises(ScanError, match=r"none\.nii: expected a NIfTI file"):
         first_volume(tmp_path / "none.nii")
+
+
+def test_a_pattern_chooses_among_names(tmp_path):
+    for name in ("rest_0.nii", "Task_0.nii"):
+        nibabel.save(image(), tmp_path / name)
+    source, _ = watching(tmp_path, pattern="task_*")
+
+    assert [one.series for one in polled(source, 5)] == ["Task_"]
+
+
+def test_a_missing_library_names_its_extra(tmp_path, monkeypatch):
+    nibabel.save(image(1), tmp_path / "bold.nii")
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.raises(BackendError, match="Install the extra `scanner`"):
+        recorded_nifti(tmp_path / "bold.nii", None)
