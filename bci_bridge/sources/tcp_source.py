@@ -23,6 +23,8 @@ MESSAGE_S: Final = 10.0
 """A peer that takes longer for one part of a message is sent away."""
 IDLE_S: Final = 30.0
 """After so long without a word a peer makes room for another that has come."""
+_FAREWELL_S: Final = 1.0
+"""A run is complete with its last volume; its sender has yet to say goodbye."""
 _CHUNK: Final = 1 << 20
 
 
@@ -85,7 +87,13 @@ class TcpSource:
         return self._ready.popleft() if self._ready else None
 
     def close(self) -> None:
-        """Hang up, and stop listening."""
+        """Let the peer say its last words, hang up, and stop listening."""
+        end_s = self._clock_s() + _FAREWELL_S
+        while self._peer is not None and (left_s := end_s - self._clock_s()) > 0:
+            self._arrivals.clear()
+            self._hear(self._peer, left_s)
+            if not self._arrivals:
+                break
         self._hang_up()
         self._listener.close()
 

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 
+import ismrmrd
 import nibabel
 import numpy as np
 import pytest
@@ -341,5 +343,75 @@ def test_an_adapter_does_not_notice_that_its_listener_was_killed(running, tmp_pa
     assert kinds(tmp_path / "log") == [
         ("RunStart", None),
         *(("Volume", number) for number in range(8)),
+        ("RunEnd", None),
+    ]
+
+
+def murfi_images():
+    header = bytearray(616)
+    struct.pack_into("5s", header, 0, b"ERTI\0")
+    struct.pack_into("<i", header, 8, 4)
+    struct.pack_into("16s", header, 412, b"int16_t")
+    header[428] = 1
+    struct.pack_into("<3i", header, 464, *SHAPE)
+    struct.pack_into("<16f", header, 476, *np.diag([2.0, 2.0, 3.0, 1.0]).ravel())
+    struct.pack_into("<i", header, 540, 1000)
+    for number in range(2):
+        struct.pack_into("<i", header, 548, number + 1)
+        yield bytes(header) + np.full(SHAPE, number, "<i2").tobytes()
+
+
+def afni_run():
+    data = b"\xab\xcd\xef\xae" + struct.pack("<i", 24)
+    for number in range(2):
+        data += bytes(24) + np.full(24, number, "<f4").tobytes()
+    yield data + b"\xde\xad\xde\xad"
+
+
+def mrd_measurement():
+    data = []
+    for number in range(2):
+        pixels = np.full(SHAPE[::-1], number, np.int16)
+        made = ismrmrd.Image.from_array(pixels, transpose=False)
+        made.repetition, made.field_of_view = number, (6.0, 8.0, 6.0)
+        made.read_dir, made.phase_dir, made.slice_dir = map(tuple, np.eye(3))
+        data.append(struct.pack("<H", 1022))
+        made.serialize_into(data.append)
+    yield b"".join(bytes(part) for part in data) + struct.pack("<H", 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "connections"),
+    [("vsend", murfi_images), ("afni", afni_run), ("mrd", mrd_measurement)],
+)
+def test_the_verbs_that_listen_send_what_they_hear(
+    running, tmp_path, verb, connections
+):
+    server, port = running(recording=str(tmp_path / "log")), free_port()
+    words = [verb, "--listen", f"127.0.0.1:{port}", "--run", "rest", "--volumes", 2]
+    words += ["--tr-s", 1, "--to", server.address]
+    words += ["--like", nifti_run(tmp_path)] if verb == "afni" else []
+    process = command(*words)
+    for data in connections():
+        for _ in range(300):
+            try:
+                line = socket.create_connection(("127.0.0.1", port), 10)
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.1)
+        with line:
+            line.sendall(data)
+            line.shutdown(socket.SHUT_WR)
+            line.recv(16)
+    lines = process.communicate(timeout=60)[1].splitlines()
+    server.stop()
+
+    assert process.returncode == 0, lines
+    assert lines[-1].startswith("run rest: complete, 2 of 2 volumes")
+    assert kinds(tmp_path / "log") == [
+        ("RunStart", None),
+        ("Volume", 0),
+        ("Volume", 1),
         ("RunEnd", None),
     ]
