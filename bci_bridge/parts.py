@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from bci_bridge.examination import examine
 from bci_bridge.health import Health
 from bci_bridge.ingress import Ingress
+from bci_bridge.memory_cap import cap_memory
 from bci_bridge.pages import page_of
 from bci_bridge.part import earlier_account, part_of, poller_of, say, take_turns
 from bci_bridge.publisher import Publisher
@@ -42,7 +42,7 @@ def run_ingress(setup: Setup) -> None:
     """Be the process that meets the scanner."""
     if setup.outlet is None or setup.admission is None:
         raise BackendError("ingress: expected outlet and admission, found none")
-    _cap_memory(setup)
+    cap_memory(setup.config.memory_mb << 20)
     with part_of(setup, INGRESS) as (stop, stack):
         is_urgent = setup.config.is_urgent and become_urgent(SERVER)
         ingress = Ingress(
@@ -76,7 +76,7 @@ def run_ingress(setup: Setup) -> None:
 
 def run_publisher(setup: Setup) -> None:
     """Be the process that gives outcomes out."""
-    _cap_memory(setup)
+    cap_memory(setup.config.memory_mb << 20)
     with part_of(setup, PUBLISHER) as (stop, stack):
         is_urgent = setup.config.is_urgent and become_urgent(SERVER)
         earlier = earlier_account(setup, PUBLISHER)
@@ -126,9 +126,3 @@ def _health(setup: Setup, stack: contextlib.ExitStack) -> Health | None:
     )
     stack.callback(health.close)
     return health
-
-
-def _cap_memory(setup: Setup) -> None:
-    """Let a peer that bursts this process not burst the machine."""
-    limit = setup.config.memory_mb << 20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -4,21 +4,26 @@ Each source is opened here, and sent by one loop (`bci_bridge.sources.driver`). 
 source needs is imported when it is opened.
 """
 
-import resource
+import importlib.util
+import os
 import sys
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from bci_bridge.header import Pace
 from bci_bridge.keyfolder import read_credentials
+from bci_bridge.memory_cap import cap_memory
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.sources.driver import send_runs
 from bci_bridge.sources.listening import Place, place_of, warning
 from bci_bridge.sources.plan import Plan
 from bci_bridge.sources.recorded import Recorded
 from bci_bridge.sources.source import Source
-from runtime.errors import UsageError
-from verbs.send_commands import Sending
+from runtime.errors import BackendError, UsageError
+from verbs.send_commands import Images, Sending
+
+if TYPE_CHECKING:
+    from bci_bridge.sources.dicom_receiver import DicomReceiver
 
 _MEMORY_BYTES: Final = 4 << 30
 """Of address space: whatever a file or a peer does, it does to this process alone."""
@@ -124,6 +129,63 @@ def send_vsend(listen: str, sending: Sending) -> None:
     send(TcpSource(_listening(listen, "MURFI's protocol"), "murfi", vsend), sending)
 
 
+def send_dicom_folder(
+    path: Path, sending: Sending, images: Images, *, pattern: str, is_new_only: bool
+) -> None:
+    """Send the images that a console exports into a folder.
+
+    Raises:
+        ScanError: There is no such folder.
+        BackendError: pydicom is missing.
+    """
+    _require("pydicom")
+    from bci_bridge.sources.dicom_folder import DicomFolder
+
+    receiver = _receiver(images)
+    folder = DicomFolder(path, receiver, pattern=pattern, is_new_only=is_new_only)
+    send(folder, sending)
+
+
+def send_dicom_store(
+    listen: str,
+    sending: Sending,
+    images: Images,
+    *,
+    title: str,
+    callers: tuple[str, ...],
+) -> None:
+    """Send the images that a console pushes.
+
+    Raises:
+        UsageError: Anybody could push, or a title is none.
+        ScanError: The port is taken.
+        BackendError: pydicom or pynetdicom is missing.
+    """
+    _require("pynetdicom")
+    from bci_bridge.sources.dicom_store import DicomStore, Node
+
+    node = Node(_listening(listen, "DICOM"), title=title, callers=callers)
+    store = DicomStore(node, _receiver(images))
+    _say(f"DICOM node {title} listens on {store.place}")
+    send(store, sending)
+
+
+def _receiver(images: Images) -> "DicomReceiver":
+    from bci_bridge.sources.dicom_receiver import DicomReceiver
+    from bci_bridge.sources.series_choice import Choice
+
+    choice = Choice(series=images.series, echo=images.echo)
+    return DicomReceiver(choice, os.urandom(16), slices=images.slices)
+
+
+def _require(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise BackendError(
+            f"{module}: expected it for DICOM, found none."
+            " Install neuroflow-rt[scanner]"
+        )
+
+
 def send_recorded(file: Recorded, sending: Sending, speed: float | None) -> None:
     """Send a recording, which knows how long it is."""
     pace: Pace = "live" if speed is not None else "catchup"
@@ -178,7 +240,7 @@ def send(
             quiet_s=sending.quiet_s,
             reorder=sending.reorder,
         )
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+        cap_memory(_MEMORY_BYTES)
         with stop_on_signals() as stop:
             send_runs(
                 source,

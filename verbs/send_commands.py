@@ -248,3 +248,65 @@ def trigger(
         key=key,
         server_key=server_key,
     )
+
+
+@dataclass(frozen=True)
+class Images:
+    """Of every source of DICOM images: which of them are decoded."""
+
+    series: tuple[str, ...] = ()
+    """Numbers or patterns of descriptions; the functional series by default."""
+    echo: int = 1
+    """Of several, the one that is decoded."""
+    slices: int | None = None
+    """In a volume, where images hold one slice and do not say."""
+
+
+Which = Annotated[Images, tyro.conf.arg(name="")]
+
+
+@sources.command
+def dicom_folder(
+    path: tyro.conf.Positional[Path],
+    /,
+    *,
+    pattern: str = "*",
+    new_only: bool = False,
+    images: Which,
+    sending: Common,
+) -> None:
+    """Send the DICOM images that a console exports into a folder.
+
+    Args:
+        path: The folder, or that of the day: folders in it are looked into.
+        pattern: Of the files' names, of any case.
+        new_only: Leave out the files that are there already.
+        images: What all sources of images have.
+        sending: What all sources have.
+    """
+    from verbs.send import send_dicom_folder
+
+    send_dicom_folder(path, sending, images, pattern=pattern, is_new_only=new_only)
+
+
+@sources.command
+def dicom_store(
+    *,
+    listen: str = "127.0.0.1:11112",
+    title: str = "NEUROFLOW",
+    callers: tuple[str, ...] = (),
+    images: Which,
+    sending: Common,
+) -> None:
+    """Send the DICOM images that a console pushes here (C-STORE).
+
+    Args:
+        listen: HOST:PORT; HOST is the number of one interface of this machine.
+        title: Application entity title of this service.
+        callers: Application entity titles that may push; needed beyond loopback.
+        images: What all sources of images have.
+        sending: What all sources have.
+    """
+    from verbs.send import send_dicom_store
+
+    send_dicom_store(listen, sending, images, title=title, callers=callers)

@@ -26,6 +26,9 @@ from runtime.errors import ScanError
 MAX_FILE_BYTES: Final = 1 << 29
 """Half a gibibyte: an hour of 64 x 64 x 36 voxels at a TR of 1.5 s, in one file."""
 
+HEAD_BYTES: Final = 1 << 16
+"""Series and image number lie well within."""
+
 IMPLICIT: Final = "1.2.840.10008.1.2"
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
 """PS3.5, section 10: the transfer syntaxes that are read, both little endian."""
@@ -209,6 +212,31 @@ def read_elements(data: bytes, salt: bytes = b"") -> Elements:
     if is_image and not found.data("PixelData"):
         raise IncompleteError("PixelData: expected some, found none")
     return found
+
+
+def read_order(head: bytes) -> tuple[int, int]:
+    """Return series and image number, which sort files whose names mean nothing.
+
+    Args:
+        head: The first `HEAD_BYTES` of a file.
+
+    Raises:
+        ScanError: It tells neither.
+    """
+    _require_plain(transfer_syntax(head))
+    try:
+        with _quiet():
+            names = ["SeriesNumber", "InstanceNumber"]
+            dataset = dcmread(
+                BytesIO(head), stop_before_pixels=True, specific_tags=names
+            )
+            elements = Elements(_plain(dataset))
+    except _MALFORMED as error:
+        raise IncompleteError("file: expected a whole header, found none") from error
+    series, image = elements.whole(names[0]), elements.whole(names[1])
+    if series is None or image is None:
+        raise ScanError("InstanceNumber: expected one, found none")
+    return series, image
 
 
 def transfer_syntax(data: bytes) -> str:

@@ -73,14 +73,6 @@ def facts_of(elements: Elements) -> SeriesFacts:
     )
 
 
-def order_of(elements: Elements) -> tuple[int, int]:
-    """Return what sorts files whose names mean nothing: series and image number."""
-    return (
-        elements.whole("SeriesNumber") or 0,
-        elements.whole("InstanceNumber") or 0,
-    )
-
-
 def contents(
     elements: Elements, series: str
 ) -> Iterator[ScannedVolume | Slice | Broken]:

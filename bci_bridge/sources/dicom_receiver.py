@@ -30,7 +30,7 @@ class DicomReceiver:
         slices: In a volume, where files hold one slice and do not say.
 
     Raises:
-        ScanError: No volume has so many slices.
+        UsageError: No volume has so many slices.
     """
 
     def __init__(

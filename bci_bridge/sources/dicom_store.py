@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -22,7 +22,6 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
-from bci_bridge.endpoints import is_loopback
 from bci_bridge.sources.dicom_elements import (
     EXPLICIT,
     IMPLICIT,
@@ -30,6 +29,7 @@ from bci_bridge.sources.dicom_elements import (
     IncompleteError,
 )
 from bci_bridge.sources.dicom_receiver import DicomReceiver
+from bci_bridge.sources.listening import Place
 from bci_bridge.sources.source import Refused
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import ScanError, UsageError
@@ -51,7 +51,7 @@ ROOM_S: Final = 2.0
 """The console waits for its answer meanwhile; then it hears that there is no room."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Node:
     """Where a console finds this service, and which console may.
 
@@ -59,9 +59,8 @@ class Node:
         UsageError: A title or address is none, or anybody could push.
     """
 
+    place: Place
     title: str = "NEUROFLOW"
-    host: str = "127.0.0.1"
-    port: int = 11112
     callers: tuple[str, ...] = ()
     """Application entity titles that may push; empty: all, on loopback only."""
     room_bytes: int = 1 << 28
@@ -74,11 +73,9 @@ class Node:
                     "AE title: expected 1 to 16 printable characters without backslash,"
                     f" found {title!r}"
                 )
-        if not 0 <= self.port < 1 << 16:
-            raise UsageError(f"--port: expected 0 to 65535, found {self.port}")
-        if not is_loopback(self.host) and not self.callers:
+        if self.place.is_plain and not self.callers:
             raise UsageError(
-                f"--host: expected loopback, found {self.host}. Other addresses need"
+                f"--listen: expected loopback, found {self.place}. Other addresses need"
                 " the console's own title: --callers TITLE"
             )
 
@@ -107,23 +104,24 @@ class DicomStore:
         self._arrivals: deque[ScannedVolume | Refused] = deque()
         self._count = 0
         self._entity = _entity(node)
-        handlers = [
+        handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, _opened, [self._entity]),
             (evt.EVT_CONN_CLOSE, _closed),
             (evt.EVT_C_STORE, _stored, [self._room]),
         ]
         try:
             server = self._entity.start_server(
-                (node.host, node.port), block=False, evt_handlers=handlers
+                (node.place.host, node.place.port), block=False, evt_handlers=handlers
             )
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise ScanError(
-                f"port {node.port} of {node.host}: expected it free, found: {reason}."
-                " Stop the other program or give another --port"
+                f"{node.place}: expected a free port, found: {reason}."
+                " Stop the other program or give another port with --listen"
             ) from error
-        self.port: int = server.server_address[1] if server else node.port
-        """Where it listens; of interest where 0 was asked for."""
+        port = server.server_address[1] if server else node.place.port
+        self.place = Place(node.place.host, port)
+        """Where it listens; the port is of interest where 0 was asked for."""
 
     def poll(self, wait_s: float) -> ScannedVolume | Refused | None:
         """Return the next volume of what was pushed."""

@@ -41,7 +41,7 @@ class Folder:
         endings: tuple[str, ...],
         *,
         pattern: str = "*",
-        is_below: bool = False,
+        levels: int = 0,
         is_new_only: bool = False,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -50,8 +50,9 @@ class Folder:
         Args:
             folder: Where to look.
             endings: What names must end in, in lower case; case does not matter.
+                An empty one takes all.
             pattern: Shell pattern of names; case does not matter.
-            is_below: Look into the folders in it, too.
+            levels: How many levels of folders in it are looked into, too.
             is_new_only: Leave out what is there now.
             clock_s: Monotonic clock.
 
@@ -60,12 +61,12 @@ class Folder:
         """
         self._folder, self._endings = folder, endings
         self._pattern = pattern.lower()
-        self._is_below, self._clock_s = is_below, clock_s
+        self._levels, self._clock_s = levels, clock_s
         self._done: set[Path] = set()
         self._failing_since_s: float | None = None
         self._next_look_s = clock_s()
         try:
-            there = list(self._listed(folder, is_below=is_below))
+            there = list(self._listed(folder, levels))
         except OSError as error:
             raise ScanError(
                 f"{folder}: expected a folder, found {error.strerror or error}"
@@ -90,7 +91,7 @@ class Folder:
         begin_s = self._clock_s()
         found = []
         try:
-            for path in self._listed(self._folder, is_below=self._is_below):
+            for path in self._listed(self._folder, self._levels):
                 seen = _seen(path)
                 if seen is not None:
                     found.append(seen)
@@ -110,13 +111,13 @@ class Folder:
         self._next_look_s = end_s + pause_s
         return found
 
-    def _listed(self, folder: Path, *, is_below: bool) -> Iterator[Path]:
+    def _listed(self, folder: Path, levels: int) -> Iterator[Path]:
         with os.scandir(folder) as entries:
             listed = list(entries)
         for entry in listed:
             path = folder / entry.name
-            if is_below and entry.is_dir(follow_symlinks=False):
-                yield from self._listed(path, is_below=False)
+            if levels > 0 and entry.is_dir(follow_symlinks=False):
+                yield from self._listed(path, levels - 1)
             elif path not in self._done and self._fits(entry.name.lower()):
                 yield path
 

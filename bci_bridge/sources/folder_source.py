@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol, runtime_checkable
 from bci_bridge.sources.folder import Folder, Seen
 from bci_bridge.sources.recorded import TORN
 from bci_bridge.sources.source import Arrival, Refused
-from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import ScanError
 
 TORN_S: Final = 10.0
@@ -37,7 +36,7 @@ class Format(Protocol):
         """Give what sorts files that are found at once."""
         ...
 
-    def volumes(self, path: Path) -> Iterable[ScannedVolume]:
+    def volumes(self, path: Path) -> Iterable[Arrival]:
         """Read a file.
 
         Raises:

@@ -58,7 +58,7 @@ def philips_folder(
         ScanError: There is no such folder.
     """
     watched = Folder(
-        folder, (".par",), is_below=True, is_new_only=is_new_only, clock_s=clock_s
+        folder, (".par",), levels=1, is_new_only=is_new_only, clock_s=clock_s
     )
     return FolderSource(watched, _Pairs(scaling), clock_s=clock_s, sleep=sleep)
 

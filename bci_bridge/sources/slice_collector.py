@@ -11,7 +11,7 @@ from typing import Final
 from bci_bridge.sources.dicom_image import Slice
 from bci_bridge.sources.slices import MAX_SIDE, scanned, stacked
 from bci_bridge.sources.volume import ScannedVolume
-from runtime.errors import ScanError
+from runtime.errors import ScanError, UsageError
 
 PATIENCE_S: Final = 5.0
 """A volume that got no further slice for so long will get none."""
@@ -136,8 +136,8 @@ def check_slices(slices: int | None) -> int | None:
     """Hold the operator's number of slices against what a volume can have.
 
     Raises:
-        ScanError: It is not 1 to 1,024.
+        UsageError: It is not 1 to 1,024.
     """
     if slices is not None and not 1 <= slices <= MAX_SIDE:
-        raise ScanError(f"--slices: expected 1 to {MAX_SIDE}, found {slices}")
+        raise UsageError(f"--slices: expected 1 to {MAX_SIDE}, found {slices}")
     return slices

@@ -19,12 +19,14 @@ from bci_bridge.sources import dicom_store
 from bci_bridge.sources.dicom_elements import ENHANCED_MR_IMAGE, MR_IMAGE
 from bci_bridge.sources.dicom_receiver import DicomReceiver
 from bci_bridge.sources.dicom_store import OUT_OF_RESOURCES, DicomStore, Node
+from bci_bridge.sources.listening import Place
 from bci_bridge.sources.series_choice import Choice
 from bci_bridge.sources.source import Refused
 from runtime.errors import ScanError, UsageError
 from tests import dicom_files as files
 
 DCMTK = shutil.which("storescu", path="/usr/bin:/usr/local/bin")
+HERE = Place("127.0.0.1", 0)
 PEERS = {
     "pynetdicom": [sys.executable, "-m", "pynetdicom", "storescu"],
     "dcmtk": [DCMTK],
@@ -34,7 +36,7 @@ PEERS = {
 @contextmanager
 def serving(**node):
     receiver = DicomReceiver(Choice(), b"salt")
-    store = DicomStore(Node(**{"port": 0, **node}), receiver)
+    store = DicomStore(Node(HERE, **node), receiver)
     try:
         yield store
     finally:
@@ -64,7 +66,7 @@ def associated(
     sockets = []
     line = entity.associate(
         "127.0.0.1",
-        store.port,
+        store.place.port,
         ae_title=called,
         evt_handlers=[
             (evt.EVT_CONN_OPEN, lambda e: sockets.append(e.assoc.dul.socket.socket))
@@ -90,7 +92,7 @@ def test_a_real_peer_pushes_a_run(peer, tmp_path):
     with serving(callers=("CONSOLE",)) as store:
         subprocess.run(
             [*PEERS[peer], "-aet", "CONSOLE", "-aec", "NEUROFLOW", "127.0.0.1",
-             str(store.port), *map(str, sent)],
+             str(store.place.port), *map(str, sent)],
             check=True, timeout=60, capture_output=True,
         )  # fmt: skip
         found = [store.poll(5.0) for _ in sent]
@@ -149,7 +151,7 @@ def test_what_cannot_be_read_is_refused_and_the_next_image_is_taken():
 def test_a_peer_that_announces_too_much_is_cut_off_and_others_are_served(monkeypatch):
     monkeypatch.setattr(dicom_store, "HANDSHAKE_S", 0.5)
     with serving() as store:
-        with socket.create_connection(("127.0.0.1", store.port)) as hostile:
+        with socket.create_connection(("127.0.0.1", store.place.port)) as hostile:
             hostile.settimeout(10)
             hostile.sendall(b"\x01\x00\xff\xff\xff\xff" + bytes(1000))
             assert hostile.recv(1) == b""
@@ -173,11 +175,11 @@ def test_a_taken_port_is_said_with_a_remedy():
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ScanError) as error:
-            DicomStore(Node(port=port), DicomReceiver(Choice(), b"salt"))
+            DicomStore(Node(Place("127.0.0.1", port)), DicomReceiver(Choice(), b"salt"))
 
     assert str(error.value) == (
-        f"port {port} of 127.0.0.1: expected it free, found: address already in use."
-        " Stop the other program or give another --port"
+        f"127.0.0.1:{port}: expected a free port, found: address already in use."
+        " Stop the other program or give another port with --listen"
     )
 
 
@@ -185,11 +187,10 @@ def test_a_taken_port_is_said_with_a_remedy():
     ("changes", "message"),
     [
         (
-            {"host": "192.0.2.1"},
-            "--host: expected loopback, found 192.0.2.1. Other addresses need the"
-            " console's own title: --callers TITLE",
+            {"place": Place("192.0.2.1", 11112)},
+            "--listen: expected loopback, found 192.0.2.1:11112. Other addresses need"
+            " the console's own title: --callers TITLE",
         ),
-        ({"port": 70000}, "--port: expected 0 to 65535, found 70000"),
         (
             {"title": "SEVENTEEN_LETTERS"},
             "AE title: expected 1 to 16 printable characters without backslash,"
@@ -204,7 +205,7 @@ def test_a_taken_port_is_said_with_a_remedy():
 )
 def test_a_node_that_cannot_be_is_refused(changes, message):
     with pytest.raises(UsageError) as error:
-        Node(**changes)
+        Node(**{"place": HERE, **changes})
 
     assert str(error.value) == message
 

@@ -8,7 +8,7 @@ from bci_bridge.sources.dicom_receiver import DicomReceiver
 from bci_bridge.sources.series_choice import Choice, SeriesFacts, why_left_out
 from bci_bridge.sources.source import Refused
 from bci_bridge.sources.volume import ScannedVolume
-from runtime.errors import ScanError, UsageError
+from runtime.errors import UsageError
 from tests import dicom_files as files
 
 BOLD = {
@@ -160,7 +160,7 @@ def test_unfinished_volumes_are_given_up_in_words():
 
 
 def test_a_volume_has_a_number_of_slices_that_volumes_have():
-    with pytest.raises(ScanError, match="--slices: expected 1 to 1024, found 0"):
+    with pytest.raises(UsageError, match="--slices: expected 1 to 1024, found 0"):
         DicomReceiver(Choice(), b"salt", slices=0)
 
 
