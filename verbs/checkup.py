@@ -66,6 +66,25 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """Where a console's images come."""
+
+    missing: tuple[str, ...] = ()
+    """Modules that read them and are not installed."""
+    folder: str = ""
+    """Empty where none was named."""
+    trouble: str = ""
+    """Why it cannot be read."""
+    volume: str = ""
+    """What the first functional volume in it is; empty where there is none."""
+    left_out: str = ""
+    """What else is in it, and why that is not decoded."""
+    address: str = ""
+    """Where a console shall push; empty where nowhere."""
+    address_trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a machine has. None: it could not be read."""
 
@@ -92,6 +111,7 @@ class Facts:
     """Folder of keys; None where none was named."""
     key_trouble: str = ""
     devices: int = 0
+    images: ImageFacts | None = None
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -110,6 +130,7 @@ def findings(facts: Facts) -> list[Finding]:
         _memory(facts),
         *_disk(facts),
         *_keys(facts),
+        *_images(facts),
     ]
 
 
@@ -283,3 +304,28 @@ def _keys(facts: Facts) -> Iterator[Finding]:
         yield _warning("keys", f"{facts.keys}: no device in force", remedy)
     else:
         yield _ok("keys", f"{facts.keys}: {facts.devices} devices in force")
+
+
+def _images(facts: Facts) -> Iterator[Finding]:
+    images = facts.images
+    if images is None:
+        return
+    if images.missing:
+        found = f"{' and '.join(images.missing)} not installed"
+        yield _problem("dicom", found, "Install neuroflow-rt[scanner]")
+    elif images.folder and images.trouble:
+        yield _problem("dicom folder", images.trouble, "See docs/scanners.md")
+    elif images.folder and images.volume:
+        yield _ok("dicom folder", f"{images.folder}: {images.volume}")
+    elif images.folder:
+        found = f"{images.folder}: no functional volume"
+        found += f"; {images.left_out}" if images.left_out else ""
+        yield _warning("dicom folder", found, "Export one and look again")
+    if images.address and images.address_trouble:
+        yield _warning(
+            "dicom port",
+            f"{images.address}: {images.address_trouble}",
+            "Stop the other program or choose another port",
+        )
+    elif images.address:
+        yield _ok("dicom port", f"{images.address} is free")

@@ -12,6 +12,7 @@ import socket
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -24,7 +25,8 @@ from bci_bridge.keyring import SERVER
 from bci_bridge.places import MEMORY
 from bci_bridge.urgency import SUPERVISOR, urgent
 from runtime.errors import ArtifactError, BackendError
-from verbs.checkup import Disk, Facts, Finding, findings
+from verbs.checkup import Disk, Facts, Finding, ImageFacts, findings
+from verbs.doctor_images import image_facts
 from verbs.rig import CPU_FACTS, instruction_sets
 
 MODULES: Final = {
@@ -46,7 +48,13 @@ VOLUME_BYTES: Final = 64 * 64 * 36 * 2
 
 
 def examine_rig(
-    *, address: str, log: Path | None, keys: Path | None, as_json: bool
+    *,
+    address: str,
+    log: Path | None,
+    keys: Path | None,
+    as_json: bool,
+    images: Path | None = None,
+    listen: str | None = None,
 ) -> None:
     """Print a line for everything that a server leans on.
 
@@ -55,7 +63,8 @@ def examine_rig(
         BackendError: There is a problem.
     """
     check_address(address, has_keys=True)
-    found = findings(_facts(address, log, keys))
+    facts = _facts(address, log, keys)
+    found = findings(replace(facts, images=_images(images, listen)))
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:
@@ -94,6 +103,13 @@ def _facts(address: str, log: Path | None, keys: Path | None) -> Facts:
         key_trouble=key_trouble,
         devices=devices,
     )
+
+
+def _images(folder: Path | None, listen: str | None) -> ImageFacts | None:
+    found = image_facts(folder, listen)
+    if found is None or not found.address:
+        return found
+    return replace(found, address_trouble=_port_trouble(found.address))
 
 
 def _engines() -> tuple[dict[str, str], dict[str, str]]:

@@ -204,6 +204,8 @@ def doctor(
     address: str = "tcp://127.0.0.1:5760",
     log: Path | None = None,
     keys: Path | None = None,
+    dicom_folder: Path | None = None,
+    dicom_listen: str | None = None,
     json: bool = False,
 ) -> None:
     """Say what this rig has and what to fix; status 1 if there is a problem.
@@ -212,8 +214,17 @@ def doctor(
         address: Where a server shall listen: is the port free?
         log: Folder of a recording: is there room, and how fast is the disk?
         keys: Folder of keys: are they there, and closed to others?
+        dicom_folder: Where a console exports images: what is in it, and is it read?
+        dicom_listen: HOST:PORT to which a console shall push: is the port free?
         json: Print JSON.
     """
     from verbs.doctor import examine_rig
 
-    examine_rig(address=address, log=log, keys=keys, as_json=json)
+    examine_rig(
+        address=address,
+        log=log,
+        keys=keys,
+        as_json=json,
+        images=dicom_folder,
+        listen=dicom_listen,
+    )

@@ -46,7 +46,7 @@ PUBLIC: Final = (
     "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
     "ImageComments", "SamplesPerPixel", "NumberOfFrames", "Rows", "Columns",
     "PixelSpacing", "BitsAllocated", "PixelRepresentation", "RescaleIntercept",
-    "RescaleSlope", "PixelData",
+    "RescaleSlope",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     # Within the functional groups (PS3.3, C.7.6.16.2 and C.8.13.5):
     "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence",
@@ -93,6 +93,8 @@ _MALFORMED: Final = (
 
 Values = dict[str, Any]
 
+_NONE: Final = memoryview(b"")
+
 
 class IncompleteError(ScanError):
     """A file ends before what it announces: perhaps it is still being written."""
@@ -101,10 +103,14 @@ class IncompleteError(ScanError):
 class Elements:
     """Plain values by DICOM keyword, each taken out with its type checked."""
 
-    def __init__(self, values: Values, patient: bytes = b"") -> None:
+    def __init__(
+        self, values: Values, patient: bytes = b"", pixels: memoryview = _NONE
+    ) -> None:
         self._values = values
         self.patient = patient
         """A salted hash of who was scanned."""
+        self.pixels = pixels
+        """The bytes of PixelData, where they lie in the file."""
 
     def text(self, name: str) -> str:
         """Return a text, the first of several; empty where there is none."""
@@ -193,11 +199,13 @@ def read_elements(data: bytes, salt: bytes = b"") -> Elements:
             f"file: expected at most {MAX_FILE_BYTES >> 20} MiB,"
             f" found {len(data) >> 20} MiB. Let the console write one file per volume"
         )
-    _require_plain(transfer_syntax(data))
+    syntax = transfer_syntax(data)
+    _require_plain(syntax)
     try:
         with _quiet():
             # Only now may pydicom look: it inflates a deflated file by itself.
-            dataset = dcmread(BytesIO(data), specific_tags=_WANTED)
+            stream = BytesIO(data)
+            dataset = dcmread(stream, stop_before_pixels=True, specific_tags=_WANTED)
             values = _plain(dataset)
             patient = "\0".join(str(dataset.get(name, "")) for name in _PATIENT)
     except _MALFORMED as error:
@@ -207,9 +215,10 @@ def read_elements(data: bytes, salt: bytes = b"") -> Elements:
             f"file: expected a whole DICOM file, found a malformed one ({kind})"
         ) from error
     person = hashlib.blake2b(patient.encode(errors="replace"), salt=salt)
-    found = Elements(values, person.digest())
+    pixels = _pixels(data, stream.tell(), syntax)
+    found = Elements(values, person.digest(), pixels)
     is_image = found.text("SOPClassUID") in ("", MR_IMAGE, ENHANCED_MR_IMAGE)
-    if is_image and not found.data("PixelData"):
+    if is_image and not pixels:
         raise IncompleteError("PixelData: expected some, found none")
     return found
 
@@ -279,6 +288,15 @@ def _require_plain(syntax: str) -> None:
         f"TransferSyntaxUID: expected uncompressed little endian, found {name}."
         " Let the console export without compression"
     )
+
+
+def _pixels(data: bytes, at: int, syntax: str) -> memoryview:
+    """Find PixelData, at which pydicom has stopped, without a copy."""
+    begin = at + (8 if syntax == IMPLICIT else 12)
+    if data[at : at + 4] != b"\xe0\x7f\x10\x00" or len(data) < begin:
+        return _NONE
+    size = int.from_bytes(data[begin - 4 : begin], "little")
+    return memoryview(data)[begin : begin + size]
 
 
 def _plain(dataset: Dataset) -> Values:

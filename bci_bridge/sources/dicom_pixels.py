@@ -34,7 +34,7 @@ def read_pixels(elements: Elements) -> Shaped[np.ndarray, "frames rows columns"]
         raise ScanError(
             f"pixels: expected one sample of 16 bits, found {samples} of {bits} bits"
         )
-    data = elements.data("PixelData")
+    data = elements.pixels
     expected = 2 * rows * columns * frames
     if len(data) < expected:
         raise IncompleteError(

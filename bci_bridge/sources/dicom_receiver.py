@@ -65,6 +65,9 @@ class DicomReceiver:
             raise
         except ScanError as error:
             return [Refused(what, str(error))]
+        except MemoryError:
+            found = f"{len(data) >> 20} MiB that do not fit"
+            return [Refused(what, f"file: expected what memory holds, found {found}")]
 
     def overdue(self, now_s: float) -> list[ScannedVolume | Refused]:
         """Give up volumes that will not be whole."""

@@ -7,7 +7,8 @@ import pytest
 
 from bci_bridge.keyfolder import make_device
 from runtime.errors import BackendError, UsageError
-from verbs import doctor
+from tests import dicom_files as files
+from verbs import doctor, doctor_images
 
 LINES = [
     "engines", "instructions", "processors", "scheduling", "gpu", "clock",
@@ -106,3 +107,61 @@ def test_libraries_that_do_not_load_are_told_apart(monkeypatch):
 
     assert list(found) == list(doctor.MODULES)
     assert broken == {"openvino": "libtbb.so: no such file"}
+
+
+def test_a_folder_of_images_is_read_and_nothing_in_it_changes(capsys, tmp_path):
+    made = files.enhanced([files.volume()])
+    (tmp_path / "a").write_bytes(files.dumped(made))
+    (tmp_path / "b.txt").write_text("no image")
+
+    _, found = said(capsys, images=tmp_path)
+
+    assert found["dicom folder"]["found"] == (
+        f"{tmp_path}: series 7: 6 x 5 x 4 voxels, TR 1.5 s, slice times"
+    )
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b.txt"]
+
+
+def test_a_folder_without_a_functional_volume_is_a_warning(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(doctor_images, "PATIENCE_S", 0.3)
+    made = files.enhanced([files.volume()], SeriesDescription="localizer")
+    (tmp_path / "a").write_bytes(files.dumped(made))
+
+    _, found = said(capsys, images=tmp_path)
+
+    assert found["dicom folder"]["status"] == "warning"
+    assert found["dicom folder"]["found"] == (
+        f"{tmp_path}: no functional volume; series 7: left out: a localiser."
+        " Take it with --series 7"
+    )
+
+
+def test_a_folder_of_images_that_is_not_there_is_a_problem(capsys, tmp_path):
+    status, found = said(capsys, images=tmp_path / "nowhere")
+
+    assert status == 1
+    assert found["dicom folder"]["status"] == "problem"
+
+
+def test_a_port_for_images_is_free_or_is_not(capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        _, taken = said(capsys, listen=place)
+    _, free = said(capsys, listen=place)
+
+    assert taken["dicom port"]["status"] == "warning"
+    assert free["dicom port"]["found"] == f"tcp://{place} is free"
+
+
+def test_what_reads_images_must_be_installed(capsys, monkeypatch):
+    monkeypatch.setattr(doctor_images, "MODULES", ("pydicom", "absent_module"))
+
+    status, found = said(capsys, listen="127.0.0.1:0")
+
+    assert status == 1
+    assert found["dicom"]["found"] == "absent_module not installed"
+    assert found["dicom"]["remedy"] == "Install neuroflow-rt[scanner]"
