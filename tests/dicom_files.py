@@ -1,5 +1,6 @@
 """DICOM files of known geometry, written with pydicom: classic and enhanced."""
 
+import struct
 from io import BytesIO
 
 import numpy as np
@@ -98,6 +99,65 @@ def classic(voxels, index, time=0, *, rotation=OBLIQUE, **changes):
     for name, value in changes.items():
         setattr(made, name, value)
     return made
+
+
+def mosaic(voxels, *, is_reversed=False, has_elements=True, times_ms=None, **changes):
+    """A volume as Siemens writes it.
+
+    Args:
+        voxels: Columns, rows, slices.
+        is_reversed: Slices follow each other against the cross product of rows and
+            columns, which the CSA header alone tells.
+        has_elements: Number and times of slices stand outside the CSA header, too.
+        times_ms: Of the slices.
+        changes: Elements of the file.
+    """
+    columns, rows, slices = voxels.shape
+    side = int(np.ceil(np.sqrt(slices)))
+    tiles = np.zeros((side * side, rows, columns), voxels.dtype)
+    tiles[:slices] = voxels.transpose(2, 1, 0)
+    image = tiles.reshape(side, side, rows, columns).swapaxes(1, 2)
+    image = image.reshape(side * rows, side * columns)
+    made = classic(voxels, 0)
+    made.Manufacturer, made.SoftwareVersions = "SIEMENS", "syngo MR E11"
+    made.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+    # The centre of the large slice is that of the first small one.
+    wide = np.array([side * columns - columns, side * rows - rows]) / 2 * SPACING[:2]
+    made.ImagePositionPatient = list(ORIGIN - OBLIQUE[:, :2] @ wide)
+    normal = OBLIQUE[:, 2] * (-1 if is_reversed else 1)
+    tags = {
+        "NumberOfImagesInMosaic": [str(slices)],
+        "SliceNormalVector": [f"{x:.8f}" for x in normal],
+    }
+    if times_ms is not None:
+        tags["MosaicRefAcqTimes"] = [str(time) for time in times_ms]
+    made.add_new(0x00290010, "LO", "SIEMENS CSA HEADER")
+    made.add_new(0x00291010, "OB", csa(tags))
+    if has_elements:
+        made.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
+        made.add_new(0x0019100A, "US", slices)
+        if times_ms is not None:
+            made.add_new(0x00191029, "FD", list(times_ms))
+    _pixels(made, image[None])
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def csa(tags):
+    """A CSA header of texts."""
+    parts = [b"SV10\4\3\2\1", struct.pack("<2i", len(tags), 77)]
+    for name, texts in tags.items():
+        parts.append(
+            struct.pack(
+                "<64si4s3i", name.encode(), len(texts), b"FD", 4, len(texts), 77
+            )
+        )
+        for text in texts:
+            raw = text.encode() + b"\0"
+            parts.append(struct.pack("<4i", 77, len(raw), 77, 77))
+            parts.append(raw + bytes(-len(raw) % 4))
+    return b"".join(parts)
 
 
 def _item(**values):

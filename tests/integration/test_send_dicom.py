@@ -68,6 +68,34 @@ def test_a_folder_of_mosaics_drives_a_server(running, tmp_path):
     require_all_answered(server, tmp_path / "log", recorded)
 
 
+def test_a_folder_is_gone_on_with_by_the_successor_of_a_killed_process(
+    running, tmp_path
+):
+    recorded = sorted(recorded_data("siemens_mosaic_tr1000").iterdir())
+    server = running(MeanDecoder(SHAPE), recording=str(tmp_path / "log"))
+    (tmp_path / "export").mkdir()
+    words = [
+        "dicom-folder", tmp_path / "export", "--run", "rest", "--volumes", 24,
+        "--spool", tmp_path / "spool", "--to", server.address, "--budget-s", 60,
+    ]  # fmt: skip
+    for file in recorded[:10]:
+        shutil.copy(file, tmp_path / "export")
+
+    with command(*words) as first:
+        while "8 of 24" not in first.stderr.readline():
+            pass
+        first.kill()
+    for file in recorded[10:]:
+        shutil.copy(file, tmp_path / "export")
+    second = command(*words)
+    lines = second.communicate(timeout=120)[1].splitlines()
+
+    assert second.returncode == 0
+    assert lines[0].startswith("run rest: goes on after ")
+    assert lines[-1] == "run rest: complete, 24 of 24 volumes"
+    require_all_answered(server, tmp_path / "log", recorded)
+
+
 def test_a_peer_that_pushes_mosaics_drives_a_server(running, tmp_path):
     recorded = sorted(recorded_data("siemens_mosaic_tr1000").iterdir())[:8]
     server = running(MeanDecoder(SHAPE), recording=str(tmp_path / "log"))

@@ -82,6 +82,14 @@ def test_an_enhanced_file_with_changed_bytes(data):
     require_volumes_or_error(data)
 
 
+MOSAIC = files.dumped(files.mosaic(files.volume(), times_ms=[0.0, 9.0, 1.0, 8.0]))
+
+
+@given(mutated(MOSAIC, len(MOSAIC)))
+def test_a_mosaic_with_changed_bytes(data):
+    require_volumes_or_error(data)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_no_csa_header_or_a_short_one(data):
     for header in (data, b"SV10\4\3\2\1" + data):

@@ -224,6 +224,76 @@ def test_a_gap_between_slices_is_seen():
         collected([slices[i] for i in (0, 1, 2, 4)], 4)
 
 
+@pytest.mark.parametrize("has_elements", [True, False])
+@pytest.mark.parametrize("slices", [1, 4, 5, 9])
+def test_a_mosaics_tiles_are_slices(slices, has_elements):
+    voxels = files.volume(shape=(6, 5, slices), dtype="<u2")
+
+    (found,) = read(files.mosaic(voxels, has_elements=has_elements))
+
+    require_same(found, voxels)
+    assert found.geometry.tr_s == 1.5
+
+
+@pytest.mark.parametrize("has_elements", [True, False])
+def test_a_mosaics_slices_and_times_run_as_its_csa_header_says(has_elements):
+    voxels = files.volume()
+    times = {"times_ms": [0.0, 700.0, 50.0, 750.0], "has_elements": has_elements}
+
+    (up,) = read(files.mosaic(voxels, **times))
+    (down,) = read(files.mosaic(voxels, is_reversed=True, **times))
+
+    require_same(up, voxels)
+    rotation = files.OBLIQUE * [1, 1, -1]
+    require_same(down, voxels, files.affine(rotation))
+    assert up.geometry.slice_times_s == (0.0, 0.7, 0.05, 0.75)
+    assert down.geometry.slice_times_s == up.geometry.slice_times_s[::-1]
+
+
+def test_times_beyond_a_tr_are_none():
+    made = files.mosaic(files.volume(), times_ms=[0.0, 700.0, 1400.0, 2100.0])
+
+    (found,) = read(made)
+
+    assert found.geometry.slice_times_s is None
+
+
+MOSAICS = [
+    (
+        {"Columns": 9, "Rows": 13},
+        "PixelData: expected 234 bytes, found 240",
+    ),
+    (
+        {"Columns": 15, "Rows": 8},
+        "mosaic: expected 2 x 2 tiles for 4 slices, found 8 x 15 pixels",
+    ),
+    (
+        {"SpacingBetweenSlices": 0},
+        "SpacingBetweenSlices: expected mm, found 0.0",
+    ),
+    (
+        {"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]},
+        "SliceNormalVector: expected it across the slices",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), MOSAICS)
+def test_what_is_no_mosaic_is_refused_in_one_line(changes, message):
+    with pytest.raises(ScanError) as error:
+        read(files.mosaic(files.volume(), **changes))
+
+    assert str(error.value) == message
+
+
+def test_a_mosaic_that_does_not_say_how_many_slices_it_has_is_refused():
+    made = files.mosaic(files.volume(), has_elements=False)
+    del made[0x0029, 0x1010]
+
+    with pytest.raises(ScanError, match="mosaic: expected 1 to 1024 slices, found 0"):
+        read(made)
+
+
 REFUSED = [
     (
         {"Rows": 9000},
