@@ -59,13 +59,21 @@ PRIVATE: Final = {
     "SiemensCreator": 0x00190010,
     "NumberOfImagesInMosaic": 0x0019100A,
     "MosaicRefAcqTimes": 0x00191029,
-    "GERelationCreator": 0x00210010,
+    "GECreator": 0x00210010,
     "LocationsInAcquisition": 0x0021104F,
     "CSACreator": 0x00290010,
     "CSAImageHeaderInfo": 0x00291010,
     "PhilipsCreator": 0x20010010,
     "NumberOfSlicesMR": 0x20011018,
 }
+_CREATORS: Final = {
+    "NumberOfImagesInMosaic": ("SiemensCreator", "SIEMENS MR HEADER"),
+    "MosaicRefAcqTimes": ("SiemensCreator", "SIEMENS MR HEADER"),
+    "LocationsInAcquisition": ("GECreator", "GEMS_RELA"),
+    "CSAImageHeaderInfo": ("CSACreator", "SIEMENS CSA HEADER"),
+    "NumberOfSlicesMR": ("PhilipsCreator", "Philips Imaging DD"),
+}
+"""Whose a private element must be: others give its number other meanings."""
 _PATIENT: Final = ("PatientID", "PatientName", "PatientBirthDate")
 
 _NAMES: Final[Mapping[BaseTag, str]] = {
@@ -312,6 +320,9 @@ def _plain(dataset: Dataset) -> Values:
             values[name] = tuple(value)
         else:
             values[name] = value
+    for name, (creator, owner) in _CREATORS.items():
+        if not str(values.get(creator, "")).startswith(owner):
+            values.pop(name, None)
     return values
 
 

@@ -76,8 +76,6 @@ def tiled(
 
 
 def _csa(elements: Elements) -> dict[str, tuple[str, ...]]:
-    if not elements.text("CSACreator").startswith("SIEMENS CSA"):
-        return {}
     header = elements.data("CSAImageHeaderInfo")
     if not header:
         return {}

@@ -13,9 +13,12 @@ from neuroflow_client import Client, VolumeOutcome
 
 from bci_bridge.messages import Volume
 from bci_bridge.recording_reader import read_recording
+from runtime.errors import BackendError
 from tests.integration.test_send import command
 from tests.integration.tiny import MeanDecoder
 from tests.scanned import recorded_data
+from verbs.send import send_dicom_store
+from verbs.send_commands import Images, Sending
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -136,4 +139,18 @@ def test_a_node_that_anybody_could_push_to_is_refused_in_one_line():
     assert lines.splitlines()[-1] == (
         "neuroflow: --listen: expected loopback, found 192.0.2.1:11112. Other"
         " addresses need the console's own title: --callers TITLE"
+    )
+
+
+def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    sending = Sending(run="rest", volumes=3)
+
+    with pytest.raises(BackendError) as error:
+        send_dicom_store(
+            "127.0.0.1:0", sending, Images(), title="NEUROFLOW", callers=()
+        )
+
+    assert str(error.value) == (
+        "pynetdicom: expected it for DICOM, found none. Install neuroflow-rt[scanner]"
     )

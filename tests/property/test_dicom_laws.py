@@ -66,7 +66,7 @@ def mutated(draw, whole, end):
 
 @pytest.mark.recording
 @given(st.data())
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_a_recorded_mosaic_with_changed_bytes(data):
     whole = mosaic()
     # The elements before and within the image header: where lengths and values are.
@@ -77,7 +77,7 @@ SMALL = files.dumped(files.enhanced([files.volume(0), files.volume(1)]))
 
 
 @given(mutated(SMALL, len(SMALL)))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_an_enhanced_file_with_changed_bytes(data):
     require_volumes_or_error(data)
 

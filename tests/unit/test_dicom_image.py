@@ -177,6 +177,18 @@ def test_a_temporal_position_tells_the_volume():
     assert found.number == 8
 
 
+def test_private_elements_count_only_under_their_makers_name():
+    made = files.classic(files.volume(), 2)
+    made.add_new(0x20010010, "LO", "Somebody else")
+    made.add_new(0x20011018, "SL", 77)
+    (found,) = read(made)
+    made.add_new(0x20010010, "LO", "Philips Imaging DD 001")
+    (philips,) = read(made)
+
+    assert found.slices is None
+    assert philips.slices == 77
+
+
 def test_a_missing_slice_costs_its_volume_and_no_other():
     volumes = [files.volume(seed) for seed in range(4)]
     slices = [one for t, each in enumerate(volumes) for one in slices_of(each, t)]
@@ -365,7 +377,7 @@ def test_what_is_no_slice_is_refused_in_one_line(changes, message):
 def test_a_file_that_ends_early_is_incomplete_wherever_it_ends():
     data = files.dumped(files.classic(files.volume(), 0))
 
-    for end in range(132, len(data), 3):
+    for end in range(132, len(data), 7):
         with pytest.raises(IncompleteError):
             read_all(data[:end])
 
