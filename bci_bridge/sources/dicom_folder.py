@@ -10,13 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from bci_bridge.sources.dicom_elements import (
-    HEAD_BYTES,
-    MAX_FILE_BYTES,
-    IncompleteError,
-    read_order,
-)
+from bci_bridge.sources.dicom_elements import HEAD_BYTES, MAX_FILE_BYTES, read_order
 from bci_bridge.sources.dicom_receiver import DicomReceiver
+from bci_bridge.sources.dicom_values import IncompleteError
 from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
 from bci_bridge.sources.source import Arrival

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bci_bridge.sources.clock_text import seconds_of_day
-from bci_bridge.sources.dicom_elements import Elements, IncompleteError
 from bci_bridge.sources.dicom_pixels import read_pixels, scaling_of
+from bci_bridge.sources.dicom_values import Elements, IncompleteError
 from bci_bridge.sources.enhanced import Frames
 from bci_bridge.sources.mosaic import is_mosaic, mosaic_stack
 from bci_bridge.sources.series_choice import SeriesFacts
@@ -103,9 +103,11 @@ def contents(
 def _enhanced(elements: Elements, series: str) -> Iterator[ScannedVolume | Broken]:
     frames = Frames(elements)
     points = frames.time_points()
+    if not points:
+        raise ScanError("frames: expected images of magnitude, found none")
     tr_ms = frames.tr_ms
     tr_s = _tr_s(elements.number("RepetitionTime") if tr_ms is None else tr_ms)
-    most = max((len(point.frames) for point in points), default=0)
+    most = max(len(point.frames) for point in points)
     for point in points:
         # A file of one volume is numbered as an image, one of all by its frames.
         number = _instance(elements) if len(points) == 1 else point.time - 1

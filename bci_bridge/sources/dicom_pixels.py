@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bci_bridge.sources.dicom_elements import Elements, IncompleteError
+from bci_bridge.sources.dicom_values import Elements, IncompleteError
 from runtime.arrays import Shaped
 from runtime.errors import ScanError
 

@@ -7,8 +7,9 @@ order is the feed's business.
 
 from typing import Final
 
-from bci_bridge.sources.dicom_elements import IncompleteError, read_elements
+from bci_bridge.sources.dicom_elements import read_elements
 from bci_bridge.sources.dicom_image import Broken, Slice, contents, facts_of
+from bci_bridge.sources.dicom_values import IncompleteError
 from bci_bridge.sources.series_choice import Choice, SeriesFacts, why_left_out
 from bci_bridge.sources.slice_collector import SliceCollector, check_slices
 from bci_bridge.sources.source import Refused

@@ -22,13 +22,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
-from bci_bridge.sources.dicom_elements import (
-    EXPLICIT,
-    IMPLICIT,
-    MAX_FILE_BYTES,
-    IncompleteError,
-)
+from bci_bridge.sources.dicom_elements import EXPLICIT, IMPLICIT, MAX_FILE_BYTES
 from bci_bridge.sources.dicom_receiver import DicomReceiver
+from bci_bridge.sources.dicom_values import IncompleteError
 from bci_bridge.sources.listening import Place
 from bci_bridge.sources.source import Refused
 from bci_bridge.sources.volume import ScannedVolume

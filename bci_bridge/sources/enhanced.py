@@ -11,8 +11,8 @@ from datetime import timedelta
 import numpy as np
 
 from bci_bridge.sources.clock_text import seconds_of_day
-from bci_bridge.sources.dicom_elements import Elements
 from bci_bridge.sources.dicom_pixels import read_pixels, scaling_of
+from bci_bridge.sources.dicom_values import Elements
 from bci_bridge.sources.slices import Plane, Stack, plane_of, stacked
 from runtime.errors import ScanError
 
@@ -96,15 +96,15 @@ class Frames:
         return None if times is None else min(times) % DAY_S
 
     def _wanted(self) -> list[int]:
-        is_echo = [
+        times = [
             self._group(frame, "MREchoSequence").number("EffectiveEchoTime")
             for frame in range(len(self._own))
         ]
-        echoes = [echo for echo in is_echo if echo is not None]
+        echoes = [echo for echo in times if echo is not None]
         first = min(echoes) if echoes else None
         return [
             frame
-            for frame, echo in enumerate(is_echo)
+            for frame, echo in enumerate(times)
             if echo == first and not self._is_phase(frame)
         ]
 

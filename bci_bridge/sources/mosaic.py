@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from bci_bridge.sources.dicom_elements import Elements
 from bci_bridge.sources.dicom_pixels import read_pixels, rescaled, scaling_of
+from bci_bridge.sources.dicom_values import Elements
 from bci_bridge.sources.siemens_csa import csa_values
 from bci_bridge.sources.slices import MAX_SIDE, Plane, Stack, affine_of, plane_of
 from runtime.arrays import Float64, Shaped

@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from bci_bridge.sources.dicom_elements import Elements
 from bci_bridge.sources.dicom_pixels import rescaled
+from bci_bridge.sources.dicom_values import Elements
 from bci_bridge.sources.volume import Geometry, ScannedVolume, to_ras
 from runtime.arrays import Float64, Shaped
 from runtime.errors import ScanError

@@ -6,14 +6,13 @@ import zlib
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import JPEGLosslessSV1
 
-from bci_bridge.sources.dicom_elements import (
-    IncompleteError,
-    read_elements,
-    transfer_syntax,
-)
+from bci_bridge.sources.dicom_elements import read_elements, transfer_syntax
 from bci_bridge.sources.dicom_image import Broken, contents, facts_of
+from bci_bridge.sources.dicom_values import IncompleteError
 from bci_bridge.sources.slice_collector import PATIENCE_S, SliceCollector
 from runtime.errors import ScanError
 from tests import dicom_files as files
@@ -123,6 +122,17 @@ def test_only_the_first_echo_and_no_phase_is_taken():
     (found,) = read(made)
 
     require_same(found, files.volume(0))
+
+
+def test_a_file_of_phase_alone_is_refused():
+    made = files.enhanced([files.volume()])
+    phase = Dataset()
+    phase.FrameType = ["ORIGINAL", "PRIMARY", "P", "NONE"]
+    shared = made.SharedFunctionalGroupsSequence[0]
+    shared.MRImageFrameTypeSequence = Sequence([phase])
+
+    with pytest.raises(ScanError, match="expected images of magnitude, found none"):
+        read(made)
 
 
 def test_a_volume_that_a_file_holds_half_is_broken_and_the_others_are_not():

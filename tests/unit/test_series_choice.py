@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bci_bridge.sources.dicom_elements import IncompleteError
 from bci_bridge.sources.dicom_receiver import DicomReceiver
+from bci_bridge.sources.dicom_values import IncompleteError
 from bci_bridge.sources.series_choice import Choice, SeriesFacts, why_left_out
 from bci_bridge.sources.source import Refused
 from bci_bridge.sources.volume import ScannedVolume
