@@ -71,6 +71,7 @@ def test_a_folder_of_mosaics_drives_a_server(running, tmp_path):
     require_all_answered(server, tmp_path / "log", recorded)
 
 
+@pytest.mark.slow
 def test_a_folder_is_gone_on_with_by_the_successor_of_a_killed_process(
     running, tmp_path
 ):
