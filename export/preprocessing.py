@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Shaped
+from jaxtyping import Bool, Float64, Int64, Shaped
 
 from runtime.estimator import Estimator, estimator_sha256, units_of
 from runtime.manifest import Voxels, affine_rows
@@ -25,13 +25,15 @@ class Preprocessing:
     """Voxel indices to scanner millimetres."""
     space: FeatureSpace
     """Centre, scale and noise, fitted on the output of exactly this estimator."""
+    hrf_index: Int64[np.ndarray, " voxels"] | None = None
+    """Which response of the estimator's library each voxel has; None without one."""
 
     def sha256(self) -> str:
         """Return a hash of everything here but the subject's name."""
         digest = hashlib.sha256(estimator_sha256(self.estimator).encode())
         digest.update(VoxelMask.from_volume(self.mask).sha256.encode())
         digest.update(np.ascontiguousarray(self.affine).astype("<f8").tobytes())
-        for name, array in sorted(self.space.tensors().items()):
+        for name, array in sorted((self.space.tensors() | self._responses()).items()):
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -52,4 +54,7 @@ class Preprocessing:
 
     def tensors(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """Return the arrays as the bundle's tensors name them."""
-        return self.space.tensors() | {"mask": self.mask}
+        return self.space.tensors() | self._responses() | {"mask": self.mask}
+
+    def _responses(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        return {} if self.hrf_index is None else {"hrf_index": self.hrf_index}

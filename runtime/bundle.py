@@ -14,11 +14,13 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, final
 
 import numpy as np
+from msgspec import UNSET
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from runtime.arrays import Bool, Float32, Shaped
+from runtime.arrays import Bool, Float32, Int64, Shaped
 from runtime.errors import BundleError
+from runtime.estimator import BetaEstimator
 from runtime.manifest import (
     GOLDEN,
     MANIFEST,
@@ -95,6 +97,11 @@ class Bundle:
     def mask(self) -> Bool[np.ndarray, "x y z"]:
         """The voxels that are decoded."""
         return self.tensors["mask"]
+
+    @property
+    def hrf_index(self) -> Int64[np.ndarray, " voxels"] | None:
+        """Which response of the estimator's library each voxel has, if it has one."""
+        return self.tensors.get("hrf_index")
 
     @property
     def latent_mean(self) -> Float32[np.ndarray, "tokens width"]:
@@ -221,12 +228,23 @@ def _check_contents(
         shapes["noise_components"] = (components, manifest.voxels.count)
         shapes["noise_deviations"] = (components,)
         shapes["noise_rest"] = (1,)
+    estimator = manifest.estimator
+    library = estimator.hrf_library if isinstance(estimator, BetaEstimator) else UNSET
+    if library is not UNSET:
+        shapes["hrf_index"] = (manifest.voxels.count,)
     for name, shape in shapes.items():
         found = tensors[name].shape if name in tensors else None
         if found != shape:
             raise BundleError(
                 f"{TENSORS}: {name}: expected shape {list(shape)}, "
                 f"found {'none' if found is None else list(found)}"
+            )
+    if library is not UNSET:
+        index = tensors["hrf_index"]
+        if index.min() < 0 or index.max() >= len(library):
+            raise BundleError(
+                f"{TENSORS}: hrf_index: expected 0 to {len(library) - 1}, found "
+                f"{index.min()} to {index.max()}"
             )
     mask = tensors["mask"]
     count = int(np.count_nonzero(mask))

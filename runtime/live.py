@@ -153,7 +153,13 @@ class RunDecoder:
         voxel_mm = voxel_sizes_mm(np.array(self.bundle.manifest.voxels.affine))
         if isinstance(estimator, BetaEstimator):
             self._run = TrialDecoder(
-                BetaFrontend(self._mask, estimator, run, voxel_mm=voxel_mm),
+                BetaFrontend(
+                    self._mask,
+                    estimator,
+                    run,
+                    voxel_mm=voxel_mm,
+                    hrf_index=self.bundle.hrf_index,
+                ),
                 self._reader,
                 run,
                 space=space,

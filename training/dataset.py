@@ -16,6 +16,7 @@ from runtime.patch_dct import PatchDct
 from runtime.preprocess.feature_space import FeatureSpace
 from runtime.recording import Recording, open_recording
 from training.features import Progress, TrialBetas, trial_betas
+from training.responses import choose_responses
 from training.stimuli import Stimuli, open_stimuli
 from training.trials import TrialSet
 
@@ -33,6 +34,8 @@ class Dataset:
     """Of all splits that were asked for, in percent signal."""
     latents: Float32[np.ndarray, "images tokens width"]
     """z_v of every picture."""
+    hrf_index: Int64[np.ndarray, " voxels"] | None = None
+    """Which response of the estimator's library each voxel has; None without one."""
 
     @property
     def subject(self) -> str:
@@ -88,7 +91,9 @@ def open_dataset(
             f"{folder}: expected runs of split {' or '.join(splits)}, found none"
         )
     recording = Recording(whole.folder, runs, whole.mask)
-    betas = trial_betas(recording, estimator, on_run)
+    training = [r for r in runs if any(e.split == "train" for e in r.events)]
+    hrf_index = choose_responses(training, recording.mask, estimator)
+    betas = trial_betas(recording, estimator, on_run, hrf_index=hrf_index)
     train = betas.select("train")
     space = FeatureSpace.fit(
         train.betas,
@@ -96,4 +101,6 @@ def open_dataset(
         noise_shrinkage=estimator.noise_shrinkage,
     )
     latents = stimuli.latents(backbone)
-    return Dataset(recording, stimuli, backbone, estimator, space, betas, latents)
+    return Dataset(
+        recording, stimuli, backbone, estimator, space, betas, latents, hrf_index
+    )

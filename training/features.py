@@ -61,6 +61,8 @@ def trial_betas(
     recording: Recording,
     estimator: BetaEstimator,
     on_run: Progress | None = None,
+    *,
+    hrf_index: Int64[np.ndarray, " voxels"] | None = None,
 ) -> TrialBetas:
     """Estimate every trial of a recording as a live decoder would have.
 
@@ -71,6 +73,7 @@ def trial_betas(
         recording: Runs with events.
         estimator: The bundle's estimator.
         on_run: Told after each run.
+        hrf_index: Which response of the estimator's library each voxel has.
 
     Raises:
         RecordingError: Not one trial could be estimated.
@@ -80,7 +83,7 @@ def trial_betas(
     events: list[RecordedEvent] = []
     for number, run in enumerate(recording.runs):
         by_id = {event.trial_id: event for event in run.events}
-        for due in _due_trials(run, recording.mask, estimator):
+        for due in _due_trials(run, recording.mask, estimator, hrf_index):
             if due.beta is not None:
                 betas.append(due.beta.beta)
                 runs.append(number)
@@ -96,10 +99,17 @@ def trial_betas(
 
 
 def _due_trials(
-    run: RecordedRun, mask: VoxelMask, estimator: BetaEstimator
+    run: RecordedRun,
+    mask: VoxelMask,
+    estimator: BetaEstimator,
+    hrf_index: Int64[np.ndarray, " voxels"] | None,
 ) -> list[DueTrial]:
     frontend = BetaFrontend(
-        mask, estimator, geometry(run), voxel_mm=voxel_sizes_mm(run.affine)
+        mask,
+        estimator,
+        geometry(run),
+        voxel_mm=voxel_sizes_mm(run.affine),
+        hrf_index=hrf_index,
     )
     names = () if estimator.confounds is UNSET else estimator.confounds
     confounds = run.confounds(names)
@@ -121,15 +131,16 @@ def volume_statistics(
     runs: Sequence[RecordedRun], mask: VoxelMask, estimator: VolumeEstimator
 ) -> CausalStatistics:
     """Fit what the causal normalisation of volumes takes from calibration runs."""
-    masked = [_masked(run, mask, estimator) for run in runs]
+    masked = [masked_run(run, mask, estimator) for run in runs]
     return CausalStatistics.fit(
         masked, estimator.kind, estimator.prior_weight, estimator.slope_sd
     )
 
 
-def _masked(
-    run: RecordedRun, mask: VoxelMask, estimator: VolumeEstimator
+def masked_run(
+    run: RecordedRun, mask: VoxelMask, estimator: BetaEstimator | VolumeEstimator
 ) -> Float32[np.ndarray, "times voxels"]:
+    """Return a run's masked voxels, smoothed where the estimator smooths."""
     rows = np.stack([mask.select(volume) for volume in run.volumes()])
     if estimator.smoothing_fwhm_mm is not UNSET:
         smoothing = MaskSmoothing(

@@ -66,7 +66,9 @@ def read_trials(
                 f"found {run.shape}"
             )
     recording = Recording(whole.folder, runs, mask)
-    betas = trial_betas(recording, estimator, on_run).select(split)
+    betas = trial_betas(
+        recording, estimator, on_run, hrf_index=bundle.hrf_index
+    ).select(split)
     rows = [stimuli.row(event.stimulus_id) for event in betas.events]
     images, shown = np.unique(rows, return_inverse=True)
     pictures = stimuli.pixels[images]

@@ -130,6 +130,7 @@ def preprocessing_of(dataset: Dataset) -> Preprocessing:
         mask=dataset.recording.mask.volume(),
         affine=dataset.recording.runs[0].affine,
         space=dataset.space,
+        hrf_index=dataset.hrf_index,
     )
 
 

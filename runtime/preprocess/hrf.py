@@ -46,6 +46,14 @@ CANONICAL = Hrf()
 """SPM's canonical response."""
 
 
+LIBRARY = tuple(
+    Hrf(peak_s=peak_s, undershoot_s=peak_s + 10.0)
+    for peak_s in (5.0, 5.5, 6.0, 6.5, 7.0, 7.5, 8.0)
+)
+"""Responses with a maximum from 4 to 7 s after an impulse, the canonical one among
+them: the range over voxels and people."""
+
+
 def step_response(
     times_s: Float64[np.ndarray, " times"], hrf: Hrf = CANONICAL
 ) -> Float64[np.ndarray, " times"]:

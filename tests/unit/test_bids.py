@@ -11,7 +11,7 @@ from PIL import Image
 from runtime.errors import BackendError, ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
-from runtime.preprocess import VoxelMask
+from runtime.preprocess import Hrf, VoxelMask
 from runtime.recording import open_recording
 from tests.participants import tiny_participant
 from training.data.bids import open_bids, prepare_bids
@@ -193,6 +193,18 @@ def test_whitening_that_cannot_be_undone_is_refused(tmp_path):
 
     with pytest.raises(ConfigError, match=r"noise_shrinkage: expected null, .* 0\.4"):
         prepare(tiny_participant(), tmp_path / "out", estimator=whitened)
+
+
+def test_a_library_of_responses_is_not_kept_and_refused(tmp_path):
+    library = msgspec.structs.replace(ESTIMATOR, hrf_library=(Hrf(), Hrf(peak_s=5.0)))
+
+    with pytest.raises(ConfigError) as error:
+        prepare(tiny_participant(), tmp_path / "out", estimator=library)
+
+    assert str(error.value) == (
+        "estimator.hrf_library: expected none, because prepared trials do not keep the "
+        "voxels' choice, found 2 responses. Train with --recording"
+    )
 
 
 def events_of(folder):

@@ -8,19 +8,23 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from runtime.bundle import (
     MANIFEST,
+    TENSORS,
     Manifest,
+    TensorSpec,
     decode_manifest,
     encode_manifest,
     open_bundle,
     write_manifest,
 )
 from runtime.errors import ArtifactError, BundleError, TensorMismatchError
-from runtime.estimator import VolumeEstimator
+from runtime.estimator import BetaEstimator, VolumeEstimator
 from runtime.gallery import Confidence, open_gallery, write_gallery
 from runtime.manifest import LatentSpec
+from runtime.preprocess import Hrf
 from runtime.sealed import FileSpec, check_listing, seal
 from tests.sealed_folder import SHA, write_folder
 
@@ -303,6 +307,29 @@ def test_another_voxel_order_than_stated_is_refused(folder):
     assert refusal(folder).startswith(
         f"tensors.safetensors: mask: expected voxel order {SHA}, found "
     )
+
+
+@pytest.mark.parametrize(
+    ("index", "found"),
+    [
+        (None, "hrf_index: expected shape [2], found none"),
+        ([0, 2], "hrf_index: expected 0 to 1, found 0 to 2"),
+    ],
+)
+def test_a_library_of_responses_without_each_voxels_choice_is_refused(
+    folder, index, found
+):
+    estimator = BetaEstimator(hrf_library=(Hrf(), Hrf(peak_s=5.0)))
+    changes = {"estimator": estimator}
+    if index is not None:
+        manifest = decode_manifest((folder / MANIFEST).read_bytes())
+        chosen = np.array(index, dtype=np.int64)
+        save_file(load_file(folder / TENSORS) | {"hrf_index": chosen}, folder / TENSORS)
+        spec = TensorSpec(name="hrf_index", shape=(2,), dtype="int64")
+        changes["tensors"] = (*manifest.tensors, spec)
+    relisted(folder, **changes)
+
+    assert refusal(folder) == f"tensors.safetensors: {found}"
 
 
 def test_a_refused_bundle_leaves_nothing_in_the_cache(folder, tmp_path):

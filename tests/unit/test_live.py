@@ -1,5 +1,6 @@
 """An opened bundle and gallery: real engines, from raw volumes to answers."""
 
+import dataclasses
 import functools
 import shutil
 from pathlib import Path
@@ -9,25 +10,35 @@ import msgspec
 import nibabel
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from runtime.answers import RunGeometry, Trial
 from runtime.bundle import (
     MANIFEST,
+    TENSORS,
     BackboneSpec,
+    TensorSpec,
     decode_manifest,
     open_bundle,
     write_manifest,
 )
 from runtime.engines.ort import OrtEngine
 from runtime.engines.reference import Evaluation
-from runtime.errors import BackendError, BundleError, TensorMismatchError, UsageError
+from runtime.errors import (
+    BackendError,
+    BundleError,
+    ConfigError,
+    TensorMismatchError,
+    UsageError,
+)
 from runtime.estimator import BetaEstimator, ExternalEstimator, VolumeEstimator
 from runtime.gallery import Confidence, open_gallery, write_gallery
 from runtime.live import UNCALIBRATED_TEMPERATURE, RunDecoder, open_decoder
 from runtime.model import open_model
 from runtime.patch_dct import PatchDct
-from runtime.preprocess import VoxelMask
+from runtime.preprocess import Hrf, VoxelMask
 from runtime.recording import RecordedEvent, RecordedRun, Recording, timeline
+from runtime.sealed import seal
 from tests import models
 from training.config import config_from_preset
 from training.features import trial_betas
@@ -127,8 +138,9 @@ def recorded(folder):
     return RecordedRun("run", TR_S, shape(), np.eye(4), EVENTS, (None,) * VOLUMES, file)
 
 
-def decode(decoder, run):
-    decoder.start_run(RunGeometry(run.run_id, run.shape, run.tr_s, run.volume_count))
+def decode(decoder, run, told=None):
+    plain = RunGeometry(run.run_id, run.shape, run.tr_s, run.volume_count)
+    decoder.start_run(plain if told is None else told)
     reports, data = [], run.volumes()
     for item in timeline(run):
         if isinstance(item, RecordedEvent):
@@ -146,6 +158,50 @@ def test_what_was_learned_on_is_what_is_served_bit_for_bit(decoder, tmp_path):
 
     live = [r for r in decode(decoder, run) if r.beta is not None]
     assert [r.trial_id for r in live] == [e.trial_id for e in features.events]
+    for report, beta in zip(live, features.betas, strict=True):
+        assert report.beta.tobytes() == beta.tobytes()
+
+
+def with_tensor(bundle, name, array):
+    """Add a tensor to a bundle's file, and list it anew."""
+    file, manifest = bundle / TENSORS, decode_manifest((bundle / MANIFEST).read_bytes())
+    tensors = load_file(file) | {name: array}
+    save_file(tensors, file)
+    (bundle / MANIFEST).unlink()
+    spec = TensorSpec(name=name, shape=array.shape, dtype=array.dtype.name)
+    changes = {"tensors": (*manifest.tensors, spec), "files": seal(bundle)}
+    write_manifest(bundle, msgspec.structs.replace(manifest, **changes))
+
+
+def test_what_was_learned_on_is_served_bit_for_bit_whatever_the_options(
+    folder, tmp_path
+):
+    options = msgspec.structs.replace(
+        BETAS,
+        smoothing_fwhm_mm=4.0,
+        spike_ratio=1.5,
+        has_slice_times=True,
+        hrf_library=(Hrf(), Hrf(peak_s=4.5)),
+    )
+    bundle = altered(folder, tmp_path, estimator=options)
+    mask = VoxelMask.from_volume(random_model(BETAS).preprocessing.mask)
+    hrf_index = np.arange(mask.voxels, dtype=np.int64) % 2
+    with_tensor(bundle, "hrf_index", hrf_index)
+    times_s = tuple(np.linspace(0, 0.9, shape()[2]).tolist())
+    run = dataclasses.replace(
+        recorded(tmp_path), affine=np.diag([2.0, 2, 2, 1]), slice_times_s=times_s
+    )
+
+    features = trial_betas(
+        Recording(tmp_path, (run,), mask), options, hrf_index=hrf_index
+    )
+
+    told = dataclasses.replace(geometry(), slice_times_s=times_s)
+    with open_decoder(bundle, folder / "gallery", threads=1) as opened:
+        live = [r for r in decode(opened, run, told) if r.beta is not None]
+        with pytest.raises(ConfigError, match="run run: expected the times of its sl"):
+            opened.start_run(geometry())
+    assert len(live) == len(features) == 7
     for report, beta in zip(live, features.betas, strict=True):
         assert report.beta.tobytes() == beta.tobytes()
 

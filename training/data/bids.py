@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+from msgspec import UNSET
 from PIL import Image, UnidentifiedImageError
 
 from runtime.errors import ConfigError, RecordingError
@@ -132,9 +133,16 @@ def prepare_bids(
 
     Raises:
         RecordingError: A run or picture is damaged, or no trial is to train on.
-        ConfigError: The estimator whitens, which a folder of trials cannot undo.
+        ConfigError: The estimator whitens, which a folder of trials cannot undo, or
+            has a library of responses, which it does not keep.
         BackendError: Offline betas without nilearn.
     """
+    if estimator.hrf_library is not UNSET:
+        raise ConfigError(
+            "estimator.hrf_library: expected none, because prepared trials do not "
+            f"keep the voxels' choice, found {len(estimator.hrf_library)} responses. "
+            "Train with --recording"
+        )
     if estimator.noise_shrinkage is not None:
         raise ConfigError(
             "estimator.noise_shrinkage: expected null, because prepared trials can "
