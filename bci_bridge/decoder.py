@@ -1,5 +1,6 @@
 """What the bridge needs of a decoder; `runtime.live.RunDecoder` is one."""
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -46,11 +47,13 @@ class Decoder(Protocol):
         volume: Shaped[np.ndarray, "x y z"],
         *,
         is_wanted: bool = True,
+        confounds: Mapping[str, float] | None = None,
     ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
         """Use the next acquisition; answer it and the trials that are due by it.
 
-        Where the answers are not wanted, because they are on record, none need be
-        given. A `NeuroFlowError` means that nothing was used; `skip_volume` follows.
+        `confounds` are given where the volume came with some. Where the answers are
+        not wanted, because they are on record, none need be given. A `NeuroFlowError`
+        means that nothing was used; `skip_volume` follows.
         """
         ...
 

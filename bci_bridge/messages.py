@@ -6,10 +6,11 @@ fill in stream, sequence and instants.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from bci_bridge.header import (
     MAX_PAYLOAD_BYTES,
@@ -62,6 +63,16 @@ __all__ = [
     "Welcome",
 ]
 
+MOST_SLICES = 80
+
+SliceTimes = Annotated[
+    tuple[Annotated[int, Meta(ge=0, le=60_000_000)], ...], Meta(max_length=MOST_SLICES)
+]
+"""Whole microseconds: as many as a header of 1 KiB holds."""
+Confounds = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=64)], float], Meta(max_length=32)
+]
+
 ITEM_BYTES: dict[VoxelType, int] = {"i2": 2, "u2": 2, "i4": 4, "f4": 4}
 
 
@@ -109,6 +120,9 @@ class RunStart(Header, frozen=True, kw_only=True, tag="RUN_START"):
     bundle_sha256: Sha256 | None = None
     """Refuse the run unless the server has loaded exactly this bundle."""
     gallery_sha256: Sha256 | None = None
+    slice_times_us: SliceTimes | UnsetType = UNSET
+    """When each slice along z is acquired, in microseconds after the start of its
+    volume; left out where nobody knows, or where slices do not lie along z."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tr_s) and math.isfinite(self.budget_s)):
@@ -143,6 +157,9 @@ class Volume(Clocked, frozen=True, kw_only=True, tag="VOLUME"):
     """End of acquisition on the sender's monotonic clock."""
     dtype: VoxelType
     shape: Shape
+    confounds: Confounds | UnsetType = UNSET
+    """What else is known of this acquisition, such as breathing, by the names that the
+    bundle's estimator has; left out where nothing is."""
 
     def __post_init__(self) -> None:
         wanted = math.prod(self.shape) * ITEM_BYTES[self.dtype]
@@ -318,6 +335,13 @@ Message = (
     | RunEnded
 )
 """Every kind of message; `kind` on the wire tells which."""
+
+
+def slice_times_us(times_s: Sequence[float]) -> tuple[int, ...] | UnsetType:
+    """Return slices' times as a RUN_START has them; left out where it has no room."""
+    if not 0 < len(times_s) <= MOST_SLICES:
+        return UNSET
+    return tuple(round(1e6 * time_s) for time_s in times_s)
 
 
 def kind_of(record: Header) -> str:

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from bci_bridge.keyring import Credentials
-from bci_bridge.messages import RunStart
+from bci_bridge.messages import RunStart, slice_times_us
 from bci_bridge.sender import Sender
 from bci_bridge.spool_format import Progress
 from runtime.arrays import Shaped
@@ -104,6 +104,7 @@ def run_start_from(
         budget_s=run.tr_s if budget_s is None else budget_s,
         pace="catchup" if speed is None else "live",
         affine=tuple(float(entry) for entry in np.ravel(run.affine)),
+        slice_times_us=slice_times_us(getattr(run, "slice_times_s", ())),
     )
 
 

@@ -9,13 +9,14 @@ a spool the sender may be killed, too: the next one with that spool goes on.
 import contextlib
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 from uuid import uuid4
 
 import numpy as np
+from msgspec import UNSET
 
 from bci_bridge.delivery import Delivery, Patience
 from bci_bridge.header import Header, Role, VoxelType
@@ -169,7 +170,11 @@ class Sender:
                 self.close(aborted=True)
 
     def volume(
-        self, volume_index: int, volume: Shaped[np.ndarray, "x y z"], acquired_ns: int
+        self,
+        volume_index: int,
+        volume: Shaped[np.ndarray, "x y z"],
+        acquired_ns: int,
+        confounds: Mapping[str, float] | None = None,
     ) -> None:
         """Send one acquisition; waits only where memory and spool are full.
 
@@ -177,6 +182,8 @@ class Sender:
             volume_index: Which acquisition it is, from 0.
             volume: int16, uint16, int32 or float32.
             acquired_ns: End of its acquisition on this host's monotonic clock.
+            confounds: What else is known of it, by the names that the bundle's
+                estimator has.
 
         Raises:
             TensorMismatchError: If the dtype cannot be sent.
@@ -197,6 +204,7 @@ class Sender:
             acquired_ns=acquired_ns,
             dtype=dtype,
             shape=(x, y, z),
+            confounds=dict(confounds) if confounds else UNSET,
         )
         payload = np.ascontiguousarray(volume, dtype=f"<{dtype}").tobytes()
         self._say(record, payload)

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
 from bci_bridge.arrays import bytes_from_arrays, volume_from
 from bci_bridge.configuration import Configuration
 from bci_bridge.decoder import Decoder
-from bci_bridge.messages import Event, RigNote, RunStart
+from bci_bridge.messages import Event, RigNote, RunStart, Volume
 from bci_bridge.outcomes import (
     Outcome,
     RunEnded,
@@ -78,7 +78,11 @@ class Worker:
         self._configuration_sha256 = self.configuration.sha256
         self._last_volume, self._last_answer = -1, None
         geometry = RunGeometry(
-            start.run, start.shape, start.tr_s, start.expected_volumes
+            start.run,
+            start.shape,
+            start.tr_s,
+            start.expected_volumes,
+            slice_times_s=_slice_times_s(start),
         )
         try:
             self._decoder.start_run(geometry)
@@ -114,7 +118,7 @@ class Worker:
         if volume.dtype.kind == "f" and not np.isfinite(volume).all():
             return self._unusable(action, "NOT_FINITE", ())
         try:
-            report, trials = self._decoder.add_volume(index, volume)
+            report, trials = self._decoder.add_volume(index, volume, **_told(record))
         except NeuroFlowError as error:
             return self._unusable(action, "DECODER_FAILED", (str(error)[:512],))
         decided_ns = self._clock_ns()
@@ -191,7 +195,10 @@ class Worker:
             return self._trials(trials, decided_ns, answered.timing)
         try:
             _, trials = self._decoder.add_volume(
-                index, volume_from(action.envelope), is_wanted=is_wanted
+                index,
+                volume_from(action.envelope),
+                is_wanted=is_wanted,
+                **_told(action.record),
             )
         except NeuroFlowError:
             # It did not fail for the other one: from here the two may differ.
@@ -309,6 +316,16 @@ class Worker:
             "preprocessing_sha256": self._decoder.preprocessing_sha256,
             "configuration_sha256": self._configuration_sha256,
         }
+
+
+def _slice_times_s(start: RunStart) -> tuple[float, ...]:
+    times_us = start.slice_times_us
+    return () if times_us is UNSET else tuple(t / 1e6 for t in times_us)
+
+
+def _told(volume: Volume) -> dict[str, Any]:
+    """Give what came beside the voxels, if anything: not every decoder asks for it."""
+    return {} if volume.confounds is UNSET else {"confounds": volume.confounds}
 
 
 def _no_report(trial_id: str, why: str) -> TrialReport:

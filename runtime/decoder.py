@@ -5,7 +5,7 @@ to it. Pure but for the clock it is handed, which only measures. One `RunDecoder
 the live system, the replay faster than real time, and the offline evaluation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -135,7 +135,12 @@ class TrialDecoder:
             self._refused.append((trial, str(error)))
 
     def add_volume(
-        self, volume_index: int, volume: np.ndarray, *, is_wanted: bool = True
+        self,
+        volume_index: int,
+        volume: np.ndarray,
+        *,
+        is_wanted: bool = True,
+        confounds: Mapping[str, float] | None = None,
     ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
         """Take a volume; return its report and those of the trials due with it.
 
@@ -143,7 +148,7 @@ class TrialDecoder:
         """
         stages = Stages(self._clock)
         with stages("frontend"):
-            due = self._frontend.add_volume(volume_index, volume)
+            due = self._frontend.add_volume(volume_index, volume, confounds)
         self._last_index = max(self._last_index, volume_index)
         reports = self._report(due) if is_wanted else self._forget()
         report = VolumeReport(
@@ -252,9 +257,15 @@ class VolumeDecoder:
         )
 
     def add_volume(
-        self, volume_index: int, volume: np.ndarray, *, is_wanted: bool = True
+        self,
+        volume_index: int,
+        volume: np.ndarray,
+        *,
+        is_wanted: bool = True,
+        confounds: Mapping[str, float] | None = None,
     ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
-        """Take a volume and answer it, if that is wanted."""
+        """Take a volume and answer it, if that is wanted; it asks for no confounds."""
+        del confounds
         stages = Stages(self._clock)
         with stages("frontend"):
             voxels = self._frontend.add_volume(volume_index, volume)

@@ -5,7 +5,7 @@ evaluation and an embedding program all open the same thing.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -197,7 +197,12 @@ class RunDecoder:
         return x, y, z
 
     def add_volume(
-        self, volume_index: int, volume: np.ndarray, *, is_wanted: bool = True
+        self,
+        volume_index: int,
+        volume: np.ndarray,
+        *,
+        is_wanted: bool = True,
+        confounds: Mapping[str, float] | None = None,
     ) -> tuple[VolumeReport, tuple[TrialReport, ...]]:
         """Use the next acquisition; answer it and the trials that are due by it.
 
@@ -205,13 +210,14 @@ class RunDecoder:
             volume_index: Zero-based index of the acquisition.
             volume: x, y, z.
             is_wanted: False where the answers are known: only the state advances.
+            confounds: What the estimator's confounds are with this volume, by name.
 
         Raises:
             UsageError: No run is under way.
             TensorMismatchError: The volume has another shape, dtype or index.
         """
         report, trials = self._started().add_volume(
-            volume_index, volume, is_wanted=is_wanted
+            volume_index, volume, is_wanted=is_wanted, confounds=confounds
         )
         # A front end alone, which answers nothing, has not met an engine.
         if report.answer is not None and self.model.troubles:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int16, Int64
 from msgspec import UNSET
 
 from runtime.answers import RunGeometry, Trial
@@ -52,9 +52,9 @@ class TrialBetas:
 
 def geometry(run: RecordedRun) -> RunGeometry:
     """Return what a server would be told of this run at its start."""
-    return RunGeometry(
-        run.run_id, run.shape, run.tr_s, run.volume_count, run.slice_times_s
-    )
+    # Whole microseconds, as the wire has them.
+    times_s = tuple(round(1e6 * time_s) / 1e6 for time_s in run.slice_times_s)
+    return RunGeometry(run.run_id, run.shape, run.tr_s, run.volume_count, times_s)
 
 
 def trial_betas(
@@ -131,20 +131,25 @@ def volume_statistics(
     runs: Sequence[RecordedRun], mask: VoxelMask, estimator: VolumeEstimator
 ) -> CausalStatistics:
     """Fit what the causal normalisation of volumes takes from calibration runs."""
-    masked = [masked_run(run, mask, estimator) for run in runs]
+    masked = [
+        masked_volumes(run.volumes(), mask, run.affine, estimator) for run in runs
+    ]
     return CausalStatistics.fit(
         masked, estimator.kind, estimator.prior_weight, estimator.slope_sd
     )
 
 
-def masked_run(
-    run: RecordedRun, mask: VoxelMask, estimator: BetaEstimator | VolumeEstimator
+def masked_volumes(
+    volumes: Int16[np.ndarray, "times x y z"],
+    mask: VoxelMask,
+    affine: Float64[np.ndarray, "4 4"],
+    estimator: BetaEstimator | VolumeEstimator,
 ) -> Float32[np.ndarray, "times voxels"]:
     """Return a run's masked voxels, smoothed where the estimator smooths."""
-    rows = np.stack([mask.select(volume) for volume in run.volumes()])
+    rows = np.stack([mask.select(volume) for volume in volumes])
     if estimator.smoothing_fwhm_mm is not UNSET:
         smoothing = MaskSmoothing(
-            mask, voxel_sizes_mm(run.affine), estimator.smoothing_fwhm_mm
+            mask, voxel_sizes_mm(affine), estimator.smoothing_fwhm_mm
         )
         for row in rows:
             smoothing(row, out=row)

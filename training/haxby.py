@@ -18,8 +18,9 @@ from runtime.estimator import VolumeEstimator
 from runtime.frontend import VolumeFrontend
 from runtime.preprocess import AffineNormaliser, CausalStatistics, NoiseWhitening
 from runtime.preprocess.feature_space import FeatureSpace, repeat_residuals
+from runtime.preprocess.smooth import voxel_sizes_mm
 from runtime.recording import HAXBY_NAMES, Recording
-from training.features import geometry
+from training.features import geometry, masked_volumes
 from training.trials import TrialSet
 
 CATEGORIES: Final = len(HAXBY_NAMES) - 1
@@ -109,8 +110,9 @@ def causal_features(
         left to them. Training runs pass through the same code as the tested one.
     """
     mask = data.recording.mask
+    runs = data.recording.runs
     masked = [
-        np.stack([mask.select(volume) for volume in data.volumes[run]])
+        masked_volumes(data.volumes[run], mask, runs[run].affine, estimator)
         for run in calibration
     ]
     statistics = CausalStatistics.fit(
@@ -124,6 +126,7 @@ def causal_features(
             geometry(run),
             prior=statistics.prior,
             scale=statistics.scale,
+            voxel_mm=voxel_sizes_mm(run.affine),
         )
         rows += [frontend.add_volume(i, volume) for i, volume in enumerate(volumes)]
     return np.stack(rows), statistics

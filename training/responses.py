@@ -18,7 +18,7 @@ from runtime.estimator import BetaEstimator
 from runtime.preprocess import Hrf, Responses, VoxelMask, cosine_drift
 from runtime.preprocess.responses import voxel_slice_times_s
 from runtime.recording import RecordedRun
-from training.features import masked_run
+from training.features import masked_volumes
 
 
 def choose_responses(
@@ -43,8 +43,8 @@ def choose_responses(
         )
     unexplained = np.zeros((len(estimator.hrf_library), mask.voxels))
     for run in runs:
-        rows = masked_run(run, mask, estimator).astype(np.float64)
-        mean = rows.mean(axis=0)
+        rows = masked_volumes(run.volumes(), mask, run.affine, estimator)
+        mean = rows.mean(axis=0, dtype=np.float64)
         signal = 100.0 * (rows / np.where(mean > 0, mean, np.inf) - (mean > 0))
         nuisance = _nuisance(run, estimator)
         for kind, hrf in enumerate(estimator.hrf_library):

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from bci_bridge.header import MAX_SIDE, Count, Name, OptionalName, Pace, Text
-from bci_bridge.messages import RunStart
+from bci_bridge.messages import RunStart, slice_times_us
 from bci_bridge.sources.volume import Geometry
 from runtime.arrays import Float64
 from runtime.errors import UsageError
@@ -88,6 +88,9 @@ class Plan:
             session=self.session,
             task=self.task,
             is_rehearsal=self.is_rehearsal,
+            slice_times_us=slice_times_us(
+                geometry.slice_times_s or () if geometry.slice_axis == 2 else ()
+            ),
         )
 
     def tr_s_of(self, geometry: Geometry) -> float:

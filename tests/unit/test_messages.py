@@ -3,10 +3,13 @@ import pytest
 
 from bci_bridge import messages, outcomes
 from bci_bridge.header import VERSION, Header
-from bci_bridge.wire import checked
+from bci_bridge.wire import checked, decode, encode
 from runtime.errors import UsageError
 
 KINDS = messages.Message.__args__
+RUN_START = messages.RunStart(
+    run="run-1", shape=(1, 1, 1), tr_s=1.0, expected_volumes=5, budget_s=1.0
+)
 
 
 def test_every_kind_has_a_name_of_its_own():
@@ -100,3 +103,26 @@ def test_a_line_break_is_no_part_of_a_name_or_hash(field, value):
     msgspec.convert({**start, field: value[:-1]}, messages.RunStart)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({**start, field: value}, messages.RunStart)
+
+
+def test_what_a_sender_does_not_know_is_left_out_of_a_header():
+    start = RUN_START
+    volume = messages.Volume(volume_index=0, acquired_ns=0, dtype="i2", shape=(1, 1, 1))
+
+    for record, name in ((start, b"slice_times_us"), (volume, b"confounds")):
+        assert name not in encode(record, b"\0\0").header
+
+
+def test_a_header_holds_the_slice_times_of_eighty_slices_and_more_are_not_told():
+    crowded = msgspec.structs.replace(
+        RUN_START,
+        run="r" * 40,
+        affine=(0.1,) * 16,
+        bundle_sha256="0" * 64,
+        gallery_sha256="0" * 64,
+        slice_times_us=messages.slice_times_us([k / 40 for k in range(80)]),
+    )
+
+    assert decode((encode(crowded).header, b"")).record.slice_times_us[79] == 1_975_000
+    assert messages.slice_times_us([0.1] * 81) is msgspec.UNSET
+    assert messages.slice_times_us(()) is msgspec.UNSET

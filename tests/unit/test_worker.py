@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
 from bci_bridge.answering import sealed
-from bci_bridge.messages import Event, RunEnd, RunStart, Volume
+from bci_bridge.messages import Event, RunEnd, RunStart, Volume, slice_times_us
 from bci_bridge.record import Record
 from bci_bridge.wire import encode
 from bci_bridge.worker import Worker
@@ -171,3 +172,30 @@ def test_an_acquisition_beyond_the_announced_length_is_kept_from_the_decoder():
 
     assert outcome.volume_index == 5
     assert decoder.used == []
+
+
+def test_a_decoder_is_told_what_came_beside_the_voxels_and_the_slices_times():
+    told = []
+
+    class Curious(MeanDecoder):
+        def add_volume(self, volume_index, volume, *, is_wanted=True, confounds=None):
+            told.append(confounds)
+            return super().add_volume(volume_index, volume, is_wanted=is_wanted)
+
+    decoder = Curious()
+    worker = Worker(decoder, lambda: 0)
+    start = RunStart(
+        run="run-1", shape=SHAPE, tr_s=1.0, expected_volumes=5, budget_s=1.0,
+        slice_times_us=slice_times_us((0.0, 0.4125)),
+    )  # fmt: skip
+    worker.start(start, Record())
+    for index, confounds in enumerate((UNSET, {"breath": 0.5})):
+        record = Volume(
+            run="run-1", volume_index=index, acquired_ns=0, dtype="i2", shape=SHAPE,
+            confounds=confounds,
+        )  # fmt: skip
+        envelope = encode(record, np.zeros(SHAPE, "<i2").tobytes())
+        worker.add_volume(AddVolume(record, envelope, 0, DEADLINE_NS, ()))
+
+    assert told == [None, {"breath": 0.5}]
+    assert decoder._run.slice_times_s == (0.0, 0.4125)
