@@ -133,11 +133,29 @@ def description(estimator: Estimator) -> str:
             f"{estimator.normalisation}"
         )
     if isinstance(estimator, VolumeEstimator):
-        return f"volumes, centred by a running {estimator.kind}"
-    return (
-        "betas by least squares separate, volume by volume, "
-        f"{estimator.decision_delay_s:g} s after the onset"
-    )
+        said = f"volumes, centred by a running {estimator.kind}"
+    else:
+        said = (
+            "betas by least squares separate, volume by volume, "
+            f"{estimator.decision_delay_s:g} s after the onset"
+        )
+    return ", ".join((said, *_options(estimator)))
+
+
+def _options(estimator: BetaEstimator | VolumeEstimator) -> list[str]:
+    said = []
+    if estimator.smoothing_fwhm_mm is not UNSET:
+        said.append(f"smoothed by {estimator.smoothing_fwhm_mm:g} mm")
+    if estimator.spike_ratio is not UNSET:
+        said.append(f"without spikes above {estimator.spike_ratio:g}")
+    if isinstance(estimator, BetaEstimator):
+        if estimator.has_slice_times is True:
+            said.append("by slice times")
+        if estimator.hrf_library is not UNSET:
+            said.append(f"one of {len(estimator.hrf_library)} responses a voxel")
+        if estimator.confounds is not UNSET:
+            said.append(f"confounds {' '.join(estimator.confounds)}")
+    return said
 
 
 def live_estimator(

@@ -110,6 +110,7 @@ def test_every_stage_is_timed_by_the_clock_that_was_given():
 
     assert volumes[0].stage_ns == {"frontend": 1000}
     assert volumes[0].quality["invalid_voxels"] == 0.0
+    assert volumes[9].quality.keys() > {"tsnr", "dvars_standardised", "drift_percent"}
     names = ["normalise", "encoder", "flow", "heads", "image"]
     assert trials[0].stage_ns == dict.fromkeys(names, 1000)
 

@@ -121,11 +121,22 @@ def test_every_estimator_says_in_words_what_tells_it_from_others():
             VolumeEstimator(),
             EXTERNAL,
             msgspec.structs.replace(EXTERNAL, normalisation="pooled-train"),
+            VolumeEstimator(smoothing_fwhm_mm=4.0),
         )
     }
 
-    assert len(words) == 5
+    assert len(words) == 6
     assert "8 s after the onset" in " ".join(words)
+
+
+def test_options_are_said_in_words():
+    options = msgspec.structs.replace(SMOOTHED, spike_ratio=1.5, has_slice_times=True)
+
+    assert description(options) == (
+        "betas by least squares separate, volume by volume, 12 s after the onset, "
+        "smoothed by 4 mm, without spikes above 1.5, by slice times, "
+        "one of 2 responses a voxel, confounds a b"
+    )
 
 
 @pytest.mark.parametrize(
