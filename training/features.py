@@ -54,7 +54,9 @@ def geometry(run: RecordedRun) -> RunGeometry:
     """Return what a server would be told of this run at its start."""
     # Whole microseconds, as the wire has them.
     times_s = tuple(round(1e6 * time_s) / 1e6 for time_s in run.slice_times_s)
-    return RunGeometry(run.run_id, run.shape, run.tr_s, run.volume_count, times_s)
+    return RunGeometry(
+        run.run_id, run.shape, run.tr_s, run.volume_count, slice_times_s=times_s
+    )
 
 
 def trial_betas(

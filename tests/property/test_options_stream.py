@@ -89,7 +89,7 @@ def test_a_streamed_beta_is_the_batch_solution_whatever_the_options(drawn, estim
     frontend = BetaFrontend(
         mask(),
         estimator,
-        RunGeometry("run", SHAPE, TR_S, volumes, SLICES_S),
+        RunGeometry("run", SHAPE, TR_S, volumes, slice_times_s=SLICES_S),
         voxel_mm=VOXEL_MM,
         hrf_index=hrf_index,
     )
