@@ -201,7 +201,7 @@ def markdown(found: dict[str, Any]) -> str:
             f"{row[arm]['median_ms']:.1f}" for arm in ("ours", "ols", "ar1")
         )
         ratios = " | ".join(
-            f"{r['median']:.2f} ({r['p5']:.2f} to {r['p95']:.2f})"
+            f"{r['median']:.3f} ({r['p5']:.3f} to {r['p95']:.3f})"
             for r in (row["ours_over_ols"], row["ours_over_ar1"])
         )
         lines.append(f"| {row['volumes']} | {times} | {ratios} |")
