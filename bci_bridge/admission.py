@@ -17,6 +17,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     gallery_sha256: str
     shape: tuple[int, int, int]
     """Voxels along x, y and z."""
+    takes_any_grid: bool = False
+    """Whether another shape is taken where the run says its affine."""
 
     @classmethod
     def of(cls, decoder: Decoder) -> "Admission":
@@ -25,6 +27,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
             bundle_sha256=decoder.bundle_sha256,
             gallery_sha256=decoder.gallery_sha256,
             shape=decoder.shape,
+            takes_any_grid=decoder.takes_any_grid,
         )
 
     def check(self, start: RunStart) -> None:
@@ -41,7 +44,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
                 raise PeerError(
                     "WRONG_BUNDLE", f"{what}: expected {wanted}, found {found}"
                 )
-        if start.shape != self.shape:
+        is_placed = self.takes_any_grid and start.affine is not None
+        if start.shape != self.shape and not is_placed:
             raise PeerError(
                 "BAD_GEOMETRY",
                 f"shape: expected {list(self.shape)} as the bundle's mask, "

@@ -33,6 +33,11 @@ class Decoder(Protocol):
         """Voxels along x, y and z of every volume."""
         ...
 
+    @property
+    def takes_any_grid(self) -> bool:
+        """Whether volumes of another shape are taken where their affine is known."""
+        ...
+
     def start_run(self, run: RunGeometry) -> None:
         """Forget the last run; raise `TensorMismatchError` if this one does not fit."""
         ...

@@ -83,6 +83,7 @@ class Worker:
             start.tr_s,
             start.expected_volumes,
             slice_times_s=_slice_times_s(start),
+            affine=start.affine,
         )
         try:
             self._decoder.start_run(geometry)

@@ -50,6 +50,7 @@ from runtime.bundle import (
     write_manifest,
 )
 from runtime.errors import ArtifactError, TensorMismatchError
+from runtime.estimator import motion_of
 from runtime.manifest import input_kind
 from runtime.sealed import seal
 from runtime.solver import Direction, Solver, solver_from_name, time_grid
@@ -151,6 +152,13 @@ def _check_inputs(
             raise TensorMismatchError(
                 name, expected=str(list(expected)), found=str(list(found))
             )
+    wanted = motion_of(preprocessing.estimator) is not None
+    if wanted != (preprocessing.reference is not None):
+        raise TensorMismatchError(
+            "reference",
+            expected="one exactly where the estimator corrects motion",
+            found="none" if wanted else "one",
+        )
     if not (preprocessing.space.affine.scale >= 0).all():
         raise TensorMismatchError(
             "voxel_scale", expected="no negative number", found="some"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, Shaped
+from jaxtyping import Bool, Float32, Float64, Int64, Shaped
 
 from runtime.estimator import Estimator, estimator_sha256, units_of
 from runtime.manifest import Voxels, affine_rows
@@ -27,13 +27,15 @@ class Preprocessing:
     """Centre, scale and noise, fitted on the output of exactly this estimator."""
     hrf_index: Int64[np.ndarray, " voxels"] | None = None
     """Which response of the estimator's library each voxel has; None without one."""
+    reference: Float32[np.ndarray, "x y z"] | None = None
+    """What motion is told against, on the grid of the mask; None without motion."""
 
     def sha256(self) -> str:
         """Return a hash of everything here but the subject's name."""
         digest = hashlib.sha256(estimator_sha256(self.estimator).encode())
         digest.update(VoxelMask.from_volume(self.mask).sha256.encode())
         digest.update(np.ascontiguousarray(self.affine).astype("<f8").tobytes())
-        for name, array in sorted((self.space.tensors() | self._responses()).items()):
+        for name, array in sorted((self.space.tensors() | self._optional()).items()):
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -54,7 +56,8 @@ class Preprocessing:
 
     def tensors(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """Return the arrays as the bundle's tensors name them."""
-        return self.space.tensors() | self._responses() | {"mask": self.mask}
+        return self.space.tensors() | self._optional() | {"mask": self.mask}
 
-    def _responses(self) -> dict[str, Shaped[np.ndarray, "..."]]:
-        return {} if self.hrf_index is None else {"hrf_index": self.hrf_index}
+    def _optional(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        arrays = {"hrf_index": self.hrf_index, "reference": self.reference}
+        return {name: a for name, a in arrays.items() if a is not None}

@@ -29,6 +29,8 @@ class RunGeometry:
     slice_times_s: tuple[float, ...] = ()
     """When each slice along z is acquired, after the start of its volume; empty where
     nobody knows."""
+    affine: tuple[float, ...] | None = None
+    """Voxel indices to millimetres, RAS+: 4 x 4 by rows; None where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

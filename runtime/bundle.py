@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from runtime.arrays import Bool, Float32, Int64, Shaped
 from runtime.errors import BundleError
-from runtime.estimator import BetaEstimator
+from runtime.estimator import BetaEstimator, motion_of
 from runtime.manifest import (
     GOLDEN,
     MANIFEST,
@@ -40,6 +40,7 @@ from runtime.manifest import (
 )
 from runtime.preprocess.feature_space import FeatureSpace
 from runtime.preprocess.mask import VoxelMask
+from runtime.preprocess.reference import Reference
 from runtime.sealed import copy_verified, read_manifest, read_signature
 from runtime.signing import Signer, Trust, signer_of
 from runtime.strict_json import check_keys
@@ -102,6 +103,13 @@ class Bundle:
     def hrf_index(self) -> Int64[np.ndarray, " voxels"] | None:
         """Which response of the estimator's library each voxel has, if it has one."""
         return self.tensors.get("hrf_index")
+
+    def reference(self) -> Reference | None:
+        """Return what motion is told against; None where it is not corrected."""
+        if motion_of(self.manifest.estimator) is None:
+            return None
+        affine = np.array(self.manifest.voxels.affine, dtype=np.float64)
+        return Reference(self.tensors["reference"], affine)
 
     @property
     def latent_mean(self) -> Float32[np.ndarray, "tokens width"]:
@@ -223,6 +231,8 @@ def _check_contents(
         "voxel_scale": (manifest.voxels.count,),
         "latent_mean": latent,
     }
+    if motion_of(manifest.estimator) is not None:
+        shapes["reference"] = manifest.voxels.shape
     if "noise_components" in tensors:
         components = tensors["noise_components"].shape[0]
         shapes["noise_components"] = (components, manifest.voxels.count)

@@ -16,6 +16,8 @@ from runtime.errors import BundleError
 from runtime.preprocess import CANONICAL, Hrf
 from runtime.preprocess.centre import PRIOR_WEIGHT, SLOPE_SD
 from runtime.preprocess.drift import CUTOFF_S
+from runtime.preprocess.motion_report import MOTION_CONFOUNDS
+from runtime.preprocess.motion_settings import Motion
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Shrinkage = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -71,7 +73,10 @@ class BetaEstimator(
         UNSET
     )
     """Columns whose values come with each volume, by falling importance, such as
-    motion or breathing; unset: none."""
+    motion or breathing; unset: none. Where `motion` is set, its `MOTION_CONFOUNDS`
+    are what it measures."""
+    motion: Motion | UnsetType = UNSET
+    """Volumes are registered to the bundle's reference volume; unset: they are not."""
 
 
 class VolumeEstimator(
@@ -95,6 +100,8 @@ class VolumeEstimator(
     spike_ratio: Ratio | UnsetType = UNSET
     """A volume of a higher standardised DVARS does not move the run's centre; unset:
     each does."""
+    motion: Motion | UnsetType = UNSET
+    """As of betas."""
 
 
 class ExternalEstimator(
@@ -116,6 +123,23 @@ class ExternalEstimator(
 
 
 Estimator = BetaEstimator | VolumeEstimator | ExternalEstimator
+
+
+def motion_of(estimator: Estimator) -> Motion | None:
+    """Return how motion is corrected; None where it is not, or not here."""
+    if isinstance(estimator, ExternalEstimator) or estimator.motion is UNSET:
+        return None
+    return estimator.motion
+
+
+def told_confounds(estimator: BetaEstimator) -> tuple[str, ...]:
+    """Return the confounds that have to be told with each volume, in their order.
+
+    Those that motion correction measures are not among them.
+    """
+    names = () if estimator.confounds is UNSET else estimator.confounds
+    measured = () if estimator.motion is UNSET else MOTION_CONFOUNDS
+    return tuple(name for name in names if name not in measured)
 
 
 def units_of(estimator: Estimator) -> Units:
@@ -143,7 +167,7 @@ def description(estimator: Estimator) -> str:
 
 
 def _options(estimator: BetaEstimator | VolumeEstimator) -> list[str]:
-    said = []
+    said = [] if estimator.motion is UNSET else ["motion corrected"]
     if estimator.smoothing_fwhm_mm is not UNSET:
         said.append(f"smoothed by {estimator.smoothing_fwhm_mm:g} mm")
     if estimator.spike_ratio is not UNSET:

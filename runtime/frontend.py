@@ -13,9 +13,9 @@ import numpy as np
 from msgspec import UNSET
 
 from runtime.answers import RunGeometry, Trial
-from runtime.arrays import Float32, Float64, Int64
+from runtime.arrays import Float32, Int64
 from runtime.errors import ConfigError, TensorMismatchError
-from runtime.estimator import BetaEstimator, VolumeEstimator
+from runtime.estimator import BetaEstimator, VolumeEstimator, told_confounds
 from runtime.preprocess import (
     CausalNormaliser,
     CausalStatistics,
@@ -26,9 +26,11 @@ from runtime.preprocess import (
 )
 from runtime.preprocess.mask import require_finite
 from runtime.preprocess.quality import SPIKE_RATIO, RunQuality, VolumeQuality
+from runtime.preprocess.reference import Reference
 from runtime.preprocess.responses import Responses, voxel_slice_times_s
 from runtime.preprocess.smooth import MaskSmoothing
 from runtime.preprocess.timing import decision_volume
+from runtime.voxel_source import VoxelSource
 
 Voxels = Float32[np.ndarray, " voxels"]
 SPIKE_NOT_USED: Final = "SPIKE_NOT_USED"
@@ -44,20 +46,8 @@ class DueTrial:
     """None while the run's baseline is incomplete, or nothing was seen of the trial."""
 
 
-def require_geometry(mask: VoxelMask, run: RunGeometry) -> None:
-    """Refuse a run whose volumes are not those of the mask.
-
-    Raises:
-        TensorMismatchError: Another shape.
-    """
-    if run.shape != mask.shape:
-        raise TensorMismatchError(
-            f"run {run.run_id}", expected=f"volumes {mask.shape}", found=str(run.shape)
-        )
-
-
 class Intake:
-    """What both begin with: masked voxels, judged as acquired, then smoothed.
+    """What both begin with: the voxels, judged as read from the volume, then smoothed.
 
     Attributes:
         quality: Of the last volume; None before the first.
@@ -69,15 +59,16 @@ class Intake:
         estimator: BetaEstimator | VolumeEstimator,
         run: RunGeometry,
         voxel_mm: tuple[float, float, float] | None,
+        reference: Reference | None,
     ) -> None:
         """Allocate for the run.
 
         Raises:
             TensorMismatchError: The run's volumes do not fit the mask.
-            ConfigError: Smoothing is asked for and the voxels' size is unknown.
+            ConfigError: Smoothing is asked for and the voxels' size is unknown, or
+                motion and there is no reference.
         """
-        require_geometry(mask, run)
-        self._mask, self._voxels = mask, np.empty(mask.voxels, dtype=np.float32)
+        self._source = VoxelSource(mask, estimator.motion, run, reference)
         self._drops = estimator.spike_ratio is not UNSET
         ratio = SPIKE_RATIO if estimator.spike_ratio is UNSET else estimator.spike_ratio
         self._measures = RunQuality(mask.voxels, ratio)
@@ -91,14 +82,26 @@ class Intake:
                 )
             self._smoothing = MaskSmoothing(mask, voxel_mm, estimator.smoothing_fwhm_mm)
 
-    def take(self, volume_index: int, volume: np.ndarray) -> Voxels:
+    def take(
+        self, volume_index: int, volume: np.ndarray, unseen: Voxels | float
+    ) -> Voxels:
         """Return the voxels of a volume; valid until the next.
+
+        Args:
+            volume_index: Acquisition index.
+            volume: x, y, z.
+            unseen: Stands for voxels that no volume of the run shows.
 
         Raises:
             TensorMismatchError: Another shape or dtype, or a decoded voxel that is not
                 finite; nothing has changed.
+            ScanError: Motion is corrected, and the run's first volume does not show
+                the bundle's reference or mask; nothing has changed.
         """
-        voxels = self._mask.select(volume, out=self._voxels)
+        voxels = self._source.take(volume)
+        outside = self._source.is_outside
+        if outside is not None:
+            np.copyto(voxels, unseen, where=outside)
         self.quality = self._measures.update(volume_index, voxels)
         if self._smoothing is not None:
             self._smoothing(voxels, out=voxels)
@@ -111,11 +114,18 @@ class Intake:
 
     def named(self) -> dict[str, float]:
         """Return the measures of the last volume by name."""
-        return {} if self.quality is None else self.quality.named()
+        measured = {} if self.quality is None else self.quality.named()
+        return measured | self._source.quality()
+
+    def confounds(self) -> dict[str, float]:
+        """Return the pose of the last volume's head by name, where it is known."""
+        motion = self._source.motion
+        return {} if motion is None else motion.confounds()
 
     def degraded(self) -> tuple[str, ...]:
         """Return what was not as it should be with the last volume."""
-        return (SPIKE_NOT_USED,) if self.is_dropped else ()
+        dropped = (SPIKE_NOT_USED,) if self.is_dropped else ()
+        return (*dropped, *self._source.degraded())
 
 
 class BetaFrontend:
@@ -129,6 +139,7 @@ class BetaFrontend:
         *,
         voxel_mm: tuple[float, float, float] | None = None,
         hrf_index: Int64[np.ndarray, " voxels"] | None = None,
+        reference: Reference | None = None,
     ) -> None:
         """Allocate for the run.
 
@@ -138,12 +149,14 @@ class BetaFrontend:
             run: The run's geometry.
             voxel_mm: Sides of a voxel; only smoothing asks for them.
             hrf_index: Which response of the estimator's library each voxel has.
+            reference: What motion is told against; only an estimator with motion asks.
 
         Raises:
             TensorMismatchError: The run's volumes do not fit the mask.
             ConfigError: The estimator asks for what is not given.
         """
-        self._intake = Intake(mask, estimator, run, voxel_mm)
+        self._intake = Intake(mask, estimator, run, voxel_mm, reference)
+        self._told = told_confounds(estimator)
         self._estimator, self._run = estimator, run
         self._confounds = (
             () if estimator.confounds is UNSET else tuple(estimator.confounds)
@@ -200,13 +213,14 @@ class BetaFrontend:
         Args:
             volume_index: Acquisition index.
             volume: x, y, z.
-            confounds: Values by name; those that the estimator does not name are not
-                looked at.
+            confounds: Values by name; those that the estimator does not name, or that
+                its motion measures, are not looked at.
 
         Raises:
             TensorMismatchError: Another shape or dtype, a decoded voxel or a confound
                 that is not finite, a confound that is not given, or an index taken
                 before or outside the announced run; nothing has changed.
+            ScanError: As of `Intake.take`; nothing has changed.
         """
         size = self._is_taken.size
         # The GLM, which checks the same, never sees the volumes of the baseline.
@@ -216,8 +230,12 @@ class BetaFrontend:
                 expected=f"0 to {size - 1}, each once",
                 found=f"{volume_index}",
             )
-        values = self._values(confounds or {})
-        voxels = self._intake.take(volume_index, volume)
+        told = dict(confounds or {})
+        self._require_told(told)
+        # A baseline of zero makes a voxel that no volume shows invalid.
+        voxels = self._intake.take(volume_index, volume, 0.0)
+        told |= self._intake.confounds()
+        values = np.array([told[name] for name in self._confounds], np.float64)
         self._is_taken[volume_index] = True
         if not self._intake.is_dropped:
             signal = self._percent.update(voxels, out=self._signal)
@@ -233,19 +251,16 @@ class BetaFrontend:
         """
         return [DueTrial(trial, self._estimate(trial)) for _, trial in self._open]
 
-    def _values(
-        self, confounds: Mapping[str, float]
-    ) -> Float64[np.ndarray, " confounds"]:
-        lacking = [name for name in self._confounds if name not in confounds]
+    def _require_told(self, confounds: Mapping[str, float]) -> None:
+        lacking = [name for name in self._told if name not in confounds]
         if lacking:
             raise TensorMismatchError(
                 "confounds",
-                expected=f"{', '.join(self._confounds)} with every volume",
+                expected=f"{', '.join(self._told)} with every volume",
                 found=f"no {', '.join(lacking)}",
             )
-        values = np.array([confounds[name] for name in self._confounds], np.float64)
+        values = np.array([confounds[name] for name in self._told], np.float64)
         require_finite("confounds", values)
-        return values
 
     def skip_volume(self, volume_index: int) -> list[DueTrial]:
         """Pass over a volume that never came: a row that does not exist."""
@@ -279,6 +294,7 @@ class VolumeFrontend:
         prior: Voxels,
         scale: Voxels,
         voxel_mm: tuple[float, float, float] | None = None,
+        reference: Reference | None = None,
     ) -> None:
         """Start the run's own baseline.
 
@@ -289,12 +305,14 @@ class VolumeFrontend:
             prior: Mean of the calibration runs.
             scale: Their residual standard deviation.
             voxel_mm: Sides of a voxel; only smoothing asks for them.
+            reference: What motion is told against; only an estimator with motion asks.
 
         Raises:
             TensorMismatchError: The run's volumes do not fit the mask.
             ConfigError: The estimator asks for what is not given.
         """
-        self._intake = Intake(mask, estimator, run, voxel_mm)
+        self._intake = Intake(mask, estimator, run, voxel_mm, reference)
+        self._prior = prior
         statistics = CausalStatistics(
             prior, scale, estimator.kind, estimator.prior_weight, estimator.slope_sd
         )
@@ -315,6 +333,7 @@ class VolumeFrontend:
         Raises:
             TensorMismatchError: Another shape or dtype, a decoded voxel that is not
                 finite, or an index outside the announced run; nothing has changed.
+            ScanError: As of `Intake.take`; nothing has changed.
         """
         if not 0 <= volume_index < self._expected:
             raise TensorMismatchError(
@@ -322,7 +341,8 @@ class VolumeFrontend:
                 expected=f"0 to {self._expected - 1}",
                 found=f"{volume_index}",
             )
-        voxels = self._intake.take(volume_index, volume)
+        # A voxel that no volume shows is what calibration expects of it.
+        voxels = self._intake.take(volume_index, volume, self._prior)
         return self._normaliser.update(
             voxels, volume_index, is_outlier=self._intake.is_dropped
         )

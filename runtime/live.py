@@ -110,6 +110,7 @@ class RunDecoder:
             ),
         )
         self._mask = VoxelMask.from_volume(bundle.mask)
+        self._reference = bundle.reference()
         self._reader = Reader(model, retrieval, backbone_of(bundle), abstain_below)
         self._run: TrialDecoder | VolumeDecoder | None = None
 
@@ -159,6 +160,7 @@ class RunDecoder:
                     run,
                     voxel_mm=voxel_mm,
                     hrf_index=self.bundle.hrf_index,
+                    reference=self._reference,
                 ),
                 self._reader,
                 run,
@@ -173,6 +175,7 @@ class RunDecoder:
             prior=space.affine.mean,
             scale=space.affine.scale,
             voxel_mm=voxel_mm,
+            reference=self._reference,
         )
         self._run = VolumeDecoder(
             frontend,
@@ -196,6 +199,11 @@ class RunDecoder:
         x, y, z = self._mask.shape
         return x, y, z
 
+    @property
+    def takes_any_grid(self) -> bool:
+        """Whether volumes of another shape are taken where their affine is known."""
+        return self._reference is not None
+
     def add_volume(
         self,
         volume_index: int,
@@ -215,6 +223,7 @@ class RunDecoder:
         Raises:
             UsageError: No run is under way.
             TensorMismatchError: The volume has another shape, dtype or index.
+            ScanError: The run's first volume does not show the bundle's reference.
         """
         report, trials = self._started().add_volume(
             volume_index, volume, is_wanted=is_wanted, confounds=confounds

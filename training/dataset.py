@@ -14,8 +14,9 @@ from runtime.errors import RecordingError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
 from runtime.preprocess.feature_space import FeatureSpace
+from runtime.preprocess.reference import Reference
 from runtime.recording import Recording, open_recording
-from training.features import Progress, TrialBetas, trial_betas
+from training.features import Progress, TrialBetas, reference_of, trial_betas
 from training.responses import choose_responses
 from training.stimuli import Stimuli, open_stimuli
 from training.trials import TrialSet
@@ -36,6 +37,8 @@ class Dataset:
     """z_v of every picture."""
     hrf_index: Int64[np.ndarray, " voxels"] | None = None
     """Which response of the estimator's library each voxel has; None without one."""
+    reference: Reference | None = None
+    """What motion is told against; None without motion."""
 
     @property
     def subject(self) -> str:
@@ -91,9 +94,12 @@ def open_dataset(
             f"{folder}: expected runs of split {' or '.join(splits)}, found none"
         )
     recording = Recording(whole.folder, runs, whole.mask)
+    reference = reference_of(recording.runs[0], estimator)
     training = [r for r in runs if any(e.split == "train" for e in r.events)]
-    hrf_index = choose_responses(training, recording.mask, estimator)
-    betas = trial_betas(recording, estimator, on_run, hrf_index=hrf_index)
+    hrf_index = choose_responses(training, recording.mask, estimator, reference)
+    betas = trial_betas(
+        recording, estimator, on_run, hrf_index=hrf_index, reference=reference
+    )
     train = betas.select("train")
     space = FeatureSpace.fit(
         train.betas,
@@ -102,5 +108,13 @@ def open_dataset(
     )
     latents = stimuli.latents(backbone)
     return Dataset(
-        recording, stimuli, backbone, estimator, space, betas, latents, hrf_index
+        recording,
+        stimuli,
+        backbone,
+        estimator,
+        space,
+        betas,
+        latents,
+        hrf_index,
+        reference,
     )

@@ -7,16 +7,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int16, Int64
+from jaxtyping import Float32, Int16, Int64
 from msgspec import UNSET
 
 from runtime.answers import RunGeometry, Trial
 from runtime.errors import RecordingError
-from runtime.estimator import BetaEstimator, VolumeEstimator
+from runtime.estimator import (
+    BetaEstimator,
+    VolumeEstimator,
+    motion_of,
+    told_confounds,
+)
 from runtime.frontend import BetaFrontend, DueTrial, VolumeFrontend
 from runtime.preprocess import AffineNormaliser, CausalStatistics, VoxelMask
+from runtime.preprocess.reference import Reference, reference_from_volumes
+from runtime.preprocess.register import Grid
 from runtime.preprocess.smooth import MaskSmoothing, voxel_sizes_mm
 from runtime.recording import RecordedEvent, RecordedRun, Recording, timeline
+from runtime.voxel_source import VoxelSource
 
 Progress = Callable[[int, int], None]
 """Called with runs done and runs in all."""
@@ -54,9 +62,41 @@ def geometry(run: RecordedRun) -> RunGeometry:
     """Return what a server would be told of this run at its start."""
     # Whole microseconds, as the wire has them.
     times_s = tuple(round(1e6 * time_s) / 1e6 for time_s in run.slice_times_s)
+    affine = tuple(float(number) for number in run.affine.ravel())
     return RunGeometry(
-        run.run_id, run.shape, run.tr_s, run.volume_count, slice_times_s=times_s
+        run.run_id,
+        run.shape,
+        run.tr_s,
+        run.volume_count,
+        slice_times_s=times_s,
+        affine=affine,
     )
+
+
+def reference_of(
+    run: RecordedRun, estimator: BetaEstimator | VolumeEstimator
+) -> Reference | None:
+    """Return what motion is told against where a model learns from this run first.
+
+    The mean of the run's first volumes, aligned; None without motion.
+
+    Raises:
+        ScanError: They do not show one head that lies still.
+        ConfigError: The run has no affine with an inverse.
+        TensorMismatchError: They show no head.
+    """
+    motion = motion_of(estimator)
+    if motion is None:
+        return None
+    grid = Grid(run.shape, run.affine)
+    return reference_from_volumes(run.volumes(), grid, motion)
+
+
+def mask_voxel_mm(
+    run: RecordedRun, reference: Reference | None
+) -> tuple[float, float, float]:
+    """Return the sides of the mask's voxels: the reference's, or else the run's."""
+    return voxel_sizes_mm(run.affine if reference is None else reference.affine)
 
 
 def trial_betas(
@@ -65,6 +105,7 @@ def trial_betas(
     on_run: Progress | None = None,
     *,
     hrf_index: Int64[np.ndarray, " voxels"] | None = None,
+    reference: Reference | None = None,
 ) -> TrialBetas:
     """Estimate every trial of a recording as a live decoder would have.
 
@@ -76,6 +117,8 @@ def trial_betas(
         estimator: The bundle's estimator.
         on_run: Told after each run.
         hrf_index: Which response of the estimator's library each voxel has.
+        reference: What motion is told against: a bundle's, or `reference_of` the
+            first run by default; no estimator without motion looks at it.
 
     Raises:
         RecordingError: Not one trial could be estimated.
@@ -83,9 +126,10 @@ def trial_betas(
     betas: list[Float32[np.ndarray, " voxels"]] = []
     runs: list[int] = []
     events: list[RecordedEvent] = []
+    reference = reference or reference_of(recording.runs[0], estimator)
     for number, run in enumerate(recording.runs):
         by_id = {event.trial_id: event for event in run.events}
-        for due in _due_trials(run, recording.mask, estimator, hrf_index):
+        for due in _due_trials(run, recording.mask, estimator, hrf_index, reference):
             if due.beta is not None:
                 betas.append(due.beta.beta)
                 runs.append(number)
@@ -105,16 +149,17 @@ def _due_trials(
     mask: VoxelMask,
     estimator: BetaEstimator,
     hrf_index: Int64[np.ndarray, " voxels"] | None,
+    reference: Reference | None,
 ) -> list[DueTrial]:
     frontend = BetaFrontend(
         mask,
         estimator,
         geometry(run),
-        voxel_mm=voxel_sizes_mm(run.affine),
+        voxel_mm=mask_voxel_mm(run, reference),
         hrf_index=hrf_index,
+        reference=reference,
     )
-    names = () if estimator.confounds is UNSET else estimator.confounds
-    confounds = run.confounds(names)
+    confounds = run.confounds(told_confounds(estimator))
     volumes, due = run.volumes(), []
     for item in timeline(run):
         if isinstance(item, RecordedEvent):
@@ -130,11 +175,14 @@ def fit_normaliser(trials: TrialBetas) -> AffineNormaliser:
 
 
 def volume_statistics(
-    runs: Sequence[RecordedRun], mask: VoxelMask, estimator: VolumeEstimator
+    runs: Sequence[RecordedRun],
+    mask: VoxelMask,
+    estimator: VolumeEstimator,
+    reference: Reference | None = None,
 ) -> CausalStatistics:
     """Fit what the causal normalisation of volumes takes from calibration runs."""
     masked = [
-        masked_volumes(run.volumes(), mask, run.affine, estimator) for run in runs
+        masked_volumes(run, run.volumes(), mask, estimator, reference) for run in runs
     ]
     return CausalStatistics.fit(
         masked, estimator.kind, estimator.prior_weight, estimator.slope_sd
@@ -142,16 +190,18 @@ def volume_statistics(
 
 
 def masked_volumes(
+    run: RecordedRun,
     volumes: Int16[np.ndarray, "times x y z"],
     mask: VoxelMask,
-    affine: Float64[np.ndarray, "4 4"],
     estimator: BetaEstimator | VolumeEstimator,
+    reference: Reference | None = None,
 ) -> Float32[np.ndarray, "times voxels"]:
-    """Return a run's masked voxels, smoothed where the estimator smooths."""
-    rows = np.stack([mask.select(volume) for volume in volumes])
+    """Return a run's masked voxels, as registered and smoothed by the estimator."""
+    source = VoxelSource(mask, estimator.motion, geometry(run), reference)
+    rows = np.stack([source.take(volume).copy() for volume in volumes])
     if estimator.smoothing_fwhm_mm is not UNSET:
         smoothing = MaskSmoothing(
-            mask, voxel_sizes_mm(affine), estimator.smoothing_fwhm_mm
+            mask, mask_voxel_mm(run, reference), estimator.smoothing_fwhm_mm
         )
         for row in rows:
             smoothing(row, out=row)
@@ -163,6 +213,7 @@ def volume_features(
     mask: VoxelMask,
     estimator: VolumeEstimator,
     statistics: CausalStatistics,
+    reference: Reference | None = None,
 ) -> Float32[np.ndarray, "times voxels"]:
     """Normalise the volumes of one run as a live decoder would have."""
     frontend = VolumeFrontend(
@@ -171,7 +222,8 @@ def volume_features(
         geometry(run),
         prior=statistics.prior,
         scale=statistics.scale,
-        voxel_mm=voxel_sizes_mm(run.affine),
+        voxel_mm=mask_voxel_mm(run, reference),
+        reference=reference,
     )
     return np.stack(
         [frontend.add_volume(i, volume) for i, volume in enumerate(run.volumes())]

@@ -18,9 +18,13 @@ from runtime.estimator import VolumeEstimator
 from runtime.frontend import VolumeFrontend
 from runtime.preprocess import AffineNormaliser, CausalStatistics, NoiseWhitening
 from runtime.preprocess.feature_space import FeatureSpace, repeat_residuals
-from runtime.preprocess.smooth import voxel_sizes_mm
 from runtime.recording import HAXBY_NAMES, Recording
-from training.features import geometry, masked_volumes
+from training.features import (
+    geometry,
+    mask_voxel_mm,
+    masked_volumes,
+    reference_of,
+)
 from training.trials import TrialSet
 
 CATEGORIES: Final = len(HAXBY_NAMES) - 1
@@ -111,8 +115,9 @@ def causal_features(
     """
     mask = data.recording.mask
     runs = data.recording.runs
+    reference = reference_of(runs[calibration[0]], estimator)
     masked = [
-        masked_volumes(data.volumes[run], mask, runs[run].affine, estimator)
+        masked_volumes(runs[run], data.volumes[run], mask, estimator, reference)
         for run in calibration
     ]
     statistics = CausalStatistics.fit(
@@ -126,7 +131,8 @@ def causal_features(
             geometry(run),
             prior=statistics.prior,
             scale=statistics.scale,
-            voxel_mm=voxel_sizes_mm(run.affine),
+            voxel_mm=mask_voxel_mm(run, reference),
+            reference=reference,
         )
         rows += [frontend.add_volume(i, volume) for i, volume in enumerate(volumes)]
     return np.stack(rows), statistics

@@ -23,6 +23,7 @@ from runtime.recording import Recording
 from runtime.solver import solver_from_name
 from training.checkpoint import load_flow, load_neurovae
 from training.config import ModelConfig, config_from_preset
+from training.features import reference_of
 from training.fit import Observer, fit_flow, fit_neurovae
 from training.flow import decode_latents
 from training.haxby import (
@@ -124,6 +125,8 @@ class RecordedModel:
     flow: Path
     """Checkpoint of stage 2."""
     estimator: VolumeEstimator
+    reference: Float32[np.ndarray, "x y z"] | None
+    """What motion is told against; None without motion."""
     space: FeatureSpace
     """Prior level, scale and whitening, of the training runs alone."""
     mask: Bool[np.ndarray, "x y z"]
@@ -199,6 +202,7 @@ def fit_recorded(
     space, trials = _training_set(data, runs, estimator, codes)
     vae, flow = fit_stages(config, trials, out, on_step)
     first = recording.runs[runs[0]]
+    reference = reference_of(first, estimator)
     mask = np.zeros(first.shape, dtype=np.bool_)
     mask.ravel()[recording.mask.indices] = True
     return RecordedModel(
@@ -206,6 +210,7 @@ def fit_recorded(
         vae=vae,
         flow=flow,
         estimator=estimator,
+        reference=None if reference is None else reference.volume,
         space=space,
         mask=mask,
         affine=first.affine,

@@ -14,15 +14,19 @@ from jaxtyping import Float64, Int64
 from msgspec import UNSET
 
 from runtime.errors import RecordingError
-from runtime.estimator import BetaEstimator
+from runtime.estimator import BetaEstimator, told_confounds
 from runtime.preprocess import Hrf, Responses, VoxelMask, cosine_drift
+from runtime.preprocess.reference import Reference
 from runtime.preprocess.responses import voxel_slice_times_s
 from runtime.recording import RecordedRun
 from training.features import masked_volumes
 
 
 def choose_responses(
-    runs: Sequence[RecordedRun], mask: VoxelMask, estimator: BetaEstimator
+    runs: Sequence[RecordedRun],
+    mask: VoxelMask,
+    estimator: BetaEstimator,
+    reference: Reference | None = None,
 ) -> Int64[np.ndarray, " voxels"] | None:
     """Return each voxel's place in the estimator's library; None without one.
 
@@ -30,7 +34,8 @@ def choose_responses(
         runs: Training runs with events.
         mask: The decoded voxels.
         estimator: Its drift, smoothing, slice times and confounds are those of the
-            models compared.
+            models compared; motion that is measured here is not among the confounds.
+        reference: What motion is told against.
 
     Raises:
         RecordingError: No run has events, or a run has more columns than volumes.
@@ -43,7 +48,7 @@ def choose_responses(
         )
     unexplained = np.zeros((len(estimator.hrf_library), mask.voxels))
     for run in runs:
-        rows = masked_volumes(run.volumes(), mask, run.affine, estimator)
+        rows = masked_volumes(run, run.volumes(), mask, estimator, reference)
         mean = rows.mean(axis=0, dtype=np.float64)
         signal = 100.0 * (rows / np.where(mean > 0, mean, np.inf) - (mean > 0))
         nuisance = _nuisance(run, estimator)
@@ -69,10 +74,11 @@ def _nuisance(
     run: RecordedRun, estimator: BetaEstimator
 ) -> Float64[np.ndarray, "volumes columns"]:
     drift = cosine_drift(run.volume_count, run.tr_s, estimator.drift_cutoff_s)
-    if estimator.confounds is UNSET:
+    names = told_confounds(estimator)
+    if not names:
         return drift
-    lines = run.confounds(estimator.confounds)
-    values = np.array([[line[name] for name in estimator.confounds] for line in lines])
+    lines = run.confounds(names)
+    values = np.array([[line[name] for name in names] for line in lines])
     return np.column_stack((drift, values - values.mean(axis=0)))
 
 

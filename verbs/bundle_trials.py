@@ -58,16 +58,16 @@ def read_trials(
             f"{folder}: expected runs of split {split}, found "
             f"{', '.join(filter(None, found)) or 'none'}"
         )
-    mask = VoxelMask.from_volume(bundle.mask)
+    mask, reference = VoxelMask.from_volume(bundle.mask), bundle.reference()
     for run in runs:
-        if run.shape != mask.shape:
+        if reference is None and run.shape != mask.shape:
             raise RecordingError(
                 f"{run.run_id}: expected volumes of {mask.shape} as the bundle's, "
                 f"found {run.shape}"
             )
     recording = Recording(whole.folder, runs, mask)
     betas = trial_betas(
-        recording, estimator, on_run, hrf_index=bundle.hrf_index
+        recording, estimator, on_run, hrf_index=bundle.hrf_index, reference=reference
     ).select(split)
     rows = [stimuli.row(event.stimulus_id) for event in betas.events]
     images, shown = np.unique(rows, return_inverse=True)

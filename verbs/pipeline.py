@@ -131,6 +131,7 @@ def preprocessing_of(dataset: Dataset) -> Preprocessing:
         affine=dataset.recording.runs[0].affine,
         space=dataset.space,
         hrf_index=dataset.hrf_index,
+        reference=None if dataset.reference is None else dataset.reference.volume,
     )
 
 

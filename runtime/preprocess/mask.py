@@ -79,12 +79,7 @@ class VoxelMask:
         Raises:
             TensorMismatchError: Another shape or dtype, or an `out` that does not fit.
         """
-        if volume.shape != self.shape or volume.dtype.str[1:] not in _TYPE_CODES:
-            raise TensorMismatchError(
-                "volume",
-                expected=f"{' or '.join(VOLUME_DTYPES)} {list(self.shape)}",
-                found=f"{volume.dtype.name} {list(volume.shape)}",
-            )
+        require_volume(volume, self.shape)
         # A Fortran-ordered volume, as nibabel gives it, is copied here once.
         chosen = volume.reshape(-1).take(self.indices)
         if out is None:
@@ -101,6 +96,22 @@ class VoxelMask:
         volume = np.zeros(self.shape, dtype=np.float32)
         volume.reshape(-1)[self.indices] = voxels
         return volume
+
+
+def require_volume(
+    volume: Shaped[np.ndarray, "..."], shape: tuple[int, int, int]
+) -> None:
+    """Refuse an array that no scanner sends for these volumes.
+
+    Raises:
+        TensorMismatchError: Another shape, or none of `VOLUME_DTYPES`.
+    """
+    if volume.shape != shape or volume.dtype.str[1:] not in _TYPE_CODES:
+        raise TensorMismatchError(
+            "volume",
+            expected=f"{' or '.join(VOLUME_DTYPES)} {list(shape)}",
+            found=f"{volume.dtype.name} {list(volume.shape)}",
+        )
 
 
 def require_voxels(name: str, array: Shaped[np.ndarray, "..."], voxels: int) -> None:

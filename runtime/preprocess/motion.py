@@ -16,9 +16,10 @@ import numpy as np
 from runtime.arrays import Bool, Float32, Shaped
 from runtime.errors import ConfigError, ScanError, TensorMismatchError
 from runtime.preprocess.axis_filter import MIN_VOXELS
-from runtime.preprocess.mask import VoxelMask, require_finite
+from runtime.preprocess.mask import VoxelMask, require_finite, require_volume
 from runtime.preprocess.motion_report import VolumeMotion
 from runtime.preprocess.motion_settings import Motion
+from runtime.preprocess.reference import Reference
 from runtime.preprocess.register import (
     BRIGHT_PERCENTILE,
     HEAD_SHARE,
@@ -49,8 +50,7 @@ class MotionCorrection:
     """The motion of one run's volumes; all memory is taken here.
 
     Args:
-        reference: The bundle's reference volume.
-        grid: Of the reference and of the mask.
+        reference: The bundle's.
         volumes: Grid of the run's volumes.
         mask: Which voxels of the reference are decoded.
         settings: The bundle's.
@@ -63,33 +63,33 @@ class MotionCorrection:
 
     def __init__(
         self,
-        reference: Float32[np.ndarray, "x y z"],
-        grid: Grid,
+        reference: Reference,
         volumes: Grid,
         mask: VoxelMask,
         settings: Motion,
     ) -> None:
+        image, grid = reference.volume, reference.grid
         for name, shape in (("reference", grid.shape), ("volume", volumes.shape)):
             if min(shape) < MIN_VOXELS:
                 raise ConfigError(
                     f"motion: {name}: expected at least {MIN_VOXELS} voxels along "
                     f"every axis, found {list(shape)}. Set motion to none"
                 )
-        require_finite("reference", reference)
-        if not reference.shape == grid.shape == mask.shape:
+        require_finite("reference", image)
+        if grid.shape != mask.shape:
             raise TensorMismatchError(
                 "reference",
-                expected=f"{list(grid.shape)} as the mask {list(mask.shape)}",
-                found=f"{list(reference.shape)}",
+                expected=f"{list(mask.shape)} as the mask",
+                found=f"{list(grid.shape)}",
             )
         self._settings, self._volumes = settings, volumes
         self._centre_mm = centre_of(grid.affine, grid.shape)
         self._registration = Registration(
-            reference, grid, volumes, fwhm_mm=settings.fwhm_mm
+            image, grid, volumes, fwhm_mm=settings.fwhm_mm
         )
-        self._search = Search(reference, grid, volumes)
-        bright = HEAD_SHARE * np.percentile(reference, BRIGHT_PERCENTILE)
-        self._is_head = mask.select(reference) > bright
+        self._search = Search(image, grid, volumes)
+        bright = HEAD_SHARE * np.percentile(image, BRIGHT_PERCENTILE)
+        self._is_head = mask.select(image) > bright
         self._reader = VolumeReader(grid, volumes, mask, settings.interpolation)
         self._pose: Pose = np.zeros(6)
         self._settled: Pose = np.zeros(6)
@@ -113,10 +113,11 @@ class MotionCorrection:
             out: Written: the mask's voxels in its order, in the volume's units.
 
         Raises:
-            TensorMismatchError: Another shape, or values that are not finite.
+            TensorMismatchError: Another shape or dtype, or values that are not finite.
             ScanError: No volume was registered yet and the reference is not found in
                 this one, or it shows too little of the mask. Nothing has changed.
         """
+        require_volume(volume, self._volumes.shape)
         require_finite("volume", volume)
         found = self._locate(volume)
         if not self._is_started:

@@ -9,6 +9,8 @@ from runtime.arrays import Float64
 
 AXES: Final = ("x_mm", "y_mm", "z_mm", "pitch_deg", "roll_deg", "yaw_deg")
 """Names of a pose's numbers, as `runtime.preprocess.rigid` states them."""
+MOTION_CONFOUNDS: Final = tuple(f"motion_{axis}" for axis in AXES)
+"""What an estimator calls them among its confounds, and a report its measures."""
 NOT_REGISTERED: Final = "MOTION_NOT_REGISTERED"
 
 
@@ -35,12 +37,14 @@ class VolumeMotion:
     outside_voxels: int
     """Decoded voxels beyond the field of view; they hold what its edge shows."""
 
+    def confounds(self) -> dict[str, float]:
+        """Return the pose by the names of `MOTION_CONFOUNDS`."""
+        numbers = (float(number) for number in self.pose)
+        return dict(zip(MOTION_CONFOUNDS, numbers, strict=True))
+
     def quality(self) -> dict[str, float]:
         """Return the named measures of a volume's report."""
-        named = {
-            f"motion_{axis}": float(number)
-            for axis, number in zip(AXES, self.pose, strict=True)
-        }
+        named = self.confounds()
         if self.framewise_displacement_mm is not None:
             named["framewise_displacement_mm"] = self.framewise_displacement_mm
         return named | {

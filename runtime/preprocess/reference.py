@@ -3,11 +3,12 @@
 Pure: the same volumes give the same bits.
 """
 
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, final
 
 import numpy as np
 
-from runtime.arrays import Float32, Shaped
+from runtime.arrays import Float32, Float64, Shaped
 from runtime.errors import ScanError
 from runtime.preprocess.mask import VoxelMask
 from runtime.preprocess.motion_settings import Motion
@@ -18,9 +19,25 @@ REFERENCE_VOLUMES: Final = 10
 """Averaged; the noise that is left is a third of one volume's."""
 
 
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """The volume that poses are told against, on the grid of the bundle's mask."""
+
+    volume: Float32[np.ndarray, "x y z"] = field(repr=False)
+    affine: Float64[np.ndarray, "4 4"]
+    """Voxel indices to millimetres, RAS+."""
+
+    @property
+    def grid(self) -> Grid:
+        """Shape and place."""
+        x, y, z = self.volume.shape
+        return Grid((x, y, z), self.affine)
+
+
 def reference_from_volumes(
     volumes: Shaped[np.ndarray, "times x y z"], grid: Grid, settings: Motion
-) -> Float32[np.ndarray, "x y z"]:
+) -> Reference:
     """Return the mean of the first volumes, each registered to the first of all.
 
     Args:
@@ -51,4 +68,4 @@ def reference_from_volumes(
         matrix = alignment.matrix
         total += reader.read(volume, matrix)
     mean = (total / len(taken)).astype(np.float32)
-    return np.asarray(mean.reshape(grid.shape))
+    return Reference(mean.reshape(grid.shape), grid.affine)

@@ -44,6 +44,10 @@ class MeanDecoder:
         self._trials[trial.trial_id] = trial
 
     @property
+    def takes_any_grid(self) -> bool:
+        return False
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         return self._shape
 

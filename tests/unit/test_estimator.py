@@ -4,6 +4,7 @@ import dataclasses
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from runtime.errors import BundleError
 from runtime.estimator import (
@@ -14,9 +15,11 @@ from runtime.estimator import (
     description,
     estimator_sha256,
     live_estimator,
+    told_confounds,
     units_of,
 )
 from runtime.preprocess import Hrf
+from runtime.preprocess.motion_settings import Motion
 
 EXTERNAL = ExternalEstimator(name="nsd", detail="b3", normalisation="session-train")
 CHANGES = [
@@ -32,6 +35,8 @@ CHANGES = [
     (BetaEstimator(), {"confounds": ("motion_x_mm",)}),
     (VolumeEstimator(), {"smoothing_fwhm_mm": 4.0}),
     (VolumeEstimator(), {"spike_ratio": 1.5}),
+    (BetaEstimator(), {"motion": Motion()}),
+    (VolumeEstimator(), {"motion": Motion()}),
     (VolumeEstimator(), {"kind": "linear"}),
     (VolumeEstimator(), {"prior_weight": 5.0}),
     (VolumeEstimator(), {"slope_sd": 0.1}),
@@ -71,8 +76,45 @@ SMOOTHED = BetaEstimator(
 )
 
 
+MOTION = [
+    {"fwhm_mm": 8.0},
+    {"interpolation": "linear"},
+    {"spike_mm": 0.3},
+    {"reposition_mm": 5.0},
+    {"min_overlap": 0.5},
+]
+
+
+@pytest.mark.parametrize("change", MOTION)
+def test_every_constant_of_motion_changes_the_hash(change):
+    assert {name for entry in MOTION for name in entry} == set(Motion.__struct_fields__)
+    moving = BetaEstimator(motion=Motion())
+
+    other = BetaEstimator(motion=Motion(**change))
+
+    assert estimator_sha256(other) != estimator_sha256(moving)
+
+
+def test_motion_that_is_measured_here_need_not_be_told():
+    names = ("breathing", "motion_x_mm", "motion_yaw_deg")
+    still, moving = (
+        BetaEstimator(confounds=names, motion=m) for m in (UNSET, Motion())
+    )
+
+    assert told_confounds(BetaEstimator()) == ()
+    assert told_confounds(still) == names
+    assert told_confounds(moving) == ("breathing",)
+
+
 @pytest.mark.parametrize(
-    "estimator", [BetaEstimator(), SMOOTHED, VolumeEstimator(), EXTERNAL]
+    "estimator",
+    [
+        BetaEstimator(),
+        BetaEstimator(motion=Motion()),
+        SMOOTHED,
+        VolumeEstimator(),
+        EXTERNAL,
+    ],
 )
 def test_what_is_written_is_what_is_read_with_the_same_hash(estimator):
     text = msgspec.json.encode(estimator)
@@ -122,10 +164,12 @@ def test_every_estimator_says_in_words_what_tells_it_from_others():
             EXTERNAL,
             msgspec.structs.replace(EXTERNAL, normalisation="pooled-train"),
             VolumeEstimator(smoothing_fwhm_mm=4.0),
+            BetaEstimator(motion=Motion()),
+            VolumeEstimator(motion=Motion()),
         )
     }
 
-    assert len(words) == 6
+    assert len(words) == 8
     assert "8 s after the onset" in " ".join(words)
 
 

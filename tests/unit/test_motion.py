@@ -12,8 +12,7 @@ from runtime.preprocess import VoxelMask
 from runtime.preprocess.motion import SUSTAINED, MotionCorrection
 from runtime.preprocess.motion_report import AXES, NOT_REGISTERED
 from runtime.preprocess.motion_settings import Motion
-from runtime.preprocess.reference import reference_from_volumes
-from runtime.preprocess.register import Grid
+from runtime.preprocess.reference import Reference, reference_from_volumes
 from runtime.preprocess.rigid import displacement_mm
 from tests.moving_heads import LEVEL, SCANNER, TSNR, grid, poses, reference, scan
 
@@ -29,9 +28,8 @@ def mask():
 
 
 def correction(scanner=SCANNER, **settings):
-    return MotionCorrection(
-        reference(), grid(), grid(scanner), mask(), Motion(**settings)
-    )
+    whole = Reference(reference(), SCANNER.affine)
+    return MotionCorrection(whole, grid(scanner), mask(), Motion(**settings))
 
 
 def played(volumes, run=None):
@@ -220,11 +218,11 @@ def test_values_that_are_not_finite_are_refused_and_change_nothing():
 
 
 def test_a_single_slice_has_no_motion():
-    thin = Grid((40, 20, 1), np.eye(4))
+    thin = Reference(np.ones((40, 20, 1), dtype=np.float32), np.eye(4))
     flat = VoxelMask.from_volume(np.ones((40, 20, 1), dtype=np.bool_))
 
     with pytest.raises(ConfigError) as error:
-        MotionCorrection(np.ones((40, 20, 1), np.float32), thin, thin, flat, Motion())
+        MotionCorrection(thin, thin.grid, flat, Motion())
 
     assert str(error.value) == (
         "motion: reference: expected at least 4 voxels along every axis, found "
@@ -245,7 +243,7 @@ def test_quality_names_every_number_of_the_pose():
 def test_the_reference_is_the_mean_of_aligned_volumes():
     volumes = np.stack(path(STILL, *poses(5)))
 
-    mean = reference_from_volumes(volumes, grid(), Motion())
+    mean = reference_from_volumes(volumes, grid(), Motion()).volume
 
     # One noisy volume is held against: its own noise is what must be left.
     inner = np.s_[5:-5, 5:-5, 3:-3]
@@ -253,7 +251,7 @@ def test_the_reference_is_the_mean_of_aligned_volumes():
     unaligned = (volumes.mean(axis=0) - reference())[inner].std()
     assert left < 1.2 * LEVEL / TSNR
     assert left < 0.7 * unaligned
-    again = reference_from_volumes(volumes, grid(), Motion())
+    again = reference_from_volumes(volumes, grid(), Motion()).volume
     np.testing.assert_array_equal(mean, again)
 
 

@@ -17,7 +17,7 @@ from msgspec import UNSET
 from PIL import Image, UnidentifiedImageError
 
 from runtime.errors import ConfigError, RecordingError
-from runtime.estimator import BetaEstimator
+from runtime.estimator import BetaEstimator, motion_of
 from runtime.manifest import affine_rows
 from runtime.preprocess.normalise import AffineNormaliser
 from runtime.recording import RecordedEvent, Recording, open_recording
@@ -147,6 +147,11 @@ def prepare_bids(
         raise ConfigError(
             "estimator.noise_shrinkage: expected null, because prepared trials can "
             f"undo a scale only, found {estimator.noise_shrinkage}"
+        )
+    if motion_of(estimator) is not None:
+        raise ConfigError(
+            "estimator.motion: expected none, because prepared trials hold no "
+            "reference volume, found one. Train on the recording itself"
         )
     recording = trials.recording
     announce(f"{betas} betas of {len(recording.runs)} runs")

@@ -81,6 +81,7 @@ def _export(model: RecordedModel, out: Path, shown: Screen) -> None:
             mask=model.mask,
             affine=model.affine,
             space=model.space,
+            reference=model.reference,
         ),
         model.latent_mean,
         model.trials.voxels[:GOLDEN_SAMPLES],
