@@ -44,10 +44,17 @@ class SimpleItk:
     """Euler transform, mean squares, from the pose before; linear resampling."""
 
     def __init__(
-        self, reference: Array, affine: Array, *, share: float, smooth_mm: float = 0.0
+        self,
+        reference: Array,
+        affine: Array,
+        *,
+        share: float,
+        smooth_mm: float = 0.0,
+        steps: int = 100,
+        last_step: float = 1e-3,
     ) -> None:
-        self.name = f"SimpleITK, {share:.0%} of the voxels" + (
-            f", {smooth_mm:g} mm" if smooth_mm else ""
+        self.name = f"SimpleITK, {share:.0%} of the voxels, {steps} steps" + (
+            f", smoothed by {smooth_mm:g} mm" if smooth_mm else ""
         )
         self._affine, self._smooth_mm = affine, smooth_mm
         self._fixed = self._smoothed(image_from(reference, affine))
@@ -63,7 +70,7 @@ class SimpleItk:
             method.SetMetricSamplingPercentage(share, seed=1)
         method.SetInterpolator(SimpleITK.sitkLinear)
         method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=0.5, minStep=1e-3, numberOfIterations=100
+            learningRate=0.5, minStep=last_step, numberOfIterations=steps
         )
         method.SetOptimizerScalesFromPhysicalShift()
         self._method = method
