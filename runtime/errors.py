@@ -51,6 +51,10 @@ class TensorMismatchError(NeuroFlowError):
         self.tensor, self.expected, self.found = tensor, expected, found
 
 
+class CalibrationError(NeuroFlowError):
+    """A day's trials do not show that a calibration would help."""
+
+
 class ParityError(NeuroFlowError):
     """An engine does not compute what the float64 reference computes."""
 

@@ -68,6 +68,12 @@ class Retrieval:
         cosines: Float32[np.ndarray, " items"] = self._rows @ query
         return cosines
 
+    def cosine(self, z_v: Latent, other: Latent) -> float:
+        """Return the cosine of `z_v` with a latent that need not be in the gallery."""
+        rows = np.stack([one.ravel() for one in (z_v, other)]) - self._mean
+        query, item = _unit(rows)
+        return float(item @ query)
+
     def answer(self, z_v: Latent) -> Answer:
         """Rank the gallery and say how sure the first place is."""
         cosines = self.cosines(z_v)

@@ -21,4 +21,5 @@ from .timing import decision_volume as decision_volume
 from .timing import end_s as end_s
 from .timing import middle_s as middle_s
 from .timing import middles_s as middles_s
+from .today import todays_normaliser as todays_normaliser
 from .whiten import NoiseWhitening as NoiseWhitening
