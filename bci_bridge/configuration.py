@@ -13,8 +13,12 @@ from bci_bridge.header import LatePolicy, Pace, Shape
 from bci_bridge.messages import RigNote, RunStart
 
 
-class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """The frozen facts of one run."""
+class Configuration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The frozen facts of one run.
+
+    A field with a default is left out of the JSON where it has it, so that a run
+    without an overlay has the hash that it always had.
+    """
 
     shape: Shape
     tr_s: float
@@ -36,6 +40,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     abstain_below: float
     cpu: tuple[str, ...]
     versions: dict[str, str]
+    overlay_sha256: str | None = None
 
     @classmethod
     def of(
@@ -63,6 +68,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
             abstain_below=0.0 if rig is None else rig.abstain_below,
             cpu=() if rig is None else rig.cpu,
             versions={} if rig is None else rig.versions,
+            overlay_sha256=decoder.overlay_sha256,
         )
 
     @property

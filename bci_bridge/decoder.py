@@ -29,6 +29,11 @@ class Decoder(Protocol):
         ...
 
     @property
+    def overlay_sha256(self) -> str | None:
+        """Identity of the day's calibration; None without one."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along x, y and z of every volume."""
         ...

@@ -74,10 +74,10 @@ def replay(
     Args:
         inputs: As `scan_recording` yields the log of inputs.
         outcomes: As it yields the log of outcomes.
-        decoder: Opened on the bundle and gallery that the outcomes cite.
+        decoder: Opened on the bundle, gallery and overlay that the outcomes cite.
 
     Raises:
-        RecordingError: An outcome cites another bundle or gallery.
+        RecordingError: An outcome cites another bundle, gallery or overlay.
     """
     steps = _Replay(decoder, RecordedRuns(outcomes))
     for item in inputs:
@@ -233,13 +233,14 @@ class _Replay:
 
     def _check_identity(self, run: RunRecord) -> None:
         for envelope in run.outcomes.values():
-            for name in ("bundle_sha256", "gallery_sha256", "preprocessing_sha256"):
-                wanted = getattr(envelope.record, name)
-                found = getattr(self._decoder, name)
+            for what in ("bundle", "gallery", "preprocessing", "overlay"):
+                wanted = getattr(envelope.record, f"{what}_sha256")
+                found = getattr(self._decoder, f"{what}_sha256")
                 if wanted != found:
-                    what = name.removesuffix("_sha256")
+                    remedy = f"Give the {what} that answered."
                     raise RecordingError(
-                        f"run {run.name}: {what}: expected {wanted} as recorded, "
-                        f"found {found}. Give the {what} that answered."
+                        f"run {run.name}: {what}: expected {wanted or 'none'} as "
+                        f"recorded, found {found or 'none'}. "
+                        f"{remedy if wanted else 'Replay without one.'}"
                     )
             return

@@ -315,6 +315,7 @@ class Worker:
             "bundle_sha256": self._decoder.bundle_sha256,
             "gallery_sha256": self._decoder.gallery_sha256,
             "preprocessing_sha256": self._decoder.preprocessing_sha256,
+            "overlay_sha256": self._decoder.overlay_sha256,
             "configuration_sha256": self._configuration_sha256,
         }
 

@@ -4,6 +4,7 @@ The one place where the parts of the runtime are put together; the server, the o
 evaluation and an embedding program all open the same thing.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from runtime.bundle import (
     decode_manifest,
     open_bundle,
 )
-from runtime.decoder import Reader, TrialDecoder, VolumeDecoder
+from runtime.decoder import DecodingModel, Reader, TrialDecoder, VolumeDecoder
 from runtime.encoder import Encoder
 from runtime.engine import Precision, Waiting
 from runtime.engines.cache import EngineCache
@@ -30,6 +31,14 @@ from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
 from runtime.heads import Retrieval
 from runtime.model import SAMPLES, Model, open_model
+from runtime.overlay import (
+    MAX_OVERLAY_BYTES,
+    OVERLAY,
+    Overlay,
+    decode_overlay,
+    open_overlay,
+    require_fit,
+)
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import VoxelMask
 from runtime.preprocess.smooth import voxel_sizes_mm
@@ -68,6 +77,19 @@ def require_live(bundle_folder: Path) -> None:
     live_estimator(decode_manifest(data).estimator, str(bundle_folder))
 
 
+def require_overlay(bundle_folder: Path, overlay_folder: Path) -> None:
+    """Refuse an overlay of another bundle, from the two manifests alone.
+
+    Raises:
+        BundleError: It is another's, or one of them has no manifest.
+    """
+    data = read_manifest(bundle_folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
+    mine = read_manifest(overlay_folder, OVERLAY, max_bytes=MAX_OVERLAY_BYTES)
+    require_fit(
+        decode_overlay(mine), decode_manifest(data), hashlib.sha256(data).hexdigest()
+    )
+
+
 class RunDecoder:
     """Decodes runs, one after another, with one model and one gallery."""
 
@@ -79,6 +101,7 @@ class RunDecoder:
         *,
         clock: Callable[[], int] = time.perf_counter_ns,
         abstain_below: float = 0.0,
+        overlay: Overlay | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -88,14 +111,16 @@ class RunDecoder:
             model: The bundle's engines.
             clock: Monotonic nanoseconds; only measures stages.
             abstain_below: Confidence under which the decision is ABSTAIN.
+            overlay: The day's calibration; None serves the bundle as it is.
 
         Raises:
-            BundleError: The gallery's calibration belongs to another bundle, the
-                backbone's latents are not the model's, or the bundle eats betas that
-                others estimated.
+            BundleError: The gallery's calibration or the overlay belongs to another
+                bundle, the backbone's latents are not the model's, or the bundle eats
+                betas that others estimated.
         """
         self._estimator = live_estimator(bundle.manifest.estimator)
         self.bundle, self.gallery, self.model = bundle, gallery, model
+        self.overlay = overlay
         self._clock = clock
         calibration = gallery.confidence_for(bundle.sha256)
         retrieval = Retrieval(
@@ -111,7 +136,13 @@ class RunDecoder:
         )
         self._mask = VoxelMask.from_volume(bundle.mask)
         self._reference = bundle.reference()
-        self._reader = Reader(model, retrieval, backbone_of(bundle), abstain_below)
+        # The one place where an overlay changes what is computed.
+        self._space = bundle.feature_space()
+        read_with: DecodingModel = model
+        if overlay is not None:
+            self._space = overlay.space(bundle)
+            read_with = overlay.corrected(model)
+        self._reader = Reader(read_with, retrieval, backbone_of(bundle), abstain_below)
         self._run: TrialDecoder | VolumeDecoder | None = None
 
     @property
@@ -129,8 +160,15 @@ class RunDecoder:
         """Identity of what happens to a volume before the model."""
         return self.bundle.manifest.preprocessing_sha256
 
+    @property
+    def overlay_sha256(self) -> str | None:
+        """Identity of the day's calibration; None without one."""
+        return None if self.overlay is None else self.overlay.sha256
+
     def encoder(self) -> Encoder:
         """Return the other direction: images to predicted responses.
+
+        Of an overlay it has the normalisation: the correction is of the decoder alone.
 
         Raises:
             UsageError: The bundle's latents are no images.
@@ -141,7 +179,7 @@ class RunDecoder:
                 "encoder: expected a bundle whose latents are images, found backbone "
                 f"{self.bundle.manifest.backbone.name}"
             )
-        return Encoder(self.model, backbone, self.bundle.feature_space())
+        return Encoder(self.model, backbone, self._space)
 
     def start_run(self, run: RunGeometry) -> None:
         """Forget the last run and allocate for this one.
@@ -150,7 +188,7 @@ class RunDecoder:
             TensorMismatchError: The run's volumes do not fit the bundle's mask.
             ConfigError: The run does not say what the estimator asks for.
         """
-        estimator, space = self._estimator, self.bundle.feature_space()
+        estimator, space = self._estimator, self._space
         voxel_mm = voxel_sizes_mm(np.array(self.bundle.manifest.voxels.affine))
         if isinstance(estimator, BetaEstimator):
             self._run = TrialDecoder(
@@ -295,8 +333,9 @@ def open_decoder(
     cache: EngineCache | None = None,
     behind: Sequence[str] = (),
     waiting: Waiting | None = None,
+    overlay_folder: Path | None = None,
 ) -> RunDecoder:
-    """Verify and open a bundle and a gallery.
+    """Verify and open a bundle and a gallery, and the day's overlay where there is one.
 
     Args:
         bundle_folder: What export wrote.
@@ -305,11 +344,12 @@ def open_decoder(
         precision: Of the engines' arithmetic.
         threads: Of one evaluation; None leaves the choice to the library.
         abstain_below: Confidence under which the decision is ABSTAIN.
-        trust: Whose signature each of the two must carry; None demands none.
+        trust: Whose signature each of them must carry; None demands none.
         cache: Where compiled engines are kept between starts; None keeps none.
         behind: Backends that take over, in f32, where an engine fails later on; every
             answer from then on says so.
         waiting: How TensorRT waits; None takes its defaults, or is another backend.
+        overlay_folder: What `calibrate` wrote today; None serves the bundle as it is.
 
     Raises:
         BundleError: One of them is not exactly what its manifest lists or not signed
@@ -323,6 +363,9 @@ def open_decoder(
         live_estimator(bundle.manifest.estimator, str(bundle_folder))
         latent = bundle.manifest.latent
         gallery = open_gallery(gallery_folder, latent, trust=trust)
+        overlay = None
+        if overlay_folder is not None:
+            overlay = open_overlay(overlay_folder, bundle, trust=trust)
         model = open_model(
             bundle,
             backend,
@@ -334,7 +377,9 @@ def open_decoder(
             samples=SAMPLES,
         )
         try:
-            return RunDecoder(bundle, gallery, model, abstain_below=abstain_below)
+            return RunDecoder(
+                bundle, gallery, model, abstain_below=abstain_below, overlay=overlay
+            )
         except BaseException:
             model.close()
             raise

@@ -10,6 +10,7 @@ from typing import Final
 from runtime.bundle import MANIFEST, MAX_MANIFEST_BYTES, open_bundle
 from runtime.errors import ArtifactError, BundleError, UsageError
 from runtime.gallery import GALLERY, MAX_GALLERY_BYTES, open_gallery
+from runtime.overlay import MAX_OVERLAY_BYTES, OVERLAY, open_overlay
 from runtime.private_file import (
     OTHERS_READ,
     OTHERS_WRITE,
@@ -105,17 +106,17 @@ def read_trust(places: Sequence[Path]) -> tuple[TrustedKey, ...]:
 
 
 def folder_signer(folder: Path, trust: Trust) -> Signer | None:
-    """Say who signed a bundle or gallery, without looking at its files.
+    """Say who signed a bundle, gallery or overlay, without looking at its files.
 
     Raises:
-        BundleError: As `signer_of`; or it is neither.
+        BundleError: As `signer_of`; or it is none of them.
     """
     manifest, signature = _manifest(folder), read_signature(folder)
     return signer_of(manifest, signature, what=folder.name, trust=trust)
 
 
 def sign_folder(folder: Path, key: SigningKey) -> str:
-    """Sign a bundle or gallery after checking that it is whole.
+    """Sign a bundle, gallery or overlay after checking that it is whole.
 
     Returns:
         Its sha256.
@@ -131,31 +132,45 @@ def sign_folder(folder: Path, key: SigningKey) -> str:
             f"Remove {SIGNATURE} to sign it anew"
         )
     data = _manifest(folder)
-    if _name_of(folder) == MANIFEST:
+    name = manifest_name(folder)
+    if name == MANIFEST:
         with open_bundle(folder) as bundle:
             sha256 = bundle.sha256
-    else:
+    elif name == GALLERY:
         sha256 = open_gallery(folder).sha256
+    else:
+        sha256 = open_overlay(folder).sha256
     if hashlib.sha256(data).hexdigest() != sha256:
         raise BundleError(f"{folder}: expected one manifest, found it changing")
     _write_new(folder / SIGNATURE, sign(data, key))
     return sha256
 
 
-def _name_of(folder: Path) -> str:
-    names = [name for name in (MANIFEST, GALLERY) if os.path.lexists(folder / name)]
+_LIMITS: Final = {
+    MANIFEST: MAX_MANIFEST_BYTES,
+    GALLERY: MAX_GALLERY_BYTES,
+    OVERLAY: MAX_OVERLAY_BYTES,
+}
+
+
+def manifest_name(folder: Path) -> str:
+    """Say by its manifest's name what a sealed folder is.
+
+    Raises:
+        BundleError: It is no bundle, gallery or overlay, or more than one.
+    """
+    names = [name for name in _LIMITS if os.path.lexists(folder / name)]
     if len(names) != 1:
         raise BundleError(
-            f"{folder}: expected a bundle with {MANIFEST} or a gallery with {GALLERY}, "
-            f"found {' and '.join(names) or 'neither'}"
+            f"{folder}: expected a bundle with {MANIFEST}, a gallery with {GALLERY} or "
+            f"an overlay with {OVERLAY}, found {' and '.join(names) or 'none'}"
         )
     return names[0]
 
 
 def _manifest(folder: Path) -> bytes:
-    name = _name_of(folder)
-    limit = MAX_MANIFEST_BYTES if name == MANIFEST else MAX_GALLERY_BYTES
-    return read_manifest(folder, name, max_bytes=limit)
+    name = manifest_name(folder)
+    return read_manifest(folder, name, max_bytes=_LIMITS[name])
 
 
 def _write_new(file: Path, data: bytes) -> None:

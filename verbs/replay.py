@@ -73,6 +73,7 @@ def replay_recording(
     bundle: Path,
     gallery: Path,
     *,
+    overlay: Path | None = None,
     backend: str | None,
     verify: bool,
     skip_damaged: bool,
@@ -84,6 +85,7 @@ def replay_recording(
         recording: The folder that a server wrote.
         bundle: The bundle that answered.
         gallery: The gallery that it chose from.
+        overlay: The day's calibration that it answered with, if any.
         backend: Engine library; by default the recorded one.
         verify: Refuse another engine or machine, and fail on any difference.
         skip_damaged: Go on where messages are lost, and say what is left out.
@@ -92,7 +94,7 @@ def replay_recording(
     Raises:
         RecordingError: The recording is damaged or changed, or was not made with this.
         ParityError: An answer is not what is recorded.
-        BundleError: The bundle or gallery is not what its manifest lists.
+        BundleError: The bundle, gallery or overlay is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
     """
     found = _surveyed(recording)
@@ -132,6 +134,7 @@ def replay_recording(
         precision=precision,
         threads=here.threads,
         abstain_below=here.abstain_below,
+        overlay_folder=overlay,
     ) as decoder:
         report = replayed(recording, decoder)
     report.losses, report.rig = found.losses, tuple(unlike)
@@ -145,7 +148,7 @@ def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
     """Replay a recording and count, run by run.
 
     Raises:
-        RecordingError: A run was answered with another bundle or gallery.
+        RecordingError: A run was answered with another bundle, gallery or overlay.
     """
     report = ReplayReport()
     inputs, outcomes = (scan_recording(recording / log) for log in (INPUTS, OUTCOMES))

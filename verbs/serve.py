@@ -20,7 +20,7 @@ from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
 from runtime.engine import Precision, Wait, Waiting
 from runtime.errors import ArtifactError, UsageError
-from runtime.live import require_live
+from runtime.live import require_live, require_overlay
 from runtime.signing_keys import folder_signer, read_trust
 from verbs.measured_choice import AUTO, IN_CASE_OF_FAILURE, measured_choice
 from verbs.rehearse import Rehearsal, rehearsal_of
@@ -33,6 +33,7 @@ def serve_bundle(
     bundle: Path,
     gallery: Path,
     *,
+    overlay: Path | None = None,
     address: str,
     keys: Path | None,
     backend: str,
@@ -55,8 +56,9 @@ def serve_bundle(
     """Open everything, then serve until SIGTERM or SIGINT, or a rehearsal's end.
 
     Raises:
-        BundleError: The bundle or gallery is not what its manifest lists, is not
-            signed by a key that is trusted, or the bundle cannot be served.
+        BundleError: The bundle, gallery or overlay is not what its manifest lists, is
+            not signed by a key that is trusted, they do not belong together, or the
+            bundle cannot be served.
         BackendError: The engine or a port cannot be had, or the rehearsal failed.
         UsageError: Fewer than one thread, a confidence outside 0 to 1, an address
             that is not allowed, too little room for the recording, or flags of a
@@ -112,11 +114,14 @@ def serve_bundle(
     )
     vouching = signer_at_start(sign_recording, log)
     trusted = read_trust(trust) if trust else None
-    for folder in (bundle, gallery):
+    opened = (bundle, gallery) if overlay is None else (bundle, gallery, overlay)
+    for folder in opened:
         if signer := folder_signer(folder, trusted):
             trouble(f"{folder}: {signer}")
         if folder == bundle:
             require_live(bundle)
+        if folder == overlay:
+            require_overlay(bundle, overlay)
     _allow_many_connections()
     precision = precision or "f32"
     behind = tuple(name for name in IN_CASE_OF_FAILURE if name != backend)
@@ -128,6 +133,7 @@ def serve_bundle(
     model = Model(
         bundle=str(bundle.resolve()),
         gallery=str(gallery.resolve()),
+        overlay=None if overlay is None else str(overlay.resolve()),
         backend=backend,
         precision=precision,
         behind=behind,

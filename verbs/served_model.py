@@ -12,6 +12,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     bundle: str
     gallery: str
+    overlay: str | None = None
+    """The day's calibration; None serves the bundle as it is."""
     backend: str
     precision: Precision = "f32"
     behind: tuple[str, ...] = ()

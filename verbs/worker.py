@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
                 abstain_below=model.abstain_below,
                 trust=model.trust,
                 cache=EngineCache(user_cache(os.environ), _say),
+                overlay_folder=None if model.overlay is None else Path(model.overlay),
             )
         )
         # What opening took and freed is given back first.

@@ -5,7 +5,7 @@ import pytest
 from msgspec import structs
 
 from bci_bridge.messages import Volume
-from bci_bridge.outcomes import RunEnded, TrialOutcome, VolumeOutcome
+from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
 from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.player import play
 from bci_bridge.recording_reader import scan_recording
@@ -121,6 +121,34 @@ def test_outcomes_of_another_bundle_are_refused(recorded):
     assert str(caught.value) == (
         f"run run-1: gallery: expected {'a' * 64} as recorded, found {'f' * 64}. "
         "Give the gallery that answered."
+    )
+
+
+def test_outcomes_with_another_overlay_or_without_one_are_refused(recorded):
+    other = MeanDecoder()
+    other.overlay_sha256 = "f" * 64
+
+    def calibrated(position, envelope):
+        record = envelope.record
+        if not isinstance(record, Outcome):
+            return envelope
+        return encode(
+            structs.replace(record, overlay_sha256="d" * 64), envelope.payload
+        )
+
+    with pytest.raises(RecordingError) as added:
+        replayed(recorded, other)
+    with_overlay = rewritten(recorded, calibrated)
+    with pytest.raises(RecordingError) as missing:
+        replayed(with_overlay, MeanDecoder())
+
+    assert str(added.value) == (
+        f"run run-1: overlay: expected none as recorded, found {'f' * 64}. "
+        "Replay without one."
+    )
+    assert str(missing.value) == (
+        f"run run-1: overlay: expected {'d' * 64} as recorded, found none. "
+        "Give the overlay that answered."
     )
 
 

@@ -26,6 +26,7 @@ class MeanDecoder:
     bundle_sha256 = "b" * 64
     gallery_sha256 = "a" * 64
     preprocessing_sha256 = "c" * 64
+    overlay_sha256: str | None = None
 
     def __init__(self, shape: tuple[int, int, int] = SHAPE) -> None:
         self._shape = shape

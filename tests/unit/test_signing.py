@@ -206,7 +206,7 @@ def test_only_what_is_whole_and_unsigned_is_signed(bundle, tmp_path):
     )
     assert "found missing graphs/flow.weights" in str(broken.value)
     assert not (bundle / SIGNATURE).exists()
-    assert str(neither.value).endswith("with gallery.json, found neither")
+    assert str(neither.value).endswith("an overlay with overlay.json, found none")
 
 
 def test_the_signer_is_told_without_looking_at_the_files(bundle):

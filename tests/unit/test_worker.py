@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec import UNSET
@@ -113,6 +114,25 @@ def test_an_outcome_cites_model_gallery_preprocessing_and_input():
     assert outcome.gallery_sha256 == "a" * 64
     assert outcome.preprocessing_sha256 == "c" * 64
     assert outcome.input_crc32 is not None
+
+
+def test_an_outcome_cites_the_overlay_and_so_does_what_the_run_is_done_with():
+    decoder = MeanDecoder()
+    decoder.overlay_sha256 = "d" * 64
+
+    (plain,), (calibrated,) = Rig().volume(0), Rig(decoder=decoder).volume(0)
+
+    assert plain.overlay_sha256 is None
+    assert calibrated.overlay_sha256 == "d" * 64
+    assert plain.configuration_sha256 != calibrated.configuration_sha256
+
+
+def test_a_run_without_an_overlay_is_named_as_before_there_were_overlays():
+    rig = Rig()
+    rig.volume(0)
+
+    # Recordings hold this hash, and a replay makes it again.
+    assert b"overlay" not in msgspec.json.encode(rig.worker.configuration)
 
 
 def test_a_trial_that_the_decoder_forgets_is_still_answered():
