@@ -13,7 +13,7 @@ from verbs.bench_commands import bench
 from verbs.bundle_commands import compile as compile_engines
 from verbs.bundle_commands import export, inspect, verify
 from verbs.prepare_commands import prepare_bids, prepare_nsd
-from verbs.rig_commands import doctor, keys, play, serve, sign, watch
+from verbs.rig_commands import calibrate, doctor, keys, play, serve, sign, watch
 from verbs.send_commands import sources
 
 app = tyro.extras.SubcommandApp()
@@ -161,6 +161,7 @@ app.command(verify)
 app.command(inspect)
 app.command(bench)
 app.command(sign)
+app.command(calibrate)
 app.command(serve)
 app.command(sources, name="send", help="Send what comes out of a scanner to a server.")
 app.command(play)
@@ -175,6 +176,7 @@ def replay(
     *,
     bundle: Path,
     gallery: Path,
+    overlay: Path | None = None,
     backend: Backend | None = None,
     verify: bool = False,
     skip_damaged: bool = False,
@@ -186,6 +188,7 @@ def replay(
         recording: The folder that `serve --log` wrote.
         bundle: The bundle that answered.
         gallery: The gallery that it chose from.
+        overlay: The day's overlay that it answered with; none by default.
         backend: Engine library; by default the recorded one.
         verify: Prove every answer bit for bit, times excepted, or fail.
         skip_damaged: Go on where messages are lost, and say what is left out.
@@ -197,6 +200,7 @@ def replay(
         recording,
         bundle,
         gallery,
+        overlay=overlay,
         backend=backend,
         verify=verify,
         skip_damaged=skip_damaged,

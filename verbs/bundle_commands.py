@@ -59,6 +59,7 @@ def verify(
     bundle: tyro.conf.Positional[Path],
     /,
     *,
+    overlay: Path | None = None,
     backend: AnyBackend = "ort",
     precision: Precision = "f32",
     json: bool = False,
@@ -67,13 +68,16 @@ def verify(
 
     Args:
         bundle: A bundle's folder.
+        overlay: The day's overlay; must be whole, and this bundle's.
         backend: Engine library; reference computes in float64, for small bundles.
         precision: Of the arithmetic; every map and step must pass its gate.
         json: Print JSON.
     """
     from verbs.verify import verify_bundle
 
-    verify_bundle(bundle, backend=backend, precision=precision, as_json=json)
+    verify_bundle(
+        bundle, overlay=overlay, backend=backend, precision=precision, as_json=json
+    )
 
 
 def compile(  # noqa: A001  # the verb's name
@@ -112,10 +116,10 @@ def inspect(
     """Say what a bundle holds and who signed it, after checking that it is true.
 
     Args:
-        bundle: A bundle's folder.
-        trust: NAME.pub or a folder of them; the bundle must be signed by one of these.
+        bundle: A bundle's folder, or an overlay's.
+        trust: NAME.pub or a folder of them; it must be signed by one of these.
         json: Print the manifest as JSON.
     """
-    from verbs.inspect import inspect_bundle
+    from verbs.inspect import inspect_folder
 
-    inspect_bundle(bundle, trust=trust, as_json=json)
+    inspect_folder(bundle, trust=trust, as_json=json)

@@ -1,5 +1,6 @@
-"""`neuroflow inspect`: what is in a bundle, and who signed it."""
+"""`neuroflow inspect`: what is in a bundle or an overlay, and who signed it."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,15 +9,17 @@ import msgspec
 from runtime.bundle import open_bundle
 from runtime.estimator import BetaEstimator, ExternalEstimator, description
 from runtime.manifest import GraphSpec, Manifest
+from runtime.overlay import OVERLAY, OverlayManifest, open_overlay
+from runtime.signing import Signer
 from runtime.signing_keys import read_trust
 
 
-def inspect_bundle(folder: Path, *, trust: tuple[Path, ...], as_json: bool) -> None:
-    """Print what a bundle says, once it is known to be what it says.
+def inspect_folder(folder: Path, *, trust: tuple[Path, ...], as_json: bool) -> None:
+    """Print what a bundle or overlay says, once it is known to be what it says.
 
     Args:
-        folder: A bundle.
-        trust: Public keys; with any, the bundle must be signed by one of them.
+        folder: A bundle or an overlay.
+        trust: Public keys; with any, it must be signed by one of them.
         as_json: Print the manifest, and who signed on standard error.
 
     Raises:
@@ -25,16 +28,54 @@ def inspect_bundle(folder: Path, *, trust: tuple[Path, ...], as_json: bool) -> N
         ArtifactError: A public key is missing, damaged or open to others.
     """
     trusted = read_trust(trust) if trust else None
+    if os.path.lexists(folder / OVERLAY):
+        overlay = open_overlay(folder, trust=trusted)
+        said = ("overlay", overlay.sha256, overlay.signer, _overlay(overlay.manifest))
+        _print(*said, overlay.manifest if as_json else None)
+        return
     with open_bundle(folder, trust=trusted) as bundle:
-        manifest, signature = bundle.manifest, str(bundle.signer or "none")
-        if as_json:
-            print(f"signature {signature}", file=sys.stderr)
-            print(msgspec.json.format(msgspec.json.encode(manifest), indent=2).decode())
-            return
-        print(f"bundle    {bundle.sha256}")
-        print(f"signature {signature}")
-        for name, value in _lines(manifest):
-            print(f"{name:<10}{value}")
+        manifest = bundle.manifest
+        lines = _lines(manifest)
+        sha256, signer = bundle.sha256, bundle.signer
+        _print("bundle", sha256, signer, lines, manifest if as_json else None)
+
+
+def _print(
+    kind: str,
+    sha256: str,
+    signer: Signer | None,
+    lines: list[tuple[str, str]],
+    as_json: msgspec.Struct | None,
+) -> None:
+    signature = str(signer or "none")
+    if as_json is not None:
+        print(f"signature {signature}", file=sys.stderr)
+        print(msgspec.json.format(msgspec.json.encode(as_json), indent=2).decode())
+        return
+    for name, value in [(kind, sha256), ("signature", signature), *lines]:
+        print(f"{name:<10}{value}")
+
+
+def _overlay(manifest: OverlayManifest) -> list[tuple[str, str]]:
+    gain, trials = manifest.gain, manifest.trials
+    return [
+        ("of bundle", manifest.bundle_sha256),
+        ("subject", manifest.subject),
+        ("label", manifest.label),
+        ("created", manifest.created),
+        ("holds", " and ".join(manifest.holds)),
+        ("voxels", str(manifest.voxels)),
+        (
+            "gain",
+            f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] in {gain.measure}, "
+            f"{gain.without:.3f} to {gain.reached:.3f}, {gain.confidence:.0%} interval",
+        ),
+        (
+            "trials",
+            f"{trials.count} of {trials.images} images in {', '.join(trials.runs)}",
+        ),
+        ("alignment", "none" if manifest.alignment is None else "4 x 4"),
+    ]
 
 
 def _lines(manifest: Manifest) -> list[tuple[str, str]]:

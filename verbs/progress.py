@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -15,7 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from training.loop import Progress as TrainingProgress
+if TYPE_CHECKING:
+    # Training imports torch, which a rig does without.
+    from training.loop import Progress as TrainingProgress
 
 console = Console(file=sys.stderr, highlight=False)
 """Progress goes to standard error; standard output belongs to results."""
@@ -45,7 +48,7 @@ class Screen:
         """Show that `done` of `total` are done."""
         self._update(done, total, "")
 
-    def training(self, progress: TrainingProgress) -> None:
+    def training(self, progress: "TrainingProgress") -> None:
         """Show a training step: loss and time left."""
         self._update(progress.step, progress.steps, f"loss {progress.loss:.4g}")
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+Backend = Literal["ort", "openvino"]
 ServeBackend = Literal["ort", "openvino", "ort_cuda", "tensorrt", "auto"]
 ServePrecision = Literal["f32", "f16", "bf16", "int8"]
 ServeWait = Literal["block", "spin"]
@@ -23,10 +24,10 @@ def sign(
     key: Path | None = None,
     make_key: Path | None = None,
 ) -> None:
-    """Sign bundles and galleries, so that a server can tell who made them.
+    """Sign bundles, galleries and overlays, so that a server can tell who made them.
 
     Args:
-        folders: Bundles and galleries; each is checked first and gets a `manifest.sig`.
+        folders: Bundles, galleries, overlays; each is checked, and gets a signature.
         key: The signer's NAME.key.
         make_key: Make a signer's NAME.key, and the NAME.pub by which others know it.
     """
@@ -39,6 +40,7 @@ def serve(
     *,
     bundle: Path,
     gallery: Path,
+    overlay: Path | None = None,
     address: str = "tcp://127.0.0.1:5760",
     keys: Path | None = None,
     backend: ServeBackend = "ort",
@@ -63,6 +65,7 @@ def serve(
     Args:
         bundle: What `export` wrote.
         gallery: What retrieval chooses from.
+        overlay: What `calibrate` wrote today; the bundle as it is by default.
         address: Where scanner, stimulus software and clients connect.
         keys: Folder of keys (see `keys`); needed for all addresses but loopback.
         backend: Engine library; auto measures, and takes the fastest that is right.
@@ -76,7 +79,7 @@ def serve(
         health: Loopback HOST:PORT of health and metrics over HTTP; off by default.
         free_mb: Room under which the log's disk makes the server not ready.
         ready_file: Written with the addresses in use once everything is ready.
-        trust: NAME.pub or a folder of them; both must be signed by one of these.
+        trust: NAME.pub or a folder of them; all must be signed by one of these.
         urgent: Run before all other programs, where the system allows it.
         rehearse: Play this recording (a BIDS or Haxby folder) as the scanner, then end.
         speed: Of the rehearsal; 1, real time, by default.
@@ -90,6 +93,7 @@ def serve(
     serve_bundle(
         bundle,
         gallery,
+        overlay=overlay,
         address=address,
         keys=keys,
         backend=backend,
@@ -108,6 +112,49 @@ def serve(
         precision=precision,
         wait=wait,
         keep_warm=keep_warm,
+    )
+
+
+def calibrate(
+    *,
+    bundle: Path,
+    gallery: Path,
+    recording: Path,
+    out: Path,
+    runs: tuple[str, ...] = (),
+    label: str = "",
+    sign: Path | None = None,
+    backend: Backend = "ort",
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Fit a bundle to today by trials of known images, or say that nothing gains.
+
+    Args:
+        bundle: What `export` wrote.
+        gallery: What retrieval will choose from.
+        recording: Today's trials: a BIDS folder, or what `serve --log` wrote.
+        out: Folder of the overlay; must not exist.
+        runs: Which runs, by name; all of them by default.
+        label: The day or session; the date by default.
+        sign: A signer's NAME.key (see `sign`), by which the overlay is signed.
+        backend: Engine library.
+        threads: Threads of one evaluation; the library chooses by default.
+        json: Print JSON.
+    """
+    from verbs.calibrate import calibrate_day
+
+    calibrate_day(
+        bundle,
+        gallery,
+        recording,
+        out,
+        runs=runs,
+        label=label,
+        sign=sign,
+        backend=backend,
+        threads=threads,
+        as_json=json,
     )
 
 

@@ -17,25 +17,35 @@ from runtime.golden import (
 )
 from runtime.graphs import Form, graph_of
 from runtime.model import Model, model_from_folder
+from runtime.overlay import open_overlay
 
 
 def verify_bundle(
-    folder: Path, *, backend: str, precision: Precision, as_json: bool
+    folder: Path,
+    *,
+    overlay: Path | None = None,
+    backend: str,
+    precision: Precision,
+    as_json: bool,
 ) -> None:
     """Print how far each map, and each step of the flow, is from the golden vectors.
 
     Args:
         folder: A bundle.
+        overlay: A day's overlay, which must be this bundle's.
         backend: Engine library.
         precision: Of the arithmetic.
         as_json: Print JSON.
 
     Raises:
-        BundleError: The folder is not exactly what its manifest lists.
+        BundleError: A folder is not exactly what its manifest lists, or the overlay is
+            another bundle's.
         BackendError: The library is missing, lacks the precision or refuses a graph.
         ParityError: Of the first result beyond its limits, after all are printed.
     """
     with open_bundle(folder) as bundle:
+        if overlay is not None:
+            open_overlay(overlay, bundle)
         graph = graph_of(bundle.manifest, "step", backend, precision)
         limits = limits_of(graph.precision, precision)
         name, verdicts = _judged(bundle, backend, precision)

@@ -1,0 +1,335 @@
+"""`neuroflow calibrate`, and a server with its overlay: from the day to the outcome."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from bci_bridge.outcomes import TrialOutcome, VolumeOutcome
+from bci_bridge.places import OUTCOMES
+from bci_bridge.recording_reader import read_recording
+from runtime.answers import Trial
+from runtime.bundle import open_bundle
+from runtime.calibration import identification, mean_interval
+from runtime.correction import InputCorrection
+from runtime.errors import BundleError, UsageError
+from runtime.estimator import VolumeEstimator
+from runtime.gallery import open_gallery
+from runtime.heads import Retrieval
+from runtime.live import open_decoder
+from runtime.model import open_model
+from runtime.overlay import open_overlay
+from runtime.overlay_writing import write_overlay
+from runtime.recording import RecordedEvent, open_recording, timeline
+from runtime.signing_keys import make_signing_key
+from tests.integration.test_replay_command import ENVIRONMENT, ROOT, command, said
+from tests.linear_bundle import linear_session
+from tests.sealed_folder import write_folder
+from tests.unit.test_overlay import calibration
+from training.features import geometry
+from training.participant import open_participant
+from training.participant.another_day import write_another_day
+from verbs.todays_trials import read_today
+
+pytestmark = pytest.mark.slow
+
+CHANGE = {"angle": 1.2, "gain_sd": 0.5, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def session():
+    return linear_session()
+
+
+@pytest.fixture(scope="module")
+def day(session, tmp_path_factory):
+    out = tmp_path_factory.mktemp("calibrated") / "day"
+    participant = open_participant(session / "participant")
+    write_another_day(participant, out, ("calibration", "test"), **CHANGE)
+    return out
+
+
+def run_names(folder, split):
+    runs = open_participant(folder).runs_of(split)
+    return [run.bold.name.removesuffix("_bold.nii.gz") for run in runs]
+
+
+def flags(session, day, out, *more):
+    return (
+        "calibrate", "--bundle", session / "bundle", "--gallery", session / "gallery",
+        "--recording", day, "--out", out, "--threads", "1", *more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(session, day):
+    """An overlay by the command line, signed; and what it said."""
+    out = day.parent
+    make_signing_key(out / "operator.key")
+    status, output, error = said(
+        *flags(session, day, out / "overlay"),
+        *("--runs", *run_names(day, "calibration")),
+        *("--label", "day 2", "--sign", out / "operator.key", "--json"),
+    )
+    assert status == 0, error
+    return out / "overlay", json.loads(output)
+
+
+def judged(session, day, overlay):
+    """Identification of the test runs' trials, which no calibration has seen."""
+    with open_bundle(session / "bundle") as bundle, open_model(bundle) as model:
+        gallery = open_gallery(session / "gallery")
+        today = read_today(day, bundle, gallery, run_names(day, "test")).trials
+        space, reader = bundle.feature_space(), model
+        if overlay is not None:
+            opened = open_overlay(overlay, bundle)
+            space, reader = opened.space(bundle), opened.corrected(model)
+        retrieval = Retrieval(
+            gallery.latents, gallery.ids, gallery.labels,
+            mean=bundle.latent_mean, temperature=1.0,
+        )  # fmt: skip
+        scores = [
+            identification(
+                reader.decode_latent(reader.encode_voxels(row)),
+                today.latents[image], today.names[image], retrieval,
+            )
+            for row, image in zip(
+                space.to_model(today.betas), today.image, strict=True
+            )
+        ]  # fmt: skip
+    return np.array(scores), today.image
+
+
+def test_a_changed_day_is_regained_on_runs_that_the_calibration_has_not_seen(
+    session, day, made
+):
+    overlay, told = made
+    unchanged, _ = judged(session, session / "participant", None)
+    without, image = judged(session, day, None)
+
+    regained, _ = judged(session, day, overlay)
+
+    gain = mean_interval(regained - without, image)
+    assert without.mean() < unchanged.mean() - 0.1
+    assert gain.low > 0
+    # It has told the truth about it, within the two intervals.
+    assert told["gain"]["low"] < gain.high
+    assert gain.low < told["gain"]["high"]
+    assert (told["trials"], told["images"], told["unknown"]) == (60, 60, 0)
+    assert told["runs"] == run_names(day, "calibration")
+    assert told["seconds"] < 60
+
+
+def test_an_unchanged_day_and_shuffled_pictures_are_refused_in_one_line(
+    session, day, tmp_path
+):
+    first = session / "participant"
+    unchanged = said(
+        *flags(session, first, tmp_path / "a"),
+        *("--runs", *run_names(first, "calibration")),
+    )
+    shuffled = tmp_path / "shuffled"
+    participant = open_participant(first)
+    write_another_day(participant, shuffled, ("calibration",), angle=0.0, gain_sd=0.0,
+                      seed=0)  # fmt: skip
+    (events,) = shuffled.glob("sub-*/func/*_events.tsv")
+    rows = [line.split("\t") for line in events.read_text().splitlines()]
+    names = [row[4] for row in rows[1:]]
+    for row, name in zip(rows[1:], [*names[7:], *names[:7]], strict=True):
+        row[4] = name
+    events.write_text("\n".join("\t".join(row) for row in rows) + "\n")
+    others = said(*flags(session, shuffled, tmp_path / "b"))
+
+    for status, output, error in (unchanged, others):
+        (line,) = [one for one in error.splitlines() if "calibration:" in one]
+        assert (status, output) == (1, "")
+        assert "expected a gain on held-out trials, its 95% interval above 0" in line
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+
+
+def test_calibrating_never_meets_torch(session, day, tmp_path):
+    arguments = [str(one) for one in flags(session, day, tmp_path / "overlay")[1:]]
+    arguments += ["--runs", *run_names(day, "calibration")]
+    script = (
+        "import json, sys, neuroflow\n"
+        "sys.argv = ['neuroflow', 'calibrate', *json.loads(sys.argv[1])]\n"
+        "status = neuroflow.main()\n"
+        "heavy = {'torch', 'onnx', 'export', 'diffusers'} & set(sys.modules)\n"
+        "print(status, sorted(heavy))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(arguments)],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    assert (tmp_path / "overlay" / "overlay.json").exists()
+
+
+def test_an_overlay_is_inspected_and_verified(session, made):
+    overlay, told = made
+
+    status, output, _ = said("inspect", overlay, "--trust", overlay.parent)
+    verified = said("verify", session / "bundle", "--overlay", overlay)
+
+    assert status == 0
+    lines = dict(line.split(maxsplit=1) for line in output.splitlines())
+    assert lines["overlay"] == told["overlay_sha256"]
+    assert lines["signature"].startswith("signed by operator")
+    assert lines["label"] == "day 2"
+    assert lines["holds"].startswith("normalisation")
+    assert "95% interval" in lines["gain"]
+    assert verified[0] == 0
+
+
+def test_a_live_decoder_answers_with_the_overlay_as_the_parts_do(session, day, made):
+    overlay, told = made
+    (name, *_) = run_names(day, "test")
+    run = open_recording(day, [name]).runs[0]
+    with open_bundle(session / "bundle") as bundle, open_model(bundle) as model:
+        opened = open_overlay(overlay, bundle)
+        space, reader = opened.space(bundle), opened.corrected(model)
+        betas = read_today(day, bundle, open_gallery(session / "gallery"), [name])
+        rows = space.to_model(betas.trials.betas)
+        wanted = [reader.decode_latent(reader.encode_voxels(row)) for row in rows]
+
+    with open_decoder(
+        session / "bundle", session / "gallery", overlay_folder=overlay
+    ) as decoder:
+        assert decoder.overlay_sha256 == told["overlay_sha256"]
+        decoder.start_run(geometry(run))
+        reports, volumes = [], run.volumes()
+        for item in timeline(run):
+            if isinstance(item, RecordedEvent):
+                decoder.add_trial(_trial(item))
+            else:
+                reports += decoder.add_volume(item, volumes[item])[1]
+        predicted = decoder.encoder().predict_latent(wanted[0])
+        plain = decoder.bundle.feature_space()
+
+    found = [report.z_v for report in reports if report.z_v is not None]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    # The other direction is in today's percent signal.
+    assert not np.allclose(predicted, plain.from_model(space.to_model(predicted)))
+
+
+def _trial(event):
+    return Trial(event.trial_id, event.onset_s, event.duration_s)
+
+
+@pytest.fixture(scope="module")
+def served(session, day, made):
+    """A rehearsal with the overlay, recorded; ends by itself."""
+    overlay, _ = made
+    log, mirror = day.parent / "log", day.parent / "rehearsed"
+    participant = open_participant(session / "participant")
+    write_another_day(participant, mirror, ("live",), **CHANGE)
+    line = command(
+        "serve", "--bundle", session / "bundle", "--gallery", session / "gallery",
+        "--overlay", overlay, "--address", "tcp://127.0.0.1:*", "--threads", "1",
+        "--log", log, "--rehearse", mirror, "--speed", "20", "--no-urgent",
+    )  # fmt: skip
+    done = subprocess.run(
+        line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return log
+
+
+def test_every_outcome_of_a_server_cites_the_overlay(served, made):
+    _, told = made
+    records = [one.envelope.record for one in read_recording(served / OUTCOMES)]
+    outcomes = [r for r in records if isinstance(r, VolumeOutcome | TrialOutcome)]
+
+    assert any(isinstance(one, TrialOutcome) for one in outcomes)
+    assert {one.overlay_sha256 for one in outcomes} == {told["overlay_sha256"]}
+
+
+def test_a_replay_proves_the_answers_with_this_overlay_and_no_other(
+    session, served, made, tmp_path
+):
+    overlay, told = made
+    with open_bundle(session / "bundle") as bundle:
+        known = bundle.feature_space()
+        other = calibration(bundle)
+        rng = np.random.default_rng(0)
+        factors = rng.standard_normal((2, 3, bundle.manifest.voxels.count))
+        other = replace(
+            other, space=known, correction=InputCorrection(*factors.astype("f4"))
+        )
+        write_overlay(tmp_path / "other", other, bundle, label="other",
+                      created="2026-01-02", runs=())  # fmt: skip
+    line = (
+        "replay", served, "--bundle", session / "bundle", "--gallery",
+        session / "gallery", "--verify",
+    )  # fmt: skip
+
+    proven = said(*line, "--overlay", overlay)
+    refused = said(*line, "--overlay", tmp_path / "other")
+    without = said(*line)
+
+    assert proven[0] == 0, proven[2]
+    assert " 0 differences" in proven[1]
+    assert refused[0] == without[0] == 1
+    wanted = f"overlay: expected {told['overlay_sha256']} as recorded, found "
+    assert wanted in refused[2]
+    assert f"{wanted}none. Give the overlay that answered." in without[2]
+
+
+def test_a_servers_own_log_is_calibrated_on(session, served):
+    with open_bundle(session / "bundle") as bundle:
+        gallery = open_gallery(session / "gallery")
+        logged = read_today(served, bundle, gallery, [])
+        played = read_today(served.parent / "rehearsed", bundle, gallery, [])
+
+    np.testing.assert_array_equal(logged.trials.betas, played.trials.betas)
+    names = [[t.trials.names[i] for i in t.trials.image] for t in (logged, played)]
+    assert names[0] == names[1]
+
+
+def test_a_server_refuses_an_overlay_that_is_not_its_bundles(session, made, tmp_path):
+    overlay, _ = made
+    write_folder(tmp_path / "bundle")
+
+    refused = said(
+        "serve", "--bundle", tmp_path / "bundle", "--gallery", session / "gallery",
+        "--overlay", overlay, "--address", "tcp://127.0.0.1:*",
+    )  # fmt: skip
+
+    assert refused[0] == 1
+    assert "overlay.json: bundle: expected " in refused[2]
+    assert "Calibrate with this bundle" in refused[2]
+    with open_bundle(tmp_path / "bundle") as bundle, pytest.raises(BundleError):
+        open_overlay(overlay, bundle)
+
+
+def test_mistakes_are_told_before_anything_is_estimated(session, day, made, tmp_path):
+    overlay, _ = made
+
+    there = said(*flags(session, day, overlay))
+    no_run = said(*flags(session, day, tmp_path / "a", "--runs", "none"))
+    no_key = said(*flags(session, day, tmp_path / "a", "--sign", tmp_path / "no.key"))
+
+    assert there[0] == 2
+    assert "--out: expected no such folder yet" in there[2]
+    assert no_run[0] == 1
+    assert "expected run none, found " in no_run[2]
+    assert no_key[0] == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_bundle_for_volumes_is_refused(session, day):
+    with open_bundle(session / "bundle") as bundle:
+        manifest = msgspec.structs.replace(
+            bundle.manifest, estimator=VolumeEstimator(), input_kind="volume"
+        )
+        other = replace(bundle, manifest=manifest)
+        with pytest.raises(UsageError) as error:
+            read_today(day, other, open_gallery(session / "gallery"), [])
+
+    assert "expected a bundle that decodes trials" in str(error.value)

@@ -1,0 +1,151 @@
+"""`neuroflow calibrate`: today's trials to a day's overlay of a bundle. Torch-free."""
+
+import datetime
+import time
+from pathlib import Path
+
+import msgspec
+
+from runtime.bundle import open_bundle
+from runtime.calibration import CONFIDENCE, Calibration, Interval, calibrate
+from runtime.errors import UsageError
+from runtime.gallery import open_gallery
+from runtime.heads import Retrieval
+from runtime.model import open_model
+from runtime.overlay_writing import write_overlay
+from runtime.signing_keys import read_signing_key, sign_folder
+from verbs.progress import screen
+from verbs.todays_trials import Today, read_today
+
+
+def calibrate_day(
+    bundle: Path,
+    gallery: Path,
+    recording: Path,
+    out: Path,
+    *,
+    runs: tuple[str, ...] = (),
+    label: str = "",
+    sign: Path | None = None,
+    backend: str = "ort",
+    threads: int | None = None,
+    as_json: bool = False,
+) -> None:
+    """Fit a day's overlay, and write it if trials that it has not seen gain by it.
+
+    Args:
+        bundle: What export wrote.
+        gallery: What retrieval will choose from.
+        recording: Today's runs: a BIDS folder, or what `serve --log` wrote.
+        out: Folder of the overlay; must not exist.
+        runs: Which runs; none: all of them.
+        label: The day or session; by default the date.
+        sign: A signer's secret.
+        backend: Engine library.
+        threads: Of one evaluation; None leaves the choice to the library.
+        as_json: Print JSON.
+
+    Raises:
+        CalibrationError: Too few images, or nothing gains; nothing is written.
+        UsageError: `out` exists, or the bundle decodes volumes.
+        RecordingError: The recording is damaged, or has no trial of a known image.
+        BundleError: The bundle or gallery is not what its manifest lists.
+        BackendError: The engine library is missing or refuses a graph.
+        ArtifactError: The key is missing, damaged or open to others.
+    """
+    began = time.monotonic()
+    # Before anything is estimated, which takes long.
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"--out: expected no such folder yet, found {out}")
+    key = None if sign is None else read_signing_key(sign)
+    with screen() as shown:
+        shown.stage("open the bundle and the gallery")
+        with (
+            open_bundle(bundle) as opened,
+            open_model(opened, backend, threads=threads) as model,
+        ):
+            items = open_gallery(gallery, opened.manifest.latent)
+            # Refused now where its calibration is another bundle's, as by a server.
+            items.confidence_for(opened.sha256)
+            shown.stage("today's trials, volume by volume")
+            today = read_today(recording, opened, items, runs, shown.count)
+            shown.stage("fit, and decode what was left out")
+            retrieval = Retrieval(
+                items.latents,
+                items.ids,
+                items.labels,
+                mean=opened.latent_mean,
+                temperature=1.0,
+            )
+            found = calibrate(
+                today.trials, opened.feature_space(), model, retrieval, shown.count
+            )
+            date = datetime.datetime.now(datetime.UTC).date().isoformat()
+            shown.stage("write the overlay")
+            sha256 = write_overlay(
+                out,
+                found,
+                opened,
+                label=label or date,
+                created=date,
+                runs=today.runs,
+            )
+        if key is not None:
+            sign_folder(out, key)
+    seconds = time.monotonic() - began
+    if as_json:
+        print(_json(found, today, sha256, seconds))
+        return
+    signed = "unsigned" if key is None else f"signed by {key.name}"
+    for name, value in [
+        *_lines(found, today),
+        ("overlay", f"{sha256} {signed}"),
+        ("time", f"{seconds:.1f} s"),
+    ]:
+        print(f"{name:<15}{value}")
+
+
+def _lines(found: Calibration, today: Today) -> list[tuple[str, str]]:
+    findings = found.findings
+    left_out = f", {today.unknown} of unknown images left out" if today.unknown else ""
+    kept = "kept" if findings.is_corrected else "left out"
+    holds = "normalisation" + (" and correction" if findings.is_corrected else "")
+    return [
+        (
+            "trials",
+            f"{findings.trials} of {findings.images} images in {len(today.runs)} "
+            f"runs{left_out}",
+        ),
+        ("identification", f"{findings.without:.3f} as the bundle is"),
+        ("normalisation", f"{findings.normalisation} kept"),
+        ("correction", f"{findings.correction} on top, {kept}"),
+        ("gain", f"{findings.gain} on held-out trials, {CONFIDENCE:.0%} interval"),
+        ("holds", holds),
+    ]
+
+
+def _json(found: Calibration, today: Today, sha256: str, seconds: float) -> str:
+    findings = found.findings
+
+    def interval(one: Interval) -> dict[str, float]:
+        return {"mean": one.mean, "low": one.low, "high": one.high}
+
+    result = {
+        "overlay_sha256": sha256,
+        "trials": findings.trials,
+        "images": findings.images,
+        "runs": today.runs,
+        "unknown": today.unknown,
+        "measure": "identification",
+        "without": findings.without,
+        "normalised": findings.normalised,
+        "corrected": findings.corrected,
+        "confidence": CONFIDENCE,
+        "normalisation": interval(findings.normalisation),
+        "correction": interval(findings.correction),
+        "gain": interval(findings.gain),
+        "is_corrected": findings.is_corrected,
+        "penalty": found.penalty,
+        "seconds": round(seconds, 3),
+    }
+    return msgspec.json.encode(result).decode()
