@@ -4,7 +4,6 @@ The one place where the parts of the runtime are put together; the server, the o
 evaluation and an embedding program all open the same thing.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,14 +30,7 @@ from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
 from runtime.heads import Retrieval
 from runtime.model import SAMPLES, Model, open_model
-from runtime.overlay import (
-    MAX_OVERLAY_BYTES,
-    OVERLAY,
-    Overlay,
-    decode_overlay,
-    open_overlay,
-    require_fit,
-)
+from runtime.overlay import Overlay, open_overlay
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import VoxelMask
 from runtime.preprocess.smooth import voxel_sizes_mm
@@ -75,19 +67,6 @@ def require_live(bundle_folder: Path) -> None:
     """
     data = read_manifest(bundle_folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
     live_estimator(decode_manifest(data).estimator, str(bundle_folder))
-
-
-def require_overlay(bundle_folder: Path, overlay_folder: Path) -> None:
-    """Refuse an overlay of another bundle, from the two manifests alone.
-
-    Raises:
-        BundleError: It is another's, or one of them has no manifest.
-    """
-    data = read_manifest(bundle_folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
-    mine = read_manifest(overlay_folder, OVERLAY, max_bytes=MAX_OVERLAY_BYTES)
-    require_fit(
-        decode_overlay(mine), decode_manifest(data), hashlib.sha256(data).hexdigest()
-    )
 
 
 class RunDecoder:

@@ -16,7 +16,13 @@ import msgspec
 import numpy as np
 
 from runtime.arrays import Shaped
-from runtime.bundle import Bundle, load_tensors
+from runtime.bundle import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Bundle,
+    decode_manifest,
+    load_tensors,
+)
 from runtime.correction import CorrectedModel, InputCorrection
 from runtime.decoder import DecodingModel
 from runtime.errors import BundleError
@@ -213,6 +219,19 @@ def require_fit(overlay: OverlayManifest, bundle: Manifest, sha256: str) -> None
                 f"{OVERLAY}: {name}: expected {wanted[:12]} as of the bundle, found "
                 f"{found[:12]}. Calibrate with this bundle"
             )
+
+
+def require_overlay(bundle_folder: Path, overlay_folder: Path) -> None:
+    """Refuse an overlay of another bundle, from the two manifests alone.
+
+    Raises:
+        BundleError: It is another's, or one of them has no manifest.
+    """
+    data = read_manifest(bundle_folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
+    mine = read_manifest(overlay_folder, OVERLAY, max_bytes=MAX_OVERLAY_BYTES)
+    require_fit(
+        decode_overlay(mine), decode_manifest(data), hashlib.sha256(data).hexdigest()
+    )
 
 
 def _check_tensors(

@@ -20,7 +20,8 @@ from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
 from runtime.engine import Precision, Wait, Waiting
 from runtime.errors import ArtifactError, UsageError
-from runtime.live import require_live, require_overlay
+from runtime.live import require_live
+from runtime.overlay import require_overlay
 from runtime.signing_keys import folder_signer, read_trust
 from verbs.measured_choice import AUTO, IN_CASE_OF_FAILURE, measured_choice
 from verbs.rehearse import Rehearsal, rehearsal_of
