@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-Backend = Literal["ort", "openvino"]
+Backend = Literal["ort", "openvino", "ort_cuda", "tensorrt"]
 ServeBackend = Literal["ort", "openvino", "ort_cuda", "tensorrt", "auto"]
 ServePrecision = Literal["f32", "f16", "bf16", "int8"]
 ServeWait = Literal["block", "spin"]
