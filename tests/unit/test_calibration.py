@@ -91,7 +91,7 @@ def test_no_gain_is_found_where_there_is_none(is_shuffled):
     gains = 0
     for seed in range(20):
         day = a_day(
-            seed, images=40, voxels=60, snr=0.25,
+            seed, images=30, voxels=40, snr=0.3,
             angle=0.5 * is_shuffled, is_shuffled=is_shuffled,
         )  # fmt: skip
         with contextlib.suppress(CalibrationError):
