@@ -124,7 +124,9 @@ class Model:
             BackendError: The engine failed.
         """
         z_v = self._flow(z_n, "decode")
-        return z_v + self.latent_mean if self.manifest.flow.is_centred else z_v
+        if self.manifest.flow.is_centred:
+            z_v += self.latent_mean
+        return z_v
 
     def encode_latent(self, z_v: Latent) -> Latent:
         """Carry z_v to the neural latent z_n.
@@ -173,6 +175,7 @@ class Model:
         return self.encode_voxels_for_retrieval(voxels)[1]
 
     def _flow(self, z: Latent, direction: Direction) -> Latent:
+        """Return the flow's end in an array of its own."""
         source, target = ("z_n", "z_v") if direction == "decode" else ("z_v", "z_n")
         if f"{direction}_flow" in self._engines:
             return self._run(f"{direction}_flow", source, z, target)

@@ -5,13 +5,15 @@ private folder, and only the copy is ever opened. Knows nothing of what the file
 bundles and galleries are both sealed folders.
 """
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final
@@ -201,30 +203,38 @@ def read_signature(folder: Path) -> bytes | None:
         return file.read(_MAX_SIGNATURE_BYTES + 1)
 
 
-def _copy_checked(folder: Path, spec: FileSpec, target: Path) -> None:
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    copied = 0
-    source = _open_plain(folder / spec.path, spec.path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with (
-        os.fdopen(source, "rb") as read,
-        os.fdopen(os.open(target, flags, 0o600), "wb") as write,
-    ):
+def _check_file(folder: Path, spec: FileSpec, target: Path | None = None) -> None:
+    """Hold a file against its listing, and copy it while it is read, if asked for.
+
+    What is hashed is what is written, byte for byte; both take as long, and so they
+    take turns with two pieces.
+    """
+    with contextlib.ExitStack() as stack:
+        source = _open_plain(folder / spec.path, spec.path)
+        read = stack.enter_context(os.fdopen(source, "rb"))
         size = os.fstat(read.fileno()).st_size
         if size != spec.size:
             raise BundleError(
                 f"{spec.path}: expected {spec.size} bytes, found {size}. "
                 "Copy the folder again."
             )
+        write: Callable[[bytes], object] = len
+        if target is not None:
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            copy = os.fdopen(os.open(target, flags, 0o600), "wb")
+            write = stack.enter_context(copy).write
+        writer = stack.enter_context(ThreadPoolExecutor(1))
+        digest, copied = hashlib.sha256(), 0
         while chunk := read.read(_CHUNK):
             if copied == 0:
                 _check_format(spec, chunk[:_HEAD])
             copied += len(chunk)
             if copied > spec.size:
                 break
+            written = writer.submit(write, chunk)
             digest.update(chunk)
-            write.write(chunk)
+            written.result()
     if copied != spec.size or digest.hexdigest() != spec.sha256:
         raise BundleError(
             f"{spec.path}: expected sha256 {spec.sha256}, found {digest.hexdigest()}. "
@@ -295,31 +305,36 @@ def copy_verified(
     _check_exact(folder, manifest, files, SIGNATURE)
     if cache is not None:
         _private(cache)
+        if _is_sound(cache / name, files):
+            for spec in files:
+                _check_file(folder, spec)
+            return cache / name
     copy = Path(tempfile.mkdtemp(prefix="neuroflow-", dir=cache))
     try:
         for spec in files:
-            _copy_checked(folder, spec, copy / spec.path)
+            _check_file(folder, spec, copy / spec.path)
     except BaseException:
         shutil.rmtree(copy)
         raise
-    return copy if cache is None else _settle(copy, cache / name, files)
-
-
-def _settle(copy: Path, target: Path, files: Sequence[FileSpec]) -> Path:
-    """Move a checked copy to its content address, unless a sound one is there."""
-    if target.exists():
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            try:
-                _check_exact(target, "", files)
-                for spec in files:
-                    _copy_checked(target, spec, Path(scratch) / spec.path)
-            except BundleError:
-                shutil.rmtree(target)
-            else:
-                shutil.rmtree(copy)
-                return target
+    if cache is None:
+        return copy
+    target = cache / name
+    shutil.rmtree(target, ignore_errors=True)
     copy.rename(target)
     return target
+
+
+def _is_sound(copy: Path, files: Sequence[FileSpec]) -> bool:
+    """Say whether a copy that was kept is what it was; it lies where only we write."""
+    if not copy.exists():
+        return False
+    try:
+        _check_exact(copy, "", files)
+        for spec in files:
+            _check_file(copy, spec)
+    except BundleError:
+        return False
+    return True
 
 
 def seal(folder: Path) -> tuple[FileSpec, ...]:

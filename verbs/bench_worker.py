@@ -24,7 +24,6 @@ from runtime.bundle import open_bundle
 from runtime.engine import Precision
 from runtime.engines.cache import EngineCache
 from runtime.errors import BackendError, NeuroFlowError
-from runtime.heap import keep_freed_memory
 from runtime.model import SAMPLES, open_model
 from runtime.timing import back_to_back, paced
 from verbs.bench_engines import Call, Stages, open_stages
@@ -91,8 +90,6 @@ def _replies(job: Job, lines: BinaryIO, stack: ExitStack) -> Iterator[Reply]:
     else:
         stages = open_stages(bundle, job)
     stack.callback(stages.close)
-    # As a server's worker does.
-    keep_freed_memory()
     components = len(bundle.feature_space().whitening.components)
     yield Reply(stages=tuple(stages.calls), components=components)
     for order in _orders(lines):

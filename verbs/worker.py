@@ -12,7 +12,6 @@ from bci_bridge.setup import Setup
 from bci_bridge.worker_part import run_worker
 from runtime.engines.cache import EngineCache, user_cache
 from runtime.errors import NeuroFlowError
-from runtime.heap import keep_freed_memory
 from runtime.live import open_decoder
 from verbs.served_model import Model
 
@@ -28,7 +27,7 @@ def main(arguments: list[str]) -> int:
     setup = msgspec.json.decode(Path(setup_file).read_bytes(), type=Setup)
 
     def opened(stack: contextlib.ExitStack) -> Decoder:
-        decoder = stack.enter_context(
+        return stack.enter_context(
             open_decoder(
                 Path(model.bundle),
                 Path(model.gallery),
@@ -43,9 +42,6 @@ def main(arguments: list[str]) -> int:
                 overlay_folder=None if model.overlay is None else Path(model.overlay),
             )
         )
-        # What opening took and freed is given back first.
-        keep_freed_memory()
-        return decoder
 
     try:
         run_worker(setup, name, opened, model.rig)

@@ -8,47 +8,31 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
 
-from runtime.engine import open_engine
+from runtime.engine import READ_BYTES, open_engine
 from runtime.engines.ort import check_distributions
 from runtime.engines.ort_cuda import BoundEngine, check_provider
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
+from tests.affine_graph import SPEC, WEIGHT, X, write_affine
 from tests.models import tiny_bundle
 
 BACKENDS = ["ort", "openvino", "reference"]
-SPEC = GraphSpec(
-    name="affine",
-    file="graphs/affine.onnx",
-    opset=20,
-    precision="f32",
-    inputs=(TensorSpec(name="x", shape=(1, 3)),),
-    outputs=(TensorSpec(name="y", shape=(1, 2)),),
-)
-WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
-X = np.array([[1, -2, 3]], np.float32)
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "affine",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 2])],
-        [numpy_helper.from_array(WEIGHT, "w")],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
-    )
-    path = tmp_path_factory.mktemp("graphs") / "affine.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
+    return write_affine(tmp_path_factory.mktemp("graphs"))
+
+
+@pytest.fixture(params=[READ_BYTES, 0], ids=["copied", "read in place"])
+def _inputs_are_taken(request, monkeypatch):
+    """Small ones are copied into buffers, large ones are not; here both are small."""
+    monkeypatch.setattr("runtime.engine.READ_BYTES", request.param)
 
 
 @pytest.fixture(params=BACKENDS)
-def engine(request, path):
+def engine(request, path, _inputs_are_taken):
     engine = open_engine(request.param, path, SPEC, threads=1)
     yield engine
     engine.close()
@@ -81,6 +65,20 @@ def test_an_input_may_be_reused_at_once(engine):
     x[:] = 0
 
     np.testing.assert_allclose(y, expected)
+
+
+def test_inputs_may_lie_anywhere_and_in_any_order(engine):
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        x = rng.normal(size=(1, 3)).astype(np.float32)
+        backwards = np.ascontiguousarray(x[:, ::-1])[:, ::-1]
+        fixed = x.copy()
+        fixed.flags.writeable = False
+        for one in (x, backwards, fixed):
+            np.testing.assert_allclose(
+                engine.run({"x": one})["y"], x @ WEIGHT, rtol=1e-5, atol=1e-6
+            )
+        del x, one
 
 
 @pytest.mark.parametrize(

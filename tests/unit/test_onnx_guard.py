@@ -3,7 +3,6 @@
 import functools
 import shutil
 
-import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
@@ -12,34 +11,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from runtime.engine import open_engine
 from runtime.errors import BundleError, TensorMismatchError
-from runtime.manifest import GraphSpec, TensorSpec, decode_manifest
+from runtime.manifest import TensorSpec, decode_manifest
 from runtime.onnx_graph import OnnxGraph, read_onnx
 from runtime.onnx_guard import check_file
 from runtime.onnx_operators import OPERATORS
+from tests.affine_graph import SPEC, WEIGHT, affine
 from tests.models import tiny_bundle
 
-SPEC = GraphSpec(
-    name="affine",
-    file="graphs/affine.onnx",
-    opset=20,
-    precision="f32",
-    inputs=(TensorSpec(name="x", shape=(1, 3)),),
-    outputs=(TensorSpec(name="y", shape=(1, 2)),),
-)
-WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
 FLOAT = TensorProto.FLOAT
-
-
-def affine(*, node=None, weight=None, **model_arguments) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        [node or helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "affine",
-        [helper.make_tensor_value_info("x", FLOAT, [1, 3])],
-        [helper.make_tensor_value_info("y", FLOAT, [1, 2])],
-        [weight or numpy_helper.from_array(WEIGHT, "w")],
-    )
-    arguments = {"opset_imports": [helper.make_opsetid("", 20)]} | model_arguments
-    return helper.make_model(graph, ir_version=10, **arguments)
 
 
 def external(location: str, *, offset=0, length=24) -> TensorProto:
