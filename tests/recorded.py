@@ -25,7 +25,9 @@ from tests.integration.tiny import SHAPE, MeanDecoder
 
 SECOND = 1_000_000_000
 BEGIN_NS = 10_000 * SECOND
-AFFINE = (-2.0, 0.0, 0.0, 3.5, 0.0, 2.0, -1.8, -7.1, 0.0, 1.5, 2.4, 1.25, 0, 0, 0, 1.0)
+AFFINE = tuple(
+    map(float, (-2, 0, 0, 3.5, 0, 2, -1.8, -7.1, 0, 1.5, 2.4, 1.25, 0, 0, 0, 1))
+)
 """A rotation and a scaling, so that quaternion and matrix can both say it."""
 RIG = RigNote(
     backend="ort",

@@ -83,7 +83,7 @@ def filled(kind, **fields):
             values[one.name] = (text,)
         elif inner.startswith("dict[str, ") and "str" in inner.removeprefix("dict[str"):
             values[one.name] = {text: text}
-        elif inner.startswith("dict"):
+        elif inner.startswith("dict") or one.name == "confounds":
             values[one.name] = {text: 1}
         elif "str" in inner and "Literal" not in inner:
             values[one.name] = text
