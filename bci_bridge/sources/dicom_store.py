@@ -43,6 +43,8 @@ SILENT_S: Final = 3600.0
 HANDSHAKE_S: Final = 5.0
 _READ: Final = "recv"
 """Of pynetdicom's AssociationSocket, which reads as many bytes as a peer announces."""
+GOODBYE_S: Final = 2.0
+"""A console that has sent its last image still has to say so."""
 ROOM_S: Final = 2.0
 """The console waits for its answer meanwhile; then it hears that there is no room."""
 
@@ -139,7 +141,10 @@ class DicomStore:
         return self._arrivals.popleft()
 
     def close(self) -> None:
-        """Cut the console off and free the port."""
+        """Let the console release what it holds, for a moment, and free the port."""
+        end_s = self._clock_s() + GOODBYE_S
+        while self._entity.active_associations and self._clock_s() < end_s:
+            time.sleep(0.01)
         self._entity.shutdown()
 
 

@@ -136,6 +136,20 @@ def test_without_room_the_console_hears_it_and_sends_again(monkeypatch):
         assert store.poll(0.0) is None
 
 
+def test_a_console_may_release_its_association_after_the_last_image():
+    with serving() as store, associated(store) as line:
+        assert line.send_c_store(files.enhanced([files.volume()])).Status == 0
+        closing = threading.Thread(target=store.close)
+        closing.start()
+        time.sleep(0.05)
+        assert line.is_established
+
+        line.release()
+        closing.join(10)
+
+        assert line.is_released
+
+
 def test_what_cannot_be_read_is_refused_and_the_next_image_is_taken():
     with serving() as store, associated(store) as line:
         bad = files.enhanced([files.volume()], NumberOfFrames=9)
