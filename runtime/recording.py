@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from runtime.arrays import Float64, Int16
+from runtime.confounds import confounds_from_table
 from runtime.errors import BackendError, RecordingError
 from runtime.preprocess.mask import VoxelMask
 from runtime.preprocess.timing import end_s
@@ -110,16 +111,7 @@ class RecordedRun:
             return ({},) * self.volume_count
         stem = self.file.name.removesuffix("_bold.nii.gz")
         file = self.file.with_name(f"{stem}_desc-confounds_timeseries.tsv")
-        rows = list(csv.DictReader(_text(file).splitlines(), delimiter="\t"))
-        if len(rows) != self.volume_count:
-            raise RecordingError(
-                f"{file}: expected {self.volume_count} lines, one a volume, found "
-                f"{len(rows)}"
-            )
-        return tuple(
-            {name: _number(file, line, name, row) for name in names}
-            for line, row in enumerate(rows, start=2)
-        )
+        return confounds_from_table(_text(file), names, self.volume_count, file)
 
     def __iter__(self) -> Iterator[Int16[np.ndarray, "x y z"]]:
         return iter(self.volumes())
@@ -315,20 +307,6 @@ def _bids_events(file: Path) -> tuple[RecordedEvent, ...]:
             f"{file}: expected each trial_id once, found {twice} twice"
         )
     return tuple(events)
-
-
-def _number(file: Path, line: int, name: str, row: dict[str, str | None]) -> float:
-    text = row.get(name)
-    try:
-        number = float(text or "")
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        found = "no such column" if text is None else repr(text)
-        raise RecordingError(
-            f"{file}: expected a number for {name} in line {line}, found {found}"
-        )
-    return number
 
 
 def _mask_file(folder: Path, *, is_haxby: bool) -> Path:

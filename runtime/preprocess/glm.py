@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from runtime.arrays import Float32, Float64
-from runtime.errors import ConfigError, TensorMismatchError, UsageError
+from runtime.errors import ConfigError, TensorMismatchError
 from runtime.preprocess.beta import LateTrialError, TrialBeta
 from runtime.preprocess.design import estimate_column, solver_from_design
 from runtime.preprocess.drift import CUTOFF_S, cosine_drift
@@ -26,6 +26,7 @@ from runtime.preprocess.hrf import CANONICAL, Hrf
 from runtime.preprocess.mask import require_finite, require_voxels
 from runtime.preprocess.responses import Layout, Responses
 from runtime.preprocess.timing import end_s
+from runtime.preprocess.trials import TrialRegressors
 
 RING_VOLUMES: Final = 64
 """Volumes kept for trials that are announced late; 96 s at a TR of 1.5 s."""
@@ -87,16 +88,13 @@ class IncrementalTrialGlm:
             )
         self._tr_s, self._cutoff_s = float(tr_s), float(drift_cutoff_s)
         self._drift = cosine_drift(expected_volumes, tr_s, drift_cutoff_s)
-        self._trial_ids: list[str] = []
         self._layout = Layout(self._responses)
-        groups = len(self._layout.groups)
+        self._trials = TrialRegressors(
+            self._responses, tr_s=tr_s, volumes=expected_volumes, most=max_trials
+        )
         fixed = self._drift.shape[1] + confounds
         # Arrays of the state, by name; everything else follows from the arguments.
         self._a: dict[str, Any] = {
-            "onset_s": np.zeros(max_trials),
-            "duration_s": np.zeros(max_trials),
-            "regressors": np.zeros((groups, max_trials, expected_volumes)),
-            "total": np.zeros((groups, expected_volumes)),
             "is_seen": np.zeros(expected_volumes, dtype=np.bool_),
             # Subtracted from every volume: the constant column takes it up exactly,
             # and sums of squares keep their digits.
@@ -113,8 +111,6 @@ class IncrementalTrialGlm:
             "ring_index": np.full(RING_VOLUMES, -1, dtype=np.int64),
         }
         self._taken, self._last = 0, -1
-        # First volume that shows a trial, and the last.
-        self._spans = np.tile(np.array([0, -1]), (max_trials, 1))
         self._fixed = np.empty(fixed)
         self._y = np.empty(voxels)
         self._scratch = np.empty((fixed, voxels))
@@ -123,7 +119,7 @@ class IncrementalTrialGlm:
     @property
     def trial_ids(self) -> tuple[str, ...]:
         """Trials announced so far, in that order."""
-        return tuple(self._trial_ids)
+        return tuple(self._trials.ids)
 
     @property
     def drift(self) -> Float64[np.ndarray, "volumes columns"]:
@@ -143,25 +139,12 @@ class IncrementalTrialGlm:
             ConfigError: The times are impossible; nothing has changed.
             LateTrialError: It affects volumes that have left the ring; nothing changed.
         """
-        row = len(self._trial_ids)
-        if trial_id in self._trial_ids or row == self._a["onset_s"].size:
-            raise UsageError(
-                f"trial {trial_id}: expected a new trial among at most "
-                f"{self._a['onset_s'].size}, found {row} announced"
-                f"{', itself one of them' if trial_id in self._trial_ids else ''}"
-            )
-        x = self._responses.regressors(
-            onset_s, duration_s, self._tr_s, self._drift.shape[0]
-        )
+        x = self._trials.expected(trial_id, onset_s, duration_s)
         is_shown = (x != 0).any(axis=0)
         self._require_remembered(
             trial_id, np.flatnonzero(is_shown & self._a["is_seen"])
         )
-        self._trial_ids.append(trial_id)
-        self._a["onset_s"][row], self._a["duration_s"][row] = onset_s, duration_s
-        self._a["regressors"][:, row] = x
-        self._a["total"] += x
-        self._span(row)
+        row = self._trials.add(trial_id, onset_s, duration_s, x)
         products = self._a["trial_products"][row]
         for slot in np.flatnonzero(self._a["ring_index"] >= 0):
             volume_index = self._a["ring_index"][slot]
@@ -219,11 +202,10 @@ class IncrementalTrialGlm:
         a["fixed_products"] += self._scratch
         work = self._scratch[0]
         a["squares"] += np.multiply(y, y, out=work)
-        total = self._layout.spread(a["total"][:, volume_index])
+        total = self._layout.spread(self._trials.total_at(volume_index))
         a["total_products"] += np.multiply(y, total, out=work)
-        first, last = self._spans.T
-        for row in np.flatnonzero((first <= volume_index) & (volume_index <= last)):
-            weights = self._layout.spread(a["regressors"][:, row, volume_index])
+        for row in self._trials.shown_in(volume_index):
+            weights = self._layout.spread(self._trials.at(row, volume_index))
             a["trial_products"][row] += np.multiply(y, weights, out=work)
 
     def _confounds(
@@ -239,12 +221,6 @@ class IncrementalTrialGlm:
             )
         require_finite("confounds", values)
         return values
-
-    def _span(self, row: int) -> None:
-        """Note which volumes show a trial, so that others never ask for it."""
-        shown = np.flatnonzero((self._a["regressors"][:, row] != 0).any(axis=0))
-        if shown.size:
-            self._spans[row] = shown[0], shown[-1]
 
     def estimate(self, trial_id: str) -> TrialBeta:
         """Return the trial's response from the volumes taken so far.
@@ -265,7 +241,7 @@ class IncrementalTrialGlm:
             standard_error=error.astype(np.float32),
             volumes_used=self._taken,
             last_volume_index=self._last,
-            delay_s=end_s(self._last, self._tr_s) - float(self._a["onset_s"][row]),
+            delay_s=end_s(self._last, self._tr_s) - self._trials.onset_s(row),
         )
 
     def design(
@@ -285,12 +261,7 @@ class IncrementalTrialGlm:
         return self._design(self._row(trial_id), int(self._responses.group[voxel]))
 
     def _row(self, trial_id: str) -> int:
-        if trial_id not in self._trial_ids:
-            raise UsageError(
-                f"trial {trial_id}: expected an announced trial, found "
-                f"{len(self._trial_ids)} others"
-            )
-        return self._trial_ids.index(trial_id)
+        return self._trials.row(trial_id)
 
     def _solve(
         self, row: int
@@ -309,31 +280,20 @@ class IncrementalTrialGlm:
         return self._layout.restored(found[0]), self._layout.restored(found[1])
 
     def _other_products(self, row: int) -> Float64[np.ndarray, " voxels"]:
-        others = self._others(row, slice(None)) * self._a["is_seen"]
-        own = np.abs(self._a["regressors"][:, row]).max(axis=1)
+        others = self._trials.others(row) * self._a["is_seen"]
+        own = np.abs(self._trials.own(row)).max(axis=1)
         products: Float64[np.ndarray, " voxels"]
         # A trial that has just begun weighs 1e-10: against the total's rounding
         # nothing of it would remain.
         if (np.abs(others).max(axis=1) < FAINT * own).any():
-            known = self._a["trial_products"][: len(self._trial_ids)]
+            known = self._a["trial_products"][: len(self._trials.ids)]
             products = known[:row].sum(axis=0) + known[row + 1 :].sum(axis=0)
         else:
             products = self._a["total_products"] - self._a["trial_products"][row]
         return products
 
-    def _others(
-        self, row: int, group: int | slice
-    ) -> Float64[np.ndarray, "*groups volumes"]:
-        # Summed afresh: total minus own would leave rounding where the rest is zero,
-        # and a column of rounding would pass for a regressor.
-        known = self._a["regressors"][group, : len(self._trial_ids)]
-        others: Float64[np.ndarray, "*groups volumes"]
-        others = known[..., :row, :].sum(axis=-2)
-        others += known[..., row + 1 :, :].sum(axis=-2)
-        return others
-
     def _design(self, row: int, group: int) -> Float64[np.ndarray, "volumes columns"]:
-        own, others = self._a["regressors"][group, row], self._others(row, group)
+        own, others = self._trials.own(row, group), self._trials.others(row, group)
         drift, confounds = self._drift, self._a["confounds"]
         return np.column_stack((drift[:, 0], own, others, drift[:, 1:], confounds))
 
@@ -346,12 +306,15 @@ class IncrementalTrialGlm:
                 "Send events when the stimulus is shown"
             )
 
+    def _arrays(self) -> dict[str, Any]:
+        return self._trials.arrays | self._a
+
     def state(self) -> State:
         """Return what `from_state` needs to go on bit for bit; arrays are copies.
 
         Trial names are the bytes of a JSON list, so that safetensors can hold them.
         """
-        names = msgspec.json.encode(self._trial_ids)
+        names = msgspec.json.encode(self._trials.ids)
         return {
             "version": STATE_VERSION,
             "tr_s": self._tr_s,
@@ -360,7 +323,7 @@ class IncrementalTrialGlm:
             "last": self._last,
             **self._responses.arrays(),
             "trial_ids": np.frombuffer(names, dtype=np.uint8).copy(),
-            **{name: array.copy() for name, array in self._a.items()},
+            **{name: array.copy() for name, array in self._arrays().items()},
         }
 
     @classmethod
@@ -394,7 +357,7 @@ class IncrementalTrialGlm:
             confounds=int(np.asarray(state["confound_origin"]).size),
             responses=Responses.from_arrays(*kinds),
         )
-        for name, array in glm._a.items():
+        for name, array in glm._arrays().items():
             found = np.asarray(state[name])
             if found.shape != array.shape or found.dtype != array.dtype:
                 raise TensorMismatchError(
@@ -404,8 +367,6 @@ class IncrementalTrialGlm:
                 )
             array[...] = found
         names = np.asarray(state["trial_ids"]).tobytes()
-        glm._trial_ids = msgspec.json.decode(names, type=list[str])
+        glm._trials.restore(msgspec.json.decode(names, type=list[str]))
         glm._taken, glm._last = int(state["taken"]), int(state["last"])
-        for row in range(len(glm._trial_ids)):
-            glm._span(row)
         return glm
