@@ -1,13 +1,13 @@
 """Head motion: how exactly it is found, how fast, and beside which others.
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/motion.py --data ../shared/data \
-        --out docs/motion.json [--volumes 40] [--rounds 15]
+        --out docs/motion.json [--parts PART ...] [--volumes 40] [--rounds 15]
 
 One thread for everything. Heads of exact Gaussians (`motion_phantom.py`), slices
 acquired one after another along a moving path; recorded Siemens mosaics. SimpleITK
 beside ours in the same run; SPM's registration too where python-rtspm (GPL, in an
-environment of its own) is installed. Times are the process's own processor time.
-Prints JSON.
+environment of its own) is installed. Times are the process's own processor time. A part
+that is done is written to the JSON at once; the others stay as they are.
 """
 
 import argparse
@@ -306,26 +306,28 @@ def rounded(numbers: Array) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--volumes", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    result = {
-        "machine": {
-            "processor": cpu_name(Path("/proc/cpuinfo").read_text()),
-            "threads": 1,
-            "python": platform.python_version(),
-        },
-        "repeats_bit_for_bit": repeats(),
-        "speed": list(speed(options.data, options.rounds)),
-        "interpolation": list(interpolation()),
-        "agreement": list(agreement(options.data)),
-        "accuracy": list(accuracy(options.volumes)),
+    parts: dict[str, Callable[[argparse.Namespace], Any]] = {
+        "repeats_bit_for_bit": lambda _: repeats(),
+        "speed": lambda o: list(speed(o.data, o.rounds)),
+        "interpolation": lambda _: list(interpolation()),
+        "agreement": lambda o: list(agreement(o.data)),
+        "accuracy": lambda o: list(accuracy(o.volumes)),
     }
-    text = json.dumps(result, indent=2) + "\n"
-    if options.out is not None:
-        options.out.write_text(text)
-    print(text, end="")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    options = parser.parse_args()
+    result = json.loads(options.out.read_text()) if options.out.exists() else {}
+    result["machine"] = {
+        "processor": cpu_name(Path("/proc/cpuinfo").read_text()),
+        "threads": 1,
+        "python": platform.python_version(),
+    }
+    for name in options.parts:
+        result[name] = parts[name](options)
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({name: result[name] for name in options.parts}, indent=2))
 
 
 if __name__ == "__main__":

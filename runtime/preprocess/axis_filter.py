@@ -106,17 +106,18 @@ class AxisFilter:
                 "volume", expected=f"{list(self.shape)}", found=f"{list(volume.shape)}"
             )
         np.copyto(self._input, volume, casting="same_kind")
-        for part in _blocks(self._input.shape[1], self._z.size):
+        for part in blocks(self._input.shape[1], self._z.size):
             rows = self._input[:, part]
             np.matmul(rows, self._z.T, out=self._last[:, part])
-        for part in _blocks(self._last.shape[2], self._y.size):
+        for part in blocks(self._last.shape[2], self._y.size):
             np.matmul(self._y, self._last[..., part], out=self._middle[..., part])
         middle, first = (a.transpose(1, 0, 2) for a in (self._middle, self._first))
-        for part in _blocks(middle.shape[2], self._x.size):
+        for part in blocks(middle.shape[2], self._x.size):
             np.matmul(self._x, middle[..., part], out=first[..., part])
         return self._first
 
 
-def _blocks(columns: int, matrix_size: int) -> list[slice]:
+def blocks(columns: int, matrix_size: int) -> list[slice]:
+    """Divide the columns that a matrix is multiplied with into small products."""
     size = max(1, BLOCK_PRODUCTS // matrix_size)
     return [slice(start, start + size) for start in range(0, columns, size)]

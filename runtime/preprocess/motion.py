@@ -73,7 +73,7 @@ class MotionCorrection:
             if min(shape) < MIN_VOXELS:
                 raise ConfigError(
                     f"motion: {name}: expected at least {MIN_VOXELS} voxels along "
-                    f"every axis, found {list(shape)}. Set motion to none"
+                    f"every axis, found {list(shape)}. Leave motion unset"
                 )
         require_finite("reference", image)
         if grid.shape != mask.shape:

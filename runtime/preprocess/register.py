@@ -19,6 +19,7 @@ from runtime.preprocess.axis_filter import (
     FWHM_PER_SIGMA,
     AxisFilter,
     AxisMatrix,
+    blocks,
     cubic_coefficients,
     gaussian,
     slope,
@@ -132,7 +133,9 @@ class Registration:
         rows[2:5] = slopes
         # A turn of one radian's arc in millimetres, so that all six are of one size.
         rows[5:8] = np.cross(arms, slopes, axis=0) / HEAD_RADIUS_MM
-        self._rows = rows.astype(np.float32)
+        # The last row holds the volume's values, so that one product gives both sides.
+        self._rows = np.empty((9, indices.shape[1]), dtype=np.float32)
+        self._rows[:8] = rows
         self._points_mm = np.vstack((points_mm, np.ones(indices.shape[1])))
         self._to_voxels = np.linalg.inv(volumes.affine)
         filters = _smoothing(volumes, fwhm_mm)
@@ -143,7 +146,7 @@ class Registration:
             )
         self._filter = AxisFilter(*filters)
         self._sampler = PointSampler(volumes.shape, indices.shape[1], order)
-        self._weighted = np.empty_like(self._rows)
+        self._weighted = np.empty_like(self._rows[:8])
         self._weights = np.empty(indices.shape[1], dtype=np.float32)
         self._residual = np.empty(indices.shape[1], dtype=np.float32)
 
@@ -179,7 +182,8 @@ class Registration:
 
     def _at(self, matrix: Matrix) -> Float32[np.ndarray, " points"]:
         to_voxels = (self._to_voxels @ matrix)[:3]
-        return self._sampler.at(self._volume, to_voxels @ self._points_mm)
+        places = np.einsum("ij,jn->in", to_voxels, self._points_mm)
+        return self._sampler.at(self._volume, places)
 
     def _weigh(
         self,
@@ -191,7 +195,8 @@ class Registration:
         if fit is None:
             return
         residual = self._residual
-        np.matmul(fit[:2].astype(np.float32), self._rows[:2], out=residual)
+        np.multiply(self._rows[0], np.float32(fit[0]), out=residual)
+        residual += np.float32(fit[1])
         np.subtract(values, residual, out=residual)
         np.abs(residual, out=residual)
         scale = TUKEY * SIGMA_PER_MAD * float(np.median(residual))
@@ -206,9 +211,12 @@ class Registration:
     def _solve(
         self, values: Float32[np.ndarray, " points"]
     ) -> Float64[np.ndarray, "8"] | None:
-        weighted = np.multiply(self._rows, self._weights, out=self._weighted)
-        normal = (weighted @ self._rows.T).astype(np.float64)
-        right = (weighted @ values).astype(np.float64)
+        weighted = np.multiply(self._rows[:8], self._weights, out=self._weighted)
+        self._rows[8] = values
+        sums = np.zeros((8, 9))
+        for part in blocks(values.size, sums.size):
+            sums += weighted[:, part] @ self._rows[:, part].T
+        normal, right = sums[:, :8], sums[:, 8]
         sizes = np.sqrt(np.diag(normal))
         if not (np.isfinite(normal).all() and (sizes > 0).all()):
             return None

@@ -54,4 +54,5 @@ class VolumeReader:
             matrix: The reference's millimetres to the volume's.
         """
         to_voxels = (self._to_voxels @ matrix)[:3]
-        return self._sampler.at(self._filter(volume), to_voxels @ self._points_mm)
+        places = np.einsum("ij,jn->in", to_voxels, self._points_mm)
+        return self._sampler.at(self._filter(volume), places)

@@ -226,7 +226,7 @@ def test_a_single_slice_has_no_motion():
 
     assert str(error.value) == (
         "motion: reference: expected at least 4 voxels along every axis, found "
-        "[40, 20, 1]. Set motion to none"
+        "[40, 20, 1]. Leave motion unset"
     )
 
 
