@@ -20,7 +20,7 @@ from export.parity import Array, verdicts_of_model
 from export.precision import Half, rounded_in_float32
 from export.retrieval import Task
 from runtime.golden import Verdict
-from runtime.graphs import Form
+from runtime.graphs import FORMS, Form
 from runtime.manifest import GateSpec, Manifest
 from runtime.model import Model, model_from_folder
 
@@ -74,7 +74,8 @@ def gates_of_flow(
             start = f"{label}.{precision}.{backend}.{form}"
             with _opened(folder, manifest, tensors, backend, precision, form) as model:
                 gates += _gates(verdicts_of_model(model, golden), start, precision)
-                if precision == "int8" and retrieval is not None:
+                is_served = form == FORMS[backend]
+                if precision == "int8" and retrieval is not None and is_served:
                     found = retrieval.change_by(model.decode_latent)
                     gates.append(found.gate(f"{start}.ranks", precision))
         if precision in ("f16", "bf16"):
