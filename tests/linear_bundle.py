@@ -186,6 +186,7 @@ def participant_table():
         training_images=100,
         calibration_images=60,
         test_images=40,
+        test_repeats=2,
         distractor_images=40,
         signal_ratio=2.5,
         trial_variance_ratio=0.05,
