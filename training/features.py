@@ -118,15 +118,16 @@ def trial_betas(
         on_run: Told after each run.
         hrf_index: Which response of the estimator's library each voxel has.
         reference: What motion is told against: a bundle's, or `reference_of` the
-            first run by default; no estimator without motion looks at it.
+            first run to learn from; no estimator without motion looks at it.
 
     Raises:
         RecordingError: Not one trial could be estimated.
+        ConfigError: The estimator corrects motion, and there is no reference.
+        ScanError: A run does not show the reference or its mask.
     """
     betas: list[Float32[np.ndarray, " voxels"]] = []
     runs: list[int] = []
     events: list[RecordedEvent] = []
-    reference = reference or reference_of(recording.runs[0], estimator)
     for number, run in enumerate(recording.runs):
         by_id = {event.trial_id: event for event in run.events}
         for due in _due_trials(run, recording.mask, estimator, hrf_index, reference):

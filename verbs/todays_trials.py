@@ -93,14 +93,21 @@ def _recorded(
         open_recording(folder, runs or None),
         VoxelMask.from_volume(bundle.mask),
     )
+    reference = bundle.reference()
     for run in whole.runs:
-        if run.shape != mask.shape:
+        if reference is None and run.shape != mask.shape:
             raise RecordingError(
                 f"{run.run_id}: expected volumes of {mask.shape} as the bundle's, "
                 f"found {run.shape}"
             )
     names = [run.run_id for run in whole.runs]
-    estimated = trial_betas(Recording(folder, whole.runs, mask), estimator, on_run)
+    estimated = trial_betas(
+        Recording(folder, whole.runs, mask),
+        estimator,
+        on_run,
+        hrf_index=bundle.hrf_index,
+        reference=reference,
+    )
     return [
         _Shown(names[run], event.stimulus_id, beta)
         for run, event, beta in zip(

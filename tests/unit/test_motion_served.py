@@ -107,7 +107,10 @@ def geometry(recorded, **changes):
 @pytest.mark.slow
 def test_what_was_learned_on_is_what_is_served_bit_for_bit(served):
     folder, recorded = served
-    features = trial_betas(Recording(folder, (recorded,), mask()), BETAS)
+    whole = reference_of(recorded, BETAS)
+    features = trial_betas(
+        Recording(folder, (recorded,), mask()), BETAS, reference=whole
+    )
     data, reports, trials = recorded.volumes(), [], []
 
     with open_decoder(folder / "bundle", folder / "gallery", threads=1) as decoder:
