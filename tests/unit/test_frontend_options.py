@@ -7,7 +7,8 @@ from msgspec import structs
 from runtime.answers import Trial
 from runtime.errors import ConfigError, TensorMismatchError
 from runtime.estimator import VolumeEstimator
-from runtime.frontend import SPIKE_NOT_USED, BetaFrontend, VolumeFrontend
+from runtime.frontend import BetaFrontend, VolumeFrontend
+from runtime.intake import SPIKE_NOT_USED
 from runtime.preprocess import CausalNormaliser, CausalStatistics, Hrf
 from tests.participants import BETAS, TR_S, TRIALS, geometry, mask, scanned
 
