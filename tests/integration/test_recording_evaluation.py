@@ -1,7 +1,11 @@
-"""Ours beside ridge on two runs of the recorded participant."""
+"""Ours beside ridge on a run of the recorded participant, after a short training.
+
+What all twelve runs and whole trainings give stands in docs/recorded.md.
+"""
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,21 +23,25 @@ RECORDING = Path(__file__).parents[3] / "shared" / "data" / "haxby2001"
 @pytest.mark.slow
 @pytest.mark.recording
 @pytest.mark.skipif(not RECORDING.is_dir(), reason=f"no recording at {RECORDING.name}")
-def test_two_left_out_runs_are_decoded_about_as_well_as_by_ridge():
+def test_a_left_out_run_is_decoded_about_as_well_as_by_ridge():
     torch.set_num_threads(1)
     data = read_labelled(open_recording(RECORDING))
-    config = config_from_preset("haxby", voxels=data.recording.mask.voxels)
+    whole = config_from_preset("haxby", voxels=data.recording.mask.voxels)
+    config = msgspec.structs.replace(
+        whole,
+        vae_training=msgspec.structs.replace(whole.vae_training, epochs=8),
+        flow_training=msgspec.structs.replace(whole.flow_training, steps=200),
+    )
 
     answers = answer_left_out_runs(
-        data, config, VolumeEstimator(), seeds=1, held_runs=[1, 7]
+        data, config, VolumeEstimator(), seeds=1, held_runs=[1]
     )
 
     found = compare(answers, data.labels, data.runs, np.random.default_rng(0))
     accuracy = {method.method: method.accuracy.mean for method in found.methods}
-    # 16 blocks: the standard deviation of an accuracy is about 7 points, of a
-    # difference about 5.
-    assert found.labelled_volumes == 144
+    # 8 blocks: the standard deviation of an accuracy is about 10 points, of a
+    # difference about 7.
+    assert found.labelled_volumes == 72
     assert accuracy["ours causal"] > 0.4
-    assert found.pairs[0].difference.mean > -0.15
-    assert accuracy["ours shuffled"] < 0.125 + 3 * 0.083
-    assert found.rest.confidence_rest.mean < found.rest.confidence_labelled.mean
+    assert found.pairs[0].difference.mean > -0.2
+    assert accuracy["ours shuffled"] < 0.4
