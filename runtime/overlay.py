@@ -27,7 +27,7 @@ from runtime.correction import CorrectedModel, InputCorrection
 from runtime.decoder import DecodingModel
 from runtime.errors import BundleError
 from runtime.estimator import estimator_sha256
-from runtime.manifest import Affine, Manifest, Positive, Sha256, TensorSpec
+from runtime.manifest import Manifest, Positive, Sha256, TensorSpec
 from runtime.preprocess import AffineNormaliser, FeatureSpace
 from runtime.sealed import (
     FileSpec,
@@ -98,10 +98,6 @@ class OverlayManifest(
     """Of the correction (`runtime.correction.PENALTIES`); None without one."""
     gain: GainSpec
     trials: TrialsSpec
-    alignment: Affine | None = None
-    """From the bundle's reference volume to today's, in scanner millimetres; None where
-    it is not known. For a motion stage that registers to a reference: without one
-    nothing applies it, and the other fields do not depend on it."""
     tensors: tuple[TensorSpec, ...]
     """Content of `overlay.safetensors`."""
     files: tuple[FileSpec, ...]
@@ -189,11 +185,6 @@ def decode_overlay(data: bytes) -> OverlayManifest:
         raise BundleError(
             f"{OVERLAY}: holds: expected normalisation, and correction after it or "
             f"nothing, found {', '.join(manifest.holds) or 'nothing'}"
-        )
-    if manifest.alignment is not None and len(manifest.alignment) != 4:
-        raise BundleError(
-            f"{OVERLAY}: alignment: expected 4 x 4 numbers, found "
-            f"{len(manifest.alignment)} rows"
         )
     return manifest
 

@@ -13,7 +13,7 @@ from runtime.bundle import Bundle
 from runtime.calibration import CONFIDENCE, Calibration
 from runtime.errors import ArtifactError
 from runtime.estimator import estimator_sha256
-from runtime.manifest import Affine, TensorSpec
+from runtime.manifest import TensorSpec
 from runtime.overlay import (
     CORRECTION,
     OVERLAY,
@@ -35,7 +35,6 @@ def write_overlay(
     label: str,
     created: str,
     runs: tuple[str, ...],
-    alignment: Affine | None = None,
 ) -> str:
     """Write a day's overlay; it appears complete or not at all.
 
@@ -46,7 +45,6 @@ def write_overlay(
         label: The day or session.
         created: ISO date.
         runs: Names of the runs that it was fitted on.
-        alignment: From the bundle's reference volume to today's, where it is known.
 
     Returns:
         Its sha256.
@@ -89,7 +87,6 @@ def write_overlay(
                 confidence=CONFIDENCE,
             ),
             trials=TrialsSpec(count=found.trials, images=found.images, runs=runs),
-            alignment=alignment,
             tensors=tuple(
                 TensorSpec(name=name, shape=array.shape)
                 for name, array in sorted(tensors.items())

@@ -74,7 +74,6 @@ def _overlay(manifest: OverlayManifest) -> list[tuple[str, str]]:
             "trials",
             f"{trials.count} of {trials.images} images in {', '.join(trials.runs)}",
         ),
-        ("alignment", "none" if manifest.alignment is None else "4 x 4"),
     ]
 
 

@@ -136,17 +136,6 @@ def test_the_same_calibration_is_the_same_overlay(bundle, tmp_path):
     assert open_overlay(first).sha256 == open_overlay(second).sha256
 
 
-def test_an_alignment_is_kept_and_changes_nothing_else(bundle, tmp_path):
-    rows = ((1.0, 0.0, 0.0, 2.5), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0),
-            (0.0, 0.0, 0.0, 1.0))  # fmt: skip
-
-    found = open_overlay(written(tmp_path / "overlay", bundle, alignment=rows))
-
-    assert found.manifest.alignment == rows
-    without = calibration(bundle).space.affine
-    np.testing.assert_array_equal(found.affine.mean, without.mean)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -235,8 +224,6 @@ def test_tensors_that_are_no_overlays_are_refused(bundle, tmp_path, changes, mes
          "nothing, found nothing"),
         ({"holds": ["correction"]}, "holds: expected normalisation, and correction "
          "after it or nothing, found correction"),
-        ({"alignment": [[1.0, 0.0, 0.0, 0.0]]}, "alignment: expected 4 x 4 numbers, "
-         "found 1 rows"),
     ],
 )  # fmt: skip
 def test_statements_that_cannot_be_are_refused(bundle, tmp_path, changes, message):
