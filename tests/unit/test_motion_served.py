@@ -91,9 +91,7 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("motion")
     recorded = run(folder)
     image = reference_of(recorded, BETAS).volume
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "BACKBONE", PICTURES)
-        models.export(model(image=image), folder / "bundle")
+    models.export(model(image=image), folder / "bundle", backbone=PICTURES)
     gallery(folder)
     return folder, recorded
 
