@@ -24,6 +24,8 @@ from bci_bridge.sources.volume import ScannedVolume
 from runtime.arrays import Float64, Shaped
 from runtime.errors import ScanError
 
+_NAMELESS: Final = "volumes"
+"""The series of files whose names begin with their number."""
 _NAME: Final = re.compile(r"(.*?)(\d{1,9})(\D*)\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
 
 
@@ -148,7 +150,11 @@ class _Volumes:
         matched = _NAME.fullmatch(path.name)
         if matched is None:
             return path.name, 0, ""
-        return matched[1], int(matched[2]), path.name
+        number = int(matched[2])
+        if number == 0:
+            # It may be torn, or whole only after the next: counting begins with it.
+            self._firsts.setdefault(matched[1] or _NAMELESS, 0)
+        return matched[1], number, path.name
 
     def volumes(self, path: Path) -> list[ScannedVolume]:
         matched = _NAME.fullmatch(path.name)
@@ -162,7 +168,7 @@ class _Volumes:
             if stream.read(1):
                 raise ScanError("expected as many bytes as announced, found more")
         voxels, geometry = header.volume(data)
-        series, number = matched[1] or "volumes", int(matched[2])
+        series, number = matched[1] or _NAMELESS, int(matched[2])
         number -= self._first_of(series, number)
         return [ScannedVolume(series, number, voxels, geometry)]
 

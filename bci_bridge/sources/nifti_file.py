@@ -72,7 +72,9 @@ class NiftiHeader:
         if self.scale is None:
             return stored
         slope, intercept = self.scale
-        return stored * np.float64(slope) + np.float64(intercept)
+        # What comes out beyond float32 is refused, in a line of ours.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return stored * np.float64(slope) + np.float64(intercept)
 
     def volume(self, data: bytes) -> tuple[Shaped[np.ndarray, "x y z"], Geometry]:
         """Read one volume's bytes.
@@ -135,7 +137,7 @@ def read_header(stream: BufferedIOBase) -> NiftiHeader:
             f"expected volumes of up to {MAX_PAYLOAD_BYTES >> 20} MiB, "
             f"found {[x, y, z]} of {dtype}"
         )
-    offset = int(header.get_data_offset())
+    offset = _offset(header)
     if not n_read <= offset <= _MAX_OFFSET:
         raise ScanError(f"expected voxels from byte {n_read + 4} on, found {offset}")
     read_exactly(stream, offset - n_read)
@@ -198,13 +200,26 @@ def _parsed(stream: BufferedIOBase) -> tuple[Any, int]:
         header = kind(block, check=False)
         # What nibabel mends on loading, it mends here, without a word.
         header.check_fix(logger=_SILENT, error_level=40)
-    except (HeaderDataError, ValueError) as error:
+    except (HeaderDataError, ValueError, OverflowError) as error:
         raise ScanError(f"expected a NIfTI header, found: {error}") from error
     return header, len(block)
 
 
+def _offset(header: Any) -> int:
+    try:
+        return int(header.get_data_offset())
+    except (ValueError, OverflowError) as error:
+        # Version 1 holds it as a float.
+        raise ScanError(f"expected where voxels begin, found: {error}") from error
+
+
 def _scale(header: Any) -> tuple[float, float] | None:
-    slope, intercept = header.get_slope_inter()
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        slope, intercept = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise ScanError(f"expected a slope and intercept, found: {error}") from error
     if slope is None or (slope, intercept) == (1.0, 0.0):
         return None
     return float(slope), float(intercept or 0.0)
@@ -214,7 +229,8 @@ def _affine(header: Any) -> Float64[np.ndarray, "4 4"]:
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        return np.array(header.get_best_affine(), dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            return np.array(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
         raise ScanError(f"expected a NIfTI affine, found: {error}") from error
 
@@ -247,7 +263,8 @@ def _slice_times_s(header: Any) -> tuple[tuple[float, ...] | None, int]:
 
     axis = header.get_dim_info()[2]
     try:
-        times = header.get_slice_times()
+        with np.errstate(invalid="ignore"):
+            times = header.get_slice_times()
     except (HeaderDataError, ValueError, KeyError):
         return None, 2 if axis is None else int(axis)
     unit_s = _unit_s(header, float(header["pixdim"][4]))

@@ -212,6 +212,9 @@ def test_a_torn_recording_gives_what_it_has_and_says_so(tmp_path, suffix):
         (70, "<h", 7777, "expected a NIfTI header"),
         (108, "<f", 8.0, "vox offset 8 too low"),
         (108, "<f", 2e9, "expected voxels from byte 352 on"),
+        (108, "<f", float("nan"), "expected where voxels begin"),
+        (108, "<f", float("-inf"), "expected a NIfTI header"),
+        (116, "<f", float("inf"), "expected a slope and intercept"),
     ],
 )
 def test_a_bad_header_is_one_clear_line(tmp_path, offset, kind, value, words):
@@ -345,6 +348,22 @@ def test_files_that_are_no_volumes_are_refused(tmp_path, name, made, words):
     (refused,) = polled(source)
 
     assert words in refused.why
+
+
+def test_a_torn_first_file_does_not_shift_those_after_it(tmp_path):
+    for number in range(3):
+        nibabel.save(image(seed=number), tmp_path / f"rest_{number}.nii.gz")
+    whole = (tmp_path / "rest_0.nii.gz").read_bytes()
+    (tmp_path / "rest_0.nii.gz").write_bytes(whole[:-30])
+    source, clock = watching(tmp_path)
+
+    found = polled(source)
+    clock.sleep(TORN_S + 1)
+    found += polled(source)
+
+    volumes = [one.number for one in found if isinstance(one, ScannedVolume)]
+    assert volumes == [1, 2]
+    assert [one.what for one in found if isinstance(one, Refused)] == ["rest_0.nii.gz"]
 
 
 def test_counting_can_begin_anywhere_where_the_operator_says_so(tmp_path):
