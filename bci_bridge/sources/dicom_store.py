@@ -138,7 +138,9 @@ class DicomStore:
             except IncompleteError as error:
                 found = [Refused(what, str(error))]
             self._arrivals.extend(found)
-        return self._arrivals.popleft()
+            if self._clock_s() > end_s:
+                break  # many images that are left out: the rest at the next look
+        return self._arrivals.popleft() if self._arrivals else None
 
     def close(self) -> None:
         """Let the console release what it holds, for a moment, and free the port."""

@@ -90,9 +90,13 @@ class FolderSource:
         while True:
             while self._waiting and not self._ready:
                 self._ready.extend(self._tried(self._waiting.popleft()))
+                if self._clock_s() > end_s:
+                    break  # many files that hold nothing: the rest at the next look
             if self._ready:
                 return self._ready.popleft()
             left_s = end_s - self._clock_s()
+            if self._waiting:
+                return None
             pause_s = self._folder.wait_s()
             if pause_s > 0:
                 if left_s <= 0:

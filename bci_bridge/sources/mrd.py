@@ -177,6 +177,8 @@ class _Scan:
         stored = stored.transpose(2, 1, 0)
         if image.slices > 1 or self.n_slices == 1:
             return [self._volume(image, stored, image)]
+        if image.slice >= self.n_slices:
+            return [self._refused(f"slices 0 to {self.n_slices - 1}", f"{image.slice}")]
         held = self.slices.setdefault(image.repetition, {})
         held[image.slice] = image, stored[:, :, 0]
         arrivals: list[Arrival] = []

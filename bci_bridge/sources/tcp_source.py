@@ -118,10 +118,20 @@ class TcpSource:
         self._go_on(None)
 
     def _hear(self, peer: socket.socket, wait_s: float) -> None:
-        """Read until something has arrived or the time is over."""
+        """Read until something has arrived or the time is over.
+
+        A peer that never pauses is left in time, too: the server hears nothing of this
+        process meanwhile, and the operator's signals wait.
+        """
         end_s = self._clock_s() + wait_s
+        is_first = True
         while self._peer is peer and not self._arrivals:
-            peer.settimeout(max(end_s - self._clock_s(), 1e-3))
+            left_s = end_s - self._clock_s()
+            if left_s <= 0 and not is_first:
+                self._lose_patience()
+                return
+            is_first = False
+            peer.settimeout(max(left_s, 1e-3))
             missing = self._wanted - len(self._buffer)
             try:
                 data = peer.recv(min(missing, _CHUNK))
@@ -136,7 +146,11 @@ class TcpSource:
             self._spoke_s = self._clock_s()
             if not self._buffer:
                 self._began_s = self._spoke_s
-            self._buffer += data
+            try:
+                self._buffer += data
+            except MemoryError:
+                self._refuse("expected what memory holds, found more")
+                return
             if len(self._buffer) == self._wanted:
                 whole = bytes(self._buffer)
                 self._buffer.clear()
@@ -158,6 +172,8 @@ class TcpSource:
             self._hang_up()
         except ScanError as error:
             self._refuse(str(error))
+        except MemoryError:
+            self._refuse("expected what memory holds, found more")
 
     def _left(self) -> None:
         is_torn = bool(self._buffer)

@@ -125,6 +125,36 @@ def test_other_files_are_refused_in_one_line(tmp_path):
     assert volume.number == 0
 
 
+class Slow(DicomReceiver):
+    """A receiver that leaves out all that comes, and takes its time."""
+
+    def __init__(self, clock):
+        self.clock, self.n_taken = clock, 0
+
+    def take(self, data, what, now_s):
+        self.clock.now_s += 1.0
+        self.n_taken += 1
+        return []
+
+    def overdue(self, now_s):
+        return []
+
+
+def test_files_that_are_left_out_hold_nobody_up(tmp_path):
+    for number in range(20):
+        (tmp_path / f"{number}").write_bytes(whole(number))
+    clock = Clock()
+    slow = Slow(clock)
+    source = DicomFolder(tmp_path, slow, clock_s=clock, sleep=clock.sleep)
+    taken = []
+    for _ in range(30):
+        assert source.poll(0.5) is None
+        taken.append(slow.n_taken)
+
+    assert max(b - a for a, b in zip(taken, taken[1:], strict=False)) == 1
+    assert taken[-1] == 20
+
+
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(ScanError, match="expected a folder, found No such file"):
         opened(tmp_path / "nowhere")

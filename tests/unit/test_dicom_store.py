@@ -102,6 +102,36 @@ def test_a_real_peer_pushes_a_run(peer, tmp_path):
         assert sorted(volume.voxels.flat) == sorted(files.volume(number).flat)
 
 
+class Slow(DicomReceiver):
+    """A receiver that leaves out all that comes, and takes its time."""
+
+    def __init__(self):
+        self.now_s, self.n_taken = 0.0, 0
+
+    def take(self, data, what, now_s):
+        self.now_s += 1.0
+        self.n_taken += 1
+        return []
+
+    def overdue(self, now_s):
+        return []
+
+
+def test_images_that_are_left_out_hold_nobody_up(tmp_path):
+    slow = Slow()
+    store = DicomStore(Node(HERE), slow, clock_s=lambda: slow.now_s)
+    with associated(store) as line:
+        for file in written(tmp_path):
+            assert line.send_c_store(str(file)).Status == 0
+    found = []
+    for n_polls in range(1, 4):
+        found.append(store.poll(0.5))
+        assert slow.n_taken == n_polls
+    store.close()
+
+    assert found == [None] * 3
+
+
 def test_an_echo_is_answered():
     with serving() as store, associated(store, ["1.2.840.10008.1.1"]) as line:
         assert line.send_c_echo().Status == 0

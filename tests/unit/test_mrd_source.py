@@ -121,6 +121,54 @@ def test_a_volume_of_which_a_slice_is_missing_is_refused():
     assert found[0] == Refused("an MRD image", "expected 3 slices, found 2")
 
 
+def test_a_slice_that_no_volume_has_is_refused():
+    parts = [message(image(0, place=place)) for place in (0, 1)]
+    stray = image(0, place=2)
+    stray.slice = 7
+    found, _, _ = heard(mrd(), metadata(SLICES) + b"".join([*parts, message(stray)]))
+
+    assert found[0] == Refused("an MRD image", "expected slices 0 to 2, found 7")
+    assert len(found) == 2
+
+
+def test_a_peer_that_never_pauses_holds_nobody_up():
+    ticks = iter(range(10_000_000))
+    source = TcpSource(
+        place_of("127.0.0.1:0"), "mrd", mrd(), clock_s=lambda: next(ticks) * 1e-3
+    )
+    texts = struct.pack("<HI4x", 5, 4) * 500
+    peer = Peer(source.port, metadata(), texts, message(image(0)), CLOSE)
+    peer.start()
+    n_waits = 0
+    while (volume := source.poll(0.01)) is None and n_waits < 1000:
+        n_waits += 1
+    gathered(source, 1)
+    peer.join(10)
+    source.close()
+
+    assert n_waits > 50
+    assert isinstance(volume, ScannedVolume)
+
+
+class _Room:
+    """A conversation that memory is too small for."""
+
+    def __call__(self, name, arrivals):
+        yield 4
+        raise MemoryError
+
+
+def test_what_memory_does_not_hold_is_refused_in_one_line():
+    source = TcpSource(place_of("127.0.0.1:0"), "mrd", _Room())
+    peer = Peer(source.port, b"1234")
+    peer.start()
+    (found,) = gathered(source, 1)
+    peer.join(10)
+    source.close()
+
+    assert found.why == "expected what memory holds, found more"
+
+
 def test_the_position_of_the_first_voxel_is_understood_where_it_is_said():
     centred = heard(mrd(), message(image(0)))[0][0]
     step = turned() * (VIEW_MM / [COLUMNS, ROWS, SLICES])
