@@ -4,6 +4,7 @@ Each source is opened here, and sent by one loop (`bci_bridge.sources.driver`). 
 source needs is imported when it is opened.
 """
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -17,6 +18,7 @@ from bci_bridge.signals import stop_on_signals
 from bci_bridge.sources.driver import send_runs
 from bci_bridge.sources.listening import Place, place_of, warning
 from bci_bridge.sources.plan import Plan
+from bci_bridge.sources.printable import printable
 from bci_bridge.sources.recorded import Recorded
 from bci_bridge.sources.source import Source
 from runtime.errors import BackendError, UsageError
@@ -265,4 +267,6 @@ def _listening(text: str, protocol: str) -> Place:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    # A terminal that is gone costs no run.
+    with contextlib.suppress(OSError):
+        print(printable(line), file=sys.stderr, flush=True)

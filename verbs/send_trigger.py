@@ -1,5 +1,6 @@
 """`neuroflow send trigger`: the scanner's pulses, on record."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -77,4 +78,6 @@ def _opened(
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    # A terminal that is gone costs no record.
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

@@ -49,6 +49,8 @@ from bci_bridge.sources.voxels import oddity
 from runtime.arrays import Shaped
 
 _SECOND: Final = 1_000_000_000
+_REMEMBERED: Final = 1000
+"""So many series that are over does a successor learn of."""
 _SHORT: Final = 20
 """The progress of a run below this many volumes is not told."""
 
@@ -111,7 +113,7 @@ class Feed:
             begun=self._begun,
             complete=self._complete,
             series=None if self._run is None else self._run.series,
-            over=tuple(self._over),
+            over=tuple(self._over)[-_REMEMBERED:],
         )
 
     def resume(self, start: RunStart, series: str, said: int, now_ns: int) -> None:

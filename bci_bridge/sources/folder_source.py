@@ -123,6 +123,8 @@ class FolderSource:
         if is_new and (is_settled or not self._form.must_settle(seen.path)):
             try:
                 volumes = list(self._form.volumes(seen.path))
+            except MemoryError:
+                return self._refused(seen, "expected what memory holds, found more")
             except (OSError, *TORN) as error:
                 look.why = f"expected a whole file, found {error}"
             except ScanError as error:

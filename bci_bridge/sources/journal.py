@@ -17,7 +17,7 @@ from bci_bridge.unfinished import Held, forget_spool, held_run
 from runtime.errors import UsageError
 
 _NAME: Final = "series.json"
-_MAX_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 22
 
 
 class Journal:
@@ -97,6 +97,11 @@ class Journal:
                 data = opened.read(_MAX_BYTES)
         except FileNotFoundError:
             return Past()
+        except OSError as error:
+            raise UsageError(
+                f"{file}: expected what an earlier send wrote, found "
+                f"{error.strerror or error}. Name another --spool."
+            ) from error
         try:
             return msgspec.json.decode(data, type=Past)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

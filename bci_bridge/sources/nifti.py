@@ -19,6 +19,7 @@ import numpy as np
 from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
 from bci_bridge.sources.nifti_file import opened, read_exactly, read_header
+from bci_bridge.sources.printable import printable
 from bci_bridge.sources.recorded import TORN, Recorded, check_speed
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.arrays import Float64, Shaped
@@ -60,7 +61,7 @@ def recorded_nifti(
         for number in range(header.times):
             data = read_exactly(stream, header.volume_bytes)
             voxels, geometry = header.volume(data)
-            yield ScannedVolume(path.name, number, voxels, geometry)
+            yield ScannedVolume(printable(path.name), number, voxels, geometry)
 
     return Recorded(
         path.name,
@@ -170,7 +171,7 @@ class _Volumes:
         voxels, geometry = header.volume(data)
         series, number = matched[1] or _NAMELESS, int(matched[2])
         number -= self._first_of(series, number)
-        return [ScannedVolume(series, number, voxels, geometry)]
+        return [ScannedVolume(printable(series), number, voxels, geometry)]
 
     def _first_of(self, series: str, number: int) -> int:
         first = self._first_number

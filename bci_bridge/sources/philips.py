@@ -23,6 +23,7 @@ import numpy as np
 from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
 from bci_bridge.sources.par_header import ParHeader, ParImage, read_par
+from bci_bridge.sources.printable import printable
 from bci_bridge.sources.recorded import Recorded, check_speed
 from bci_bridge.sources.volume import Geometry, ScannedVolume, to_ras
 from bci_bridge.sources.voxels import to_wire
@@ -166,6 +167,7 @@ def _read(
     for image in header.images:
         by_dynamic[image.dynamic][image.slice_number] = image
     slices = range(1, header.n_slices + 1)
+    series = printable(series)
     with rec.open("rb") as opened:
         for dynamic in sorted(by_dynamic):
             images = by_dynamic[dynamic]

@@ -154,7 +154,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Name of the first run."""
     begun: Count = 0
     complete: Count = 0
-    series: Text | None = None
+    series: str | None = None
     """Of the run under way; None where there is none."""
-    over: tuple[Text, ...] = ()
+    over: tuple[str, ...] = ()
     """Series whose volumes are not wanted any more."""

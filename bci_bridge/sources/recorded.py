@@ -89,6 +89,8 @@ class Recorded:
                 )
             except ScanError as error:
                 return self._refused(str(error))
+            except MemoryError:
+                return self._refused("expected what memory holds, found more")
         tr_s = self._next.geometry.tr_s
         if self._speed is not None and tr_s > 0:
             due_s = self._begin_s + (self._n_given + 1) * tr_s / self._speed

@@ -1,5 +1,6 @@
 """A folder in which DICOM files come: whole or not, in any order, of any series."""
 
+import itertools
 import os
 import shutil
 
@@ -151,7 +152,7 @@ def test_files_that_are_left_out_hold_nobody_up(tmp_path):
         assert source.poll(0.5) is None
         taken.append(slow.n_taken)
 
-    assert max(b - a for a, b in zip(taken, taken[1:], strict=False)) == 1
+    assert max(b - a for a, b in itertools.pairwise(taken)) == 1
     assert taken[-1] == 20
 
 

@@ -413,3 +413,11 @@ def test_an_impossible_plan_is_refused(changes, message):
         Plan(**{"run": "rest", "volumes": 5, **changes})
 
     assert str(refused.value) == message
+
+
+def test_a_successor_learns_of_the_last_thousand_series():
+    feed = Feed(plan())
+    for number in range(1005):
+        feed.take(scanned(0, f"s-{number}", tr_s=float("nan")), 0)
+
+    assert feed.past.over == tuple(f"s-{number}" for number in range(5, 1005))

@@ -90,6 +90,20 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, data):
         Journal(tmp_path).settled(plan())
 
 
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path):
+    (tmp_path / "series.json").mkdir()
+    with pytest.raises(UsageError, match=r"series\.json: .* found Is a directory\. N"):
+        Journal(tmp_path).settled(plan())
+
+
+def test_names_of_any_length_are_read_again(tmp_path):
+    spooled(tmp_path)
+    written = past(series="s" * 1500, over=tuple(f"{n:0>1500}" for n in range(1000)))
+    Journal(tmp_path).write(written)
+
+    assert Journal(tmp_path).settled(plan())[0] == written
+
+
 def test_a_complete_command_leaves_nothing(tmp_path):
     spooled(tmp_path, is_finished=True)
     Journal(tmp_path).write(past(complete=1, over=("s-1",)))

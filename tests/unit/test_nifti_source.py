@@ -430,6 +430,20 @@ def test_a_first_volume_is_read_as_it_is_stored(tmp_path):
         first_volume(tmp_path / "none.nii")
 
 
+def test_a_name_of_any_bytes_is_one_printable_line(tmp_path):
+    nibabel.save(image(), tmp_path / "v.nii.gz")
+    data = (tmp_path / "v.nii.gz").read_bytes()
+    (tmp_path / "v.nii.gz").unlink()
+    odd = os.fsencode(tmp_path) + b"/\xff\x1b[31m\n0.nii.gz"
+    with open(odd, "wb") as file:
+        file.write(data)
+    source, _ = watching(tmp_path)
+    (volume,) = polled(source, 4)
+
+    assert volume.series == "\\udcff\\x1b[31m\\n"
+    assert volume.series.encode()
+
+
 def test_a_pattern_chooses_among_names(tmp_path):
     for name in ("rest_0.nii", "Task_0.nii"):
         nibabel.save(image(), tmp_path / name)
