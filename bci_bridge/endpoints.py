@@ -58,7 +58,7 @@ def check_address(address: str, *, has_keys: bool = False) -> None:
             "Other interfaces need keys, which this server does not have. "
             "Make them with: neuroflow keys make, and give --keys"
         )
-    if not _is_one_interface(host):
+    if not is_one_interface(host):
         raise UsageError(
             f"address {address!r}: expected the IP address of one interface, "
             f"found {host}. Name the interface of the rig's own network."
@@ -82,7 +82,8 @@ def beside(address: str) -> str:
     return f"{address.rpartition(':')[0]}:*"
 
 
-def _is_one_interface(host: str) -> bool:
+def is_one_interface(host: str) -> bool:
+    """Say whether a host of an address is the number of one interface, not of all."""
     # A literal only: libzmq takes "0" and "0x0" for all interfaces.
     try:
         found = ipaddress.ip_address(host.strip("[]"))

@@ -3,7 +3,7 @@
 import ipaddress
 from dataclasses import dataclass
 
-from bci_bridge.endpoints import is_loopback
+from bci_bridge.endpoints import is_loopback, is_one_interface
 from runtime.errors import UsageError
 
 
@@ -40,6 +40,11 @@ def place_of(text: str) -> Place:
             f"--listen: expected HOST:PORT with the number of one interface, such as "
             f"127.0.0.1:{port if port.isdecimal() else '5555'}, found {text!r}"
         ) from error
+    if not is_one_interface(host):
+        raise UsageError(
+            f"--listen: expected the number of one interface, found {host}. Name the "
+            "one that the scanner reaches"
+        )
     if not 0 <= number <= 65535:
         raise UsageError(f"--listen: expected a port up to 65535, found {number}")
     return Place(host, number)

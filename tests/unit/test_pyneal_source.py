@@ -212,6 +212,12 @@ def test_a_port_beyond_the_last_is_refused():
         place_of("127.0.0.1:99999")
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]", "224.0.0.1"])
+def test_all_interfaces_at_once_are_refused(host):
+    with pytest.raises(UsageError, match="expected the number of one interface"):
+        place_of(f"{host}:5555")
+
+
 def test_the_operator_is_warned_of_what_others_can_reach():
     assert warning(place_of("localhost:5555"), "this protocol") == ""
     assert warning(place_of("[::1]:5555"), "this protocol") == ""
