@@ -53,7 +53,8 @@ def send_nifti(
         )
         send(folder, sending)
     else:
-        send_recorded(recorded_nifti(path, speed), sending, speed)
+        file = recorded_nifti(path, speed, tr_s=sending.tr_s)
+        send_recorded(file, sending, speed)
 
 
 def send_philips(
@@ -75,7 +76,7 @@ def send_philips(
         folder = philips_folder(path, scaling=scaling, is_new_only=is_new_only)
         send(folder, sending)
     else:
-        file = recorded_philips(path, speed, scaling=scaling)
+        file = recorded_philips(path, speed, scaling=scaling, tr_s=sending.tr_s)
         send_recorded(file, sending, speed)
 
 
@@ -222,6 +223,11 @@ def send(
         count = sending.volumes
         if count is None and volumes is not None:
             count = volumes - sending.discard
+            if count < 1:
+                raise UsageError(
+                    f"--discard: expected less than the {volumes} volumes of the file, "
+                    f"found {sending.discard}"
+                )
         if count is None:
             raise UsageError(
                 "--volumes: expected how many acquisitions the run has, found nothing. "

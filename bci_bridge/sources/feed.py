@@ -217,6 +217,11 @@ class Feed:
         return [Begin(start), Tell(line)]
 
     def _place(self, run: _Run, volume: ScannedVolume, now_ns: int) -> list[Action]:
+        if volume.number < 0:
+            return self._notice(
+                "numbered below the first",
+                f"volume {volume.number}: expected 0 or more; it is ignored",
+            )
         index = volume.number - self._plan.discard
         if index < run.said_before:
             return []  # to be discarded, or said by an earlier process

@@ -34,6 +34,7 @@ def recorded_nifti(
     path: Path,
     speed: float | None = 1.0,
     *,
+    tr_s: float | None = None,
     clock_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Recorded:
@@ -42,6 +43,7 @@ def recorded_nifti(
     Args:
         path: A .nii or .nii.gz file.
         speed: 1 is real time; None is as fast as it is asked.
+        tr_s: Overrules the file's TR.
         clock_s: Monotonic clock.
         sleep: Lets time pass.
 
@@ -68,6 +70,7 @@ def recorded_nifti(
         header.times,
         read(),
         speed,
+        tr_s=tr_s,
         on_close=kept.close,
         clock_s=clock_s,
         sleep=sleep,

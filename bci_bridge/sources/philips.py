@@ -69,6 +69,7 @@ def recorded_philips(
     speed: float | None = 1.0,
     *,
     scaling: Scaling = "dv",
+    tr_s: float | None = None,
     clock_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Recorded:
@@ -78,6 +79,7 @@ def recorded_philips(
         path: The .par file; its .rec lies beside it.
         speed: 1 is real time; None is as fast as it is asked.
         scaling: Which values are sent.
+        tr_s: Overrules the file's TR.
         clock_s: Monotonic clock.
         sleep: Lets time pass.
 
@@ -99,7 +101,9 @@ def recorded_philips(
         raise ScanError(f"{path}: {error}") from error
     count = len({image.dynamic for image in header.images})
     volumes = _read(header, rec, path.stem, scaling)
-    return Recorded(path.name, count, volumes, speed, clock_s=clock_s, sleep=sleep)
+    return Recorded(
+        path.name, count, volumes, speed, tr_s=tr_s, clock_s=clock_s, sleep=sleep
+    )
 
 
 class _Pairs:

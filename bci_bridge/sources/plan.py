@@ -76,6 +76,9 @@ class Plan:
     def start(self, name: str, geometry: Geometry) -> RunStart:
         """Announce a run of which the first volume has arrived."""
         tr_s = self.tr_s_of(geometry)
+        times_s = (geometry.slice_times_s or ()) if geometry.slice_axis == 2 else ()
+        if not all(0 <= time_s <= tr_s for time_s in times_s):
+            times_s = ()  # those of another TR: nobody knows
         return RunStart(
             run=name,
             shape=geometry.shape,
@@ -88,9 +91,7 @@ class Plan:
             session=self.session,
             task=self.task,
             is_rehearsal=self.is_rehearsal,
-            slice_times_us=slice_times_us(
-                geometry.slice_times_s or () if geometry.slice_axis == 2 else ()
-            ),
+            slice_times_us=slice_times_us(times_s),
         )
 
     def tr_s_of(self, geometry: Geometry) -> float:

@@ -44,6 +44,7 @@ class Recorded:
         read: Iterator[ScannedVolume],
         speed: float | None = 1.0,
         *,
+        tr_s: float | None = None,
         on_close: Callable[[], None] = lambda: None,
         clock_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -55,6 +56,7 @@ class Recorded:
             volumes: How many it announces.
             read: Reads them, one at each step.
             speed: 1 is real time; None is as fast as it is asked.
+            tr_s: Overrules the TR of its volumes.
             on_close: Lets go of the file.
             clock_s: Monotonic clock.
             sleep: Lets time pass.
@@ -65,6 +67,7 @@ class Recorded:
         check_speed(speed)
         self.volumes = volumes
         self._name, self._read, self._speed = name, read, speed
+        self._tr_s = tr_s
         self._on_close, self._clock_s, self._sleep = on_close, clock_s, sleep
         self._begin_s: float | None = None
         self._next: ScannedVolume | None = None
@@ -91,7 +94,7 @@ class Recorded:
                 return self._refused(str(error))
             except MemoryError:
                 return self._refused("expected what memory holds, found more")
-        tr_s = self._next.geometry.tr_s
+        tr_s = self._next.geometry.tr_s if self._tr_s is None else self._tr_s
         if self._speed is not None and tr_s > 0:
             due_s = self._begin_s + (self._n_given + 1) * tr_s / self._speed
             left_s = due_s - self._clock_s()

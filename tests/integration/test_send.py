@@ -290,6 +290,17 @@ def test_a_folder_needs_the_number_of_volumes(tmp_path):
     assert lines.startswith("neuroflow: --volumes: expected how many acquisitions")
 
 
+def test_more_discarded_than_a_file_holds_is_wrong_usage(tmp_path):
+    words = ["nifti", nifti_run(tmp_path), "--run", "rest", "--discard", 6]
+    process = command(*words)
+    lines = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 2
+    assert lines == (
+        "neuroflow: --discard: expected less than the 6 volumes of the file, found 6\n"
+    )
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

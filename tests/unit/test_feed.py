@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from bci_bridge.sources.feed import Feed
 from bci_bridge.sources.plan import Past, Plan
 from bci_bridge.sources.source import Exhausted, Refused, SeriesEnded
 from bci_bridge.sources.speech import Begin, SayVolume
+from bci_bridge.sources.volume import Geometry
 from runtime.errors import UsageError
 from tests.scanned import SHAPE, Told, plan, scanned
 
@@ -421,3 +423,26 @@ def test_a_successor_learns_of_the_last_thousand_series():
         feed.take(scanned(0, f"s-{number}", tr_s=float("nan")), 0)
 
     assert feed.past.over == tuple(f"s-{number}" for number in range(5, 1005))
+
+
+@pytest.mark.parametrize(
+    ("times_s", "wanted"),
+    [
+        ((0.0, 0.5), (0, 500_000)),
+        ((0.0, 1.5), UNSET),
+        ((0.0, -0.5), UNSET),
+        ((0.0, 1e9), UNSET),
+    ],
+)
+def test_slice_times_outside_a_tr_are_left_untold(times_s, wanted):
+    geometry = Geometry(SHAPE, np.eye(4), 1.0, times_s)
+
+    assert plan().start("rest", geometry).slice_times_us == wanted
+
+
+def test_a_number_below_the_first_is_ignored_and_said():
+    run = told(discard=2)
+    run.take(scanned(0))
+    run.take(scanned(-1))
+
+    assert run.lines[-1] == "volume -1: expected 0 or more; it is ignored"

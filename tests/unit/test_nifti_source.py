@@ -182,6 +182,20 @@ def test_a_recording_keeps_the_scanners_pace(tmp_path):
     np.testing.assert_allclose(came_s, [0.36, 0.72, 1.08], atol=0.01)
 
 
+def test_a_recording_keeps_the_pace_that_the_operator_says(tmp_path):
+    nibabel.save(image(2), tmp_path / "bold.nii")
+    clock = Clock()
+    source = recorded_nifti(
+        tmp_path / "bold.nii", tr_s=2.0, clock_s=clock, sleep=clock.sleep
+    )
+    begin_s = clock.now_s
+    while source.poll(0.05) is None:
+        pass
+
+    assert clock.now_s - begin_s == pytest.approx(2.0, abs=0.01)
+    source.close()
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_a_torn_recording_gives_what_it_has_and_says_so(tmp_path, suffix):
     path = tmp_path / f"bold{suffix}"
