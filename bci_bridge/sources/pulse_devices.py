@@ -51,11 +51,12 @@ class Keyboard:
 
         Raises:
             UsageError: The key is not one character.
+            ScanError: There is no input.
         """
         if len(key.encode()) != 1:
             raise UsageError(f"--pulse-key: expected one character, found {key!r}")
         self._byte, self._clock_ns = key.encode(), clock_ns
-        self._fd = sys.stdin.fileno() if fd is None else fd
+        self._fd = _standard_input() if fd is None else fd
         self._before: Any = None
         if os.isatty(self._fd):
             self._before = termios.tcgetattr(self._fd)
@@ -79,6 +80,13 @@ class Keyboard:
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 
 
+def _standard_input() -> int:
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, ValueError, OSError) as error:
+        raise ScanError("keyboard: expected keys, found the input closed") from error
+
+
 class SerialPort:
     """Bytes of a serial port; pyserial comes from the extra `trigger`."""
 
@@ -99,9 +107,12 @@ class SerialPort:
             clock_ns: Monotonic clock.
 
         Raises:
+            UsageError: No byte has that number.
             BackendError: pyserial is missing.
             ScanError: There is no such port, or it is in use.
         """
+        if byte is not None and not 0 <= byte <= 255:
+            raise UsageError(f"--pulse-byte: expected 0 to 255, found {byte}")
         try:
             import serial
         except ImportError as error:

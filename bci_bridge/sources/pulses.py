@@ -70,7 +70,9 @@ class PulseClock:
     """The present count belongs to no run yet."""
     _first_ns: int | None = None
     _last_ns: int | None = None
-    _n_pulses: int = 0
+    _last_number: int = -1
+    """Of the pulse that was counted last, from 0."""
+    _counted_ns: int = 0
     _last_index: int = -1
     _kept: list[tuple[int, int]] = field(default_factory=list)
 
@@ -87,12 +89,14 @@ class PulseClock:
         is_new = last_ns is None or pulsed_ns - last_ns > self.plan.quiet_s * 1e9
         if is_new:
             self._begin(pulsed_ns)
-        number = self._number(pulsed_ns)
-        self._n_pulses += 1
-        if number is None:
+        step = self._step(pulsed_ns)
+        if step < 1:
             return
+        self._last_number += step
+        self._counted_ns = pulsed_ns
+        number, rest = divmod(self._last_number, self.plan.every)
         index = number - self.plan.discard
-        if index > self._last_index:
+        if rest == 0 and index > self._last_index:
             self._last_index = index
             self._kept.append((index, pulsed_ns))
 
@@ -117,7 +121,8 @@ class PulseClock:
         return kept
 
     def _begin(self, pulsed_ns: int) -> None:
-        self._first_ns, self._n_pulses, self._last_index = pulsed_ns, 0, -1
+        self._first_ns = pulsed_ns
+        self._last_number = self._last_index = -1
         self._kept.clear()
         self.run, self._is_free = "", True
         if self._attended and not self._has_count:
@@ -126,8 +131,10 @@ class PulseClock:
     def _assign(self) -> None:
         self.run, self._is_free, self._has_count = self._attended, False, True
 
-    def _number(self, pulsed_ns: int) -> int | None:
-        if self.plan.tr_s is not None and self._first_ns is not None:
-            return round((pulsed_ns - self._first_ns) / (self.plan.tr_s * 1e9))
-        number, rest = divmod(self._n_pulses, self.plan.every)
-        return None if rest else number
+    def _step(self, pulsed_ns: int) -> int:
+        """Say how many pulses on from the last one this one is."""
+        if self._last_number < 0 or self.plan.tr_s is None:
+            return 1
+        # From pulse to pulse: over a run, a TR that is not quite right adds up.
+        pulses_ns = (pulsed_ns - self._counted_ns) * self.plan.every
+        return round(pulses_ns / (self.plan.tr_s * 1e9))

@@ -85,6 +85,31 @@ def test_a_lost_pulse_shifts_nothing_where_the_tr_is_known():
     assert indices(one) == [0, 1, 3, 4]
 
 
+def test_a_tr_that_is_not_quite_right_shifts_nothing():
+    one = clock(tr_s=1.5)
+    pulsed(one, [1.498 * number for number in range(1000)])
+    one.attend("rest")
+
+    assert indices(one) == list(range(1000))
+
+
+def test_a_pulse_of_something_else_shifts_nothing():
+    for stray_s in (0.4, 0.74, 0.75, 0.76, 1.2):
+        one = clock(tr_s=1.5)
+        pulsed(one, [0, 1.5, 1.5 + stray_s, 3.0, 4.5, 7.5])
+        one.attend("rest")
+
+        assert indices(one) == [0, 1, 2, 3, 5]
+
+
+def test_pulses_of_slices_are_numbered_by_their_time():
+    one = clock(tr_s=1.5, every=3)
+    pulsed(one, [0, 0.5, 1.0, 1.5, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0])
+    one.attend("rest")
+
+    assert indices(one) == [0, 1, 2, 4]
+
+
 @pytest.mark.parametrize(("every", "wanted"), [(1, [0, 1, 2, 3, 4, 5]), (3, [0, 1])])
 def test_a_scanner_can_pulse_more_than_once_an_acquisition(every, wanted):
     one = clock(every=every)
@@ -166,6 +191,17 @@ def test_a_keyboard_that_is_closed_is_one_clear_line():
     with pytest.raises(ScanError, match="expected keys, found the input closed"):
         keyboard.pulses(0.1)
     os.close(ours)
+
+
+def test_a_keyboard_without_an_input_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ScanError, match="keyboard: expected keys, found the input clo"):
+        Keyboard()
+
+
+def test_a_byte_is_one_byte():
+    with pytest.raises(UsageError, match="--pulse-byte: expected 0 to 255, found 300"):
+        SerialPort("/dev/null", byte=300)
 
 
 def test_a_key_is_one_character():
