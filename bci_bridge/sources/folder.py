@@ -63,6 +63,8 @@ class Folder:
         self._pattern = pattern.lower()
         self._levels, self._clock_s = levels, clock_s
         self._done: set[Path] = set()
+        # Whether it is said already of folders in it that may not be listed.
+        self._closed: dict[Path, bool] = {}
         self._failing_since_s: float | None = None
         self._next_look_s = clock_s()
         try:
@@ -77,6 +79,12 @@ class Folder:
     def finish(self, path: Path) -> None:
         """Never look at a file again."""
         self._done.add(path)
+
+    def closed(self) -> list[Path]:
+        """Name folders in it that may not be listed, each once."""
+        found = [path for path, is_said in self._closed.items() if not is_said]
+        self._closed.update(dict.fromkeys(found, True))
+        return found
 
     def wait_s(self) -> float:
         """Say how long it is until `look` is due."""
@@ -117,7 +125,12 @@ class Folder:
         for entry in listed:
             path = folder / entry.name
             if levels > 0 and entry.is_dir(follow_symlinks=False):
-                yield from self._listed(path, levels - 1)
+                try:
+                    yield from self._listed(path, levels - 1)
+                except PermissionError:
+                    self._closed.setdefault(path, False)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue  # renamed or deleted since it was listed
             elif path not in self._done and self._fits(entry.name.lower()):
                 yield path
 

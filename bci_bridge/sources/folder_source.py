@@ -104,10 +104,18 @@ class FolderSource:
                 self._sleep(min(pause_s, left_s))
                 continue
             found = self._folder.look()
+            self._ready.extend(
+                Refused(
+                    path.name,
+                    "expected a folder that may be listed, found permission denied. "
+                    "Let this user read it",
+                )
+                for path in self._folder.closed()
+            )
             self._waiting.extend(
                 sorted(found, key=lambda seen: self._form.order(seen.path))
             )
-            if left_s <= 0 and not self._waiting:
+            if left_s <= 0 and not self._waiting and not self._ready:
                 return None
 
     def close(self) -> None:

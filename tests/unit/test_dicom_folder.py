@@ -126,6 +126,28 @@ def test_other_files_are_refused_in_one_line(tmp_path):
     assert volume.number == 0
 
 
+def test_a_folder_below_that_is_closed_costs_the_others_nothing(tmp_path, monkeypatch):
+    for name in ("closed", "gone", "open"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.dcm").write_bytes(whole(0))
+    errors = {"closed": PermissionError, "gone": FileNotFoundError}
+    listed = os.scandir
+
+    def scandir(folder):
+        if error := errors.get(os.path.basename(folder)):
+            raise error(13, "no")
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    refused, volume = polled(opened(tmp_path), 6)
+
+    assert (volume.number, refused.what) == (0, "closed")
+    assert refused.why == (
+        "expected a folder that may be listed, found permission denied."
+        " Let this user read it"
+    )
+
+
 class Slow(DicomReceiver):
     """A receiver that leaves out all that comes, and takes its time."""
 
