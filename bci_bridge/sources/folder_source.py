@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -77,6 +78,8 @@ class FolderSource:
         self._folder, self._form = folder, form
         self._clock_s, self._sleep = clock_s, sleep
         self._ready: deque[Arrival] = deque()
+        self._listed: deque[Seen] = deque()
+        self._placed: list[tuple[tuple[Any, ...], Seen]] = []
         self._waiting: deque[Seen] = deque()
         self._looks: dict[Path, _Look] = {}
 
@@ -95,15 +98,17 @@ class FolderSource:
             if self._ready:
                 return self._ready.popleft()
             left_s = end_s - self._clock_s()
-            if self._waiting:
+            if self._waiting or not self._has_sorted(end_s):
                 return None
+            if self._waiting:
+                continue
             pause_s = self._folder.wait_s()
             if pause_s > 0:
                 if left_s <= 0:
                     return None
                 self._sleep(min(pause_s, left_s))
                 continue
-            found = self._folder.look()
+            self._listed.extend(self._folder.look())
             self._ready.extend(
                 Refused(
                     path.name,
@@ -112,14 +117,23 @@ class FolderSource:
                 )
                 for path in self._folder.closed()
             )
-            self._waiting.extend(
-                sorted(found, key=lambda seen: self._form.order(seen.path))
-            )
-            if left_s <= 0 and not self._waiting and not self._ready:
+            if left_s <= 0 and not self._listed and not self._ready:
                 return None
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _has_sorted(self, end_s: float) -> bool:
+        """Put what was listed in order, or a part of it: that may take reading."""
+        while self._listed:
+            seen = self._listed.popleft()
+            self._placed.append((self._form.order(seen.path), seen))
+            if self._listed and self._clock_s() > end_s:
+                return False
+        self._placed.sort(key=itemgetter(0))
+        self._waiting.extend(seen for _, seen in self._placed)
+        self._placed.clear()
+        return True
 
     def _tried(self, seen: Seen) -> list[Arrival]:
         now_s = self._clock_s()

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from bci_bridge.sources import dicom_folder
 from bci_bridge.sources import folder as folder_module
 from bci_bridge.sources.dicom_folder import DicomFolder
 from bci_bridge.sources.dicom_receiver import DicomReceiver
@@ -176,6 +177,26 @@ def test_files_that_are_left_out_hold_nobody_up(tmp_path):
 
     assert max(b - a for a, b in itertools.pairwise(taken)) == 1
     assert taken[-1] == 20
+
+
+def test_files_that_take_long_to_put_in_order_hold_nobody_up(tmp_path, monkeypatch):
+    for number in range(8):
+        (tmp_path / f"{number}").write_bytes(whole(7 - number))
+    clock, read_order = Clock(), dicom_folder.read_order
+
+    def slowly(head):
+        clock.now_s += 1.0
+        return read_order(head)
+
+    monkeypatch.setattr(dicom_folder, "read_order", slowly)
+    source, took_s, found = opened(tmp_path, clock), [], []
+    for _ in range(40):
+        begin_s = clock.now_s
+        found.append(source.poll(0.5))
+        took_s.append(clock.now_s - begin_s)
+
+    assert max(took_s) < 1.6
+    assert numbers(found) == list(range(8))
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
