@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+import numpy as np
+
 from bci_bridge.header import Pace
 from bci_bridge.keyfolder import read_credentials
 from bci_bridge.memory_cap import cap_memory
@@ -249,7 +251,8 @@ def send(
             reorder=sending.reorder,
         )
         cap_memory(_MEMORY_BYTES)
-        with stop_on_signals() as stop:
+        # Numbers that overflow are refused in lines of ours; numpy would add its own.
+        with np.errstate(all="ignore"), stop_on_signals() as stop:
             send_runs(
                 source,
                 plan,

@@ -103,7 +103,8 @@ def read_par(text: str) -> ParHeader:
     if any(row[place] != head[place] for row in rows for place in alike):
         raise ScanError("expected images of one size and orientation, found several")
     # Magnitude is 0; where there is none, the lowest number is it.
-    kind, echo = min(row[4] for row in rows), min(row[1] for row in rows)
+    kind = min(row[4] for row in rows)
+    echo = min(row[1] for row in rows if row[4] == kind)
     kept = [row for row in rows if (row[4], row[1]) == (kind, echo)]
     n_slices = said(_SLICES)
     phases = {row[3] for row in kept}
@@ -173,7 +174,7 @@ def _values(line: str) -> list[float]:
         raise EOFError("a line of an image that is cut")
     if not all(map(math.isfinite, values)):
         raise ScanError("expected finite numbers in the line of an image")
-    return values
+    return values[:_COLUMNS]
 
 
 def _whole(word: str) -> int:

@@ -92,6 +92,22 @@ def test_other_scalings_are_those_of_nibabel(recorded):
 
 
 @pytest.mark.recording
+def test_a_longer_line_and_an_echo_of_another_kind_are_no_damage(recorded):
+    lines = (recorded / "Dump-0000.par").read_text("latin-1").splitlines()
+    rows = [n for n, line in enumerate(lines) if re.match(r"\d", line.strip())]
+    wanted = read_par("\n".join(lines))
+    lines[rows[0]] += " 1.5"
+    phase = max(rows, key=lambda n: float(lines[n].split()[4]))
+    words = lines[phase].split()
+    words[1] = "0"
+    lines[phase] = " ".join(words)
+    found = read_par("\n".join(lines))
+
+    assert found.images == wanted.images
+    np.testing.assert_array_equal(found.affine, wanted.affine)
+
+
+@pytest.mark.recording
 @settings(max_examples=25)
 @given(
     st.sampled_from([1, 2, 3]),
