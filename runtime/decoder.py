@@ -7,7 +7,7 @@ the live system, the replay faster than real time, and the offline evaluation.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from runtime.answers import (
     VolumeReport,
 )
 from runtime.arrays import Float32
-from runtime.errors import UsageError
+from runtime.errors import BackendError, UsageError
 from runtime.frontend import BetaFrontend, DueTrial, VolumeFrontend
 from runtime.heads import Retrieval
 from runtime.patch_dct import PatchDct
@@ -28,6 +28,7 @@ from runtime.preprocess.timing import end_s
 
 Latent = Float32[np.ndarray, "tokens width"]
 Voxels = Float32[np.ndarray, " voxels"]
+_MOST_SAID: Final = 512  # an outcome takes so many characters of a reason
 
 
 @runtime_checkable
@@ -189,9 +190,14 @@ class TrialDecoder:
         stages = Stages(self._clock)
         with stages("normalise"):
             features = self._space.to_model(due.beta.beta)
-        answer, z_v = self._reader.read(features, stages)
-        with stages("image"):
-            image = self._reader.image(z_v)
+        z_v = image = None
+        degraded: tuple[str, ...] = ()
+        try:
+            answer, z_v = self._reader.read(features, stages)
+            with stages("image"):
+                image = self._reader.image(z_v)
+        except BackendError as error:
+            answer, degraded = _without_engine(error)
         return TrialReport(
             trial_id=due.trial.trial_id,
             answer=answer,
@@ -204,6 +210,7 @@ class TrialDecoder:
             image=image,
             beta=due.beta.beta,
             standard_error=due.beta.standard_error,
+            degraded=degraded,
         )
 
     def _without_answer(self, trial: Trial, decision: str, reason: str) -> TrialReport:
@@ -270,6 +277,7 @@ class VolumeDecoder:
         with stages("frontend"):
             voxels = self._frontend.add_volume(volume_index, volume)
         self._taken += 1
+        degraded = self._frontend.degraded()
         if not is_wanted:
             answer = None
         elif self._taken <= self._warming:
@@ -277,13 +285,13 @@ class VolumeDecoder:
         else:
             with stages("normalise"):
                 features = self._whitening.whiten(voxels)
-            answer, _ = self._reader.read(features, stages)
+            try:
+                answer, _ = self._reader.read(features, stages)
+            except BackendError as error:
+                answer, failed = _without_engine(error)
+                degraded = (*degraded, *failed)
         report = VolumeReport(
-            volume_index,
-            answer,
-            self._frontend.quality(),
-            stages.ns,
-            self._frontend.degraded(),
+            volume_index, answer, self._frontend.quality(), stages.ns, degraded
         )
         return report, ()
 
@@ -297,3 +305,10 @@ class VolumeDecoder:
     def end_run(self) -> tuple[TrialReport, ...]:
         """Return nothing: every volume has been answered."""
         return ()
+
+
+def _without_engine(error: BackendError) -> tuple[Answer, tuple[str, ...]]:
+    # A value: the front end has used the volume. An error would say that it has not,
+    # and whoever follows the record would go on from another state.
+    said = f"ENGINE_FAILED {error}"[:_MOST_SAID]
+    return Answer("ABSTAIN", reason="no engine computes"), (said,)

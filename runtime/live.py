@@ -276,7 +276,9 @@ class RunDecoder:
         troubles = self.model.troubles
         if not troubles:
             return trials
-        return tuple(replace(trial, degraded=troubles) for trial in trials)
+        return tuple(
+            replace(trial, degraded=(*trial.degraded, *troubles)) for trial in trials
+        )
 
     def _started(self) -> TrialDecoder | VolumeDecoder:
         if self._run is None:

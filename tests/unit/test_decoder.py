@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runtime.answers import Trial
 from runtime.decoder import Reader, Stages, TrialDecoder, VolumeDecoder
-from runtime.errors import ConfigError, UsageError
+from runtime.errors import BackendError, ConfigError, UsageError
 from runtime.estimator import BetaEstimator, VolumeEstimator
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.preprocess import AffineNormaliser, FeatureSpace, NoiseWhitening
@@ -282,13 +282,13 @@ def test_every_trial_is_answered_exactly_once_in_any_order_of_events(session):
         assert is_answer == (report.z_v is not None) == (report.answer.reason is None)
 
 
-def volume_decoder(warming=0):
+def volume_decoder(warming=0, model=None):
     voxels = mask().voxels
     estimator = VolumeEstimator(warming_volumes=warming)
     prior = np.full(voxels, 1000, dtype=np.float32)
     scale = np.full(voxels, 50, dtype=np.float32)
     frontend = VolumeFrontend(mask(), estimator, geometry(), prior=prior, scale=scale)
-    model = LinearModel(voxels)
+    model = model or LinearModel(voxels)
     decoder = VolumeDecoder(
         frontend,
         Reader(model, retrieval(), BACKBONE),
@@ -335,3 +335,58 @@ def test_a_volume_bundle_refuses_trials():
     assert str(error.value) == (
         "trial trial-0: expected no trials, the bundle answers volumes"
     )
+
+
+class Unreliable:
+    """A linear model whose engine fails in some of its calls."""
+
+    def __init__(self, failing):
+        self._model, self._failing, self._calls = LinearModel(mask().voxels), failing, 0
+
+    def encode_voxels(self, voxels):
+        self._calls += 1
+        if self._calls in self._failing:
+            raise BackendError("engine: expected to run, found that it does not")
+        return self._model.encode_voxels(voxels)
+
+    def decode_latent(self, z_n):
+        return self._model.decode_latent(z_n)
+
+
+FAILED = ("ENGINE_FAILED engine: expected to run, found that it does not",)
+
+
+def test_a_trial_that_no_engine_answers_abstains_and_changes_no_other():
+    # Two are due with one volume, of which the first meets the failure.
+    together = (*TRIALS, Trial("twin", TRIALS[1].onset_s, TRIALS[1].duration_s + 0.1))
+    _, wanted = played(new_decoder(), scanned(), trials=together)
+
+    volumes, found = played(
+        new_decoder(model=Unreliable({2})), scanned(), trials=together
+    )
+
+    assert len(volumes) == VOLUMES
+    assert [r.trial_id for r in found] == [r.trial_id for r in wanted]
+    assert [r.degraded for r in found] == [
+        FAILED if k == 1 else () for k in range(len(found))
+    ]
+    assert found[1].answer.decision == "ABSTAIN"
+    assert found[1].answer.reason == "no engine computes"
+    assert found[1].z_v is found[1].image is None
+    for k, (one, other) in enumerate(zip(found, wanted, strict=True)):
+        assert k == 1 or one.answer == other.answer
+        np.testing.assert_array_equal(one.beta, other.beta)
+
+
+def test_a_volume_that_no_engine_answers_abstains_and_moves_the_runs_mean():
+    decoder, _, _ = volume_decoder(model=Unreliable({3}))
+    sound, _, _ = volume_decoder()
+
+    found = [decoder.add_volume(i, v)[0] for i, v in enumerate(scanned())]
+    wanted = [sound.add_volume(i, v)[0] for i, v in enumerate(scanned())]
+
+    assert found[2].answer.decision == "ABSTAIN"
+    assert [r.degraded for r in found] == [
+        FAILED if k == 2 else () for k in range(VOLUMES)
+    ]
+    assert all(f.answer == w.answer for f, w in zip(found[3:], wanted[3:], strict=True))
