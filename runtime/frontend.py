@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import UNSET
 
 from runtime.answers import RunGeometry, Trial
-from runtime.arrays import Float32, Int64
+from runtime.arrays import Bool, Float32, Int64
 from runtime.errors import ConfigError, TensorMismatchError
 from runtime.estimator import BetaEstimator, VolumeEstimator, told_confounds
 from runtime.intake import Intake
@@ -135,14 +135,8 @@ class BetaFrontend:
                 before or outside the announced run; nothing has changed.
             ScanError: As of `Intake.take`; nothing has changed.
         """
-        size = self._is_taken.size
         # The GLM, which checks the same, never sees the volumes of the baseline.
-        if not 0 <= volume_index < size or self._is_taken[volume_index]:
-            raise TensorMismatchError(
-                "volume_index",
-                expected=f"0 to {size - 1}, each once",
-                found=f"{volume_index}",
-            )
+        _require_new(volume_index, self._is_taken)
         told = dict(confounds or {})
         self._require_told(told)
         # A baseline of zero makes a voxel that no volume shows invalid.
@@ -230,7 +224,7 @@ class VolumeFrontend:
             prior, scale, estimator.kind, estimator.prior_weight, estimator.slope_sd
         )
         self._normaliser = CausalNormaliser(statistics, run.expected_volumes)
-        self._expected = run.expected_volumes
+        self._is_taken = np.zeros(run.expected_volumes, dtype=np.bool_)
 
     def quality(self) -> dict[str, float]:
         """Return the measures of the last volume by name."""
@@ -245,19 +239,26 @@ class VolumeFrontend:
 
         Raises:
             TensorMismatchError: Another shape or dtype, a decoded voxel that is not
-                finite, or an index outside the announced run; nothing has changed.
+                finite, or an index taken before or outside the announced run; nothing
+                has changed.
             ScanError: As of `Intake.take`; nothing has changed.
         """
-        if not 0 <= volume_index < self._expected:
-            raise TensorMismatchError(
-                "volume_index",
-                expected=f"0 to {self._expected - 1}",
-                found=f"{volume_index}",
-            )
+        _require_new(volume_index, self._is_taken)
         # A voxel that no volume shows is what calibration expects of it.
         voxels = self._intake.take(volume_index, volume, self._prior)
+        self._is_taken[volume_index] = True
         return self._normaliser.update(
             voxels, volume_index, is_outlier=self._intake.is_dropped
+        )
+
+
+def _require_new(volume_index: int, is_taken: Bool[np.ndarray, " volumes"]) -> None:
+    size = is_taken.size
+    if not 0 <= volume_index < size or is_taken[volume_index]:
+        raise TensorMismatchError(
+            "volume_index",
+            expected=f"0 to {size - 1}, each once",
+            found=f"{volume_index}",
         )
 
 

@@ -195,6 +195,29 @@ def test_whitening_that_cannot_be_undone_is_refused(tmp_path):
         prepare(tiny_participant(), tmp_path / "out", estimator=whitened)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"smoothing_fwhm_mm": 4.0},
+        {"spike_ratio": 1.5},
+        {"has_slice_times": True},
+        {"confounds": ("breath",)},
+    ],
+)
+def test_an_option_that_offline_betas_do_not_have_is_refused(tmp_path, option):
+    estimator = msgspec.structs.replace(ESTIMATOR, **option)
+    (name,) = option
+
+    with pytest.raises(ConfigError) as error:
+        prepare(tiny_participant(), tmp_path / "out", "offline", estimator)
+
+    assert str(error.value) == (
+        f"estimator.{name}: expected none with offline betas, which take the drift "
+        "cutoff alone, found it set. Leave it out, or use causal betas"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_library_of_responses_is_not_kept_and_refused(tmp_path):
     library = msgspec.structs.replace(ESTIMATOR, hrf_library=(Hrf(), Hrf(peak_s=5.0)))
 

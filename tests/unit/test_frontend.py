@@ -156,6 +156,28 @@ def test_an_index_that_came_before_is_refused_also_while_warming(taken):
         )
 
 
+def test_a_volume_bundle_takes_an_index_once():
+    estimator, voxels = VolumeEstimator(prior_weight=0.0), mask().voxels
+    prior, scale = np.zeros((2, voxels), np.float32)
+    frontend, untouched = (
+        VolumeFrontend(mask(), estimator, geometry(), prior=prior, scale=scale + 1)
+        for _ in range(2)
+    )
+    volumes = scanned()
+    for both in (frontend, untouched):
+        both.add_volume(0, volumes[0])
+
+    for index in (0, VOLUMES, -1):
+        with pytest.raises(TensorMismatchError) as error:
+            frontend.add_volume(index, volumes[1])
+        assert str(error.value) == (
+            f"volume_index: expected 0 to 59, each once, found {index}"
+        )
+    np.testing.assert_array_equal(
+        frontend.add_volume(1, volumes[1]), untouched.add_volume(1, volumes[1])
+    )
+
+
 def test_a_volume_of_another_kind_is_refused_and_changes_nothing():
     volumes = scanned()
     frontend, untouched = (BetaFrontend(mask(), BETAS, geometry()) for _ in range(2))

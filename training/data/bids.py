@@ -133,8 +133,9 @@ def prepare_bids(
 
     Raises:
         RecordingError: A run or picture is damaged, or no trial is to train on.
-        ConfigError: The estimator whitens, which a folder of trials cannot undo, or
-            has a library of responses, which it does not keep.
+        ConfigError: The estimator whitens, which a folder of trials cannot undo, has a
+            library of responses, which it does not keep, or an option that offline
+            betas do not have.
         BackendError: Offline betas without nilearn.
     """
     if estimator.hrf_library is not UNSET:
@@ -153,6 +154,8 @@ def prepare_bids(
             "estimator.motion: expected none, because prepared trials hold no "
             "reference volume, found one. Train on the recording itself"
         )
+    if betas == "offline":
+        _require_plain(estimator)
     recording = trials.recording
     announce(f"{betas} betas of {len(recording.runs)} runs")
     if betas == "causal":
@@ -222,6 +225,20 @@ def prepare_bids(
         recording.mask.volume(),
         count,
     )
+
+
+def _require_plain(estimator: BetaEstimator) -> None:
+    """Refuse what would be asked for and not done.
+
+    Raises:
+        ConfigError: Naming the first option.
+    """
+    for name in ("smoothing_fwhm_mm", "spike_ratio", "has_slice_times", "confounds"):
+        if getattr(estimator, name) is not UNSET:
+            raise ConfigError(
+                f"estimator.{name}: expected none with offline betas, which take the "
+                "drift cutoff alone, found it set. Leave it out, or use causal betas"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
