@@ -10,7 +10,7 @@ leaves at once, with the instants at which it was due.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -114,6 +114,7 @@ def play(
     speed: float | None = 1.0,
     *,
     run_start: RunStart | None = None,
+    confounds: Sequence[Mapping[str, float]] = (),
     is_cancelled: Callable[[], bool] = lambda: False,
     clock_ns: Callable[[], int] = time.monotonic_ns,
     wait_ms: Callable[[Sender, int], None] = Sender.pump,
@@ -128,6 +129,7 @@ def play(
         address: Where the server listens.
         speed: 1 is real time; None is as fast as acknowledgements allow.
         run_start: How to announce the run; by default `run_start_from`.
+        confounds: What goes with each volume, by name; empty where nothing does.
         is_cancelled: Asked while waiting; True ends the run as aborted.
         clock_ns: Monotonic clock.
         wait_ms: Lets time pass; by default in the sender's `pump`.
@@ -184,7 +186,8 @@ def play(
                     shown_ns=now_ns,
                 )
             else:
-                sender.volume(index, volumes[index], now_ns)
+                told = confounds[index] if confounds else None
+                sender.volume(index, volumes[index], now_ns, told)
                 n_sent += 1
     return n_sent
 

@@ -22,6 +22,8 @@ from runtime.preprocess.motion_settings import Motion
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Shrinkage = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
+Told = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+"""A name that comes with a volume; the wire takes no more, and no longer ones."""
 Units = Literal["percent", "session z"]
 
 Normalisation = Literal["session-train", "session-published-leaky", "pooled-train"]
@@ -69,9 +71,10 @@ class BetaEstimator(
     )
     """Responses in place of `hrf`, of which each voxel has one, chosen in training
     runs; unset: all have `hrf`."""
-    confounds: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)] | UnsetType = (
-        UNSET
-    )
+    confounds: (
+        Annotated[tuple[Told, ...], msgspec.Meta(min_length=1, max_length=32)]
+        | UnsetType
+    ) = UNSET
     """Columns whose values come with each volume, by falling importance, such as
     motion or breathing; unset: none. Where `motion` is set, its `MOTION_CONFOUNDS`
     are what it measures."""

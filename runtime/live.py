@@ -25,7 +25,7 @@ from runtime.encoder import Encoder
 from runtime.engine import Precision, Waiting
 from runtime.engines.cache import EngineCache
 from runtime.errors import BundleError, UsageError
-from runtime.estimator import BetaEstimator, live_estimator
+from runtime.estimator import BetaEstimator, VolumeEstimator, live_estimator
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
 from runtime.heads import Retrieval
@@ -59,14 +59,17 @@ def backbone_of(bundle: Bundle) -> PatchDct | None:
     return backbone
 
 
-def require_live(bundle_folder: Path) -> None:
+def require_live(bundle_folder: Path) -> BetaEstimator | VolumeEstimator:
     """Refuse a bundle that cannot be served, from its manifest alone.
+
+    Returns:
+        How its input is made.
 
     Raises:
         BundleError: It eats betas that others estimated, or has no manifest.
     """
     data = read_manifest(bundle_folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
-    live_estimator(decode_manifest(data).estimator, str(bundle_folder))
+    return live_estimator(decode_manifest(data).estimator, str(bundle_folder))
 
 
 class RunDecoder:

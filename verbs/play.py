@@ -35,6 +35,7 @@ def play_recording(
     server_key: Path | None = None,
     spool: Path | None = None,
     is_rehearsal: bool = False,
+    confounds: tuple[str, ...] = (),
 ) -> None:
     """Send runs one after another.
 
@@ -42,7 +43,7 @@ def play_recording(
     before it are left out: they were sent.
 
     Raises:
-        RecordingError: The recording is missing or damaged.
+        RecordingError: The recording is missing or damaged, or lacks a confound.
         UsageError: The speed is not positive, one key file is named without other, or
             the spool holds another run.
         ArtifactError: A key file is missing, damaged or open to others; or the spool
@@ -57,6 +58,9 @@ def play_recording(
         (f"{run.run_id}_{label}" if label else run.run_id, run)
         for run in recording.runs
     ]
+    # All of them before the first volume leaves.
+    runs_told = recording.runs if confounds else ()
+    told = {run.run_id: run.confounds(confounds) for run in runs_told}
     n_done = 0 if spool is None else _count_done([name for name, _ in named], spool)
     with stop_on_signals() as stop:
         for name, run in named[n_done:]:
@@ -71,6 +75,7 @@ def play_recording(
                 address,
                 speed,
                 run_start=start,
+                confounds=told.get(run.run_id, ()),
                 is_cancelled=stop,
                 credentials=credentials,
                 spool=spool,

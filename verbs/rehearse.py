@@ -123,8 +123,14 @@ class Rehearsal:
         self._told_s: float | None = None
         self._half, self._reason = b"", ""
 
-    def begin(self, address: str) -> None:
-        """Start the player against a server that is ready."""
+    def begin(self, address: str, confounds: Sequence[str] = ()) -> None:
+        """Start the player against a server that is ready.
+
+        Args:
+            address: The server's.
+            confounds: What the bundle must be told with each volume.
+        """
+        told = ["--confounds", *confounds] if confounds else []
         libc = ctypes.CDLL(None)
 
         def be_a_scanner() -> None:
@@ -133,7 +139,7 @@ class Rehearsal:
             os.sched_setscheduler(0, ORDINARY.policy, os.sched_param(ORDINARY.priority))
 
         process = subprocess.Popen(
-            [*self._command, "--to", address],
+            [*self._command, *told, "--to", address],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -170,6 +170,7 @@ def play(
     key: Path | None = None,
     server_key: Path | None = None,
     spool: Path | None = None,
+    confounds: tuple[str, ...] = (),
     rehearsal: bool = False,
 ) -> None:
     """Play a recording into a server as a scanner would, events included.
@@ -184,6 +185,7 @@ def play(
         key: This device's key; its roles are scanner and, for events, stimulus.
         server_key: The server's public key, `server.pub`.
         spool: Folder in which a run survives this process; repeat the command to go on.
+        confounds: Columns of `_desc-confounds_timeseries.tsv` that go with each volume.
         rehearsal: Say in the runs' frozen configuration that nobody lay in the scanner.
     """
     from verbs.play import play_recording
@@ -198,6 +200,7 @@ def play(
         server_key=server_key,
         spool=spool,
         is_rehearsal=rehearsal,
+        confounds=confounds,
     )
 
 

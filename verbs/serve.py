@@ -20,6 +20,7 @@ from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
 from runtime.engine import Precision, Wait, Waiting
 from runtime.errors import ArtifactError, UsageError
+from runtime.estimator import BetaEstimator, told_confounds
 from runtime.live import require_live
 from runtime.overlay import require_overlay
 from runtime.signing_keys import folder_signer, read_trust
@@ -87,7 +88,7 @@ def serve_bundle(
         if ready_file is not None:
             _write_whole(ready_file, msgspec.json.encode(endpoints))
         if rehearsal is not None:
-            rehearsal.begin(endpoints.address)
+            rehearsal.begin(endpoints.address, told)
 
     def trouble(line: str) -> None:
         print(f"neuroflow: {line}", file=sys.stderr, flush=True)
@@ -114,13 +115,16 @@ def serve_bundle(
         rehearse, speed=speed, key=rehearse_key, keys=keys, on_line=trouble
     )
     vouching = signer_at_start(sign_recording, log)
+    told: tuple[str, ...] = ()
     trusted = read_trust(trust) if trust else None
     opened = (bundle, gallery) if overlay is None else (bundle, gallery, overlay)
     for folder in opened:
         if signer := folder_signer(folder, trusted):
             trouble(f"{folder}: {signer}")
         if folder == bundle:
-            require_live(bundle)
+            estimator = require_live(bundle)
+            if isinstance(estimator, BetaEstimator):
+                told = told_confounds(estimator)
         if folder == overlay:
             require_overlay(bundle, overlay)
     _allow_many_connections()

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zmq
-from msgspec import structs
+from msgspec import UNSET, structs
 from neuroflow_client import Client, TrialOutcome, VolumeOutcome
 
 from bci_bridge import delivery
 from bci_bridge.messages import Event, RunEnd, RunStart, Volume
 from bci_bridge.player import play, run_start_from
 from bci_bridge.sender import Sender
-from bci_bridge.unfinished import Held, finish_spool, held_run
+from bci_bridge.unfinished import finish_spool, held_run
 from bci_bridge.window import WINDOW
 from runtime.errors import ArtifactError, BackendError, PeerError, UsageError
 from tests.integration.restarting import crash, restarting, said
@@ -38,6 +38,12 @@ def _send(sender, indices, pump_ms=0):
     for index in indices:
         sender.volume(index, _volume(index), index)
         sender.pump(pump_ms)
+
+
+def _held(folder):
+    held = held_run(folder)
+    assert held is not None
+    return held.run, held.is_finished
 
 
 def _pump_until(sender, is_done):
@@ -164,7 +170,7 @@ def test_a_killed_sender_does_not_begin_a_run_again_that_the_server_forgot(tmp_p
             Sender(server.address, _run(), spool=tmp_path)
 
     assert len(server.log) == n_before
-    assert held_run(tmp_path) == Held("run-1", is_finished=False)
+    assert _held(tmp_path) == ("run-1", False)
 
 
 def test_a_server_that_leaves_everything_unanswered_is_connected_anew(monkeypatch):
@@ -261,7 +267,7 @@ def test_the_next_run_uses_the_spool_of_the_last(tmp_path):
             with Sender(server.address, _run(run_id), spool=tmp_path) as sender:
                 _send(sender, range(3))
             assert sender.resumed is None
-            assert held_run(tmp_path) == Held(run_id, is_finished=True)
+            assert _held(tmp_path) == (run_id, True)
         assert finish_spool(server.address, tmp_path) == ""
 
     assert [record.run for record in server.log] == ["run-1"] * 5 + ["run-2"] * 5
@@ -273,11 +279,11 @@ def test_who_dies_before_it_found_the_server_is_followed_by_the_same_run(tmp_pat
             _send(sender, range(3))
         with pytest.raises(BackendError):
             Sender("tcp://127.0.0.1:9", _run("run-2"), spool=tmp_path, timeout_s=0.05)
-        found = held_run(tmp_path)
+        found = _held(tmp_path)
         with Sender(server.address, _run("run-2"), spool=tmp_path) as sender:
             _send(sender, range(3))
 
-    assert found == Held("run-2", is_finished=False)
+    assert found == ("run-2", False)
     assert [record.run for record in server.log] == ["run-1"] * 5 + ["run-2"] * 5
 
 
@@ -400,6 +406,33 @@ class _Recording:
     runs: tuple[PlayedRun, ...]
 
 
+class _Breathing(PlayedRun):
+    def confounds(self, names):
+        return tuple(
+            {name: 10.0 * k + index for k, name in enumerate(names)}
+            for index in range(self.volume_count)
+        )
+
+
+def test_the_verb_sends_a_recordings_confounds_with_its_volumes(monkeypatch):
+    recording = _Recording((_Breathing("run-1", 3),))
+    monkeypatch.setattr("verbs.play.open_recording", lambda *_: recording)
+
+    with restarting() as server:
+        play_recording(
+            Path("x"),
+            server.address,
+            runs=(),
+            speed=None,
+            confounds=("breath", "pulse"),
+        )
+        play_recording(Path("x"), server.address, runs=(), speed=None, label="silent")
+
+    told = [record.confounds for record in server.log if isinstance(record, Volume)]
+    assert told[:3] == [{"breath": float(i), "pulse": 10.0 + i} for i in range(3)]
+    assert told[3:] == [UNSET] * 3
+
+
 def test_the_verb_goes_on_with_the_run_that_was_killed(tmp_path, monkeypatch, capsys):
     runs = tuple(PlayedRun(f"run-{n}", 6 + n) for n in range(3))
     monkeypatch.setattr("verbs.play.open_recording", lambda *_: _Recording(runs))
@@ -411,10 +444,10 @@ def test_the_verb_goes_on_with_the_run_that_was_killed(tmp_path, monkeypatch, ca
             play_recording(Path("x"), server.address, **options)
         death.undo()
         monkeypatch.setattr("verbs.play.open_recording", lambda *_: _Recording(runs))
-        held = held_run(tmp_path)
+        held = _held(tmp_path)
         play_recording(Path("x"), server.address, **options)
 
-    assert held == Held("run-2_x", is_finished=False)
+    assert held == ("run-2_x", False)
     assert held_run(tmp_path) is None
     assert [(r.run, r.volume_index) for r in server.log if isinstance(r, Volume)] == [
         (f"run-{n}_x", index) for n in range(3) for index in range(6 + n)

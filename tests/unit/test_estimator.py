@@ -202,6 +202,15 @@ def test_options_are_said_in_words():
             b'{"type":"volume","baseline_volumes":3}',
             "Object contains unknown field `baseline_volumes`",
         ),
+        # No volume could bring them.
+        (
+            b'{"type":"beta","confounds":["' + b"a" * 65 + b'"]}',
+            "Expected `str` of length <= 64 - at `$.confounds[0]`",
+        ),
+        (
+            b'{"type":"beta","confounds":[' + b",".join([b'"a"'] * 33) + b"]}",
+            "Expected `array` of length <= 32 - at `$.confounds`",
+        ),
         (b'{"type":"trial"}', "Invalid value 'trial' - at `$.type`"),
     ],
 )

@@ -31,14 +31,14 @@ def planned(bids, tmp_path_factory):  # noqa: F811  # the fixture
     return plan
 
 
-def player(script, n_runs=0, **options):
+def player(script, n_runs=0, told=(), **options):
     """A rehearsal with a program of our own in the player's place."""
     said = []
     rehearsal = Rehearsal(
         "REC", ["--speed", "2"], n_runs=n_runs, on_line=said.append,
         program=[sys.executable, "-c", script], **options,
     )  # fmt: skip
-    rehearsal.begin("tcp://127.0.0.1:1")
+    rehearsal.begin("tcp://127.0.0.1:1", told)
     return rehearsal, said
 
 
@@ -121,6 +121,18 @@ def test_the_player_is_the_command_line_with_the_address_in_use():
     rehearsal.close()
 
     assert said == ["play REC --rehearsal --speed 2 --to tcp://127.0.0.1:1"]
+
+
+def test_the_player_is_told_which_confounds_the_bundle_asks_for():
+    script = "import sys; print(*sys.argv[1:], file=sys.stderr)"
+    rehearsal, said = player(script, told=("breath", "pulse"))
+
+    finished(rehearsal)
+    rehearsal.close()
+
+    assert said == [
+        "play REC --rehearsal --speed 2 --confounds breath pulse --to tcp://127.0.0.1:1"
+    ]
 
 
 def test_a_players_last_word_becomes_the_servers_one_line():
