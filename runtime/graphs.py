@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache, KeptEngine
-from runtime.errors import BackendError
+from runtime.errors import BackendError, UsageError
 from runtime.manifest import GraphSpec, Manifest
 
 Form = Literal["unrolled", "step"]
@@ -82,7 +82,11 @@ def open_engines(
         BackendError: The library is missing, lacks the precision or refuses a graph.
         BundleError: The bundle has no such graph, or its file is not sound.
         TensorMismatchError: A file's inputs or outputs differ from the manifest's.
+        UsageError: Fewer than one thread.
     """
+    # Libraries take 0, and some a negative number, for a choice of their own.
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads: expected at least 1, found {threads}")
     if backend not in FORMS:
         raise BackendError(
             f"backend: expected one of {', '.join(FORMS)}, found {backend}"

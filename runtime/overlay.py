@@ -47,7 +47,9 @@ CORRECTION: Final = ("correction_reads", "correction_writes")
 """Tensors of a correction, beside mean and scale."""
 
 Part = Literal["normalisation", "correction"]
-Text = Annotated[str, msgspec.Meta(max_length=256)]
+MAX_TEXT: Final = 256
+"""Characters of a label or a run's name."""
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 

@@ -50,10 +50,27 @@ def write_overlay(
         Its sha256.
 
     Raises:
-        ArtifactError: `out` exists, or a name is longer than 256 characters.
+        ArtifactError: `out` exists or cannot be written, or a name is longer than
+            `runtime.overlay.MAX_TEXT`.
     """
     if out.exists() or out.is_symlink():
         raise ArtifactError(f"{out}: expected no such folder yet, found one")
+    try:
+        return _written(out, calibration, bundle, label, created, runs)
+    except OSError as error:
+        raise ArtifactError(
+            f"{out}: expected a place to write, found {error.strerror}"
+        ) from error
+
+
+def _written(
+    out: Path,
+    calibration: Calibration,
+    bundle: Bundle,
+    label: str,
+    created: str,
+    runs: tuple[str, ...],
+) -> str:
     affine, correction = calibration.space.affine, calibration.correction
     tensors = {"voxel_mean": affine.mean, "voxel_scale": affine.scale}
     holds: tuple[Part, ...] = ("normalisation",)

@@ -1,6 +1,7 @@
 """`neuroflow calibrate`: today's trials to a day's overlay of a bundle. Torch-free."""
 
 import datetime
+import os
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from runtime.errors import UsageError
 from runtime.gallery import open_gallery
 from runtime.heads import Retrieval
 from runtime.model import open_model
+from runtime.overlay import MAX_TEXT
 from runtime.overlay_writing import write_overlay
 from runtime.signing_keys import read_signing_key, sign_folder
 from verbs.progress import screen
@@ -47,7 +49,8 @@ def calibrate_day(
 
     Raises:
         CalibrationError: Too few images, or nothing gains; nothing is written.
-        UsageError: `out` exists, or the bundle decodes volumes.
+        UsageError: `out` exists or cannot be made, the label is too long, or the bundle
+            decodes volumes.
         RecordingError: The recording is damaged, or has no trial of a known image.
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
@@ -57,6 +60,11 @@ def calibrate_day(
     # Before anything is estimated, which takes long.
     if out.exists() or out.is_symlink():
         raise UsageError(f"--out: expected no such folder yet, found {out}")
+    _require_place(out)
+    if len(label) > MAX_TEXT:
+        raise UsageError(
+            f"--label: expected at most {MAX_TEXT} characters, found {len(label)}"
+        )
     key = None if sign is None else read_signing_key(sign)
     with screen() as shown:
         shown.stage("open the bundle and the gallery")
@@ -103,6 +111,18 @@ def calibrate_day(
         ("time", f"{seconds:.1f} s"),
     ]:
         print(f"{name:<15}{value}")
+
+
+def _require_place(out: Path) -> None:
+    """Refuse a folder that could not be made, without making anything.
+
+    Raises:
+        UsageError: Its nearest parent is no folder, or not writable.
+    """
+    parent = next(p for p in out.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        what = "one that is not writable" if parent.is_dir() else "a file"
+        raise UsageError(f"--out: expected a folder at {parent}, found {what}")
 
 
 def _lines(found: Calibration, today: Today) -> list[tuple[str, str]]:

@@ -313,12 +313,20 @@ def test_mistakes_are_told_before_anything_is_estimated(session, day, made, tmp_
     there = said(*flags(session, day, overlay))
     no_run = said(*flags(session, day, tmp_path / "a", "--runs", "none"))
     no_key = said(*flags(session, day, tmp_path / "a", "--sign", tmp_path / "no.key"))
+    (tmp_path / "file").write_bytes(b"")
+    no_place = said(*flags(session, day, tmp_path / "file" / "b" / "a"))
+    no_label = said(*flags(session, day, tmp_path / "a", "--label", "x" * 257))
+    no_thread = said(*flags(session, day, tmp_path / "a", "--threads", "0"))
 
     assert there[0] == 2
     assert "--out: expected no such folder yet" in there[2]
     assert no_run[0] == 1
     assert "expected run none, found " in no_run[2]
     assert no_key[0] == 1
+    assert no_place[0] == no_label[0] == no_thread[0] == 2
+    assert f"--out: expected a folder at {tmp_path}/file, found a file" in no_place[2]
+    assert "--label: expected at most 256 characters, found 257" in no_label[2]
+    assert "threads: expected at least 1, found 0" in no_thread[2]
     assert not (tmp_path / "a").exists()
 
 

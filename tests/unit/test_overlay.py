@@ -300,7 +300,11 @@ def test_an_overlay_is_never_overwritten_and_never_half_written(bundle, tmp_path
             label="x" * 257, created="2026-03-04", runs=(),
         )  # fmt: skip
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["overlay"]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="expected a place to write, found"):
+        written(tmp_path / "file" / "overlay", bundle)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "overlay"]
 
 
 def test_a_signed_overlay_is_not_signed_again(bundle, tmp_path):
