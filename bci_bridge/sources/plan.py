@@ -13,6 +13,8 @@ from runtime.arrays import Float64
 from runtime.errors import UsageError
 
 MAX_TR_S = 60.0
+_MAX_NAME = 120
+"""Of a run's name: the wire's 128, less room for the number of a repetition."""
 TR_TOLERANCE_S = 1e-3
 """Scanners and their adapters round a TR to milliseconds."""
 AFFINE_TOLERANCE_MM = 1e-3
@@ -57,6 +59,11 @@ class Plan:
                 msgspec.convert(value, kind)
             except msgspec.ValidationError as error:
                 raise UsageError(f"{what}: {name} {value!r}") from error
+        if len(self.run) > _MAX_NAME:
+            raise UsageError(
+                f"--run: expected up to {_MAX_NAME} characters, because RUN-2 and so "
+                f"on may follow, found {len(self.run)}"
+            )
         for what, found, low, high in (
             ("--volumes", self.volumes, 1, 100_000),
             ("--runs", self.runs, 1, 1000),

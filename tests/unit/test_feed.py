@@ -446,3 +446,11 @@ def test_a_number_below_the_first_is_ignored_and_said():
     run.take(scanned(-1))
 
     assert run.lines[-1] == "volume -1: expected 0 or more; it is ignored"
+
+
+def test_a_name_that_leaves_no_room_for_its_repetitions_is_refused():
+    assert len(plan(run="r" * 120).name(9_999_999)) == 128
+    with pytest.raises(
+        UsageError, match=r"--run: expected up to 120 characters, .* 121"
+    ):
+        plan(run="r" * 121)
