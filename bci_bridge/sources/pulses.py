@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from runtime.errors import UsageError
 
+_MOST = 100_000
+"""Acquisitions of a run, at most: what pulses on for days is no run's."""
 _BOUNCE_NS = 20_000_000
 """Two pulses within this time are one, and a key or a contact that bounces."""
 
@@ -96,7 +98,7 @@ class PulseClock:
         self._counted_ns = pulsed_ns
         number, rest = divmod(self._last_number, self.plan.every)
         index = number - self.plan.discard
-        if rest == 0 and index > self._last_index:
+        if rest == 0 and self._last_index < index < _MOST:
             self._last_index = index
             self._kept.append((index, pulsed_ns))
 

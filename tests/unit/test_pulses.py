@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bci_bridge.sources import pulses
 from bci_bridge.sources.pulse_devices import Keyboard, LslMarker, SerialPort
 from bci_bridge.sources.pulses import PulseClock, PulsePlan
 from runtime.errors import BackendError, ScanError, UsageError
@@ -91,6 +92,15 @@ def test_a_tr_that_is_not_quite_right_shifts_nothing():
     one.attend("rest")
 
     assert indices(one) == list(range(1000))
+
+
+def test_what_pulses_on_for_ever_is_not_kept(monkeypatch):
+    monkeypatch.setattr(pulses, "_MOST", 10)
+    one = clock(discard=2)
+    pulsed(one, range(50))
+    one.attend("rest")
+
+    assert indices(one) == list(range(10))
 
 
 def test_a_pulse_of_something_else_shifts_nothing():
