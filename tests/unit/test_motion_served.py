@@ -189,6 +189,45 @@ def test_a_volume_without_the_head_is_told_in_its_report(served):
 
 
 @pytest.mark.slow
+def test_who_follows_a_run_and_then_answers_gives_the_same_answers(served):
+    folder, recorded = served
+    data = recorded.volumes()
+    lost = np.zeros(SCANNER.shape, dtype=np.int16)
+    unseen, taken_over_at = 4, VOLUMES // 2
+
+    def played(decoder, is_first):
+        decoder.start_run(geometry(recorded))
+        said = []
+        for item in timeline(recorded):
+            if isinstance(item, RecordedEvent):
+                decoder.add_trial(Trial(item.trial_id, item.onset_s, item.duration_s))
+                continue
+            is_wanted = is_first or item >= taken_over_at
+            if item == 0:
+                # Refused live, so that whoever follows the record passes it over.
+                if is_first:
+                    with pytest.raises(ScanError):
+                        decoder.add_volume(item, lost)
+                trials = decoder.skip_volume(item, is_wanted=is_wanted)
+            else:
+                volume = lost if item == unseen else data[item]
+                report, trials = decoder.add_volume(item, volume, is_wanted=is_wanted)
+                if item >= taken_over_at:
+                    said.append((report.quality, report.degraded))
+            if is_wanted and item >= taken_over_at:
+                said += [(t.answer, t.beta.tobytes(), t.z_v.tobytes()) for t in trials]
+        return said
+
+    answers = []
+    for is_first in (True, False):
+        with open_decoder(folder / "bundle", folder / "gallery", threads=1) as decoder:
+            answers.append(played(decoder, is_first))
+
+    assert answers[0] == answers[1]
+    assert sum(len(one) == 3 for one in answers[0]) >= 1
+
+
+@pytest.mark.slow
 def test_another_matrix_is_decoded_where_its_affine_is_known(served):
     folder, recorded = served
     other = Scanner((48, 44, 24), (3.5, 3.6, 4.4))
