@@ -12,6 +12,7 @@ import random
 import sys
 import time
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,13 @@ class _TellingSender(Sender):
     run: str
     plan: Plan
 
-    def volume(self, volume_index: int, volume: Any, acquired_ns: int) -> None:
+    def volume(
+        self,
+        volume_index: int,
+        volume: Any,
+        acquired_ns: int,
+        confounds: Mapping[str, float] | None = None,
+    ) -> None:
         mishap = _mishap(self.plan, self.run, volume_index)
         if mishap == "gap":
             return
@@ -124,9 +131,9 @@ class _TellingSender(Sender):
         if mishap == "shape":
             volume = volume[:, :, :-1]
         self._tell(volume_index, volume, acquired_ns)
-        super().volume(volume_index, volume, acquired_ns)
+        super().volume(volume_index, volume, acquired_ns, confounds)
         if mishap == "twice":
-            super().volume(volume_index, volume, acquired_ns)
+            super().volume(volume_index, volume, acquired_ns, confounds)
 
     def _tell(self, volume_index: int, volume: Any, acquired_ns: int) -> None:
         self.log.write(
