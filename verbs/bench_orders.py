@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from typing import Any, Final, Literal, final
+from typing import Any, Literal, final
 
 import msgspec
 
@@ -68,9 +68,6 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     flop: Rate | None = None
     memory: Rate | None = None
     failure: str = ""
-
-
-STOP: Final = Order(count=0)
 
 
 def environment(threads: int, known: Mapping[str, str]) -> dict[str, str]:

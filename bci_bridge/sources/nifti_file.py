@@ -61,11 +61,6 @@ class NiftiHeader:
         """Size of one volume in the file, inflated."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    @property
-    def file_bytes(self) -> int:
-        """Size of the whole file, inflated."""
-        return self.offset + self.times * self.volume_bytes
-
     def stored(self, data: bytes) -> Shaped[np.ndarray, "a b c"]:
         """Read one volume's bytes, in the order of its file."""
         stored = np.frombuffer(data, self.dtype).reshape(self.shape, order="F")

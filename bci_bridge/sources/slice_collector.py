@@ -10,6 +10,7 @@ from typing import Final
 
 from bci_bridge.sources.dicom_image import Slice
 from bci_bridge.sources.slices import MAX_SIDE, scanned, stacked
+from bci_bridge.sources.source import Refused
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import ScanError, UsageError
 
@@ -44,12 +45,14 @@ class SliceCollector:
         self._whole: set[int] = set()
         self._given_up: set[int] = set()
 
-    def add(self, one: Slice, now_s: float) -> list[ScannedVolume]:
+    def add(self, one: Slice, now_s: float) -> list[ScannedVolume | Refused]:
         """Take a slice; return the volumes that it completes, first to last.
 
+        A slice completes several where it is the one from which their number is
+        learned; one whose slices do not lie on one stack costs the others nothing.
+
         Raises:
-            ScanError: There is such a slice, its volume is over, or the slices of a
-                volume that it completes do not lie on one stack.
+            ScanError: There is such a slice, or its volume is over.
         """
         if one.number in self._whole or one.number in self._given_up:
             how = "twice" if one.number in self._whole else "after it was given up"
@@ -73,12 +76,8 @@ class SliceCollector:
         mine.slices[place] = one
         mine.touched_s = now_s
         self._learn()
-        return [
-            volume
-            for number in sorted(self._open)
-            if len(self._open[number].slices) == self._slices
-            for volume in self._close(number)
-        ]
+        whole = [n for n, a in self._open.items() if len(a.slices) == self._slices]
+        return [self._close(number) for number in sorted(whole)]
 
     def overdue(self, now_s: float) -> list[int]:
         """Return the volumes that will not be whole.
@@ -107,12 +106,18 @@ class SliceCollector:
             first, second, *_ = sorted(self._open)
             self._slices = max(len(self._open[one].slices) for one in (first, second))
 
-    def _close(self, number: int) -> list[ScannedVolume]:
+    def _close(self, number: int) -> ScannedVolume | Refused:
         slices = list(self._open.pop(number).slices.values())
         self._whole.add(number)
+        try:
+            return self._stacked(number, slices)
+        except ScanError as error:
+            return Refused(f"volume {number}", str(error))
+
+    def _stacked(self, number: int, slices: list[Slice]) -> ScannedVolume:
         first = slices[0]
         if any(one.tr_s != first.tr_s for one in slices):
-            raise ScanError(f"volume {number}: expected one TR, found several")
+            raise ScanError("TR: expected one, found several")
         times = [one.acquired_s for one in slices if one.acquired_s is not None]
         has_times = len(times) == len(slices)
         stack = stacked(
@@ -122,14 +127,13 @@ class SliceCollector:
             first.thickness,
             times if has_times and len(set(times)) > 1 else None,
         )
-        volume = scanned(
+        return scanned(
             stack,
             series=self._series,
             number=number,
             tr_s=first.tr_s,
             acquired_s=min(times) if has_times else None,
         )
-        return [volume]
 
 
 def check_slices(slices: int | None) -> int | None:

@@ -20,7 +20,6 @@ from runtime.timing import Clock
 Product = tuple[int, int, int]
 """Rows, inputs and outputs of one matrix product."""
 
-PRECISIONS: Final = ("f32", "bf16", "f16")
 TRIAD_BYTES: Final = 256 * 1024**2
 """Of each array: several times the largest cache of a desktop processor."""
 TRIES: Final = 5

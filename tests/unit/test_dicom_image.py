@@ -14,6 +14,8 @@ from bci_bridge.sources.dicom_elements import read_elements, transfer_syntax
 from bci_bridge.sources.dicom_image import Broken, contents, facts_of
 from bci_bridge.sources.dicom_values import IncompleteError
 from bci_bridge.sources.slice_collector import PATIENCE_S, SliceCollector
+from bci_bridge.sources.source import Refused
+from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import ScanError
 from tests import dicom_files as files
 
@@ -239,11 +241,27 @@ def test_a_slice_that_comes_twice_is_refused():
 def test_a_gap_between_slices_is_seen():
     slices = slices_of(files.volume(shape=(6, 5, 5)))
 
-    with pytest.raises(
-        ScanError,
-        match=r"expected even distances of 3.00 mm, found 3.00 to 6.00 mm. A slice is",
-    ):
-        collected([slices[i] for i in (0, 1, 2, 4)], 4)
+    (found,), _ = collected([slices[i] for i in (0, 1, 2, 4)], 4)
+
+    assert found == Refused(
+        "volume 0",
+        "slices: expected even distances of 3.00 mm, found 3.00 to 6.00 mm. A slice is "
+        "missing",
+    )
+
+
+def test_an_unsound_volume_costs_those_that_are_whole_with_it_nothing():
+    """Both are whole once a third has begun, which tells the number of slices."""
+    volumes = [files.volume(seed) for seed in range(3)]
+    slices = [one for t, each in enumerate(volumes) for one in slices_of(each, t)]
+    slices[7] = slices_of(volumes[1], 1, RepetitionTime=800)[3]
+
+    found, _ = collected(slices)
+
+    assert [type(one) for one in found] == [ScannedVolume, Refused, ScannedVolume]
+    require_same(found[0], volumes[0])
+    assert found[1] == Refused("volume 1", "TR: expected one, found several")
+    require_same(found[2], volumes[2])
 
 
 @pytest.mark.parametrize("has_elements", [True, False])
