@@ -210,6 +210,11 @@ class Answerer:
             if self._clock_ns() > until_ns:
                 self._is_busy = True
                 return
+        # One at a time, so that an input which came meanwhile does not wait for two.
+        update = self._answering.update(self._degraded())
+        if update is not None:
+            self._write([update])
+            self._is_busy = True
 
     def _write(self, emitted: list[Envelope]) -> None:
         if self._recorder is None:

@@ -27,6 +27,7 @@ from bci_bridge.messages import (
 from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
 from bci_bridge.record import Record
 from bci_bridge.segment import Logged
+from bci_bridge.updates import Updates
 from bci_bridge.wire import Envelope, encode
 from bci_bridge.worker import Outgoing, Worker
 from runtime.errors import UsageError
@@ -49,6 +50,7 @@ class Answering:
         # By run, in the order in which they began.
         self._records: dict[str, Record] = {}
         self._pending: list[Outgoing | RunStart] = []
+        self._updates, self._taken = Updates(), 0
 
     @property
     def owed(self) -> int:
@@ -84,10 +86,11 @@ class Answering:
 
     def take(self, logged: Logged) -> None:
         """Take a message of the inputs' log; what it leads to waits for `emit`."""
+        self._taken = logged.order
         for action in self._ledger.fold(logged.envelope, logged.log_ns):
             match action:  # what concerns only the peer and the log leads to nothing
                 case AddVolume():
-                    self._pending += self._worker.add_volume(action)
+                    self._add_volume(action, logged.log_ns)
                 case AddTrial():
                     self._pending += self._worker.add_trial(action)
                 # By keyword: for a position, CPython 3.11 makes a string each time,
@@ -96,9 +99,11 @@ class Answering:
                     record = self._records.setdefault(start.run, Record())
                     self._forget_before(start.run)
                     self._worker.start(start, record)
+                    self._updates.start(start)
                     self._pending.append(start)
                 case SkipVolume():
                     self._pending += self._worker.skip_volume(action)
+                    self._updates.renew(logged.log_ns, self._worker.waiting())
                 case EndRun():
                     self._pending += self._worker.end(action)
 
@@ -126,6 +131,38 @@ class Answering:
                     )
                 emitted.append(sealed(outcome, payload, record, self._clock_ns()))
         return emitted
+
+    def update(self, degraded: tuple[str, ...] = ()) -> Envelope | None:
+        """Give an earlier estimate of a trial, numbered; it must go on record now.
+
+        Only where all inputs that there are have been taken, and all they lead to
+        emitted.
+
+        Args:
+            degraded: As of `emit`.
+
+        Returns:
+            None where none is asked for, or there is no time for one.
+        """
+        begin_ns = self._clock_ns()
+        while (trial_id := self._updates.next(begin_ns)) is not None:
+            made = self._worker.update(trial_id, self._taken)
+            if made is None:
+                continue
+            self._updates.took(self._clock_ns() - begin_ns)
+            outcome, payload = made
+            outcome = structs.replace(outcome, degraded=(*outcome.degraded, *degraded))
+            record = self._records[outcome.run]
+            return sealed(outcome, payload, record, self._clock_ns())
+        return None
+
+    def _add_volume(self, action: AddVolume, read_ns: int) -> None:
+        begin_ns = self._clock_ns()
+        made = self._worker.add_volume(action)
+        if any(_is_answer(outcome) for outcome, _ in made):
+            self._updates.took(self._clock_ns() - begin_ns)
+        self._pending += made
+        self._updates.renew(read_ns, self._worker.waiting())
 
     def _frozen(self, run: str) -> Envelope:
         configuration = self._worker.configuration
@@ -168,6 +205,10 @@ def sealed(outcome: Outcome, payload: bytes, record: Record, now_ns: int) -> Env
     )
     record.add(numbered)
     return encode(numbered, payload)
+
+
+def _is_answer(outcome: Outcome) -> bool:
+    return isinstance(outcome, TrialOutcome) and outcome.decision == "ANSWER"
 
 
 def _is_on_record(record: Record, outcome: Outcome) -> bool:

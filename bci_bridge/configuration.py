@@ -41,6 +41,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     cpu: tuple[str, ...]
     versions: dict[str, str]
     overlay_sha256: str | None = None
+    updates: bool = False
 
     @classmethod
     def of(
@@ -69,6 +70,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             cpu=() if rig is None else rig.cpu,
             versions={} if rig is None else rig.versions,
             overlay_sha256=decoder.overlay_sha256,
+            updates=start.updates,
         )
 
     @property

@@ -73,6 +73,13 @@ class Decoder(Protocol):
         """Go without the next acquisition; answer the trials that are due by it."""
         ...
 
+    def early(self, trial_id: str) -> TrialReport | None:
+        """Say what an announced trial looks like before it is due, if anything.
+
+        It changes nothing, and rests on the volumes and trials so far alone.
+        """
+        ...
+
     def end_run(self) -> tuple[TrialReport, ...]:
         """Answer every trial that is still open."""
         ...

@@ -123,6 +123,8 @@ class RunStart(Header, frozen=True, kw_only=True, tag="RUN_START"):
     slice_times_us: SliceTimes | UnsetType = UNSET
     """When each slice along z is acquired, in microseconds after the start of its
     volume; left out where nobody knows, or where slices do not lie along z."""
+    updates: bool = False
+    """Send earlier estimates of trials as well, while there is time for them."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tr_s) and math.isfinite(self.budget_s)):

@@ -116,8 +116,19 @@ class Update(Outcome, frozen=True, kw_only=True, tag="UPDATE"):
     decision: Decision
     label: Text | None = None
     confidence: Unit | None = None
+    """None of an earlier estimate: how often one is right was not measured."""
     candidates: tuple[ScoredStimulus, ...] = ()
+    """Best first."""
+    abstention: Text | None = None
+    """Why there is no answer."""
     delay_s: float | None = None
+    """From the onset to the end of the last volume used."""
+    last_volume: int = -1
+    volumes_used: int = 0
+    after_volume: int = -1
+    """Acquisition after which it was estimated."""
+    after_input: Count | None = None
+    """Place in the log of inputs of the last message that it rests on."""
 
 
 class RunEnded(Outcome, frozen=True, kw_only=True, tag="RUN_ENDED"):

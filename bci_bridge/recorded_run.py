@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bci_bridge.messages import RigNote
-from bci_bridge.outcomes import Outcome, VolumeOutcome
+from bci_bridge.outcomes import Outcome, TrialOutcome, Update, VolumeOutcome
 from bci_bridge.recording_reader import Break
 from bci_bridge.segment import Logged
 from bci_bridge.wire import Envelope
@@ -25,6 +25,7 @@ class RunRecord:
     is_torn: bool = False
     """Its last outcomes may never have been written, or cannot be read."""
     _decided: dict[int, int] = field(default_factory=dict)
+    _places: dict[int | str, int] = field(default_factory=dict)
 
     def add(self, envelope: Envelope, *, after_loss: bool) -> None:
         """Take the next outcome of the log."""
@@ -38,13 +39,57 @@ class RunRecord:
             return
         self.outcomes[index], self.is_torn = envelope, False
         self.newest = max(self.newest, index)
+        if not isinstance(outcome, Update):
+            self._places[_key(outcome)] = index
         if isinstance(outcome, VolumeOutcome):
             self._decided[outcome.volume_index] = outcome.decided_ns
+
+    def place(self, outcome: Outcome, index: int) -> int:
+        """Say which index an outcome has that is made again.
+
+        Args:
+            outcome: Made again.
+            index: That of the one before, and one.
+
+        Returns:
+            Where it is on record, if only what cannot be read lies between: updates,
+            which may be among that, are not made unless they are on record.
+        """
+        known = self._places.get(_key(outcome), index)
+        is_lost = all(between in self.lost for between in range(index, known))
+        return known if known > index and is_lost else index
+
+    def take_update(self, index: int, order: int) -> tuple[Update, Envelope] | None:
+        """Take out an update that comes next, if it rests on the inputs up to `order`.
+
+        Args:
+            index: That of the outcome before, and one; what is lost may lie between.
+            order: Place in the log of the newest input.
+        """
+        while index in self.lost:
+            index += 1
+        found = self.outcomes.get(index)
+        if found is None or not isinstance(found.record, Update):
+            return None
+        if found.record.after_input != order:
+            return None
+        return found.record, self.outcomes.pop(index)
 
     def decided_ns(self, volume_index: int, deadline_ns: int | None) -> int:
         """Say when an acquisition was decided; at its deadline if that is lost."""
         at_deadline = 0 if deadline_ns is None else deadline_ns
         return self._decided.get(volume_index, at_deadline)
+
+
+def _key(outcome: Outcome) -> int | str:
+    """Tell the outcomes of a run that are made of inputs alone from each other."""
+    match outcome:
+        case VolumeOutcome(volume_index=index):
+            return index
+        case TrialOutcome(trial_id=trial_id):
+            return trial_id
+        case _:
+            return ""  # the end
 
 
 class RecordedRuns:

@@ -125,6 +125,7 @@ class _Replay:
         if self._run is None:
             return
         yield from self._compared(self._ledger.fold(logged.envelope, logged.log_ns))
+        yield from self._updated(logged.order)
         self._is_torn = False
 
     def finish(self) -> Iterator[Replayed]:
@@ -147,6 +148,7 @@ class _Replay:
         found: list[Difference] = []
         compared = 0
         for outcome, payload in self._carry_out(actions, run):
+            self._made.count = run.place(outcome, self._made.count)
             envelope = sealed(outcome, payload, self._made, self._now_ns)
             index = self._made.count - 1
             recorded = run.outcomes.pop(index, None)
@@ -159,6 +161,27 @@ class _Replay:
                 found.append(Difference(run.name, index, "kind", "none", kind))
         if made or found:
             yield Replayed(run.name, tuple(made), compared, 0, tuple(found))
+
+    def _updated(self, order: int) -> Iterator[Replayed]:
+        """Estimate again what was estimated when this was the newest input.
+
+        Whether there was time for it is the record's to say.
+        """
+        run = self._run
+        if run is None:
+            return
+        while (taken := run.take_update(self._made.count, order)) is not None:
+            record, recorded = taken
+            index = self._made.count = record.outcome_index
+            update = self._worker.update(record.trial_id, order)
+            if update is None:
+                self._made.count = index + 1
+                gone = Difference(run.name, index, "kind", kind_of(record), "none")
+                yield Replayed(run.name, compared=1, differences=(gone,))
+                continue
+            envelope = sealed(*update, self._made, self._now_ns)
+            found = differences(run.name, recorded, envelope)
+            yield Replayed(run.name, (envelope,), 1, 0, tuple(found))
 
     def _carry_out(self, actions: list[Action], run: RunRecord) -> Iterator[Outgoing]:
         for action in actions:

@@ -24,6 +24,7 @@ from bci_bridge.outcomes import (
     RunEnded,
     Timing,
     TrialOutcome,
+    Update,
     VolumeOutcome,
 )
 from bci_bridge.record import Record, answer_from, said_in
@@ -144,6 +145,40 @@ class Worker:
         )
         self._last_volume = index
         return [(outcome, b""), *self._trials(trials, decided_ns, timing)]
+
+    def waiting(self) -> tuple[str, ...]:
+        """Name the trials that are announced and have no final outcome."""
+        done = self._record.trials
+        return tuple(trial_id for trial_id in self._open if trial_id not in done)
+
+    def update(self, trial_id: str, after_input: int) -> Outgoing | None:
+        """Estimate a trial that waits; None where its decoder has nothing to say.
+
+        Args:
+            trial_id: One that waits.
+            after_input: Place in the log of the newest input.
+        """
+        if self._failure:
+            return None
+        try:
+            report = self._decoder.early(trial_id)
+        except NeuroFlowError:
+            return None  # its final outcome will say what is wrong
+        if report is None:
+            return None
+        outcome = Update(
+            **self._common(self._clock_ns()),
+            trial_id=trial_id,
+            degraded=report.degraded,
+            delay_s=report.delay_s,
+            last_volume=report.last_volume,
+            volumes_used=report.volumes_used,
+            after_volume=self._last_volume,
+            after_input=after_input,
+            stage_ns=dict(report.stage_ns),
+            **said_in(report.answer),
+        )
+        return outcome, b""
 
     def skip_volume(self, action: SkipVolume) -> list[Outgoing]:
         """Account for an acquisition without usable volume."""

@@ -7,6 +7,7 @@ the live system, the replay faster than real time, and the offline evaluation.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,7 +24,7 @@ from runtime.errors import BackendError, UsageError
 from runtime.frontend import BetaFrontend, DueTrial, VolumeFrontend
 from runtime.heads import Retrieval
 from runtime.patch_dct import PatchDct
-from runtime.preprocess import FeatureSpace, LateTrialError, NoiseWhitening
+from runtime.preprocess import FeatureSpace, LateTrialError, NoiseWhitening, TrialBeta
 from runtime.preprocess.timing import end_s
 
 Latent = Float32[np.ndarray, "tokens width"]
@@ -82,12 +83,7 @@ class Reader:
 
     def read(self, voxels: Voxels, stages: Stages) -> tuple[Answer, Latent]:
         """Return the answer and the visual latent that it rests on."""
-        with stages("encoder"):
-            z_n = self._model.encode_voxels(voxels)
-        with stages("flow"):
-            z_v = self._model.decode_latent(z_n)
-        with stages("heads"):
-            answer = self._retrieval.answer(z_v)
+        answer, z_v = self.look(voxels, stages)
         if answer.confidence is not None and answer.confidence < self._abstain_below:
             answer = Answer(
                 "ABSTAIN",
@@ -95,6 +91,16 @@ class Reader:
                 candidates=answer.candidates,
                 reason=f"confidence below {self._abstain_below:g}",
             )
+        return answer, z_v
+
+    def look(self, voxels: Voxels, stages: Stages) -> tuple[Answer, Latent]:
+        """Return the same, however little the answer may be trusted."""
+        with stages("encoder"):
+            z_n = self._model.encode_voxels(voxels)
+        with stages("flow"):
+            z_v = self._model.decode_latent(z_n)
+        with stages("heads"):
+            answer = self._retrieval.answer(z_v)
         return answer, z_v
 
     def image(self, z_v: Latent) -> np.ndarray | None:
@@ -168,6 +174,29 @@ class TrialDecoder:
         due = self._frontend.skip_volume(volume_index)
         return self._report(due) if is_wanted else self._forget()
 
+    def early(self, trial_id: str) -> TrialReport | None:
+        """Say what a trial that is not due yet looks like so far.
+
+        Without a confidence: normalisation and temperature were fitted on estimates
+        at the decision delay, and say nothing of how often an earlier one is right.
+
+        Returns:
+            None where the trial is due already or unknown, where too little is known
+            of it, or where no engine computes.
+        """
+        beta = self._frontend.early(trial_id)
+        if beta is None:
+            return None
+        stages = Stages(self._clock)
+        with stages("normalise"):
+            features = self._space.to_model(beta.beta)
+        try:
+            answer, z_v = self._reader.look(features, stages)
+        except BackendError:
+            return None  # the final answer says so
+        answer = replace(answer, confidence=None)
+        return _report_of(beta, answer, stages, z_v=z_v)
+
     def end_run(self) -> tuple[TrialReport, ...]:
         """Answer what is still open: the run ended before its delay had passed."""
         reason = "the run ended before the decision delay had passed"
@@ -198,20 +227,8 @@ class TrialDecoder:
                 image = self._reader.image(z_v)
         except BackendError as error:
             answer, degraded = _without_engine(error)
-        return TrialReport(
-            trial_id=due.trial.trial_id,
-            answer=answer,
-            delay_s=due.beta.delay_s,
-            first_volume=0,
-            last_volume=due.beta.last_volume_index,
-            volumes_used=due.beta.volumes_used,
-            stage_ns=stages.ns,
-            z_v=z_v,
-            image=image,
-            beta=due.beta.beta,
-            standard_error=due.beta.standard_error,
-            degraded=degraded,
-        )
+        report = _report_of(due.beta, answer, stages, z_v=z_v)
+        return replace(report, image=image, degraded=degraded)
 
     def _without_answer(self, trial: Trial, decision: str, reason: str) -> TrialReport:
         answer = Answer(
@@ -302,9 +319,31 @@ class VolumeDecoder:
         del volume_index, is_wanted
         return ()
 
+    def early(self, trial_id: str) -> TrialReport | None:
+        """Return nothing: there are no trials."""
+        del trial_id
+        return None
+
     def end_run(self) -> tuple[TrialReport, ...]:
         """Return nothing: every volume has been answered."""
         return ()
+
+
+def _report_of(
+    beta: TrialBeta, answer: Answer, stages: Stages, *, z_v: Latent | None
+) -> TrialReport:
+    return TrialReport(
+        trial_id=beta.trial_id,
+        answer=answer,
+        delay_s=beta.delay_s,
+        first_volume=0,
+        last_volume=beta.last_volume_index,
+        volumes_used=beta.volumes_used,
+        stage_ns=stages.ns,
+        z_v=z_v,
+        beta=beta.beta,
+        standard_error=beta.standard_error,
+    )
 
 
 def _without_engine(error: BackendError) -> tuple[Answer, tuple[str, ...]]:

@@ -7,6 +7,7 @@ served. Pure: no clock, no socket, no model.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from msgspec import UNSET
@@ -27,9 +28,14 @@ from runtime.preprocess import (
 from runtime.preprocess.mask import require_finite
 from runtime.preprocess.reference import Reference
 from runtime.preprocess.responses import Responses, voxel_slice_times_s
-from runtime.preprocess.timing import decision_volume
+from runtime.preprocess.timing import decision_volume, end_s
 
 Voxels = Float32[np.ndarray, " voxels"]
+
+
+EARLIEST: Final = 0.5
+"""Of a trial's decision delay: before it, the response has hardly begun, and dividing
+by next to nothing gives betas that look like none that a model has seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +156,27 @@ class BetaFrontend:
                 self._glm.update(volume_index, signal, values)
         return self._due(volume_index)
 
-    def estimates(self) -> list[DueTrial]:
-        """Return what the volumes so far say of the trials that are not due yet.
+    def early(self, trial_id: str) -> TrialBeta | None:
+        """Return what the volumes so far say of a trial that is not due yet.
 
-        Earlier estimates of what `add_volume` returns once; no model is trained on
-        them, so that none should be asked what they mean.
+        An estimate of what `add_volume` returns later, from fewer volumes and so with
+        a larger standard error. It changes nothing.
+
+        Args:
+            trial_id: One that was announced.
+
+        Returns:
+            None where the trial is due already or unknown, where nothing is known of
+            it, or before `EARLIEST` of its decision delay.
         """
-        return [DueTrial(trial, self._estimate(trial)) for _, trial in self._open]
+        known = next((t for _, t in self._open if t.trial_id == trial_id), None)
+        if known is None or not self._is_taken.any():
+            return None
+        newest = int(np.flatnonzero(self._is_taken)[-1])
+        delay_s = end_s(newest, self._run.tr_s) - known.onset_s
+        if delay_s < EARLIEST * self._estimator.decision_delay_s:
+            return None
+        return self._estimate(known)
 
     def _require_told(self, confounds: Mapping[str, float]) -> None:
         lacking = [name for name in self._told if name not in confounds]

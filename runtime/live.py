@@ -266,6 +266,22 @@ class RunDecoder:
             self._started().skip_volume(volume_index, is_wanted=is_wanted)
         )
 
+    def early(self, trial_id: str) -> TrialReport | None:
+        """Say what a trial that is not due yet looks like so far; changes nothing.
+
+        The report's answer has no confidence, and its arrays are those of the final
+        one without the image.
+
+        Returns:
+            None where the trial is due already or unknown, before half of its decision
+            delay, where no engine computes, or where the bundle answers volumes.
+
+        Raises:
+            UsageError: No run is under way.
+        """
+        report = self._started().early(trial_id)
+        return None if report is None else self._marked((report,))[0]
+
     def end_run(self) -> tuple[TrialReport, ...]:
         """Answer every trial that is still open.
 

@@ -36,6 +36,7 @@ def play_recording(
     spool: Path | None = None,
     is_rehearsal: bool = False,
     confounds: tuple[str, ...] = (),
+    updates: bool = False,
 ) -> None:
     """Send runs one after another.
 
@@ -69,6 +70,7 @@ def play_recording(
             start = msgspec.structs.replace(
                 run_start_from(run, speed=speed, run_id=name),
                 is_rehearsal=is_rehearsal,
+                updates=updates,
             )
             sent = play(
                 run,

@@ -171,6 +171,7 @@ def play(
     server_key: Path | None = None,
     spool: Path | None = None,
     confounds: tuple[str, ...] = (),
+    updates: bool = False,
     rehearsal: bool = False,
 ) -> None:
     """Play a recording into a server as a scanner would, events included.
@@ -186,6 +187,7 @@ def play(
         server_key: The server's public key, `server.pub`.
         spool: Folder in which a run survives this process; repeat the command to go on.
         confounds: Columns of `_desc-confounds_timeseries.tsv` that go with each volume.
+        updates: Ask for earlier estimates of trials, while there is time for them.
         rehearsal: Say in the runs' frozen configuration that nobody lay in the scanner.
     """
     from verbs.play import play_recording
@@ -201,6 +203,7 @@ def play(
         spool=spool,
         is_rehearsal=rehearsal,
         confounds=confounds,
+        updates=updates,
     )
 
 

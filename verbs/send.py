@@ -249,6 +249,7 @@ def send(
             is_rehearsal=sending.rehearsal,
             quiet_s=sending.quiet_s,
             reorder=sending.reorder,
+            updates=sending.updates,
         )
         cap_memory(_MEMORY_BYTES)
         # Numbers that overflow are refused in lines of ours; numpy would add its own.

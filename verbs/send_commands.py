@@ -31,6 +31,8 @@ class Sending:
     """Repetition time; the source's by default."""
     budget_s: float | None = None
     """Deadline of a volume after its acquisition; one TR by default."""
+    updates: bool = False
+    """Ask for earlier estimates of trials, while there is time for them."""
     subject: str = ""
     """As in BIDS, like session and task; for the record."""
     session: str = ""

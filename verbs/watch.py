@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import msgspec
-from neuroflow_client import Client, ClientError, TrialOutcome, VolumeOutcome
+from neuroflow_client import Client, ClientError, TrialOutcome, Update, VolumeOutcome
 
 from runtime.errors import BackendError, UsageError
 
@@ -56,5 +56,12 @@ def _line(outcome: msgspec.Struct) -> str:
         return (
             f"trial {outcome.trial_id:>6}  {outcome.decision} {outcome.label or ''} "
             f"{best}{sure}  {outcome.delay_s:g} s after the onset"
+        )
+    if isinstance(outcome, Update):
+        best = outcome.candidates[0].stimulus_id if outcome.candidates else ""
+        after = "" if outcome.delay_s is None else f"  {outcome.delay_s:g} s"
+        return (
+            f"trial {outcome.trial_id:>6}  so far {outcome.label or ''} {best}{after} "
+            "after the onset"
         )
     return type(outcome).__name__

@@ -44,6 +44,8 @@ class Plan:
     is_rehearsal: bool = False
     quiet_s: float = 30.0
     """So long without a volume ends a run as aborted."""
+    updates: bool = False
+    """Ask for earlier estimates of trials."""
     reorder: int = 3
     """How many volumes may be held while an earlier one is awaited."""
 
@@ -99,6 +101,7 @@ class Plan:
             task=self.task,
             is_rehearsal=self.is_rehearsal,
             slice_times_us=slice_times_us(times_s),
+            updates=self.updates,
         )
 
     def tr_s_of(self, geometry: Geometry) -> float:

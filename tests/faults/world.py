@@ -299,6 +299,8 @@ class Worker:
             self.answering.take(self.behind.popleft())
             for envelope in self.answering.emit():
                 server.write(envelope)
+        while (update := self.answering.update()) is not None:
+            server.write(update)
 
     def take_over(self, server: Server) -> None:
         """Say what the dead one owed, then go on."""

@@ -538,8 +538,8 @@ def _all_are_let_in(request, rules):
     return [zap.VERSION, request[1], b"200", b"OK", key.encode(), b""]
 
 
-# Ingress and publisher attack themselves at the same time; either may be first. On a busy
-# machine the first key's attack may run out of time, and the next one tells.
+# Ingress and publisher attack themselves at the same time; either may be first. On a
+# busy machine the first key's attack may run out of time, and the next one tells.
 _A_KEY_LET_IN = [
     f"self-attack: expected a refusal, found {key} at the {where} let in"
     for key in ("an unknown key", "a key of the wrong role")

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec import structs
-from neuroflow_client import Client, TrialOutcome, VolumeOutcome
+from neuroflow_client import Client, TrialOutcome, Update, VolumeOutcome
 
+from bci_bridge import outcomes as outcomes_of
 from bci_bridge import recorder
 from bci_bridge.messages import Heartbeat
 from bci_bridge.player import play, run_start_from
@@ -46,6 +47,38 @@ def test_a_played_run_gets_one_outcome_per_volume_and_per_trial(running):
     assert [(o.trial_id, o.label) for o in trials] == [
         ("t-1", "1"), ("t-2", "5"), ("t-3", "29"),
     ]  # fmt: skip
+
+
+def test_between_volumes_trials_that_wait_are_estimated_where_a_run_asks(
+    running, tmp_path
+):
+    server = running()
+    events = (PlayedEvent("t-1", 0.0), PlayedEvent("t-2", 0.7), PlayedEvent("t-3", 2.0))
+    run = PlayedRun("run-1", 30, events, tr_s=0.1)
+    start = structs.replace(run_start_from(run), updates=True)
+
+    play(run, server.address, 1.0, run_start=start)
+    outcomes = list(Client(server.address))
+    records = [one.envelope.record for one in read_recording(tmp_path / "outcomes")]
+
+    updates = [o for o in outcomes if isinstance(o, Update)]
+    trials = {o.trial_id: o for o in outcomes if isinstance(o, TrialOutcome)}
+    assert [o.volume_index for o in outcomes if isinstance(o, VolumeOutcome)] == list(
+        range(30)
+    )
+    assert sorted(trials) == ["t-1", "t-2", "t-3"]
+    # Of the first nobody knew yet how long an answer takes. How many there are of the
+    # others depends on how busy the machine is.
+    assert {"t-3"} <= {o.trial_id for o in updates} <= {"t-2", "t-3"}
+    assert len({(o.trial_id, o.after_volume) for o in updates}) == len(updates)
+    for one in updates:
+        assert one.outcome_index < trials[one.trial_id].outcome_index
+        assert one.confidence is None
+        assert one.label == str(one.after_volume)
+    on_record = [one for one in records if isinstance(one, outcomes_of.Update)]
+    assert [one.outcome_index for one in on_record] == [
+        one.outcome_index for one in updates
+    ]
 
 
 def _run(run_id="run-1", count=3, tr_s=1.0, **changes):

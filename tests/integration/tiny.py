@@ -78,6 +78,13 @@ class MeanDecoder:
         self.used.append(None)
         return self._due(volume_index)
 
+    def early(self, trial_id: str) -> TrialReport | None:
+        trial = self._trials.get(trial_id)
+        if trial is None or not self.used:
+            return None
+        answer = Answer("ANSWER", label=f"{self._mean:.0f}")
+        return self._told(trial, answer, len(self.used) - 1)
+
     def end_run(self) -> tuple[TrialReport, ...]:
         return tuple(
             self._report(trial, Answer("ABSTAIN", reason="run over"), -1)
@@ -99,6 +106,9 @@ class MeanDecoder:
 
     def _report(self, trial: Trial, answer: Answer, last: int) -> TrialReport:
         del self._trials[trial.trial_id]
+        return self._told(trial, answer, last)
+
+    def _told(self, trial: Trial, answer: Answer, last: int) -> TrialReport:
         return TrialReport(
             trial_id=trial.trial_id,
             answer=answer,

@@ -21,9 +21,9 @@ from bci_bridge.messages import (
     Trigger,
     Volume,
 )
-from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
+from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, Update, VolumeOutcome
 from bci_bridge.protocol import Protocol
-from bci_bridge.recording_reader import Logged
+from bci_bridge.recording_reader import Break, Logged
 from bci_bridge.replay import replay
 from bci_bridge.wire import encode
 from runtime.errors import PeerError
@@ -88,6 +88,12 @@ class Server:
         for envelope in emitted:
             append(self.outcomes, "out", envelope, self.now)
 
+    def idle(self, count):
+        """Time between two inputs, for so many earlier estimates at most."""
+        for _ in range(count):
+            update = self.answering.update()
+            self.write([] if update is None else [update])
+
     def crash(self, survived):
         """The worker dies before all of its last words are written."""
         lost = len(self.outcomes) - survived
@@ -104,7 +110,7 @@ class Server:
         for one in behind:
             self.answer(one)
 
-    def start(self, late, pace):
+    def start(self, late, pace, updates):
         run, self.runs = self.run, self.runs + 1
         self.run, sequence, self.sequence = f"run-{self.runs}", self.sequence, 0
         begin = RunStart(
@@ -114,6 +120,7 @@ class Server:
             budget_s=0.5,
             late=late,
             pace=pace,
+            updates=updates,
         )
         n_logged = len(self.inputs)
         self.receive(begin)
@@ -149,7 +156,7 @@ class Server:
             self.carry_out(self.protocol.stop())
         elif name == "crash":
             self.crash(max(len(self.outcomes) - arguments[0], 0))
-        elif name in ("start", "volume"):
+        elif name in ("start", "volume", "idle"):
             getattr(self, name)(*arguments)
         elif name == "end":
             self.receive(RunEnd(count=self.index + arguments[0], aborted=arguments[1]))
@@ -163,7 +170,9 @@ starts = st.tuples(
     st.just("start"),
     st.sampled_from(["flag", "hold-last", "drop"]),
     st.sampled_from(["live", "live", "catchup"]),
+    st.booleans(),
 )
+idles = st.tuples(st.just("idle"), st.integers(1, 3))
 latencies = st.tuples(st.just("latency"), st.sampled_from([0.0, 0.4, 2.0]))
 volumes = st.tuples(
     st.just("volume"),
@@ -192,10 +201,30 @@ ends = st.tuples(st.just("end"), st.integers(-1, 1), st.booleans())
 leaves = st.tuples(st.just("leave"))
 stops = st.tuples(st.just("stop"))
 crashes = st.tuples(st.just("crash"), st.integers(0, 3))
-calm = st.one_of(volumes, waits, latencies, events, crashes)
+calm = st.one_of(volumes, waits, latencies, events, idles, crashes)
 wild = st.one_of(calm, losses, triggers, ends, leaves, stops, starts)
+
+
+def shown(trial_id, onset_s):
+    return ("event", Event(trial_id=trial_id, onset_s=onset_s, duration_s=1.0))
+
+
+PUNCTUAL = (("volume", 0, 0.0, 1.5, False), ("wait", 1.0))
+ANSWERED = [
+    shown("t-4", 0.0),
+    *PUNCTUAL * 2,
+    shown("t-5", 1.9),
+    shown("t-6", 2.5),
+    *PUNCTUAL,
+    ("idle", 1),
+]
+"""A trial is answered, so that it is known how long that takes, and two wait."""
+
 scripts = st.tuples(
-    starts, st.lists(calm, min_size=5, max_size=12), st.lists(wild, max_size=25)
+    starts,
+    st.lists(calm, min_size=5, max_size=12)
+    | st.lists(calm | idles, max_size=8).map(lambda rest: ANSWERED + rest),
+    st.lists(wild, max_size=25),
 )
 
 
@@ -265,3 +294,68 @@ def test_a_log_without_one_of_the_servers_messages_does_not(script, data):
     del log[position]
 
     assert found(server.inputs, server.outcomes)
+
+
+@settings(max_examples=100, deadline=None)
+@given(scripts, st.data())
+def test_outcomes_that_cannot_be_read_are_held_against_nobody(script, data):
+    server = served(script)
+    log = server.outcomes
+    first = data.draw(st.integers(0, len(log) - 1))
+    end = data.draw(st.integers(first + 1, min(first + 4, len(log))))
+    log[first:end] = [Break("LOST", f"messages {first} to {end - 1}")]
+
+    assert found(server.inputs, log) == []
+
+
+def session(*, updates):
+    """Two trials, the second of which has a volume between onset and answer."""
+    server = Server()
+    server.do("start", "flag", "live", updates)
+    first, other = shown("t-0", 0.0), shown("t-1", 2.0)
+    for event in (first, None, other, None, None, None):
+        if event is not None:
+            server.do(*event)
+        server.do("volume", 0, 0.0, 1.5, False)
+        server.do("idle", 3)
+        server.do("wait", 1.0)
+    server.do("stop")
+    return server
+
+
+def test_between_volumes_a_trial_that_waits_is_estimated_once_an_answer_was_timed():
+    records = [one.envelope.record for one in session(updates=True).outcomes]
+    kinds = [
+        (type(one).__name__, one.trial_id)
+        for one in records
+        if isinstance(one, TrialOutcome | Update)
+    ]
+    updates = [one for one in records if isinstance(one, Update)]
+
+    # Nobody knows how long an answer takes before the first one.
+    assert kinds[:3] == [
+        ("TrialOutcome", "t-0"),
+        ("Update", "t-1"),
+        ("TrialOutcome", "t-1"),
+    ]
+    assert [one.after_volume for one in updates] == [2]
+    assert [one.confidence for one in updates] == [None]
+
+
+def test_unasked_nothing_is_estimated_before_its_time():
+    outcomes = session(updates=False).outcomes
+
+    assert not any(isinstance(one.envelope.record, Update) for one in outcomes)
+
+
+def test_an_estimate_that_says_something_else_is_found():
+    server = session(updates=True)
+    at, entry = next(
+        (at, one)
+        for at, one in enumerate(server.outcomes)
+        if isinstance(one.envelope.record, Update)
+    )
+    told = structs.replace(entry.envelope.record, label="another")
+    server.outcomes[at] = structs.replace(entry, envelope=encode(told))
+
+    assert [one.field for one in found(server.inputs, server.outcomes)] == ["label"]

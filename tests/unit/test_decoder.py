@@ -124,6 +124,58 @@ def test_a_stage_that_fails_is_not_recorded():
     assert stages.ns == {}
 
 
+def test_an_early_answer_is_the_models_to_the_beta_so_far_without_a_confidence():
+    decoder, undisturbed = (
+        new_decoder(abstain_below=1.0),
+        new_decoder(abstain_below=1.0),
+    )
+    trial = TRIALS[4]
+    for one in (decoder, undisturbed):
+        one.add_trial(trial)
+    early, final, expected = [], [], []
+    for index, volume in enumerate(scanned()):
+        final += decoder.add_volume(index, volume)[1]
+        expected += undisturbed.add_volume(index, volume)[1]
+        report = decoder.early(trial.trial_id)
+        early += [] if report is None else [report]
+
+    last = early[-1]
+    features = feature_space().to_model(last.beta)
+    z_v = LinearModel(mask().voxels).decode_latent(
+        LinearModel(mask().voxels).encode_voxels(features)
+    )
+    np.testing.assert_array_equal(last.z_v, z_v)
+    # However unsure, it is an answer: how sure it is, nobody knows.
+    assert {one.answer.decision for one in early} == {"ANSWER"}
+    assert {one.answer.confidence for one in early} == {None}
+    assert last.answer.candidates == retrieval().answer(z_v).candidates
+    assert len(final) == 1
+    assert last.last_volume == final[0].last_volume - 1
+    assert last.delay_s < final[0].delay_s
+    # It changed nothing.
+    assert final[0].beta.tobytes() == expected[0].beta.tobytes()
+    assert final[0].answer == expected[0].answer
+
+
+def test_early_there_is_nothing_to_say_without_an_engine_or_of_a_trial_unknown():
+    class Gone(LinearModel):
+        def encode_voxels(self, voxels):
+            raise BackendError("the device is gone")
+
+    decoder, broken = new_decoder(), new_decoder(model=Gone(mask().voxels))
+    for one in (decoder, broken):
+        one.add_trial(TRIALS[4])
+    found = []
+    for index, volume in enumerate(scanned()):
+        broken.add_volume(index, volume)
+        decoder.add_volume(index, volume)
+        found.append(broken.early(TRIALS[4].trial_id))
+
+    assert found == [None] * VOLUMES
+    assert decoder.early("unknown") is None
+    assert decoder.early(TRIALS[4].trial_id) is None  # due and answered
+
+
 def test_a_run_that_ends_early_abstains_for_its_open_trials():
     _, reports = played(new_decoder(), scanned())
 

@@ -7,7 +7,7 @@ from msgspec import structs
 from runtime.answers import Trial
 from runtime.errors import ConfigError, TensorMismatchError
 from runtime.estimator import VolumeEstimator
-from runtime.frontend import BetaFrontend, VolumeFrontend
+from runtime.frontend import EARLIEST, BetaFrontend, VolumeFrontend
 from runtime.intake import SPIKE_NOT_USED
 from runtime.preprocess import CausalNormaliser, CausalStatistics, Hrf
 from tests.participants import BETAS, TR_S, TRIALS, geometry, mask, scanned
@@ -188,14 +188,21 @@ def test_an_event_of_the_future_is_one_answer_later_and_no_answer_earlier():
 def test_an_estimate_before_its_time_is_that_of_the_volumes_so_far():
     frontend = BetaFrontend(mask(), BETAS, geometry())
     frontend.add_trial(TRIALS[4])
-    early, final = [], []
+    twin = BetaFrontend(mask(), BETAS, geometry())
+    twin.add_trial(TRIALS[4])
+    early, final, undisturbed = [], [], []
     for index, volume in enumerate(scanned()):
         final += frontend.add_volume(index, volume)
-        early += frontend.estimates()
-    known = [one.beta for one in early if one.beta is not None]
+        undisturbed += twin.add_volume(index, volume)
+        early.append(frontend.early(TRIALS[4].trial_id))
+    known = [one for one in early if one is not None]
 
     assert len(final) == 1
-    assert {one.trial for one in early} == {TRIALS[4]}
+    assert final[0].beta.beta.tobytes() == undisturbed[0].beta.beta.tobytes()
+    assert frontend.early("unknown") is None
+    assert early[-1] is None  # it is due: there is a final one
+    assert known[0].delay_s >= EARLIEST * BETAS.decision_delay_s
+    assert {one.trial_id for one in known} == {TRIALS[4].trial_id}
     assert [one.delay_s for one in known] == sorted(one.delay_s for one in known)
     assert known[-1].delay_s < final[0].beta.delay_s
     assert known[-1].standard_error.mean() > final[0].beta.standard_error.mean()

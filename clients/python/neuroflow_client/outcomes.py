@@ -101,8 +101,16 @@ class Update(Outcome, frozen=True, kw_only=True):
     decision: str
     label: Optional[str] = None
     confidence: Optional[float] = None
+    """None of an earlier estimate: how often one is right was not measured."""
     candidates: tuple[ScoredStimulus, ...] = ()
+    """Best first."""
+    abstention: Optional[str] = None
     delay_s: Optional[float] = None
+    """From the onset to the end of the last volume used."""
+    last_volume: int = -1
+    volumes_used: int = 0
+    after_volume: int = -1
+    after_input: Optional[int] = None
 
 
 class RunEnded(Outcome, frozen=True, kw_only=True):
