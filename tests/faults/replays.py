@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bci_bridge.outcomes import Outcome, VolumeOutcome
+from bci_bridge.outcomes import Outcome, Update, VolumeOutcome
 from bci_bridge.places import OUTCOMES
 from bci_bridge.recording_reader import scan_recording
 from bci_bridge.segment import Logged
@@ -39,6 +39,8 @@ from tests.faults.rough_run import Script, record, shown
 from tests.faults.workers import Input, artifacts, real_worker
 from verbs.replay import replay_recording
 
+SHORT = 2
+
 
 @dataclass
 class Verdict:
@@ -46,6 +48,7 @@ class Verdict:
 
     compared: int = 0
     recorded: int = 0
+    updates: int = 0
     differences: int = 0
     left_out: int = 0
     unended: int = 0
@@ -65,7 +68,7 @@ class Verdict:
 
 def run(settings: Settings) -> Finding:
     """Record and replay, one after the other."""
-    tries = settings.tries(short=2, full=100)
+    tries = settings.tries(short=SHORT, full=100)
     kind = "amnesiac-real" if settings.sabotage else "real"
     verdicts: list[Verdict] = []
     kills: Counter[str] = Counter()
@@ -119,6 +122,7 @@ def replay_of(recording: Path, input_kind: Input) -> Verdict:
         if isinstance(logged, Logged) and isinstance(logged.envelope.record, Outcome):
             verdict.recorded += 1
             verdict.volumes.update(_what(logged.envelope.record))
+            verdict.updates += isinstance(logged.envelope.record, Update)
     return verdict
 
 
@@ -151,6 +155,7 @@ def _found(
         "kills": kills.total(),
         **{f"kills_{n}".replace(" ", "_"): kills[n] for n in sorted(kills)},
         "cuts": cuts,
+        "updates": sum(one.updates for one in verdicts),
         **{f"volumes_{what.lower()}": volumes[what] for what in sorted(volumes)},
     }
     return Finding(
@@ -164,6 +169,8 @@ def _found(
             "not_compared": NONE,
             "troubles": NONE,
             "kills": Bound(at_least=1),
+            # A machine with no time between volumes makes none of a few.
+            "updates": Bound(at_least=tries // SHORT // 2),
             "volumes_late": Bound(at_least=1),
             "volumes_missing": Bound(at_least=1),
         },

@@ -105,6 +105,7 @@ class Script:
             pace=self.pace,
             mishaps=MISHAPS,
             event_every=6,
+            updates=has_trials,
         )
 
 

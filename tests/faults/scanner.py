@@ -63,6 +63,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     mishaps: float = 0.0
     """Share of the volumes that meet one of `MISHAPS`."""
     event_every: int = 10
+    updates: bool = False
+    """Earlier estimates of trials are asked for."""
     pause_s: float = 0.0
     """Between two runs."""
 
@@ -215,7 +217,12 @@ def main(file: str) -> None:
 def _announced(run: RandomRun) -> RunStart:
     plan = run.plan
     start = player.run_start_from(run, speed=plan.speed, budget_s=plan.budget_s)
-    return structs.replace(start, late=plan.late, pace=plan.pace or start.pace)
+    return structs.replace(
+        start,
+        late=plan.late,
+        pace=plan.pace or start.pace,
+        updates=plan.updates,
+    )
 
 
 def _is_unfinished(plan: Plan) -> bool:
