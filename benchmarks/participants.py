@@ -21,6 +21,7 @@ import torch
 from runtime.answers import Trial, TrialReport
 from runtime.heads import Retrieval
 from runtime.live import RunDecoder, open_decoder
+from runtime.preprocess.timing import end_s
 from runtime.recording import RecordedEvent, RecordedRun, open_recording, timeline
 from training.config import config_from_preset
 from training.dataset import Dataset
@@ -48,6 +49,9 @@ ROWS = (
     ("ridge, three trials", "ridge_three"),
     ("ceiling, three trials", "ceiling_three"),
     ("ours minus ridge, one trial", "difference"),
+    ("ours, one trial, 10 s after its onset", "early_10"),
+    ("ours, one trial, 8 s after its onset", "early_8"),
+    ("ours, one trial, 6 s after its onset", "early_6"),
     ("ours, answers shifted by a trial", "shifted"),
     ("pixel correlation", "pixcorr"),
     ("encoding, r across images", "encoding"),
@@ -55,15 +59,28 @@ ROWS = (
 )
 
 
-def decoded_run(decoder: RunDecoder, run: RecordedRun) -> list[TrialReport]:
+EARLY_S = (6, 8, 10)
+"""Delays at which it is asked what a trial that is not due yet looks like."""
+
+
+def decoded_run(
+    decoder: RunDecoder, run: RecordedRun, early: dict[int, list[TrialReport]]
+) -> list[TrialReport]:
+    """Decode a run; `early` gets its trials as they looked at each delay."""
     decoder.start_run(geometry(run))
     reports: list[TrialReport] = []
-    volumes = run.volumes()
+    volumes, trials = run.volumes(), sorted(run.events, key=lambda one: one.onset_s)
     for item in timeline(run):
         if isinstance(item, RecordedEvent):
             decoder.add_trial(Trial(item.trial_id, item.onset_s, item.duration_s))
         else:
             reports += decoder.add_volume(item, volumes[item])[1]
+            now_s = end_s(item, run.tr_s)
+            for trial in trials:
+                if round(now_s - trial.onset_s) in EARLY_S:
+                    looked = decoder.early(trial.trial_id)
+                    if looked is not None:
+                        early[round(now_s - trial.onset_s)].append(looked)
     return [*reports, *decoder.end_run()]
 
 
@@ -73,11 +90,18 @@ def judge(
     recording = open_recording(participant.root)
     runs = [r for r in recording.runs if any(e.split == "test" for e in r.events)]
     reports, seen = [], []
+    early_right: dict[int, list[bool]] = {delay_s: [] for delay_s in EARLY_S}
     for run in runs:
         shown = {event.trial_id: event.stimulus_id for event in run.events}
-        for report in decoded_run(decoder, run):
+        early: dict[int, list[TrialReport]] = {delay_s: [] for delay_s in EARLY_S}
+        for report in decoded_run(decoder, run, early):
             reports.append(report)
             seen.append(shown[report.trial_id])
+        for delay_s, found in early.items():
+            early_right[delay_s] += [
+                one.answer.candidates[0].stimulus_id == shown[one.trial_id]
+                for one in found
+            ]
     gallery, stimuli = decoder.gallery, dataset.stimuli
     search = Retrieval(
         gallery.latents,
@@ -111,6 +135,10 @@ def judge(
         "ridge_three": float(top1(search, ridge.decode(dataset, means), names).mean()),
         "ceiling_three": float(limits.joint.mean()),
         "difference": float(right.mean() - ridge_right.mean()),
+        **{
+            f"early_{delay_s}": float(np.mean(hits))
+            for delay_s, hits in early_right.items()
+        },
         "shifted": float(
             np.mean([a == b for a, b in zip(best[1:], seen, strict=False)])
         ),
