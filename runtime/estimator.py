@@ -19,7 +19,10 @@ from runtime.preprocess.drift import CUTOFF_S
 from runtime.preprocess.motion_report import MOTION_CONFOUNDS
 from runtime.preprocess.motion_settings import Motion
 
+LONGEST_DELAY_S = 3600
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+Width = Annotated[float, msgspec.Meta(gt=0, le=100)]
 Shrinkage = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Told = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -45,19 +48,20 @@ class BetaEstimator(
 ):
     """A trial's response by least squares separate, at a fixed delay."""
 
-    decision_delay_s: Positive = 12.0
+    decision_delay_s: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_DELAY_S)] = 12.0
     """From the stimulus' onset to the end of the last volume used."""
     baseline_volumes: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10
     """Rest at the start of a run that percent signal refers to."""
-    drift_cutoff_s: Positive = CUTOFF_S
-    """Shortest period that counts as drift."""
+    drift_cutoff_s: Annotated[float, msgspec.Meta(ge=10)] = CUTOFF_S
+    """Shortest period that counts as drift. Every period down to it is a column, and a
+    response is no longer: less than 10 s would leave nothing of one."""
     hrf: Hrf = CANONICAL
     """The response assumed."""
     noise_shrinkage: Shrinkage | None = None
     """Noise is whitened with a covariance shrunk by this much; None: it is not."""
     # What follows is written only where it is set, so that an estimator without it
     # has the bytes, and the hash, that it always had.
-    smoothing_fwhm_mm: Positive | UnsetType = UNSET
+    smoothing_fwhm_mm: Width | UnsetType = UNSET
     """Voxels are smoothed within the mask by a Gaussian of this full width at half
     maximum; unset: they are not."""
     spike_ratio: Ratio | UnsetType = UNSET
@@ -98,7 +102,7 @@ class VolumeEstimator(
     warming_volumes: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     """Volumes at the start of a run that get no answer."""
     # Written only where set, as above.
-    smoothing_fwhm_mm: Positive | UnsetType = UNSET
+    smoothing_fwhm_mm: Width | UnsetType = UNSET
     """As of betas."""
     spike_ratio: Ratio | UnsetType = UNSET
     """A volume of a higher standardised DVARS does not move the run's centre; unset:

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from runtime.errors import UsageError
-from runtime.estimator import BetaEstimator
+from runtime.estimator import LONGEST_DELAY_S, BetaEstimator
 from training.data.bids import open_bids, prepare_bids
 from training.data.manifest import Betas
 from training.data.store import open_trials
@@ -69,10 +69,13 @@ def with_delay(estimator: BetaEstimator, delay: float | None) -> BetaEstimator:
     """Return the estimator at another decision delay.
 
     Raises:
-        UsageError: Not above 0.
+        UsageError: Not above 0, or beyond an hour.
     """
     if delay is None:
         return estimator
-    if not 0 < delay < float("inf"):
-        raise UsageError(f"--delay: expected seconds above 0, found {delay:g}")
+    if not 0 < delay <= LONGEST_DELAY_S:
+        raise UsageError(
+            f"--delay: expected seconds above 0, {LONGEST_DELAY_S} at most, "
+            f"found {delay:g}"
+        )
     return msgspec.structs.replace(estimator, decision_delay_s=delay)

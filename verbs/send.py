@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -38,25 +39,37 @@ def send_nifti(
     sending: Sending,
     *,
     speed: float | None,
-    pattern: str,
+    is_fast: bool,
+    pattern: str | None,
     first_number: int | None,
     is_new_only: bool,
 ) -> None:
     """Send a recorded 4-D file, or a folder that fills with 3-D ones.
 
     Raises:
+        UsageError: An option of files is given with a folder, or of folders with a
+            file; nothing is sent.
         ScanError: There is no such file or folder, or it is damaged.
     """
     from bci_bridge.sources.nifti import nifti_folder, recorded_nifti
 
-    if path.is_dir():
+    of_folders = {
+        "--pattern": pattern is not None,
+        "--first-number": first_number is not None,
+        "--new-only": is_new_only,
+    }
+    if _is_folder(path, {"--speed": speed is not None, "--fast": is_fast}, of_folders):
         folder = nifti_folder(
-            path, pattern=pattern, first_number=first_number, is_new_only=is_new_only
+            path,
+            pattern=pattern or "*",
+            first_number=first_number,
+            is_new_only=is_new_only,
         )
         send(folder, sending)
     else:
-        file = recorded_nifti(path, speed, tr_s=sending.tr_s)
-        send_recorded(file, sending, speed)
+        pace = _pace(speed, is_fast=is_fast)
+        file = recorded_nifti(path, pace, tr_s=sending.tr_s)
+        send_recorded(file, sending, pace)
 
 
 def send_philips(
@@ -64,22 +77,27 @@ def send_philips(
     sending: Sending,
     *,
     speed: float | None,
+    is_fast: bool,
     scaling: Literal["dv", "fp", "pv"],
     is_new_only: bool,
 ) -> None:
     """Send a session's folder of PAR/REC pairs, or one pair that holds a run.
 
     Raises:
+        UsageError: An option of files is given with a folder, or of folders with a
+            file; nothing is sent.
         ScanError: There is no such file or folder, or it is damaged.
     """
     from bci_bridge.sources.philips import philips_folder, recorded_philips
 
-    if path.is_dir():
+    of_files = {"--speed": speed is not None, "--fast": is_fast}
+    if _is_folder(path, of_files, {"--new-only": is_new_only}):
         folder = philips_folder(path, scaling=scaling, is_new_only=is_new_only)
         send(folder, sending)
     else:
-        file = recorded_philips(path, speed, scaling=scaling, tr_s=sending.tr_s)
-        send_recorded(file, sending, speed)
+        pace = _pace(speed, is_fast=is_fast)
+        file = recorded_philips(path, pace, scaling=scaling, tr_s=sending.tr_s)
+        send_recorded(file, sending, pace)
 
 
 def send_pyneal(listen: str, sending: Sending) -> None:
@@ -189,6 +207,36 @@ def _require(module: str) -> None:
             f"{module}: expected it for DICOM, found none."
             " Install neuroflow-rt[scanner]"
         )
+
+
+def _is_folder(
+    path: Path, of_files: Mapping[str, bool], of_folders: Mapping[str, bool]
+) -> bool:
+    """Say which it is; refuse options that would be of no effect.
+
+    Args:
+        path: What is to be sent; what is not there is refused as a file later.
+        of_files: Options that only files have, and whether they are given.
+        of_folders: The same of folders.
+
+    Raises:
+        UsageError: An option of the other kind is given.
+    """
+    if not path.exists():
+        return False
+    is_folder = path.is_dir()
+    idle = of_files if is_folder else of_folders
+    one, other = ("file", "folder") if is_folder else ("folder", "file")
+    for flag, is_given in idle.items():
+        if is_given:
+            raise UsageError(f"{flag}: expected with a {one} alone, found a {other}")
+    return is_folder
+
+
+def _pace(speed: float | None, *, is_fast: bool) -> float | None:
+    if is_fast and speed is not None:
+        raise UsageError("--speed and --fast: expected one of them, found both")
+    return None if is_fast else 1.0 if speed is None else speed
 
 
 def send_recorded(file: Recorded, sending: Sending, speed: float | None) -> None:

@@ -59,9 +59,9 @@ def nifti(
     path: tyro.conf.Positional[Path],
     /,
     *,
-    speed: float = 1.0,
+    speed: float | None = None,
     fast: bool = False,
-    pattern: str = "*",
+    pattern: str | None = None,
     first_number: int | None = None,
     new_only: bool = False,
     sending: Common,
@@ -70,9 +70,9 @@ def nifti(
 
     Args:
         path: A .nii or .nii.gz file, or a folder.
-        speed: Of a file; 1 is real time, 10 ten times faster.
+        speed: Of a file; 1, real time, by default; 10 is ten times faster.
         fast: Of a file; as fast as the server acknowledges, without deadlines.
-        pattern: Of the names of a folder's files.
+        pattern: Of the names of a folder's files; all by default.
         first_number: Number of a folder's first acquisition in its name; 0 or 1,
             whichever comes, by default.
         new_only: Leave out the files that are in a folder already.
@@ -83,7 +83,8 @@ def nifti(
     send_nifti(
         path,
         sending,
-        speed=None if fast else speed,
+        speed=speed,
+        is_fast=fast,
         pattern=pattern,
         first_number=first_number,
         is_new_only=new_only,
@@ -95,7 +96,7 @@ def philips(
     path: tyro.conf.Positional[Path],
     /,
     *,
-    speed: float = 1.0,
+    speed: float | None = None,
     fast: bool = False,
     scaling: Literal["dv", "fp", "pv"] = "dv",
     new_only: bool = False,
@@ -105,7 +106,7 @@ def philips(
 
     Args:
         path: A folder, in which or in whose folders pairs come; or a .par file.
-        speed: Of a file; 1 is real time, 10 ten times faster.
+        speed: Of a file; 1, real time, by default; 10 is ten times faster.
         fast: Of a file; as fast as the server acknowledges, without deadlines.
         scaling: Displayed, floating point or stored values.
         new_only: Leave out the pairs that are in a folder already.
@@ -116,7 +117,8 @@ def philips(
     send_philips(
         path,
         sending,
-        speed=None if fast else speed,
+        speed=speed,
+        is_fast=fast,
         scaling=scaling,
         is_new_only=new_only,
     )

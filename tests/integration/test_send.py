@@ -23,6 +23,8 @@ from runtime.errors import BackendError, ScanError, UsageError
 from tests.integration.restarting import ROOT, killed, started
 from tests.integration.tiny import SHAPE
 from tests.scanned import Listed, plan, scanned
+from verbs.send import send_nifti
+from verbs.send_commands import Sending
 
 
 def records(folder):
@@ -183,6 +185,8 @@ import sys
 from pathlib import Path
 from bci_bridge.sources.driver import send_runs
 from tests.scanned import Listed, plan, scanned
+from verbs.send import send_nifti
+from verbs.send_commands import Sending
 print("ready", flush=True)
 send_runs(
     Listed(scanned(n) for n in range({COUNT} + 2) if n % 50 != 20),
@@ -288,6 +292,49 @@ def test_a_folder_needs_the_number_of_volumes(tmp_path):
 
     assert process.returncode == 2
     assert lines.startswith("neuroflow: --volumes: expected how many acquisitions")
+
+
+@pytest.mark.parametrize(
+    ("given", "is_folder", "said"),
+    [
+        ({"speed": 2.0}, True, "--speed: expected with a file alone, found a folder"),
+        ({"is_fast": True}, True, "--fast: expected with a file alone, found a folder"),
+        (
+            {"is_new_only": True},
+            False,
+            "--new-only: expected with a folder alone, found a file",
+        ),
+        (
+            {"pattern": "*"},
+            False,
+            "--pattern: expected with a folder alone, found a file",
+        ),
+        (
+            {"first_number": 1},
+            False,
+            "--first-number: expected with a folder alone, found a file",
+        ),
+        (
+            {"is_fast": True, "speed": 2.0},
+            False,
+            "--speed and --fast: expected one of them, found both",
+        ),
+    ],
+)
+def test_an_option_that_would_be_of_no_effect_is_wrong_usage(
+    tmp_path, given, is_folder, said
+):
+    file = nifti_run(tmp_path)
+    idle = {"speed": None, "is_fast": False, "pattern": None, "first_number": None}
+
+    with pytest.raises(UsageError) as error:
+        send_nifti(
+            tmp_path if is_folder else file,
+            Sending(run="rest", volumes=3),
+            **{**idle, "is_new_only": False, **given},
+        )
+
+    assert str(error.value) == said
 
 
 def test_more_discarded_than_a_file_holds_is_wrong_usage(tmp_path):

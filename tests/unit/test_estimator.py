@@ -190,6 +190,19 @@ def test_options_are_said_in_words():
             b'{"type":"beta","decision_delay_s":0}',
             "Expected `float` > 0.0 - at `$.decision_delay_s`",
         ),
+        # As many columns as volumes leave nothing of a response, and take for ever.
+        (
+            b'{"type":"beta","drift_cutoff_s":1e-9}',
+            "Expected `float` >= 10.0 - at `$.drift_cutoff_s`",
+        ),
+        (
+            b'{"type":"volume","smoothing_fwhm_mm":1e308}',
+            "Expected `float` <= 100.0 - at `$.smoothing_fwhm_mm`",
+        ),
+        (
+            b'{"type":"beta","decision_delay_s":1e308}',
+            "Expected `float` <= 3600.0 - at `$.decision_delay_s`",
+        ),
         (
             b'{"type":"beta","noise_shrinkage":2}',
             "Expected `float` <= 1.0 - at `$.noise_shrinkage`",
