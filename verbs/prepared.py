@@ -1,7 +1,7 @@
 """Prepared trials as what a bundle and a gallery are made of, and are judged on."""
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from export.preprocessing import Preprocessing
 from runtime.bundle import Bundle
@@ -9,6 +9,7 @@ from runtime.errors import ArtifactError
 from runtime.estimator import description, units_of
 from runtime.manifest import Affine
 from runtime.preprocess import AffineNormaliser, FeatureSpace, NoiseWhitening
+from runtime.preprocess.reference import Reference
 from training.data.manifest import MANIFEST
 from training.data.store import PreparedTrials
 from training.learned_from import backbone_words
@@ -34,6 +35,7 @@ def ingredients_from(trials: PreparedTrials) -> Ingredients:
             "found none. Prepare the trials again"
         )
     learned = trials.split("train")
+    reference, hrf_index = _fitted(trials)
     return Ingredients(
         preprocessing=Preprocessing(
             subject=manifest.subject,
@@ -43,10 +45,25 @@ def ingredients_from(trials: PreparedTrials) -> Ingredients:
             space=FeatureSpace(
                 _normaliser(trials), NoiseWhitening.identity(manifest.voxels)
             ),
+            hrf_index=hrf_index,
+            reference=reference,
         ),
         latent_mean=learned.latent_mean(),
         golden_voxels=np.array(learned.voxels[:GOLDEN_SAMPLES]),
         backbone=manifest.visual.spec(),
+    )
+
+
+def _fitted(
+    trials: PreparedTrials,
+) -> tuple[Float32[np.ndarray, "x y z"] | None, Int64[np.ndarray, " voxels"] | None]:
+    """Return the reference volume and the voxels' choice of response, where kept."""
+    reference, hrf_index = (
+        trials.arrays.get(name) for name in ("reference", "hrf_index")
+    )
+    return (
+        None if reference is None else np.array(reference),
+        None if hrf_index is None else np.array(hrf_index),
     )
 
 
@@ -147,3 +164,26 @@ def _check_fits(trials: PreparedTrials, bundle: Bundle) -> None:
                 f"{trials.folder / MANIFEST}: {field}: expected {wanted} as the "
                 f"bundle's, found {found}"
             )
+    check_kept(trials, bundle.reference(), bundle.hrf_index)
+
+
+def check_kept(
+    trials: PreparedTrials,
+    reference: Reference | None,
+    hrf_index: Int64[np.ndarray, " voxels"] | None,
+) -> None:
+    """Compare what the estimator of some trials was fitted with to a bundle's.
+
+    Raises:
+        ArtifactError: Another reference volume, or another choice of responses.
+    """
+    volume = None if reference is None else reference.volume
+    wanted = {"reference.npy": volume, "hrf_index.npy": hrf_index}
+    for (name, one), other in zip(wanted.items(), _fitted(trials), strict=True):
+        # The estimator, which is the same, says whether there is one.
+        if one is None or other is None or np.array_equal(one, other):
+            continue
+        raise ArtifactError(
+            f"{trials.folder / name}: expected the bundle's, found another. "
+            "Give the trials that the model was trained on"
+        )

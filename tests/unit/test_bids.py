@@ -11,7 +11,8 @@ from PIL import Image
 from runtime.errors import BackendError, ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
-from runtime.preprocess import Hrf, VoxelMask
+from runtime.preprocess import Hrf, VoxelMask, register
+from runtime.preprocess.motion_settings import Motion
 from runtime.recording import open_recording
 from tests.participants import tiny_participant
 from training.data.bids import open_bids, prepare_bids
@@ -20,8 +21,10 @@ from training.dataset import open_dataset
 from training.features import trial_betas
 from training.stimuli import open_stimuli
 from training.visual.backbone import PatchDctBackbone
+from verbs.prepared import ingredients_from
 
 ESTIMATOR = BetaEstimator(decision_delay_s=9.0)
+LIBRARY = (Hrf(), Hrf(peak_s=5.0))
 
 
 def tiny_participant_name():
@@ -201,7 +204,9 @@ def test_whitening_that_cannot_be_undone_is_refused(tmp_path):
         {"smoothing_fwhm_mm": 4.0},
         {"spike_ratio": 1.5},
         {"has_slice_times": True},
+        {"hrf_library": LIBRARY},
         {"confounds": ("breath",)},
+        {"motion": Motion()},
     ],
 )
 def test_an_option_that_offline_betas_do_not_have_is_refused(tmp_path, option):
@@ -218,16 +223,25 @@ def test_an_option_that_offline_betas_do_not_have_is_refused(tmp_path, option):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_library_of_responses_is_not_kept_and_refused(tmp_path):
-    library = msgspec.structs.replace(ESTIMATOR, hrf_library=(Hrf(), Hrf(peak_s=5.0)))
+def test_what_motion_is_told_against_and_each_voxels_response_are_kept(
+    copy, tmp_path, monkeypatch
+):
+    # The tiny participant's head is tiny, too.
+    monkeypatch.setattr(register, "MIN_POINTS", 10)
+    for file in sorted(copy.glob("sub-*/**/func/*_bold.nii.gz"))[1:]:
+        file.unlink()
+    estimator = msgspec.structs.replace(ESTIMATOR, hrf_library=LIBRARY, motion=Motion())
 
-    with pytest.raises(ConfigError) as error:
-        prepare(tiny_participant(), tmp_path / "out", estimator=library)
+    prepared = prepare(copy, tmp_path / "out", estimator=estimator)
+    dataset = open_dataset(copy, estimator, PatchDct(), splits=("train",))
 
-    assert str(error.value) == (
-        "estimator.hrf_library: expected none, because prepared trials do not keep the "
-        "voxels' choice, found 2 responses. Train with --recording"
-    )
+    # Either way to train gives the same bundle.
+    parts = ingredients_from(prepared).preprocessing
+    np.testing.assert_array_equal(parts.reference, dataset.reference.volume)
+    np.testing.assert_array_equal(parts.hrf_index, dataset.hrf_index)
+    assert set(dataset.hrf_index) == {0, 1}
+    ours, wanted = prepared.split("train"), dataset.split("train")
+    np.testing.assert_array_equal(ours.voxels, wanted.voxels)
 
 
 def events_of(folder):

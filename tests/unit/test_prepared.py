@@ -16,12 +16,14 @@ from runtime.bundle import (
 from runtime.errors import ArtifactError, BundleError
 from runtime.estimator import BetaEstimator, ExternalEstimator
 from runtime.live import require_live
-from runtime.preprocess import VoxelMask
+from runtime.preprocess import Hrf, VoxelMask
+from runtime.preprocess.motion_settings import Motion
+from runtime.preprocess.reference import Reference
 from tests.sealed_folder import write_folder
 from training.data.manifest import Split, TrialsManifest, VisualSource
 from training.data.store import open_trials
 from training.data.writer import TrialsWriter
-from verbs.prepared import candidates_from, ingredients_from, split_of
+from verbs.prepared import candidates_from, check_kept, ingredients_from, split_of
 
 # As in the sealed folder: two voxels, latents of 3 x 4.
 MASK = np.zeros((2, 2, 2), np.bool_)
@@ -54,7 +56,7 @@ def manifest(**changes):
     return TrialsManifest(**{**fields, **changes})
 
 
-def write(folder, *, mask=MASK, **changes):
+def write(folder, *, mask=MASK, reference=None, hrf_index=None, **changes):
     said = manifest(**changes)
     groups = len(said.groups)
     group = GROUP if groups == 2 else np.zeros_like(GROUP)
@@ -68,7 +70,8 @@ def write(folder, *, mask=MASK, **changes):
         "image": IMAGE, "group": group, "run": np.zeros(12, np.int64),
         "position": np.arange(12),
     }  # fmt: skip
-    writer.finish(indices, np.arange(3), mask=mask)
+    kept = {"mask": mask, "reference": reference, "hrf_index": hrf_index}
+    writer.finish(indices, np.arange(3), kept)
     return open_trials(folder, whole=True)
 
 
@@ -254,6 +257,64 @@ def test_another_mask_or_split_is_refused(tmp_path):
 def test_a_mask_of_other_voxels_than_the_manifest_says_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match=r"mask.npy: voxels: expected those of"):
         write(tmp_path / "trials", mask=~MASK)
+
+
+MOVED = BetaEstimator(motion=Motion())
+LIBRARY = BetaEstimator(hrf_library=(Hrf(), Hrf(peak_s=5.0)))
+VOLUME = np.ones(MASK.shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            causal(estimator=MOVED),
+            "files: expected reference.npy, as the estimator says, found none",
+        ),
+        (
+            causal(reference=VOLUME),
+            "files: expected no reference.npy, as the estimator says, found one",
+        ),
+        (
+            causal(estimator=MOVED, reference=VOLUME[1:]),
+            r"files.reference.npy.shape: expected that of mask.npy, found \(1, 2, 2\)",
+        ),
+        (
+            causal(estimator=LIBRARY),
+            "files: expected hrf_index.npy, as the estimator says, found none",
+        ),
+        (
+            causal(hrf_index=np.zeros(2, np.int64)),
+            "files: expected no hrf_index.npy, as the estimator says, found one",
+        ),
+        (
+            causal(estimator=LIBRARY, hrf_index=np.zeros(3, np.int64)),
+            r"files.hrf_index.npy.shape: expected \(2,\), found \(3,\)",
+        ),
+        (
+            causal(estimator=LIBRARY, hrf_index=np.array([0, 2])),
+            r"hrf_index.npy: values: expected rows in \[0, 2\), found 2 at voxel 1",
+        ),
+    ],
+)
+def test_what_the_estimator_was_fitted_with_must_be_there_and_fit(
+    tmp_path, changes, line
+):
+    with pytest.raises(ArtifactError, match=line):
+        write(tmp_path / "trials", **changes)
+
+
+def test_trials_told_against_another_reference_are_refused(tmp_path):
+    said = causal(estimator=MOVED, reference=VOLUME)
+    trials = write(tmp_path / "trials", **said)
+    parts = ingredients_from(trials).preprocessing
+    other = write(tmp_path / "other", **{**said, "reference": 2 * VOLUME})
+
+    reference = Reference(parts.reference, np.eye(4))
+
+    check_kept(trials, reference, None)
+    with pytest.raises(ArtifactError, match=r"reference.npy: expected the bundle's"):
+        check_kept(other, reference, None)
 
 
 @pytest.mark.parametrize(

@@ -17,20 +17,31 @@ from msgspec import UNSET
 from PIL import Image, UnidentifiedImageError
 
 from runtime.errors import ConfigError, RecordingError
-from runtime.estimator import BetaEstimator, motion_of
+from runtime.estimator import BetaEstimator
 from runtime.manifest import affine_rows
 from runtime.preprocess.normalise import AffineNormaliser
-from runtime.recording import RecordedEvent, Recording, open_recording
+from runtime.recording import RecordedEvent, RecordedRun, Recording, open_recording
 from training.data.manifest import Betas, Split, TrialsManifest
 from training.data.offline import offline_betas, offline_detail
 from training.data.writer import TrialsWriter
-from training.features import TrialBetas, trial_betas
+from training.features import TrialBetas, reference_of, trial_betas
+from training.responses import choose_responses
 from training.stimuli import read_table, table_file
 from training.visual.backbone import VisualBackbone, compute_latents, copy_latents
 from training.visual.stored import StoredLatents
 
 Count = Callable[[int, int], None]
 Stage = Callable[[str], None]
+
+OPTIONS: Final = (
+    "smoothing_fwhm_mm",
+    "spike_ratio",
+    "has_slice_times",
+    "hrf_library",
+    "confounds",
+    "motion",
+)
+"""Of an estimator, what causal betas alone have."""
 
 STIMULI_LIMIT_BYTES: Final = 2**28
 """Pictures of one size are kept beside the trials where they are smaller than this."""
@@ -54,6 +65,14 @@ class BidsTrials:
         if run_id in self.test_runs:
             return "test"
         return event.split or "train"
+
+    def training_runs(self) -> list[RecordedRun]:
+        """Return the runs that hold a trial to learn from."""
+        return [
+            run
+            for run in self.recording.runs
+            if any(self.split(event, run.run_id) == "train" for event in run.events)
+        ]
 
 
 def open_bids(folder: Path, test_runs: Sequence[str] = ()) -> BidsTrials:
@@ -133,33 +152,30 @@ def prepare_bids(
 
     Raises:
         RecordingError: A run or picture is damaged, or no trial is to train on.
-        ConfigError: The estimator whitens, which a folder of trials cannot undo, has a
-            library of responses, which it does not keep, or an option that offline
-            betas do not have.
+        ConfigError: The estimator whitens, which a folder of trials cannot undo, or
+            has an option that offline betas do not have.
+        ScanError: A run does not show the reference volume.
         BackendError: Offline betas without nilearn.
     """
-    if estimator.hrf_library is not UNSET:
-        raise ConfigError(
-            "estimator.hrf_library: expected none, because prepared trials do not "
-            f"keep the voxels' choice, found {len(estimator.hrf_library)} responses. "
-            "Train with --recording"
-        )
     if estimator.noise_shrinkage is not None:
         raise ConfigError(
             "estimator.noise_shrinkage: expected null, because prepared trials can "
             f"undo a scale only, found {estimator.noise_shrinkage}"
         )
-    if motion_of(estimator) is not None:
-        raise ConfigError(
-            "estimator.motion: expected none, because prepared trials hold no "
-            "reference volume, found one. Train on the recording itself"
-        )
     if betas == "offline":
         _require_plain(estimator)
     recording = trials.recording
     announce(f"{betas} betas of {len(recording.runs)} runs")
+    reference = hrf_index = None
     if betas == "causal":
-        found = trial_betas(recording, estimator, count)
+        # As `open_dataset` does, so that both ways to train give the same bundle.
+        reference = reference_of(recording.runs[0], estimator)
+        hrf_index = choose_responses(
+            trials.training_runs(), recording.mask, estimator, reference
+        )
+        found = trial_betas(
+            recording, estimator, count, hrf_index=hrf_index, reference=reference
+        )
         detail = "least squares separate, volume by volume"
     else:
         found = offline_betas(recording, estimator, count)
@@ -221,8 +237,12 @@ def prepare_bids(
     return writer.finish(
         layout.indices(found),
         np.arange(layout.train_images),
-        stimuli,
-        recording.mask.volume(),
+        {
+            "stimuli": stimuli,
+            "mask": recording.mask.volume(),
+            "reference": None if reference is None else reference.volume,
+            "hrf_index": hrf_index,
+        },
         count,
     )
 
@@ -233,7 +253,7 @@ def _require_plain(estimator: BetaEstimator) -> None:
     Raises:
         ConfigError: Naming the first option.
     """
-    for name in ("smoothing_fwhm_mm", "spike_ratio", "has_slice_times", "confounds"):
+    for name in OPTIONS:
         if getattr(estimator, name) is not UNSET:
             raise ConfigError(
                 f"estimator.{name}: expected none with offline betas, which take the "

@@ -243,8 +243,8 @@ def prepare_nsd(
     return writer.finish(
         trials.indices(),
         np.arange(trials.train_images),
-        mask=trials.mask.volume(),
-        on_file=count,
+        {"mask": trials.mask.volume()},
+        count,
     )
 
 

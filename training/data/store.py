@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
+from msgspec import UNSET
 
 from runtime.errors import ArtifactError
 from runtime.preprocess.mask import VoxelMask
@@ -28,7 +29,14 @@ REQUIRED: Final = {
     "latent_mean.npy": ("float32",),
 }
 """Every file of a folder, with the types it may have."""
-OPTIONAL: Final = {"stimuli.npy": ("uint8",), "mask.npy": ("bool",)}
+OPTIONAL: Final = {
+    "stimuli.npy": ("uint8",),
+    "mask.npy": ("bool",),
+    "reference.npy": ("float32",),
+    "hrf_index.npy": ("int64",),
+}
+"""The pictures; the volume whose true voxels the trials hold; what motion was told
+against, on its grid; and each voxel's place in the estimator's library of responses."""
 
 Voxels = Float32[np.ndarray, "trials voxels"]
 
@@ -166,6 +174,7 @@ def check_manifest(manifest: TrialsManifest, what: str) -> None:
             f"{what}: estimator: expected one with causal betas alone, found "
             f"{'none' if manifest.estimator is None else 'one'} with {manifest.betas}"
         )
+    _check_fitted(manifest, what)
     first = 0
     for name, split in sorted(manifest.splits.items(), key=lambda s: s[1].first):
         if split.first != first:
@@ -211,12 +220,39 @@ def _check_shapes(manifest: TrialsManifest, what: str) -> None:
         raise ArtifactError(
             f"{what}: files.mask.npy.shape: expected 3 axes, found {mask.shape}"
         )
+    reference = manifest.files.get("reference.npy")
+    if reference is not None and (mask is None or mask.shape != reference.shape):
+        raise ArtifactError(
+            f"{what}: files.reference.npy.shape: expected that of mask.npy, "
+            f"found {reference.shape}"
+        )
+    index = manifest.files.get("hrf_index.npy")
+    if index is not None and index.shape != (manifest.voxels,):
+        raise ArtifactError(
+            f"{what}: files.hrf_index.npy.shape: expected ({manifest.voxels},), "
+            f"found {index.shape}"
+        )
     stimuli = manifest.files.get("stimuli.npy")
     if stimuli is not None and (len(stimuli.shape) != 4 or stimuli.shape[0] != images):
         raise ArtifactError(
             f"{what}: files.stimuli.npy.shape: expected ({images}, height, width, 3), "
             f"found {stimuli.shape}"
         )
+
+
+def _check_fitted(manifest: TrialsManifest, what: str) -> None:
+    """Require what the estimator was fitted with, and nothing else."""
+    estimator = manifest.estimator
+    has = {
+        "reference.npy": estimator is not None and estimator.motion is not UNSET,
+        "hrf_index.npy": estimator is not None and estimator.hrf_library is not UNSET,
+    }
+    for name, is_wanted in has.items():
+        if is_wanted != (name in manifest.files):
+            raise ArtifactError(
+                f"{what}: files: expected {'' if is_wanted else 'no '}{name}, as the "
+                f"estimator says, found {'none' if is_wanted else 'one'}"
+            )
 
 
 def _check_pictures(manifest: TrialsManifest, what: str) -> None:
@@ -249,18 +285,20 @@ def _check_names(folder: Path, manifest: TrialsManifest) -> None:
 
 def _check_indices(opened: PreparedTrials) -> None:
     manifest = opened.manifest
+    library = UNSET if manifest.estimator is None else manifest.estimator.hrf_library
     for name, rows in (
         ("image", len(manifest.image_ids)),
         ("group", len(manifest.groups)),
         ("run", len(manifest.runs)),
+        ("hrf_index", 0 if library is UNSET else len(library)),
     ):
-        values = opened.arrays[name]
+        values = opened.arrays.get(name, np.empty(0, np.int64))
         outside = np.flatnonzero((values < 0) | (values >= rows))
         if outside.size:
-            trial = int(outside[0])
+            place, of = int(outside[0]), "voxel" if name == "hrf_index" else "trial"
             raise ArtifactError(
                 f"{opened.folder / name}.npy: values: expected rows in [0, {rows}), "
-                f"found {int(values[trial])} at trial {trial}"
+                f"found {int(values[place])} at {of} {place}"
             )
 
 

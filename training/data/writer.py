@@ -6,13 +6,14 @@ that it speaks of.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Float, Float32, Int64, Shaped
 from msgspec.structs import replace
 
 from runtime.errors import ArtifactError
@@ -171,8 +172,7 @@ class TrialsWriter:
         self,
         indices: dict[str, Rows],
         train_images: Int64[np.ndarray, " images"],
-        stimuli: UInt8[np.ndarray, "images height width 3"] | None = None,
-        mask: Bool[np.ndarray, "x y z"] | None = None,
+        optional: Mapping[str, Shaped[np.ndarray, "..."] | None] = MappingProxyType({}),
         on_file: Callable[[int, int], None] | None = None,
     ) -> TrialsManifest:
         """Write the small arrays, hash everything, and say that it is done.
@@ -180,8 +180,8 @@ class TrialsWriter:
         Args:
             indices: ``image``, ``group``, ``run`` and ``position`` of every trial.
             train_images: Rows of latents over which the mean of z_v is taken.
-            stimuli: The pictures, where they are kept.
-            mask: The volume whose true voxels the trials hold.
+            optional: Files of `training.data.store.OPTIONAL` by name without
+                ``.npy``; None where there is none.
             on_file: Told after each file that was hashed.
         """
         self._arrays.clear()
@@ -192,7 +192,6 @@ class TrialsWriter:
             **indices,
             "latent_mean": mean_of_rows(latents, train_images),
         }
-        optional = {"stimuli": stimuli, "mask": mask}
         small |= {name: a for name, a in optional.items() if a is not None}
         for name, array in small.items():
             np.save(self.folder / f"{name}.npy", array, allow_pickle=False)
