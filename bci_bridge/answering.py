@@ -103,7 +103,7 @@ class Answering:
                     self._pending.append(start)
                 case SkipVolume():
                     self._pending += self._worker.skip_volume(action)
-                    self._updates.renew(logged.log_ns, self._worker.waiting())
+                    self._renew(logged.log_ns)
                 case EndRun():
                     self._pending += self._worker.end(action)
 
@@ -162,7 +162,11 @@ class Answering:
         if any(_is_answer(outcome) for outcome, _ in made):
             self._updates.took(self._clock_ns() - begin_ns)
         self._pending += made
-        self._updates.renew(read_ns, self._worker.waiting())
+        self._renew(read_ns)
+
+    def _renew(self, read_ns: int) -> None:
+        if self._updates.is_on:
+            self._updates.renew(read_ns, self._worker.waiting())
 
     def _frozen(self, run: str) -> Envelope:
         configuration = self._worker.configuration

@@ -15,10 +15,14 @@ MARGIN: Final = 2
 
 
 class Updates:
-    """What could be said of one run's trials before they are due."""
+    """What could be said of one run's trials before they are due.
+
+    Attributes:
+        is_on: The run asks for estimates.
+    """
 
     def __init__(self) -> None:
-        self._is_on, self._tr_ns = False, 0
+        self.is_on, self._tr_ns = False, 0
         self._cost_ns: int | None = None
         self._read_ns: int | None = None
         self._next_ns = 0
@@ -27,7 +31,7 @@ class Updates:
     def start(self, run: RunStart) -> None:
         """Begin a run; how long an answer takes is kept from the one before."""
         # Where volumes come as fast as they are answered, there is no time between.
-        self._is_on = run.updates and run.pace == "live"
+        self.is_on = run.updates and run.pace == "live"
         self._tr_ns = round(run.tr_s * 1e9)
         self._read_ns = None
         self._trials.clear()
@@ -40,7 +44,7 @@ class Updates:
                 it as it came after the last: a recording may be played faster.
             waiting: Trials that are announced and not answered.
         """
-        if not self._is_on:
+        if not self.is_on:
             return
         last_ns, self._read_ns = self._read_ns, read_ns
         if last_ns is not None:
