@@ -43,6 +43,9 @@ class RunRecord:
             self._places[_key(outcome)] = index
         if isinstance(outcome, VolumeOutcome):
             self._decided[outcome.volume_index] = outcome.decided_ns
+        # The volume that made it due may be lost, and was as late.
+        if isinstance(outcome, TrialOutcome) and outcome.timing == "LATE":
+            self._decided.setdefault(outcome.after_volume, outcome.decided_ns)
 
     def place(self, outcome: Outcome, index: int) -> int:
         """Say which index an outcome has that is made again.

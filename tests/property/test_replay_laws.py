@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -299,6 +299,9 @@ def test_a_log_without_one_of_the_servers_messages_does_not(script, data):
 @settings(max_examples=100, deadline=None)
 @given(scripts, st.data())
 def test_outcomes_that_cannot_be_read_are_held_against_nobody(script, data):
+    # Whether an unreadable answer was late, and so what was held, nobody knows.
+    assume(all("hold-last" not in step for part in script[1:] for step in part))
+    assume("hold-last" not in script[0])
     server = served(script)
     log = server.outcomes
     first = data.draw(st.integers(0, len(log) - 1))
