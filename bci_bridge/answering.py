@@ -106,6 +106,7 @@ class Answering:
                     self._renew(logged.log_ns)
                 case EndRun():
                     self._pending += self._worker.end(action)
+                    self._updates.stop()
 
     def emit(self, degraded: tuple[str, ...] = ()) -> list[Envelope]:
         """Give what is not on record yet, numbered, in order; it must go there now.

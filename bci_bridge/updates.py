@@ -51,6 +51,11 @@ class Updates:
             self._next_ns = read_ns + min(self._tr_ns, read_ns - last_ns)
             self._trials = deque(waiting)
 
+    def stop(self) -> None:
+        """End the run: nothing follows its end."""
+        self.is_on = False
+        self._trials.clear()
+
     def took(self, cost_ns: int) -> None:
         """Learn how long an answer takes."""
         self._cost_ns = cost_ns

@@ -38,11 +38,12 @@ class MeanDecoder:
                 "run", expected=str(self._shape), found=str(run.shape)
             )
         self._run, self._trials = run, dict[str, Trial]()
+        self._announced = dict[str, Trial]()
         self.used = []
         self._mean = 0.0
 
     def add_trial(self, trial: Trial) -> None:
-        self._trials[trial.trial_id] = trial
+        self._trials[trial.trial_id] = self._announced[trial.trial_id] = trial
 
     @property
     def takes_any_grid(self) -> bool:
@@ -79,7 +80,9 @@ class MeanDecoder:
         return self._due(volume_index)
 
     def early(self, trial_id: str) -> TrialReport | None:
-        trial = self._trials.get(trial_id)
+        # Careless: whether it was answered, and whether the run is over, is the
+        # caller's to know.
+        trial = self._announced.get(trial_id)
         if trial is None or not self.used:
             return None
         answer = Answer("ANSWER", label=f"{self._mean:.0f}")

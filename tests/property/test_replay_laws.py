@@ -219,12 +219,14 @@ ANSWERED = [
     ("idle", 1),
 ]
 """A trial is answered, so that it is known how long that takes, and two wait."""
+IDLE = ("idle", 3)
 
 scripts = st.tuples(
     starts,
     st.lists(calm, min_size=5, max_size=12)
     | st.lists(calm | idles, max_size=8).map(lambda rest: ANSWERED + rest),
-    st.lists(wild, max_size=25),
+    st.lists(wild, max_size=25)
+    | st.lists(wild, max_size=5).map(lambda rest: [("end", 0, False), IDLE, *rest]),
 )
 
 

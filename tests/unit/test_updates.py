@@ -80,6 +80,17 @@ def test_where_nobody_asked_or_nobody_waits_for_answers_none_is_begun():
         assert found.next(after_two_volumes(found)) is None
 
 
+def test_after_a_runs_end_none_is_begun():
+    found = begun()
+    now_ns = after_two_volumes(found)
+
+    found.stop()
+
+    assert found.next(now_ns) is None
+    found.renew(now_ns + TR_NS, ["t-1"])
+    assert found.next(now_ns + TR_NS) is None
+
+
 def test_another_run_begins_with_what_is_known_of_the_costs_and_without_its_trials():
     found = begun(cost_ns=400 * MS)
     after_two_volumes(found)
