@@ -18,10 +18,10 @@ instants is found. Everything else follows from the inputs and is compared.
 
 Where inputs are lost, the state of the decoder is not known until the next run; what is
 recorded of that run beyond is counted as left out. Outcomes that are lost are left out
-themselves; that a volume was late is then read from the trials that it made due, or taken
-not to be so, and under hold-last what a later answer repeats may differ. Where a server
-was killed for good, the last outcomes may never have been written: what there is is
-compared.
+themselves; that a volume was late is then read from the trials that it made due, or
+taken not to be so, and under hold-last what a later answer repeats may differ. Where a
+server was killed for good, the last outcomes may never have been written: what there is
+is compared.
 """
 
 from collections.abc import Iterable, Iterator
