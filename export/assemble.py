@@ -14,7 +14,13 @@ import torch
 from jaxtyping import Float64, Shaped
 
 from export.fold import FoldedEncoder, FoldedVelocity, VoxelDecoder, conditioning_table
-from export.graphs import Graph, WeightStore, graph_from_module, write_graph
+from export.graphs import (
+    Graph,
+    WeightStore,
+    graph_from_module,
+    with_weights_of,
+    write_graph,
+)
 from export.int8 import Ranges, quantised
 from export.precision import Half, halved
 from export.unroll import TABLE_ROW, evaluation_grid, unrolled
@@ -102,15 +108,33 @@ class Flow:
         }
 
 
-def flow_of(field: SiT, solver: Solver, steps: Mapping[Direction, int]) -> Flow:
-    """Trace a field's step graph and fold the conditioning of its grid into tables."""
+def flow_of(
+    field: SiT,
+    solver: Solver,
+    steps: Mapping[Direction, int],
+    traced: tuple[SiT, Graph] | None = None,
+) -> Flow:
+    """Trace a field's step graph and fold the conditioning of its grid into tables.
+
+    Args:
+        field: In evaluation mode, float32, on the CPU.
+        solver: Of both directions.
+        steps: Of each direction.
+        traced: Another field of the same sizes, no two of its weights alike, and its
+            step graph, which is given this field's weights instead of a second trace.
+    """
     tables = {
         direction: conditioning_table(
             field, evaluation_grid(solver, steps[direction], direction)
         ).numpy()
         for direction in DIRECTIONS
     }
-    return Flow(step_graph(field), Ranges(field), tables, solver, steps)
+    step = (
+        with_weights_of(traced[1], FoldedVelocity(traced[0]), FoldedVelocity(field))
+        if traced
+        else step_graph(field)
+    )
+    return Flow(step, Ranges(field), tables, solver, steps)
 
 
 def in_precision(graph: Graph, precision: Literal["f32"] | Half) -> Graph:

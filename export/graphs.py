@@ -138,6 +138,54 @@ def graph_from_module(
     return _renamed(_stripped(graph))
 
 
+def with_weights_of(graph: Graph, traced: nn.Module, other: nn.Module) -> Graph:
+    """Return a traced module's graph with the weights of another of the same shape.
+
+    Tracing takes seconds, and a graph says the same of both. What is no weight of
+    `traced`, nor one transposed, is taken for a constant of the graph: the result must
+    be judged, as every graph is before it ships.
+
+    Args:
+        graph: From `graph_from_module` of `traced`.
+        traced: No two of its weights that the graph holds are alike.
+        other: Has weights of the same names and shapes.
+
+    Raises:
+        ParityError: A weight could be one or another, or is not in `other`.
+    """
+    found, wanted = _as_found(traced), _as_found(other)
+    shapes = [{name: w.shape for name, w in one.items()} for one in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        raise ParityError(f"{graph.name}: expected two modules of the same shape")
+    weights = {}
+    for key, array in graph.weights.items():
+        names = [name for name, one in found.items() if _is_equal(one, array)]
+        if len(names) > 1:
+            raise ParityError(
+                f"{graph.name}: expected weights that differ, found those of "
+                f"{' and '.join(names)} alike"
+            )
+        one = wanted[names[0]] if names else array
+        weights[key] = np.asarray(one, order="C")
+    return replace(graph, weights=weights)
+
+
+def _as_found(module: nn.Module) -> dict[str, Array]:
+    """Return a module's weights as a graph may hold them: as they are, or turned."""
+    weights = {name: p.detach().numpy() for name, p in module.state_dict().items()}
+    turned = {f"{name}, turned": w.T for name, w in weights.items() if w.ndim == 2}
+    return weights | turned
+
+
+def _is_equal(one: Array, other: Array) -> bool:
+    # Most of the large ones differ in their first element already.
+    return (
+        (one.shape, one.dtype) == (other.shape, other.dtype)
+        and bool(np.array_equal(one.flat[:1], other.flat[:1]))
+        and bool(np.array_equal(one, other))
+    )
+
+
 def _split_constants(
     nodes: Sequence[onnx.NodeProto],
 ) -> tuple[tuple[onnx.NodeProto, ...], dict[str, Array]]:

@@ -26,6 +26,7 @@ from export.assemble import (
     flow_of,
     write_autoencoder,
 )
+from export.graphs import Graph
 from export.judging import gates_of_flow
 from export.parity import (
     Array,
@@ -257,6 +258,7 @@ def export_bundle(
         graphs = write_autoencoder(autoencoder, precisions, folder)
         draft = msgspec.structs.replace(draft, graphs=graphs)
         centre = latent_mean if draft.flow.is_centred else 0.0
+        traced: tuple[SiT, Graph] | None = None
         for label, judged in (("stressed", stressed(field, _SEED)), ("trained", field)):
             progress(f"export and judge the {label} velocity field")
             reference = Reference(vae, judged, method, counts, centre=centre)
@@ -265,7 +267,9 @@ def export_bundle(
                 if judged is field
                 else flow_vectors(reference, unit_latents(field, _SAMPLES, _SEED))
             )
-            exported = flow_of(judged, method, counts)
+            exported = flow_of(judged, method, counts, traced)
+            # Of the stressed field, which comes first: no two of its weights are alike.
+            traced = traced or (judged, exported.step)
             retrieval = None
             if "int8" in precisions:
                 latents = (

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from export.assemble import Flow, flow_of, step_graph, write_flow
-from export.fold import conditioning_table
-from export.graphs import WeightStore, write_graph
+from export.fold import FoldedVelocity, conditioning_table
+from export.graphs import WeightStore, with_weights_of, write_graph
 from export.int8 import Ranges
 from export.precision import halved, rounded_in_float32
 from export.unroll import evaluation_grid, unrolled
@@ -37,6 +37,38 @@ def field():
 @pytest.fixture(scope="module")
 def step(field):
     return step_graph(field)
+
+
+def test_a_graph_with_anothers_weights_is_the_others_graph(step, field):
+    other = random_model(seed=3).field
+
+    found = with_weights_of(step, FoldedVelocity(field), FoldedVelocity(other))
+
+    wanted = step_graph(other)
+    assert found.nodes == wanted.nodes
+    assert found.weights.keys() == wanted.weights.keys()
+    for key, array in wanted.weights.items():
+        np.testing.assert_array_equal(found.weights[key], array)
+        assert found.weights[key].flags.c_contiguous
+    assert any((found.weights[key] != step.weights[key]).any() for key in step.weights)
+
+
+def test_weights_that_are_alike_or_of_another_shape_are_not_exchanged(step, field):
+    zeroed = copy.deepcopy(field)
+    for layer in (zeroed.blocks[0].attn.proj, zeroed.blocks[1].mlp.fc2):
+        torch.nn.init.zeros_(layer.bias)
+    traced = FoldedVelocity(zeroed)
+    zero = {"w2": traced.field.blocks[0].attn.proj.bias.detach().numpy()}
+    alike = replace(step, weights=dict(step.weights) | zero)
+
+    with pytest.raises(
+        ParityError, match=r"found those of \S+proj.bias and \S+fc2.bias"
+    ):
+        with_weights_of(alike, traced, FoldedVelocity(field))
+    config = SiTConfig(tokens=8, width=12, depth=1, heads=3, frequencies=16)
+    other = FoldedVelocity(SiT(config))
+    with pytest.raises(ParityError, match="expected two modules of the same shape"):
+        with_weights_of(step, FoldedVelocity(field), other)
 
 
 def graph_of(step, field, solver, steps, direction):
