@@ -2,16 +2,15 @@
 
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.forked import training
+
 # A process that trains, killed and started again.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parents[2]
 EPOCHS = 8
 SNAPSHOT_EVERY = 5
 STEPS = {"vae": 3 * EPOCHS, "flow": 4 * EPOCHS}
@@ -19,29 +18,28 @@ FEW = ("--dropout", "0.9", "--held-out", "0.25")
 """Tokens dropped, two of eight images held out: 18 of 24 trials, two steps an epoch."""
 
 
-def started(out: Path, precision: str, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "tests.ranked", str(out), "--announce"),
-            *("--precision", precision, "--epochs", str(EPOCHS)),
-            *("--snapshot-every", str(SNAPSHOT_EVERY)),
-            *more,
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
+def arguments(out: Path, precision: str, *more: str) -> tuple[object, ...]:
+    return (
+        *(out, "--announce", "--precision", precision, "--epochs", EPOCHS),
+        *("--snapshot-every", SNAPSHOT_EVERY, *more),
     )
+
+
+def whole_run(out: Path, precision: str, *more: str) -> None:
+    with training(*arguments(out, precision, *more)) as process:
+        status, said = process.ended()
+    assert status == 0, said
 
 
 def kill_at(out: Path, precision: str, moment: str, *more: str) -> None:
     """Kill training when it has announced a step, without a word before."""
-    with started(out, precision, *more) as process:
-        for line in process.stdout:
+    with training(*arguments(out, precision, *more)) as process:
+        for line in process.lines:
             if line.strip() == moment:
                 process.kill()
                 break
-        process.stdout.close()
-    assert process.returncode == -signal.SIGKILL
+        status, _ = process.ended()
+    assert status == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -56,17 +54,13 @@ def test_a_run_killed_in_each_stage_has_the_history_and_weights_of_a_whole_one(
         for stage, last in STEPS.items()
     }
 
-    with started(whole, precision) as process:
-        process.communicate()
-    assert process.returncode == 0
+    whole_run(whole, precision)
     for stage, step in steps.items():
         kill_at(parts, precision, f"{stage} {step}")
         assert (parts / stage / "snapshot.json").is_file()
         assert not (parts / stage / "config.json").exists()
-    with started(parts, precision) as process:
-        process.communicate()
+    whole_run(parts, precision)
 
-    assert process.returncode == 0
     for stage, last in STEPS.items():
         for name in (
             "history.csv",
@@ -80,16 +74,12 @@ def test_a_run_killed_in_each_stage_has_the_history_and_weights_of_a_whole_one(
 def test_early_stopping_with_dropped_tokens_goes_on_to_the_same_bits(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
 
-    with started(whole, "fp32", *FEW) as process:
-        process.communicate()
-    assert process.returncode == 0
+    whole_run(whole, "fp32", *FEW)
     # The run may stop early, so that only its first steps are sure to come.
     for moment in ("vae 8", "vae 9", "flow 7", "flow 10"):
         kill_at(parts, "fp32", moment, *FEW)
-    with started(parts, "fp32", *FEW) as process:
-        process.communicate()
+    whole_run(parts, "fp32", *FEW)
 
-    assert process.returncode == 0
     for stage in STEPS:
         one, two = whole / stage, parts / stage
         names = {file.name for file in one.glob("*.*") if file.is_file()}

@@ -1,7 +1,7 @@
 """Two processes compute what one does, whole or in shards, and go on from its snapshot.
 
-Processes on CPUs are started as torch's launcher starts them on several machines;
-``accelerate launch`` sets the same variables for GPUs, and cannot start two on CPUs.
+Processes on CPUs are given the variables that torch's launcher sets on several
+machines; ``accelerate launch`` sets the same for GPUs, and cannot start two on CPUs.
 """
 
 import csv
@@ -14,7 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-# Interpreters with torch, two at a time.
+from tests.forked import trained, trained_together
+
+# Processes that train, two at a time.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
@@ -23,24 +25,13 @@ FLAVOURS = {"replicas": {}, "shards": SHARDS}
 
 
 def train(out: Path, *options: object, processes: int = 1, **variables: str) -> str:
-    """Train both stages in processes of their own; return standard error."""
-    launcher = ["-m", "torch.distributed.run", "--standalone"]
-    launcher += ["--nproc_per_node", str(processes)]
-    done = subprocess.run(
-        [
-            sys.executable,
-            *(launcher if processes > 1 else []),
-            *("-m", "tests.ranked", str(out), *map(str, options)),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        | variables,
-    )
-    return done.stderr if done.returncode else ""
+    """Train both stages in processes of their own; return what failed ones said."""
+    environment = {"ACCELERATE_USE_CPU": "true", **variables}
+    if processes > 1:
+        status, said = trained_together(processes, out, *options, **environment)
+    else:
+        status, said = trained(out, *options, **environment).ended()
+    return said if status else ""
 
 
 def history(folder: Path) -> list[dict[str, float]]:
@@ -115,8 +106,27 @@ def test_two_processes_go_on_from_the_snapshot_of_one(alone, tmp_path, flavour):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
-    said = train(tmp_path, "--batch", 7, processes=2)
+    # By torch's own launcher, which all others do without: it imports torch once more.
+    launched = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            *launched,
+            "-m",
+            "tests.ranked",
+            str(tmp_path),
+            "--batch",
+            "7",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
 
+    assert done.returncode
+    said = done.stderr
     assert "batch: expected a multiple of the 2 processes, found 7." in said
 
 
