@@ -1,7 +1,7 @@
 """Real sockets on loopback, and no test may leave one behind."""
 
-import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,10 +14,24 @@ from bci_bridge.messages import RigNote
 from bci_bridge.server import Endpoints, ServeConfig, ServeReport, serve
 from tests.integration.tiny import MeanDecoder
 
+_CONTEXTS: weakref.WeakSet[zmq.Context] = weakref.WeakSet()
+"""All that were made; to look for them among all objects takes longer than a test."""
 
-def _open_contexts() -> list[object]:
-    found = (thing for thing in gc.get_objects() if type(thing) is zmq.Context)
-    return [context for context in found if not context.closed]
+
+_make = zmq.Context.__init__
+
+
+def _make_and_note(context: zmq.Context, *args: object, **kwargs: object) -> None:
+    _make(context, *args, **kwargs)
+    if type(context) is zmq.Context:
+        _CONTEXTS.add(context)
+
+
+zmq.Context.__init__ = _make_and_note
+
+
+def _open_contexts() -> list[zmq.Context]:
+    return [context for context in _CONTEXTS if not context.closed]
 
 
 @pytest.fixture(autouse=True)
