@@ -5,6 +5,7 @@ import os
 import hypothesis
 import pytest
 import torch
+from jaxtyping import config as jaxtyping_config
 
 from tests.made_once import FOLDER, new_folder
 
@@ -21,6 +22,21 @@ def pytest_configure() -> None:
     """Share one folder among the workers, which inherit its name."""
     if FOLDER not in os.environ:
         new_folder()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """Let what is marked ``unchecked`` run as users run it, its fixtures included.
+
+    A check costs ten times what a small function does. Who reads a graph of thousands
+    of nodes makes the same calls as the tests of one node, which are checked.
+    """
+    is_unchecked = item.get_closest_marker("unchecked") is not None
+    jaxtyping_config.update("jaxtyping_disable", is_unchecked)
+    try:
+        return (yield)
+    finally:
+        jaxtyping_config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

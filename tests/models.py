@@ -1,11 +1,17 @@
 """Random models for tests: small, and with nothing in them that is negligible."""
 
+import hashlib
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
+from export import assemble, package
 from export.package import export_bundle
 from export.parity import stressed
 from export.preprocessing import Preprocessing
@@ -85,21 +91,48 @@ def export(
     steps=2,
     precisions=("f32",),
 ) -> Path:
-    """Export a random model with the arguments that tests do not care about."""
-    return export_bundle(
-        model.vae,
-        model.field,
-        model.config,
-        model.preprocessing,
-        model.latent_mean,
-        model.golden_voxels,
-        out,
-        backbone=backbone,
-        created=CREATED,
-        solver=solver,
-        steps=steps,
-        precisions=precisions,
-    )
+    """Export a random model with the arguments that tests do not care about.
+
+    Torch's exporter is asked once for each of a run's weights; all else is done anew.
+    """
+    with (
+        mock.patch.object(assemble, "step_graph", _once("step", assemble.step_graph)),
+        mock.patch.object(
+            package,
+            "autoencoder_graphs",
+            _once("autoencoder", package.autoencoder_graphs),
+        ),
+    ):
+        return export_bundle(
+            model.vae,
+            model.field,
+            model.config,
+            model.preprocessing,
+            model.latent_mean,
+            model.golden_voxels,
+            out,
+            backbone=backbone,
+            created=CREATED,
+            solver=solver,
+            steps=steps,
+            precisions=precisions,
+        )
+
+
+def _once(name: str, trace: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Trace a module once for all processes that share a run of the tests."""
+
+    def traced(module: Any) -> Any:
+        digest = hashlib.sha256(repr(module.config).encode())
+        for key, tensor in module.state_dict().items():
+            digest.update(key.encode() + tensor.numpy().tobytes())
+        file = made_once(
+            f"{name}-{digest.hexdigest()[:16]}",
+            lambda out: out.write_bytes(pickle.dumps(trace(module))),
+        )
+        return pickle.loads(file.read_bytes())
+
+    return traced
 
 
 def tiny_bundle() -> Path:
