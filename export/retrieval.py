@@ -11,7 +11,6 @@ from typing import Final, final
 
 import numpy as np
 from jaxtyping import Float, Int64
-from scipy.stats import binom
 
 from export.parity import Array, Reference
 from runtime.errors import ParityError
@@ -65,6 +64,9 @@ class Change:
         1947, "Note on the sampling error of the difference between correlated
         proportions or percentages", one-sided).
         """
+        # Late: it takes longer to import than all else here, and int8 alone asks.
+        from scipy.stats import binom
+
         return int(binom.ppf(_CONFIDENCE, self.lost + self.won, 0.5))
 
     def gate(self, name: str, precision: GraphPrecision) -> GateSpec:

@@ -1,16 +1,18 @@
 """Feature networks: the right layer, the right colours, and never a random weight."""
 
+import subprocess
+import sys
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from open_clip.transformer import QuickGELU, VisionTransformer
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from training.metrics import network_specs
 from training.metrics.feature_networks import FeatureNetwork, open_network
 from training.metrics.network_specs import NETWORKS, NetworkSpec
 from training.metrics.result import Absent
@@ -167,6 +169,26 @@ def test_torchvisions_files_are_looked_for_by_name_and_hash():
     assert NETWORKS["efficientnet"].cached().name.startswith("efficientnet_b1")
 
 
+def test_torchvisions_addresses_are_its_own():
+    models = torchvision.models
+
+    assert {name: spec.url for name, spec in NETWORKS.items() if spec.url} == {
+        "inception": models.Inception_V3_Weights.DEFAULT.url,
+        "alexnet": models.AlexNet_Weights.DEFAULT.url,
+        "efficientnet": models.EfficientNet_B1_Weights.DEFAULT.url,
+    }
+
+
+@pytest.mark.slow
+def test_an_evaluation_without_networks_imports_none():
+    program = "import sys, verbs.evaluate_bundle; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+
+    assert not {"open_clip", "torchvision", "transformers"} & {*done.stdout.split()}
+
+
 def built(name):
     """The whole network as torchvision makes it, random, and its state."""
     makers = {
@@ -233,7 +255,7 @@ def test_the_convolutions_of_alexnet_alone_are_enough(tmp_path):
 
 def test_clips_embedding_is_what_its_image_side_returns(tmp_path, monkeypatch):
     def small():
-        return network_specs.VisionTransformer(
+        return VisionTransformer(
             image_size=224,
             patch_size=56,
             width=32,
@@ -241,7 +263,7 @@ def test_clips_embedding_is_what_its_image_side_returns(tmp_path, monkeypatch):
             heads=2,
             mlp_ratio=2.0,
             output_dim=8,
-            act_layer=network_specs.QuickGELU,
+            act_layer=QuickGELU,
         )
 
     with torch.random.fork_rng():

@@ -1,7 +1,8 @@
 """What each feature network is: architecture, layer, size and colours of its input.
 
 The five networks, their layers and sizes are those of NeuroFlow's released `eval.py`
-and MindEye2's `final_evaluations`. Architectures are torchvision's and open_clip's.
+and MindEye2's `final_evaluations`. Architectures are torchvision's and open_clip's,
+which are imported where a network is built: an evaluation without weights has none.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,11 +12,8 @@ from typing import Final
 
 import numpy as np
 import torch
-import torchvision
 from jaxtyping import UInt8
-from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as transforms
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
@@ -61,6 +59,8 @@ class NetworkSpec:
 
     def prepare(self, images: UInt8[np.ndarray, "images rows columns 3"]) -> Tensor:
         """Return images as the network was trained to see them."""
+        from torchvision.transforms.v2 import functional as transforms
+
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
         resized = transforms.resize(
             pixels.float() / 255,
@@ -91,6 +91,8 @@ class Convolutions(nn.Module):
 
 def inception() -> nn.Module:
     """Build Inception V3 without its classifiers (Szegedy et al. 2016)."""
+    import torchvision
+
     # transform_input: these weights saw other colours, which the network mends itself.
     module: nn.Module = torchvision.models.inception_v3(
         weights=None, transform_input=True, aux_logits=False, init_weights=False
@@ -101,11 +103,15 @@ def inception() -> nn.Module:
 
 def alexnet() -> nn.Module:
     """Build AlexNet's convolutions (Krizhevsky 2014)."""
+    import torchvision
+
     return Convolutions(torchvision.models.alexnet(weights=None).features)
 
 
 def clip_vision() -> nn.Module:
     """Build the image side of CLIP ViT-L/14 (Radford et al. 2021)."""
+    from open_clip.transformer import QuickGELU, VisionTransformer
+
     tower: nn.Module = VisionTransformer(
         image_size=224,
         patch_size=14,
@@ -121,6 +127,8 @@ def clip_vision() -> nn.Module:
 
 def efficientnet() -> nn.Module:
     """Build EfficientNet-B1 without its classifier (Tan and Le 2019)."""
+    import torchvision
+
     module: nn.Module = torchvision.models.efficientnet_b1(weights=None)
     module.classifier = nn.Identity()
     return module
@@ -128,14 +136,18 @@ def efficientnet() -> nn.Module:
 
 def resnet50() -> nn.Module:
     """Build ResNet-50 without its classifier (SwAV: Caron et al. 2020)."""
+    import torchvision
+
     module: nn.Module = torchvision.models.resnet50(weights=None)
     module.fc = nn.Identity()
     return module
 
 
-_INCEPTION_URL: Final = torchvision.models.Inception_V3_Weights.DEFAULT.url
-_ALEXNET_URL: Final = torchvision.models.AlexNet_Weights.DEFAULT.url
-_EFFICIENTNET_URL: Final = torchvision.models.EfficientNet_B1_Weights.DEFAULT.url
+# torchvision's newest weights of each, as its own table has them.
+_PLACE: Final = "https://download.pytorch.org/models"
+_INCEPTION_URL: Final = f"{_PLACE}/inception_v3_google-0cc3c7bd.pth"
+_ALEXNET_URL: Final = f"{_PLACE}/alexnet-owt-7be5be79.pth"
+_EFFICIENTNET_URL: Final = f"{_PLACE}/efficientnet_b1-c27df63c.pth"
 
 NETWORKS: Final[dict[str, NetworkSpec]] = {
     "inception": NetworkSpec(

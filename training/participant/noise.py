@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
-from scipy import signal, stats
 
 from training.participant.brain import Brain, smooth_field
 from training.participant.parameters import ParticipantParameters
@@ -116,6 +115,9 @@ def _noise_scale(
     brain: Brain, p: ParticipantParameters, rng: np.random.Generator
 ) -> Float64[np.ndarray, " head"]:
     """Give decoding voxels, and apart from them the others, the table's quantiles."""
+    # Late: it takes longer to import than a participant takes to be read.
+    from scipy import stats
+
     mask = brain.head_mask
     field = smooth_field(mask, 1.5, rng) + 0.7 * rng.standard_normal(int(mask.sum()))
     scale = np.empty(len(field))
@@ -132,6 +134,8 @@ def _ar1(
     shape: tuple[int, int], coefficient: float, rng: np.random.Generator
 ) -> Float32[np.ndarray, "times series"]:
     """Draw stationary AR(1) columns of variance 1."""
+    from scipy import signal  # as above
+
     shocks = rng.standard_normal(shape, dtype=np.float32)
     shocks[1:] *= np.float32(math.sqrt(1 - coefficient**2))
     taps = np.array([1.0, -coefficient], dtype=np.float32)
