@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from runtime.errors import CheckpointError
 from training.config import config_from_preset
@@ -15,7 +16,12 @@ from training.neurovae import NeuroVAE
 from training.released import import_released
 from training.sit import SiT
 
-CONFIG = config_from_preset("tiny")
+_TINY = config_from_preset("tiny")
+CONFIG = replace(
+    _TINY,
+    vae=replace(_TINY.vae, channel_multipliers=(1, 2), blocks=1, downsamplings=1),
+)
+"""Every kind of layer once: a file is opened hundreds of times, each tensor read."""
 FLAGS = {
     "subject": 1,
     "path_type": "cosine",
