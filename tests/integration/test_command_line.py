@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import in_process
 from tests.sealed_folder import write_folder
 
-# An interpreter for every line.
+# An interpreter for nearly every line.
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -70,9 +71,9 @@ def test_a_configuration_with_an_unknown_key_is_named_with_its_file(tmp_path):
     file.write_text('{"nope": 1}')
     flags = ["--recording", tmp_path, "--out", tmp_path / "out", "--config", file]
 
-    status, error = said("train", "vae", *flags)
+    status, output, error = in_process.said("train", "vae", *flags)
 
-    assert status == 2
+    assert (status, output) == (2, "")
     assert error == (
         f"neuroflow: {file}: configuration: Object contains unknown field `nope`\n"
     )
@@ -129,12 +130,13 @@ def test_a_demonstration_keeps_others_and_mistakes_out_of_its_folder(tmp_path):
     mark = tmp_path / ".neuroflow-demo"
     with mark.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        busy = said("demo", "--out", tmp_path)
-    wrong = said("demo", "--out", tmp_path, "--speed", "0")
-    unread = said("demo", "--out", tmp_path, "--recording", tmp_path / "none")
+        busy = in_process.said("demo", "--out", tmp_path)
+    wrong = in_process.said("demo", "--out", tmp_path, "--speed", "0")
+    missing = tmp_path / "none"
+    unread = in_process.said("demo", "--out", tmp_path, "--recording", missing)
 
     assert busy[0] == 1
-    assert "found another that is writing into it" in busy[1]
-    assert wrong == (2, "neuroflow: --speed: expected a number above 0, found 0\n")
+    assert "found another that is writing into it" in busy[2]
+    assert wrong == (2, "", "neuroflow: --speed: expected a number above 0, found 0\n")
     assert unread[0] == 1
     assert (tmp_path / "result").exists()

@@ -1,35 +1,19 @@
 """Raw files to a checkpoint by the command line, and what goes wrong on the way."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.in_process import said
 from tests.nsd_folder import BETAS, MASK, PICTURES, write_mask, write_nsd
 from tests.participants import tiny_participant
 from training.checkpoint import load_flow, load_neurovae
 from training.config import config_from_preset
 from training.data.store import open_trials
 
-# An interpreter for every line.
+# Two stages are trained.
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[2]
-
-
-def said(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "neuroflow", *map(str, arguments)],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
