@@ -25,6 +25,10 @@ PAUSE_S = 0.02
 """Between two volumes; fifty a second is far beyond any scanner."""
 
 PATIENCE_S = 5.0
+WITH_THE_DEAD_S = 1.0
+"""Patience with a server that is broken on purpose: it dies of its first bad header,
+and each who speaks to it waits in vain."""
+
 HEAR_OUT_S = 60.0
 """A busy machine answers thousands of messages late; it must answer them."""
 
@@ -55,6 +59,7 @@ def run(settings: Settings) -> Finding:
     """Start a server, play, fuzz, and hold what was answered against what was sent."""
     count = settings.tries(short=20_000, full=1_000_000)
     played, is_over = Played(), threading.Event()
+    patience_s = WITH_THE_DEAD_S if settings.sabotage else PATIENCE_S
     with scratch() as folder:
         rig = start_server(folder, is_broken=settings.sabotage)
         begun = threading.Event()
@@ -64,11 +69,11 @@ def run(settings: Settings) -> Finding:
         thread.start()
         begun.wait(PATIENCE_S)
         begin = time.monotonic()
-        heard = _fuzz(rig.address, settings.seed, count)
+        heard = _fuzz(rig.address, settings.seed, count, patience_s)
         fuzz_s = time.monotonic() - begin
         is_over.set()
-        thread.join(4 * PATIENCE_S)
-        found = [] if played.troubles else _outcomes(rig.address, played)
+        thread.join(4 * patience_s)
+        found = [] if played.troubles else _outcomes(rig.address, played, patience_s)
         stopped = rig.stop()
     if stopped.failure:
         played.troubles.append(f"server: {stopped.failure}")
@@ -133,16 +138,16 @@ def _play(
         begun.set()
 
 
-def _outcomes(address: str, played: Played) -> list[VolumeOutcome]:
+def _outcomes(address: str, played: Played, patience_s: float) -> list[VolumeOutcome]:
     try:
-        every = list(Client(address, run=RUN, timeout_s=PATIENCE_S))
+        every = list(Client(address, run=RUN, timeout_s=patience_s))
     except ClientError as error:
         played.troubles.append(f"client: {error}")
         return []
     return [outcome for outcome in every if isinstance(outcome, VolumeOutcome)]
 
 
-def _fuzz(address: str, seed: int, count: int) -> Heard:
+def _fuzz(address: str, seed: int, count: int, patience_s: float) -> Heard:
     heard = Heard()
     # Another run and stream: who may join the run is for keys to say, not for this.
     source = Mutator(seed, run="strange", stream="strange")
@@ -150,7 +155,7 @@ def _fuzz(address: str, seed: int, count: int) -> Heard:
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, 64)
-        socket.setsockopt(zmq.SNDTIMEO, round(PATIENCE_S * 1000))
+        socket.setsockopt(zmq.SNDTIMEO, round(patience_s * 1000))
         socket.connect(address)
         with contextlib.suppress(zmq.Again):  # a server that is gone is found out above
             for number in range(count):
