@@ -5,7 +5,7 @@ step; what suits a backend is decided here and nowhere else.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -16,7 +16,11 @@ from runtime.errors import BackendError, UsageError
 from runtime.manifest import GraphSpec, Manifest
 
 Form = Literal["unrolled", "step"]
+Part = Literal["encoder", "decoder", "decode_flow", "encode_flow"]
+"""One of a model's four maps, whatever graph computes it."""
 
+PARTS: Final[tuple[Part, ...]] = ("encoder", "decoder", "decode_flow", "encode_flow")
+"""The whole model."""
 FORMS: Final[Mapping[str, Form]] = MappingProxyType(
     {
         "ort": "unrolled",
@@ -61,6 +65,7 @@ def open_engines(
     form: Form | None = None,
     cache: EngineCache | None = None,
     waiting: Waiting | None = None,
+    parts: Collection[Part] = PARTS,
 ) -> dict[str, Engine]:
     """Compile the graphs of a model; nobody has judged them yet.
 
@@ -74,6 +79,7 @@ def open_engines(
         cache: Where compiled engines are kept between starts; None keeps none.
         waiting: How TensorRT waits; None for other backends. One graph is enough to
             keep a GPU warm: the flow's that is called for every answer.
+        parts: Which maps are asked for; the graphs of others stay closed.
 
     Returns:
         The engine of each graph, by name.
@@ -92,7 +98,8 @@ def open_engines(
             f"backend: expected one of {', '.join(FORMS)}, found {backend}"
         )
     engines: dict[str, Engine] = {}
-    names = ("encoder", "decoder", *flow_graphs(backend, form))
+    flow = flow_graphs(backend, form, parts)
+    names = (*(name for name in ("encoder", "decoder") if name in parts), *flow)
     try:
         for name in names:
             graph = graph_of(manifest, name, backend, precision)
@@ -109,7 +116,7 @@ def open_engines(
                 ),
                 waiting=(
                     waiting
-                    if waiting is None or name == names[2]
+                    if waiting is None or name in flow[:1]
                     else waiting._replace(keep_warm=False)
                 ),
             )
@@ -133,10 +140,19 @@ def told_precision(graph: GraphSpec, backend: str, precision: Precision) -> Prec
     return "f32" if is_said else precision
 
 
-def flow_graphs(backend: str, form: Form | None = None) -> tuple[str, ...]:
-    """Return the names of the graphs that a backend runs the flow with."""
+def flow_graphs(
+    backend: str, form: Form | None = None, parts: Collection[Part] = PARTS
+) -> tuple[str, ...]:
+    """Return the names of the graphs that a backend runs the flow with.
+
+    Args:
+        backend: Engine library.
+        form: How the flow runs; None takes what suits the backend.
+        parts: Which maps are asked for. One step graph is enough for both directions.
+    """
+    unrolled = tuple(n for n in ("decode_flow", "encode_flow") if n in parts)
     is_step = (form or FORMS.get(backend)) == "step"
-    return ("step",) if is_step else ("decode_flow", "encode_flow")
+    return ("step",) if is_step and unrolled else unrolled
 
 
 def kept_engine(

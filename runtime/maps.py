@@ -62,7 +62,7 @@ class Model:
     @property
     def backend(self) -> str:
         """Backend and its version, as an outcome cites it."""
-        engine = self._engines["encoder"]
+        engine = next(iter(self._engines.values()))
         return f"{engine.name} {engine.version}"
 
     @property

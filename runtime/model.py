@@ -5,7 +5,7 @@ an engine that takes over later before it answers.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache
 from runtime.engines.standby import Opener
 from runtime.golden import LIMITS, check_golden, limits_of
-from runtime.graphs import Form, graph_of, open_engines
+from runtime.graphs import PARTS, Form, Part, graph_of, open_engines
 from runtime.manifest import Manifest
 from runtime.maps import Model
 
@@ -38,6 +38,7 @@ def open_model(
     behind: Sequence[str] = (),
     waiting: Waiting | None = None,
     samples: int | None = None,
+    parts: Collection[Part] = PARTS,
 ) -> Model:
     """Compile a bundle's graphs and hold them against its golden vectors.
 
@@ -54,6 +55,7 @@ def open_model(
         waiting: How TensorRT waits; None takes its defaults, or is another backend.
         samples: How many golden samples to judge by; None takes all. An engine that is
             wrong is wrong at the first: it has the same weights for each.
+        parts: The maps that will be called; the model has no others.
 
     Raises:
         BackendError: The library is missing, lacks the precision or refuses a graph.
@@ -68,6 +70,7 @@ def open_model(
         form=form,
         cache=cache,
         waiting=waiting,
+        parts=parts,
     )
     model = Model(bundle.manifest, engines, bundle.tensors)
     if behind:
