@@ -182,6 +182,15 @@ def read_manifest(folder: Path, name: str, *, max_bytes: int) -> bytes:
     Raises:
         BundleError: Not a plain file, or longer than `max_bytes`.
     """
+    return read_plain(folder, name, max_bytes=max_bytes)
+
+
+def read_plain(folder: Path, name: str, *, max_bytes: int) -> bytes:
+    """Return the bytes of a plain file in a folder, neither of them a link.
+
+    Raises:
+        BundleError: Not a plain file, or longer than `max_bytes`.
+    """
     if folder.is_symlink() or not folder.is_dir():
         raise BundleError(f"{folder}: expected a folder with {name}, found none")
     with os.fdopen(_open_plain(folder / name, name), "rb") as file:
