@@ -13,7 +13,16 @@ from verbs.bench_commands import bench
 from verbs.bundle_commands import compile as compile_engines
 from verbs.bundle_commands import export, inspect, verify
 from verbs.prepare_commands import prepare_bids, prepare_nsd
-from verbs.rig_commands import calibrate, doctor, keys, play, serve, sign, watch
+from verbs.rig_commands import (
+    calibrate,
+    doctor,
+    keys,
+    play,
+    prepare_calibration,
+    serve,
+    sign,
+    watch,
+)
 from verbs.send_commands import sources
 
 app = tyro.extras.SubcommandApp()
@@ -161,6 +170,7 @@ app.command(verify)
 app.command(inspect)
 app.command(bench)
 app.command(sign)
+app.command(prepare_calibration)
 app.command(calibrate)
 app.command(serve)
 app.command(sources, name="send", help="Send what comes out of a scanner to a server.")

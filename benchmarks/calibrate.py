@@ -22,12 +22,13 @@ import numpy as np
 import torch
 
 from runtime.bundle import open_bundle
-from runtime.calibration import identification, mean_interval
 from runtime.errors import CalibrationError
 from runtime.gallery import open_gallery
 from runtime.heads import Retrieval
+from runtime.identification import mean_interval
 from runtime.model import open_model
 from runtime.overlay import open_overlay
+from tests.decoded import identification
 from training.config import config_from_preset
 from training.participant import open_participant
 from training.participant.another_day import write_another_day

@@ -12,7 +12,7 @@ import contextlib
 
 import numpy as np
 
-from runtime.calibration import KnownTrials, calibrate, identification
+from runtime.calibration import KnownTrials, calibrate
 from runtime.correction import (
     PENALTIES,
     InputCorrection,
@@ -21,7 +21,9 @@ from runtime.correction import (
     image_folds,
 )
 from runtime.errors import CalibrationError
+from runtime.predictions import predict_all
 from runtime.preprocess import FeatureSpace, todays_normaliser
+from tests.decoded import identification
 from tests.linear_participant import Day, a_day
 
 DAYS = {
@@ -79,15 +81,14 @@ def one(seed: int, change: dict) -> list[float]:
     day = a_day(seed, images=2 * TRIALS, **change)
     today, unseen = halves(day)
     kept = 0
+    predictions = predict_all(day.model, today.latents)
     with contextlib.suppress(CalibrationError):
-        found = calibrate(today, day.space, day.model, day.retrieval)
+        found = calibrate(today, day.space, day.model, predictions)
         kept = 1 if found.correction is None else 2
     affine = todays_normaliser(day.space.affine, today.betas, today.image)
     space = FeatureSpace(affine, day.space.whitening)
     x = space.to_model(today.betas)
-    s = np.stack([
-        day.model.predict_voxels(day.model.encode_latent(z)) for z in today.latents
-    ])[today.image]  # fmt: skip
+    s = predictions.voxels[today.image]
     ours = fit_correction(
         x, s, today.image, choose_penalty(x, s, today.image, PENALTIES)
     )

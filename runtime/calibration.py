@@ -2,56 +2,62 @@
 
 Two things are fitted: where today's betas lie (`runtime.preprocess.today`), and a
 correction of the first layer (`runtime.correction`). Neither is believed. Every trial
-is decoded once more by fits that have not seen its image, nor the trials beside it, and
-only what gains on those is kept. Pure: an opened model and arrays in, values out.
+is encoded once more by fits that have not seen its image, nor the trials beside it, and
+only what gains on those is kept. Pure: an encoder and arrays in, values out.
 
-The measure is identification: the share of the gallery's other images that are less
-like the decoded latent than the image shown; chance is .5. Gains are paired, trial by
-trial, and their intervals come from drawing images with replacement. Fits of different
-folds share most of their trials, which the drawing does not see: intervals are widened
-for it (Nadeau & Bengio, 2003, "Inference for the generalization error", eq. 8: a
-variance of ``1/K + n_test/n_train`` in place of ``1/K``). docs/calibration.md has how
-often a day without change, or one with shuffled pictures, gains nevertheless.
+Nothing is decoded. A trial's z_n is compared with those that the model predicts of the
+images of its fold, shown and others: `identification`, chance .5. The flow that carries
+z_n on to z_v is the bundle's whatever is kept, and what gains before it gains behind it
+(docs/calibration.md). Only images of the trial's own fold are compared: no fit has seen
+any of them, so that with their names exchanged nothing is gained but by chance. Gallery
+images, or those of the fit, are other images than these in kind or in what was fitted
+to them, and can lose against the shown one for that alone.
+
+Gains are paired, trial by trial, with intervals over images. docs/calibration.md has
+how often a day without change, or one with shuffled pictures, gains nevertheless.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from runtime.arrays import Bool, Float32, Float64, Int64
+from runtime.arrays import Bool, Float32, Int64
 from runtime.correction import (
     FOLDS,
     PENALTIES,
-    CorrectedModel,
     InputCorrection,
     choose_penalty,
     fit_correction,
     image_folds,
 )
-from runtime.decoder import DecodingModel
-from runtime.encoder import EncodingModel
 from runtime.errors import CalibrationError, TensorMismatchError
-from runtime.heads import Retrieval
+from runtime.identification import (
+    CONFIDENCE,
+    Interval,
+    Scores,
+    identification,
+    mean_interval,
+)
+from runtime.predictions import Predictions
 from runtime.preprocess import FeatureSpace, todays_normaliser
 from runtime.preprocess.today import MIN_IMAGES
 
-CONFIDENCE: Final = 0.95
-"""Of an interval, before it is widened."""
-RESAMPLES: Final = 4000
-SEED: Final = 0
-"""Of the bootstrap: the same trials give the same overlay."""
-
 Features = Float32[np.ndarray, "trials voxels"]
-Scores = Float64[np.ndarray, " trials"]
 Progress = Callable[[int, int], None]
-"""Called with evaluations of the model that are done, and all of them."""
+"""Called with evaluations of the encoder that are done, and all of them."""
 
 
 @runtime_checkable
-class TwoWayModel(DecodingModel, EncodingModel, Protocol):
-    """What calibrating needs of `runtime.model.Model`: both directions."""
+class SeeingModel(Protocol):
+    """What calibrating needs of `runtime.model.Model`: its encoder."""
+
+    def encode_voxels(
+        self, voxels: Float32[np.ndarray, " voxels"]
+    ) -> Float32[np.ndarray, "tokens width"]:
+        """Return z_n, the mode of the posterior."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,18 +77,6 @@ class KnownTrials:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean over images, and where the true one lies with `CONFIDENCE`."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-
-@dataclass(frozen=True, slots=True)
 class Findings:
     """What left-out trials say; identification unless said otherwise."""
 
@@ -92,24 +86,39 @@ class Findings:
     """As the bundle is."""
     normalised: float
     """With today's normalisation."""
-    corrected: float
-    """With today's normalisation and correction."""
+    corrected: float | None
+    """With today's normalisation and correction; None where it was not encoded."""
     normalisation: Interval
     """Gain of today's normalisation over the bundle's."""
-    correction: Interval
-    """What the correction adds to that."""
-    both: Interval
-    """Gain of both over the bundle as it is."""
+    screened: Interval
+    """What the correction adds to that among voxels, where no engine runs: trials
+    against the predicted responses. Only where it lies above 0 are corrected trials
+    encoded."""
+    correction: Interval | None = None
+    """What the correction adds to the normalisation, of z_n; None where not encoded."""
+    both: Interval | None = None
+    """Gain of both over the bundle as it is; None where not encoded."""
 
     @property
     def is_corrected(self) -> bool:
         """Whether the correction earns its place."""
+        if self.correction is None or self.both is None:
+            return False
         return self.correction.low > 0 and self.both.low > 0
 
     @property
     def gain(self) -> Interval:
         """Gain of what is kept."""
-        return self.both if self.is_corrected else self.normalisation
+        if self.both is None or not self.is_corrected:
+            return self.normalisation
+        return self.both
+
+    @property
+    def reached(self) -> float:
+        """Identification with what is kept."""
+        if self.corrected is None or not self.is_corrected:
+            return self.normalised
+        return self.corrected
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,8 +136,8 @@ class Calibration:
 def calibrate(
     trials: KnownTrials,
     space: FeatureSpace,
-    model: TwoWayModel,
-    retrieval: Retrieval,
+    model: SeeingModel,
+    predictions: Predictions,
     on_progress: Progress = lambda _done, _total: None,
 ) -> Calibration:
     """Fit a day's calibration, and judge it on trials that it has not seen.
@@ -137,25 +146,21 @@ def calibrate(
         trials: Of today; of one participant.
         space: The bundle's.
         model: The bundle's.
-        retrieval: The gallery as it is served: its images are what the shown one is
-            told apart from.
-        on_progress: Told after each evaluation of the model.
+        predictions: The same model's, of every image of `trials`, in its order.
+        on_progress: Told after each evaluation of the encoder.
 
     Raises:
         CalibrationError: Too few images, or nothing that gains.
         TensorMismatchError: Arrays that do not fit each other, or are not finite.
     """
-    _check(trials)
+    _check(trials, predictions)
     count = len(np.unique(trials.image))
     if count < MIN_IMAGES:
         raise CalibrationError(
             f"calibration: expected trials of at least {MIN_IMAGES} known images, "
             f"found {count}"
         )
-    evaluations = _Evaluations(model, len(trials.latents) + 3 * len(trials.image))
-    evaluations.on_progress = on_progress
-    predicted = evaluations.predicted(trials.latents)[trials.image]
-    findings = _judged(trials, space, predicted, retrieval, evaluations)
+    findings = _judged(trials, space, predictions, _Encoder(model, trials, on_progress))
     if findings.gain.low <= 0:
         raise CalibrationError(
             "calibration: expected a gain on held-out trials, its "
@@ -166,14 +171,14 @@ def calibrate(
     today = _todays_space(space, trials.betas, trials.image)
     if not findings.is_corrected:
         return Calibration(today, None, None, findings)
-    features = today.to_model(trials.betas)
+    features, predicted = today.to_model(trials.betas), predictions.voxels[trials.image]
     # One of the finite ones: whether to correct at all has been decided.
     penalty = choose_penalty(features, predicted, trials.image, PENALTIES)
     correction = fit_correction(features, predicted, trials.image, penalty)
     return Calibration(today, correction, penalty, findings)
 
 
-def _check(trials: KnownTrials) -> None:
+def _check(trials: KnownTrials, predictions: Predictions) -> None:
     count = len(trials.image)
     if not len(trials.betas) == len(trials.run) == count or count == 0:
         raise TensorMismatchError(
@@ -181,9 +186,18 @@ def _check(trials: KnownTrials) -> None:
             expected=f"{count} betas and runs, at least one",
             found=f"{len(trials.betas)} and {len(trials.run)}",
         )
-    if not np.isfinite(trials.betas).all() or not np.isfinite(trials.latents).all():
+    if len(predictions.z_n) != len(trials.names):
         raise TensorMismatchError(
-            "trials", expected="finite betas and latents", found="others among them"
+            "predictions",
+            expected=f"{len(trials.names)}, one an image",
+            found=f"{len(predictions.z_n)}",
+        )
+    arrays = (trials.betas, predictions.z_n, predictions.voxels)
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise TensorMismatchError(
+            "trials",
+            expected="finite betas and predictions",
+            found="others among them",
         )
 
 
@@ -193,81 +207,46 @@ def _todays_space(
     return FeatureSpace(todays_normaliser(space.affine, betas, image), space.whitening)
 
 
-class _Evaluations:
-    """The model, and how much of its work is done."""
+class _Encoder:
+    """The encoder, and how much of its work is done."""
 
-    def __init__(self, model: TwoWayModel, total: int) -> None:
-        self.model, self._done, self._total = model, 0, total
-        self.on_progress: Progress = lambda _done, _total: None
+    def __init__(
+        self, model: SeeingModel, trials: KnownTrials, on_progress: Progress
+    ) -> None:
+        self._model, self._on_progress = model, on_progress
+        self._done, self._total = 0, 3 * len(trials.image)
 
-    def predicted(
-        self, latents: Float32[np.ndarray, "images tokens width"]
-    ) -> Float32[np.ndarray, "images voxels"]:
-        """Return each image's predicted response, in the model's units."""
+    def encoded(self, features: Features) -> Float32[np.ndarray, "trials latent"]:
+        """Return z_n of each row, flat."""
         rows = []
-        for z_v in latents:
-            rows.append(self.model.predict_voxels(self.model.encode_latent(z_v)))
-            self.count()
+        for voxels in features:
+            rows.append(self._model.encode_voxels(voxels).ravel())
+            self.skip(1)
         return np.stack(rows)
 
-    def count(self, evaluations: int = 1) -> None:
-        """Say that so many more are done."""
+    def skip(self, evaluations: int) -> None:
+        """Say that so many more need no doing."""
         self._done += evaluations
-        self.on_progress(self._done, self._total)
-
-    def identification(
-        self,
-        model: DecodingModel,
-        features: Features,
-        trials: KnownTrials,
-        rows: Int64[np.ndarray, " rows"],
-        retrieval: Retrieval,
-    ) -> Scores:
-        """Decode trials, a row of features each, and compare with the gallery."""
-        scores = np.zeros(len(rows))
-        for k, (row, voxels) in enumerate(zip(rows, features, strict=True)):
-            z_v = model.decode_latent(model.encode_voxels(voxels))
-            image = trials.image[row]
-            scores[k] = identification(
-                z_v, trials.latents[image], trials.names[image], retrieval
-            )
-            self.count()
-        return scores
+        self._on_progress(self._done, self._total)
 
 
-def identification(
-    z_v: Float32[np.ndarray, "tokens width"],
-    shown: Float32[np.ndarray, "tokens width"],
-    name: str,
-    retrieval: Retrieval,
-) -> float:
-    """Return the share of a gallery that is less like a decoded latent than the truth.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fold:
+    """Trials that were left out, and what was fitted without them."""
 
-    Args:
-        z_v: Decoded.
-        shown: Of the image that was shown.
-        name: Its identity; the gallery's item of that name is not compared with itself.
-        retrieval: The gallery, with the mean that it subtracts.
-    """
-    cosines = retrieval.cosines(z_v)
-    own = retrieval.cosine(z_v, shown)
-    others = np.array([one != name for one in retrieval.stimulus_ids])
-    if not np.isfinite(own) or not others.any():
-        return 0.0
-    compared = cosines[others]
-    # A tie is half a win, so that a decoder that says nothing has chance.
-    return float(((compared < own) + 0.5 * (compared == own)).mean())
+    rows: Int64[np.ndarray, " rows"]
+    plain: Features
+    """In the bundle's units."""
+    normalised: Features
+    """In today's."""
+    corrected: Features
+    """In today's, with today's correction."""
 
 
-def _judged(
-    trials: KnownTrials,
-    space: FeatureSpace,
-    predicted: Features,
-    retrieval: Retrieval,
-    evaluations: _Evaluations,
-) -> Findings:
-    count = len(trials.image)
-    plain, normalised, corrected = np.zeros(count), np.zeros(count), np.zeros(count)
+def _folds(
+    trials: KnownTrials, space: FeatureSpace, predicted: Features
+) -> list[_Fold]:
+    folds = []
     for held in image_folds(trials.image):
         rows = np.flatnonzero(held)
         fit = ~_with_neighbours(held, trials.run)
@@ -278,34 +257,67 @@ def _judged(
             )
         betas, image = trials.betas[fit], trials.image[fit]
         today = _todays_space(space, betas, image)
-        known, shown = today.to_model(betas), predicted[fit]
+        known, shown = today.to_model(betas), predicted[trials.image[fit]]
         penalty = choose_penalty(known, shown, image)
         correction = fit_correction(known, shown, image, penalty)
-        features = today.to_model(trials.betas[rows])
-        model = evaluations.model
-        plain[rows] = evaluations.identification(
-            model, space.to_model(trials.betas[rows]), trials, rows, retrieval
-        )
-        normalised[rows] = evaluations.identification(
-            model, features, trials, rows, retrieval
-        )
-        if correction is None:
-            corrected[rows] = normalised[rows]
-            evaluations.count(len(rows))
-            continue
-        corrected[rows] = evaluations.identification(
-            CorrectedModel(model, correction), features, trials, rows, retrieval
-        )
+        left_out = trials.betas[rows]
+        normalised = today.to_model(left_out)
+        corrected = normalised if correction is None else correction.apply(normalised)
+        folds.append(_Fold(rows, space.to_model(left_out), normalised, corrected))
+    return folds
+
+
+def _judged(
+    trials: KnownTrials,
+    space: FeatureSpace,
+    predictions: Predictions,
+    encoder: _Encoder,
+) -> Findings:
+    folds = _folds(trials, space, predictions.voxels)
     image = trials.image
-    return Findings(
-        trials=count,
+    latents = predictions.z_n.reshape(len(predictions.z_n), -1)
+
+    def scores(
+        features: Callable[[_Fold], Float32[np.ndarray, "trials size"]],
+        expected: Float32[np.ndarray, "images size"],
+    ) -> Scores:
+        found = np.zeros(len(image))
+        # The centre is of all images, whatever is left out: it is the model's alone.
+        centre = expected[np.unique(image)].mean(axis=0)
+        for fold in folds:
+            shown, own = np.unique(image[fold.rows], return_inverse=True)
+            found[fold.rows] = identification(
+                features(fold), expected[shown], own, centre
+            )
+        return found
+
+    def gain(more: Scores, less: Scores) -> Interval:
+        return mean_interval(more - less, image, FOLDS)
+
+    screened = gain(
+        scores(lambda fold: fold.corrected, predictions.voxels),
+        scores(lambda fold: fold.normalised, predictions.voxels),
+    )
+    plain = scores(lambda fold: encoder.encoded(fold.plain), latents)
+    normalised = scores(lambda fold: encoder.encoded(fold.normalised), latents)
+    findings = Findings(
+        trials=len(image),
         images=len(np.unique(image)),
         without=float(plain.mean()),
         normalised=float(normalised.mean()),
+        corrected=None,
+        normalisation=gain(normalised, plain),
+        screened=screened,
+    )
+    if screened.low <= 0:
+        encoder.skip(len(image))
+        return findings
+    corrected = scores(lambda fold: encoder.encoded(fold.corrected), latents)
+    return replace(
+        findings,
         corrected=float(corrected.mean()),
-        normalisation=mean_interval(normalised - plain, image, FOLDS),
-        correction=mean_interval(corrected - normalised, image, FOLDS),
-        both=mean_interval(corrected - plain, image, FOLDS),
+        correction=gain(corrected, normalised),
+        both=gain(corrected, plain),
     )
 
 
@@ -321,27 +333,3 @@ def _with_neighbours(
     beside[1:] |= held[:-1] & is_same
     beside[:-1] |= held[1:] & is_same
     return beside
-
-
-def mean_interval(
-    values: Scores, image: Int64[np.ndarray, " trials"], folds: int = 0
-) -> Interval:
-    """Return the mean over images and its bootstrap interval (Efron, 1979).
-
-    Args:
-        values: One a trial.
-        image: What each is about; an image's trials are averaged, and drawn together.
-        folds: Of the cross-validation that they come from, for which the interval is
-            widened; 0 where they come from none.
-    """
-    _, index, counts = np.unique(image, return_inverse=True, return_counts=True)
-    means = np.bincount(index, weights=values) / counts
-    drawn = np.random.default_rng(SEED).integers(
-        0, len(means), size=(RESAMPLES, len(means))
-    )
-    tail = (1 - CONFIDENCE) / 2
-    ends = np.quantile(means[drawn].mean(axis=1), [tail, 1 - tail])
-    mean, low, high = float(means.mean()), float(ends[0]), float(ends[1])
-    # Of K folds, n_test / n_train is 1 / (K - 1).
-    wide = float(np.sqrt(1 + folds / (folds - 1))) if folds else 1.0
-    return Interval(mean, mean - wide * (mean - low), mean + wide * (high - mean))

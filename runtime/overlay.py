@@ -56,8 +56,10 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 class GainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the overlay gained on trials that its fit had not seen."""
 
-    measure: Literal["identification"] = "identification"
-    """`runtime.calibration.identification`; chance is .5."""
+    measure: Literal["identification", "identification_z_n"] = "identification"
+    """Chance is .5. ``identification_z_n`` is `runtime.identification` of z_n;
+    ``identification``, of overlays of before, the share of the gallery's other images
+    that were less like what was decoded than the one shown."""
     without: Share
     """With the bundle as it is."""
     reached: Share

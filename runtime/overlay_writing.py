@@ -10,9 +10,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from runtime.bundle import Bundle
-from runtime.calibration import CONFIDENCE, Calibration
+from runtime.calibration import Calibration
 from runtime.errors import ArtifactError
 from runtime.estimator import estimator_sha256
+from runtime.identification import CONFIDENCE
 from runtime.manifest import TensorSpec
 from runtime.overlay import (
     CORRECTION,
@@ -96,8 +97,9 @@ def _written(
             holds=holds,
             penalty=calibration.penalty,
             gain=GainSpec(
+                measure="identification_z_n",
                 without=found.without,
-                reached=found.corrected if found.is_corrected else found.normalised,
+                reached=found.reached,
                 mean=gain.mean,
                 low=gain.low,
                 high=gain.high,

@@ -1,5 +1,6 @@
 """`neuroflow calibrate`: today's trials to a day's overlay of a bundle. Torch-free."""
 
+import contextlib
 import datetime
 import os
 import time
@@ -8,14 +9,16 @@ from pathlib import Path
 import msgspec
 
 from runtime.bundle import open_bundle
-from runtime.calibration import CONFIDENCE, Calibration, Interval, calibrate
+from runtime.calibration import Calibration, calibrate
 from runtime.errors import UsageError
 from runtime.gallery import open_gallery
-from runtime.heads import Retrieval
-from runtime.model import open_model
+from runtime.identification import CONFIDENCE, Interval
+from runtime.model import SAMPLES, open_model
 from runtime.overlay import MAX_TEXT
 from runtime.overlay_writing import write_overlay
+from runtime.predictions import predict_all, prepared
 from runtime.signing_keys import read_signing_key, sign_folder
+from verbs.prepare_calibration import PREDICTING, kept_in
 from verbs.progress import screen
 from verbs.todays_trials import Today, read_today
 
@@ -27,6 +30,7 @@ def calibrate_day(
     out: Path,
     *,
     runs: tuple[str, ...] = (),
+    predictions: Path | None = None,
     label: str = "",
     sign: Path | None = None,
     backend: str = "ort",
@@ -37,10 +41,11 @@ def calibrate_day(
 
     Args:
         bundle: What export wrote.
-        gallery: What retrieval will choose from.
+        gallery: Knows images.
         recording: Today's runs: a BIDS folder, or what `serve --log` wrote.
         out: Folder of the overlay; must not exist.
         runs: Which runs; none: all of them.
+        predictions: What `prepare-calibration` wrote; None computes them.
         label: The day or session; by default the date.
         sign: A signer's secret.
         backend: Engine library.
@@ -54,7 +59,8 @@ def calibrate_day(
         RecordingError: The recording is damaged, or has no trial of a known image.
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
-        ArtifactError: The key is missing, damaged or open to others.
+        ArtifactError: The key is missing, damaged or open to others; or predictions
+            are missing, damaged or another bundle's.
     """
     began = time.monotonic()
     # Before anything is estimated, which takes long.
@@ -65,28 +71,39 @@ def calibrate_day(
         raise UsageError(
             f"--label: expected at most {MAX_TEXT} characters, found {len(label)}"
         )
+    if predictions is not None and not predictions.is_dir():
+        raise UsageError(
+            f"--predictions: expected a folder, found none at {predictions}. "
+            "Make it with prepare-calibration"
+        )
     key = None if sign is None else read_signing_key(sign)
+    parts = ("encoder", *(PREDICTING if predictions is None else ()))
     with screen() as shown:
         shown.stage("open the bundle and the gallery")
-        with (
-            open_bundle(bundle) as opened,
-            open_model(opened, backend, threads=threads) as model,
-        ):
+        with open_bundle(bundle) as opened, contextlib.ExitStack() as stack:
+            kept = None if predictions is None else kept_in(predictions, opened)
+            if kept is not None:
+                kept.require_own()
+            model = stack.enter_context(
+                open_model(
+                    opened, backend, threads=threads, samples=SAMPLES, parts=parts
+                )
+            )
             items = open_gallery(gallery, opened.manifest.latent)
             # Refused now where its calibration is another bundle's, as by a server.
             items.confidence_for(opened.sha256)
             shown.stage("today's trials, volume by volume")
             today = read_today(recording, opened, items, runs, shown.count)
-            shown.stage("fit, and decode what was left out")
-            retrieval = Retrieval(
-                items.latents,
-                items.ids,
-                items.labels,
-                mean=opened.latent_mean,
-                temperature=1.0,
-            )
+            trials = today.trials
+            if kept is not None:
+                shown.stage("read what the model predicts of the images")
+                expected = prepared(kept, trials.latents, trials.names)
+            else:
+                shown.stage("predict the images; prepare-calibration does it before")
+                expected = predict_all(model, trials.latents, shown.count)
+            shown.stage("fit, and encode what was left out")
             found = calibrate(
-                today.trials, opened.feature_space(), model, retrieval, shown.count
+                trials, opened.feature_space(), model, expected, shown.count
             )
             date = datetime.datetime.now(datetime.UTC).date().isoformat()
             shown.stage("write the overlay")
@@ -128,7 +145,11 @@ def _require_place(out: Path) -> None:
 def _lines(found: Calibration, today: Today) -> list[tuple[str, str]]:
     findings = found.findings
     left_out = f", {today.unknown} of unknown images left out" if today.unknown else ""
-    kept = "kept" if findings.is_corrected else "left out"
+    if findings.correction is None:
+        correction = f"{findings.screened} on top among voxels, not encoded, left out"
+    else:
+        kept = "kept" if findings.is_corrected else "left out"
+        correction = f"{findings.correction} on top, {kept}"
     holds = "normalisation" + (" and correction" if findings.is_corrected else "")
     return [
         (
@@ -136,9 +157,9 @@ def _lines(found: Calibration, today: Today) -> list[tuple[str, str]]:
             f"{findings.trials} of {findings.images} images in {len(today.runs)} "
             f"runs{left_out}",
         ),
-        ("identification", f"{findings.without:.3f} as the bundle is"),
+        ("identification", f"{findings.without:.3f} of z_n as the bundle is"),
         ("normalisation", f"{findings.normalisation} kept"),
-        ("correction", f"{findings.correction} on top, {kept}"),
+        ("correction", correction),
         ("gain", f"{findings.gain} on held-out trials, {CONFIDENCE:.0%} interval"),
         ("holds", holds),
     ]
@@ -147,7 +168,9 @@ def _lines(found: Calibration, today: Today) -> list[tuple[str, str]]:
 def _json(found: Calibration, today: Today, sha256: str, seconds: float) -> str:
     findings = found.findings
 
-    def interval(one: Interval) -> dict[str, float]:
+    def interval(one: Interval | None) -> dict[str, float] | None:
+        if one is None:
+            return None
         return {"mean": one.mean, "low": one.low, "high": one.high}
 
     result = {
@@ -156,12 +179,13 @@ def _json(found: Calibration, today: Today, sha256: str, seconds: float) -> str:
         "images": findings.images,
         "runs": today.runs,
         "unknown": today.unknown,
-        "measure": "identification",
+        "measure": "identification_z_n",
         "without": findings.without,
         "normalised": findings.normalised,
         "corrected": findings.corrected,
         "confidence": CONFIDENCE,
         "normalisation": interval(findings.normalisation),
+        "screened": interval(findings.screened),
         "correction": interval(findings.correction),
         "gain": interval(findings.gain),
         "is_corrected": findings.is_corrected,

@@ -115,6 +115,43 @@ def serve(
     )
 
 
+def prepare_calibration(
+    *,
+    bundle: Path,
+    gallery: Path,
+    out: Path,
+    pictures: Path | None = None,
+    images: tuple[str, ...] = (),
+    backend: Backend = "ort",
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Predict the response to images before the day, so that `calibrate` is quick.
+
+    Args:
+        bundle: What `export` wrote.
+        gallery: What retrieval will choose from.
+        out: Folder of the predictions; one that was interrupted is gone on with.
+        pictures: A BIDS folder whose pictures count, too.
+        images: Which images, by name; all of both by default.
+        backend: Engine library.
+        threads: Threads of one evaluation; the library chooses by default.
+        json: Print JSON.
+    """
+    from verbs.prepare_calibration import prepare_calibration_images
+
+    prepare_calibration_images(
+        bundle,
+        gallery,
+        out,
+        pictures=pictures,
+        images=images,
+        backend=backend,
+        threads=threads,
+        as_json=json,
+    )
+
+
 def calibrate(
     *,
     bundle: Path,
@@ -122,6 +159,7 @@ def calibrate(
     recording: Path,
     out: Path,
     runs: tuple[str, ...] = (),
+    predictions: Path | None = None,
     label: str = "",
     sign: Path | None = None,
     backend: Backend = "ort",
@@ -136,6 +174,8 @@ def calibrate(
         recording: Today's trials: a BIDS folder, or what `serve --log` wrote.
         out: Folder of the overlay; must not exist.
         runs: Which runs, by name; all of them by default.
+        predictions: What `prepare-calibration` wrote; by default predictions are made
+            now, an evaluation of the flow an image.
         label: The day or session; the date by default.
         sign: A signer's NAME.key (see `sign`), by which the overlay is signed.
         backend: Engine library.
@@ -150,6 +190,7 @@ def calibrate(
         recording,
         out,
         runs=runs,
+        predictions=predictions,
         label=label,
         sign=sign,
         backend=backend,

@@ -79,7 +79,7 @@ def read_today(
         found = _logged(recording, bundle, runs)
     else:
         found = _recorded(recording, bundle, estimator, runs, on_run)
-    return _known(found, _latents(recording, bundle, gallery), recording)
+    return _known(found, known_latents(recording, bundle, gallery), recording)
 
 
 def _recorded(
@@ -147,11 +147,23 @@ def _logged(folder: Path, bundle: Bundle, runs: Sequence[str]) -> list[_Shown]:
     return list(found.values())
 
 
-def _latents(folder: Path, bundle: Bundle, gallery: Gallery) -> dict[str, Latent]:
-    """Return z_v of every image that the gallery or the folder's pictures tell."""
+def known_latents(
+    folder: Path | None, bundle: Bundle, gallery: Gallery
+) -> dict[str, Latent]:
+    """Return z_v of every image that the gallery or a folder's pictures tell.
+
+    Args:
+        folder: May hold pictures, which count where the bundle's latents are images;
+            None asks the gallery alone.
+        bundle: Says what z_v is.
+        gallery: Counts where both know an image.
+
+    Raises:
+        RecordingError: The folder's table or a picture is damaged.
+    """
     known: dict[str, Latent] = {}
     backbone = backbone_of(bundle)
-    if backbone is not None and table_file(folder).exists():
+    if folder is not None and backbone is not None and table_file(folder).exists():
         stimuli = open_stimuli(folder)
         known = dict(zip(stimuli.ids, stimuli.latents(backbone), strict=True))
     # The gallery's own where both have one: it is what retrieval compares with.

@@ -14,18 +14,19 @@ from bci_bridge.places import OUTCOMES
 from bci_bridge.recording_reader import read_recording
 from runtime.answers import Trial
 from runtime.bundle import open_bundle
-from runtime.calibration import identification, mean_interval
 from runtime.correction import InputCorrection
 from runtime.errors import BundleError, UsageError
 from runtime.estimator import VolumeEstimator
 from runtime.gallery import open_gallery
 from runtime.heads import Retrieval
+from runtime.identification import mean_interval
 from runtime.live import open_decoder
 from runtime.model import open_model
 from runtime.overlay import open_overlay
 from runtime.overlay_writing import write_overlay
 from runtime.recording import RecordedEvent, open_recording, timeline
 from runtime.signing_keys import make_signing_key
+from tests.decoded import identification
 from tests.integration.test_replay_command import ENVIRONMENT, ROOT, command, said
 from tests.linear_bundle import linear_session
 from tests.sealed_folder import write_folder

@@ -5,22 +5,20 @@ import contextlib
 import numpy as np
 import pytest
 
-from runtime.calibration import (
-    CONFIDENCE,
-    KnownTrials,
-    calibrate,
-    identification,
-    mean_interval,
-)
+from runtime.calibration import KnownTrials, calibrate
 from runtime.correction import image_folds
 from runtime.errors import CalibrationError, TensorMismatchError
+from runtime.identification import mean_interval
+from runtime.predictions import Predictions, predict_all
+from tests.decoded import identification
 from tests.linear_participant import a_day
 
 TURNED = {"angle": 1.2, "snr": 0.25}
 
 
 def calibrated(day, **more):
-    return calibrate(day.trials, day.space, day.model, day.retrieval, **more)
+    predictions = predict_all(day.model, day.trials.latents)
+    return calibrate(day.trials, day.space, day.model, predictions, **more)
 
 
 def decoded(day, space, correction, trials):
@@ -81,6 +79,7 @@ def test_a_day_that_only_lies_elsewhere_is_normalised_and_not_corrected():
     assert found.correction is None
     assert found.penalty is None
     assert found.findings.gain == found.findings.normalisation
+    assert found.findings.reached == found.findings.normalised
     assert found.findings.gain.low > 0
     assert found.space.whitening is day.space.whitening
 
@@ -157,14 +156,48 @@ def test_no_fit_meets_the_images_that_judge_it(monkeypatch):
                     assert beside not in rows
 
 
-def test_progress_counts_every_evaluation_once():
-    told = []
+@pytest.mark.parametrize(("change", "times"), [(TURNED, 3), ({}, 2)])
+def test_corrected_trials_are_encoded_only_where_their_voxels_gain(change, times):
+    told, seen = [], []
+    day = a_day(5, **change)
+    encode = day.model.encode_voxels
+    day.model.encode_voxels = lambda voxels: seen.append(1) or encode(voxels)
 
-    calibrated(a_day(5, **TURNED), on_progress=lambda *said: told.append(said))
+    with contextlib.suppress(CalibrationError):
+        calibrated(day, on_progress=lambda *said: told.append(said))
 
-    total = 100 + 3 * 100
-    assert [done for done, _ in told][-1] == total
-    assert {of for _, of in told} == {total}
+    assert len(seen) == times * 100
+    assert [done for done, _ in told][-1] == 300
+    assert {of for _, of in told} == {300}
+
+
+def test_nothing_is_decoded_and_nothing_is_predicted_again():
+    day = a_day(3, **TURNED)
+    predictions = predict_all(day.model, day.trials.latents)
+
+    class Seeing:
+        encode_voxels = staticmethod(day.model.encode_voxels)
+
+    found = calibrate(day.trials, day.space, Seeing(), predictions)
+
+    assert found.findings == calibrated(day).findings
+
+
+def test_a_gain_is_not_that_of_images_over_others_of_another_kind():
+    """Everything is drawn to one place, where all of today's images lie.
+
+    Against a gallery that lies elsewhere, that alone would be a gain.
+    """
+    gains = 0
+    for seed in range(10):
+        day = a_day(seed, images=30, voxels=40, snr=0.3, offset_sd=1.0,
+                    is_shuffled=True)  # fmt: skip
+        day.trials.latents[:] += 5
+        with contextlib.suppress(CalibrationError):
+            calibrated(day)
+            gains += 1
+
+    assert gains == 0
 
 
 def test_what_is_not_finite_is_refused():
@@ -175,63 +208,16 @@ def test_what_is_not_finite_is_refused():
         calibrated(day)
 
     assert str(error.value) == (
-        "trials: expected finite betas and latents, found others among them"
+        "trials: expected finite betas and predictions, found others among them"
     )
 
 
-def test_identification_is_a_share_of_the_others_and_a_tie_is_half():
+def test_predictions_of_other_images_are_refused():
     day = a_day(0)
-    search, shown = day.retrieval, day.trials.latents[0]
-    own = np.full_like(shown, 0.0)
+    found = predict_all(day.model, day.trials.latents)
+    fewer = Predictions(found.z_n[1:], found.voxels[1:])
 
-    assert identification(shown, shown, "x", search) == 1.0
-    assert identification(-shown, shown, "x", search) == 0.0
-    assert identification(own, shown, "x", search) == 0.5
+    with pytest.raises(TensorMismatchError) as error:
+        calibrate(day.trials, day.space, day.model, fewer)
 
-
-def test_the_gallerys_own_item_is_not_held_against_itself():
-    day = a_day(0)
-    cosines = day.retrieval.cosines(day.trials.latents[0])
-    best = int(np.argmax(cosines))
-    shown = np.zeros_like(day.trials.latents[0])
-    shown[0, 0] = 1e-3
-
-    with_it = identification(day.trials.latents[0], shown, "x", day.retrieval)
-    without = identification(
-        day.trials.latents[0], shown, day.retrieval.stimulus_ids[best], day.retrieval
-    )
-
-    assert without > with_it
-
-
-def test_an_interval_holds_the_mean_over_images_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(300):
-        image = np.arange(60)
-        found = mean_interval(rng.standard_normal(60), image)
-        inside += found.low <= 0 <= found.high
-
-    # 300 draws at .95 have a deviation of .013; the bootstrap of 60 is a little short.
-    assert inside / 300 > CONFIDENCE - 0.04
-
-
-def test_folds_that_share_trials_widen_an_interval_about_its_mean():
-    values = np.random.default_rng(1).standard_normal(30)
-
-    plain = mean_interval(values, np.arange(30))
-    wide = mean_interval(values, np.arange(30), folds=5)
-
-    assert wide.mean == plain.mean
-    assert wide.high - wide.mean == pytest.approx(1.5 * (plain.high - plain.mean))
-    assert wide.mean - wide.low == pytest.approx(1.5 * (plain.mean - plain.low))
-
-
-def test_trials_of_an_image_are_drawn_together():
-    values = np.random.default_rng(1).standard_normal(30)
-
-    once = mean_interval(values, np.arange(30))
-    thrice = mean_interval(np.repeat(values, 3), np.repeat(np.arange(30), 3))
-
-    assert thrice.mean == pytest.approx(once.mean)
-    assert thrice.high - thrice.low == pytest.approx(once.high - once.low)
+    assert str(error.value) == "predictions: expected 100, one an image, found 99"

@@ -9,9 +9,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from runtime.bundle import open_bundle
-from runtime.calibration import Calibration, Findings, Interval
+from runtime.calibration import Calibration, Findings
 from runtime.correction import CorrectedModel, InputCorrection
 from runtime.errors import ArtifactError, BundleError, UsageError
+from runtime.identification import Interval
 from runtime.overlay import OVERLAY, OVERLAY_TENSORS, open_overlay, require_fit
 from runtime.overlay_writing import write_overlay
 from runtime.preprocess import AffineNormaliser, FeatureSpace
@@ -28,6 +29,7 @@ NOTHING = Interval(0.0, -0.01, 0.01)
 FINDINGS = Findings(
     trials=60, images=30, without=0.7, normalised=0.73, corrected=0.75,
     normalisation=Interval(0.03, 0.01, 0.05),
+    screened=Interval(0.02, 0.01, 0.03),
     correction=Interval(0.02, 0.005, 0.04),
     both=GAIN,
 )  # fmt: skip
