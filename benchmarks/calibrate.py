@@ -1,7 +1,9 @@
 """What a day's calibration regains on simulated participants, and what it says it does.
 
-    python benchmarks/calibrate.py --seeds 11 12 --out DIR
-    python benchmarks/calibrate.py --collect DIR --out docs/calibration.json
+    python -m benchmarks.calibrate --seeds 11 12 --out DIR
+    python -m benchmarks.calibrate --collect DIR --out docs/calibration.json
+
+`--built PLACE` keeps what was trained of each seed in PLACE, and takes what is there.
 
 For each seed the demo's model is trained on the first day. Other days follow: as the
 first, with other gains, with voxels turned into each other, both; and the turned day
@@ -30,7 +32,7 @@ from runtime.model import open_model
 from runtime.overlay import open_overlay
 from tests.decoded import identification
 from training.config import config_from_preset
-from training.participant import open_participant
+from training.participant import ParticipantFolder, open_participant
 from training.participant.another_day import write_another_day
 from training.peers.subjects import simulated_dataset
 from verbs.calibrate import calibrate_day
@@ -128,28 +130,36 @@ def one_day(built: Path, day: Path, place: Path) -> dict[str, object]:
     return found
 
 
-def run_seed(seed: int, out: Path) -> None:
+def trained(place: Path, seed: int) -> ParticipantFolder:
+    """Return a seed's participant; its bundle and gallery lie beside it in the end."""
+    if (place / "gallery").exists():
+        return open_participant(place / "bids")
+    participant, dataset = simulated_dataset(place / "bids", seed)
+    config = config_from_preset("demo", voxels=dataset.recording.mask.voxels)
+    build(dataset, config, place)
+    return participant
+
+
+def run_seed(seed: int, out: Path, built: Path | None) -> None:
     torch.set_num_threads(1)
-    place = Path(tempfile.mkdtemp(prefix=f"calibrate-{seed}-"))
+    scratch = Path(tempfile.mkdtemp(prefix=f"calibrate-{seed}-"))
+    place = scratch if built is None else built / str(seed)
     days: dict[str, object] = {}
     try:
-        participant, dataset = simulated_dataset(place / "bids", seed)
-        config = config_from_preset("demo", voxels=dataset.recording.mask.voxels)
-        build(dataset, config, place)
-        del dataset
+        participant = trained(place, seed)
         for name, change in DAYS.items():
-            folder = place / "day"
+            folder = scratch / "day"
             splits = ("calibration", "test")
             write_another_day(participant, folder, splits, **change, seed=seed)
-            days[name] = one_day(place, folder, place)
+            days[name] = one_day(place, folder, scratch)
             print(seed, name, json.dumps(days[name], default=float), flush=True)
             if name == list(DAYS)[-1]:
                 shuffle_pictures(folder, seed)
-                days[SHUFFLED] = one_day(place, folder, place)
+                days[SHUFFLED] = one_day(place, folder, scratch)
                 print(seed, SHUFFLED, json.dumps(days[SHUFFLED], default=float))
             shutil.rmtree(folder)
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(scratch)
     result = {"seed": seed, "machine": machine(), "days": days}
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2, default=float) + "\n"
@@ -183,12 +193,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="*", default=[])
     parser.add_argument("--collect", type=Path)
+    parser.add_argument("--built", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
     if chosen.collect is not None:
         collect(chosen.collect, chosen.out)
     for seed in chosen.seeds:
-        run_seed(seed, chosen.out)
+        run_seed(seed, chosen.out, chosen.built)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ DAYS = {
     "as the first": {},
     "as the first, clear": {"snr": 0.25},
     "pictures shuffled": {"is_shuffled": True, "angle": 0.5},
+    "pictures shuffled, of another kind than the gallery's": {
+        "is_shuffled": True,
+        "offset_sd": 1.0,
+        "shift": 5.0,
+    },
     "other gains and offsets": {"gain_sd": 0.5, "offset_sd": 1.0},
     "turned by 1.2": {"angle": 1.2},
     "turned by 0.9, clear": {"angle": 0.9, "snr": 0.2},

@@ -56,8 +56,13 @@ def a_day(
     gain_sd=0.0,
     offset_sd=0.0,
     is_shuffled=False,
+    shift=0.0,
 ):
-    """Trials of one day; `angle` turns pairs of voxels into each other."""
+    """Trials of one day; `angle` turns pairs of voxels into each other.
+
+    With a shift, today's images are of another kind than the gallery's: each feature
+    is so much more, of which no response shows anything.
+    """
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.standard_normal((voxels, RANK)))[0].T
     spectrum = np.linspace(1.5, 0.5, RANK)
@@ -84,7 +89,7 @@ def a_day(
             betas=(turned * scale + mean).astype(np.float32),
             image=image,
             run=np.repeat(np.arange(repeats), images),
-            latents=features[:, None].astype(np.float32),
+            latents=(features + shift)[:, None].astype(np.float32),
             names=tuple(f"today-{i}" for i in range(images)),
         ),
         FeatureSpace(AffineNormaliser(mean, scale), NoiseWhitening.identity(voxels)),
