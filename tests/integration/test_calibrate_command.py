@@ -1,6 +1,7 @@
 """`neuroflow calibrate`, and a server with its overlay: from the day to the outcome."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from bci_bridge.outcomes import TrialOutcome, VolumeOutcome
 from bci_bridge.places import OUTCOMES
 from bci_bridge.recording_reader import read_recording
+from runtime import graphs
 from runtime.answers import Trial
 from runtime.bundle import open_bundle
 from runtime.correction import InputCorrection
@@ -24,6 +26,7 @@ from runtime.live import open_decoder
 from runtime.model import open_model
 from runtime.overlay import open_overlay
 from runtime.overlay_writing import write_overlay
+from runtime.predictions import predict
 from runtime.recording import RecordedEvent, open_recording, timeline
 from runtime.signing_keys import make_signing_key
 from tests.decoded import identification
@@ -34,6 +37,8 @@ from tests.unit.test_overlay import calibration
 from training.features import geometry
 from training.participant import open_participant
 from training.participant.another_day import write_another_day
+from verbs.calibrate import calibrate_day
+from verbs.prepare_calibration import kept_in
 from verbs.todays_trials import read_today
 
 pytestmark = pytest.mark.slow
@@ -169,6 +174,141 @@ def test_calibrating_never_meets_torch(made):
     _, told = made
 
     assert told["heavy"] == []
+
+
+def before(session, day, out, *more):
+    return (
+        "prepare-calibration", "--bundle", session / "bundle", "--gallery",
+        session / "gallery", "--pictures", day, "--out", out, "--threads", "1", *more,
+    )  # fmt: skip
+
+
+def of_calibration(day):
+    """Names of what the calibration runs show."""
+    runs = open_recording(day, run_names(day, "calibration")).runs
+    return sorted({event.stimulus_id for run in runs for event in run.events})
+
+
+@pytest.fixture(scope="module")
+def predictions(session, day):
+    """Interrupted after two images, and gone on with."""
+    folder, names = day.parent / "predictions", of_calibration(day)
+    told = [
+        said(*before(session, day, folder, "--images", *names[:count], "--json"))
+        for count in (2, len(names))
+    ]
+    assert [one[0] for one in told] == [0, 0], told
+    counts = [json.loads(one[1]) for one in told]
+    return folder, counts
+
+
+def test_predictions_made_before_the_day_give_the_same_overlay(
+    session, day, made, predictions, tmp_path
+):
+    overlay, told = made
+    folder, counts = predictions
+
+    status, output, error = said(
+        *flags(session, day, tmp_path / "overlay", "--predictions", folder),
+        *("--runs", *run_names(day, "calibration"), "--json"),
+    )
+
+    assert status == 0, error
+    assert [(one["images"], one["computed"]) for one in counts] == [(2, 2), (60, 58)]
+    again = json.loads(output)
+    for name in ("normalisation", "screened", "correction", "gain", "penalty"):
+        assert again[name] == told[name]
+    with open_bundle(session / "bundle") as bundle:
+        first, second = (
+            open_overlay(f, bundle) for f in (overlay, tmp_path / "overlay")
+        )
+    np.testing.assert_array_equal(first.affine.scale, second.affine.scale)
+    assert (first.correction is None) == (second.correction is None)
+
+
+def test_with_predictions_the_flow_is_never_opened(
+    session, day, predictions, tmp_path, monkeypatch
+):
+    opened = []
+
+    def spy(backend, file, graph, **more):
+        opened.append(graph.name)
+        return original(backend, file, graph, **more)
+
+    original = graphs.open_engine
+    monkeypatch.setattr(graphs, "open_engine", spy)
+    calibrate_day(
+        session / "bundle", session / "gallery", day, tmp_path / "overlay",
+        runs=tuple(run_names(day, "calibration")), predictions=predictions[0],
+    )  # fmt: skip
+
+    assert opened == ["encoder"]
+
+
+def test_predictions_that_are_not_these_are_refused(
+    session, day, predictions, tmp_path
+):
+    folder, _ = predictions
+    few, other, short = (tmp_path / name for name in ("few", "other", "short"))
+    two = of_calibration(day)[:2]
+    assert said(*before(session, day, few, "--images", *two))[0] == 0
+    with open_bundle(session / "bundle") as bundle:
+        sha256 = bundle.sha256
+        theirs = replace(kept_in(other, bundle), bundle_sha256="ab" * 32)
+        theirs.keep(bundle.latent_mean, predict(Zero(), bundle.latent_mean))
+    shutil.copytree(folder, short)
+    file = sorted(short.iterdir())[0]
+    file.write_bytes(file.read_bytes()[:-1])
+    runs = ("--runs", *run_names(day, "calibration"))
+
+    def refused(place):
+        line = flags(session, day, tmp_path / "a", "--predictions", place)
+        status, output, error = said(*line, *runs)
+        assert (status, output) == (1, "")
+        return error.splitlines()[-1]
+
+    assert refused(few).startswith(
+        f"neuroflow: {few}: expected predictions of 60 images, found none of "
+    )
+    assert refused(few).endswith(
+        " and 57 others. Prepare them with prepare-calibration"
+    )
+    assert refused(other).endswith(
+        f"expected a prediction of bundle {sha256[:12]}, found one of abababababab. "
+        "Prepare another folder with this bundle"
+    )
+    assert said(*before(session, day, other, "--images", *two))[0] == 1
+    assert refused(short).startswith(f"neuroflow: {file.name}: expected safetensors, ")
+    assert refused(short).endswith(". Remove it, and prepare it again")
+    assert not (tmp_path / "a").exists()
+
+
+class Zero:
+    """A model that expects nothing."""
+
+    encode_latent = staticmethod(np.zeros_like)
+
+    @staticmethod
+    def predict_voxels(z_n):
+        with open_bundle(linear_session() / "bundle") as bundle:
+            return np.zeros(bundle.manifest.voxels.count, np.float32)
+
+
+def test_a_preparations_mistakes_are_told_in_one_line(session, day, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+
+    unknown = said(*before(session, day, tmp_path / "a", "--images", "nobody"))
+    place = said(*before(session, day, tmp_path / "file"))
+    none = said(*flags(session, day, tmp_path / "b", "--predictions", tmp_path / "c"))
+
+    assert unknown[0] == place[0] == none[0] == 2
+    assert "images that the gallery or the pictures hold, found nobody" in unknown[2]
+    assert f"--out: expected a folder, or none yet, found {tmp_path}/file" in place[2]
+    assert (
+        f"--predictions: expected a folder, found none at {tmp_path}/c. Make it with "
+        "prepare-calibration"
+    ) in none[2]
+    assert not (tmp_path / "a").exists()
 
 
 def test_an_overlay_is_inspected_and_verified(session, made):
