@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.calibrate import run_names
 from runtime.bundle import open_bundle
-from runtime.calibration import KnownTrials, _folds
+from runtime.calibration import KnownTrials, folds_of
 from runtime.correction import FOLDS
 from runtime.gallery import open_gallery
 from runtime.heads import Retrieval
@@ -77,7 +77,7 @@ def judged(
     """Return each judge's scores: candidates by trials."""
     found = {judge: np.zeros((3, len(trials.image))) for judge in JUDGES}
     flat = expected.z_n.reshape(len(expected.z_n), -1)
-    for fold in _folds(trials, space, expected.voxels):
+    for fold in folds_of(trials, space, expected.voxels):
         rows = fold.rows
         shown, own = np.unique(trials.image[rows], return_inverse=True)
         for k, x in enumerate((fold.plain, fold.normalised, fold.corrected)):

@@ -231,8 +231,8 @@ class _Encoder:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Fold:
-    """Trials that were left out, and what was fitted without them."""
+class Fold:
+    """Trials that were left out, in the units of fits without them."""
 
     rows: Int64[np.ndarray, " rows"]
     plain: Features
@@ -243,9 +243,19 @@ class _Fold:
     """In today's, with today's correction."""
 
 
-def _folds(
+def folds_of(
     trials: KnownTrials, space: FeatureSpace, predicted: Features
-) -> list[_Fold]:
+) -> list[Fold]:
+    """Return each part of the images with the features that fits without it give.
+
+    Args:
+        trials: Of today.
+        space: The bundle's.
+        predicted: The response to each image, in the model's units.
+
+    Raises:
+        CalibrationError: A part leaves no trial to fit on.
+    """
     folds = []
     for held in image_folds(trials.image):
         rows = np.flatnonzero(held)
@@ -263,7 +273,7 @@ def _folds(
         left_out = trials.betas[rows]
         normalised = today.to_model(left_out)
         corrected = normalised if correction is None else correction.apply(normalised)
-        folds.append(_Fold(rows, space.to_model(left_out), normalised, corrected))
+        folds.append(Fold(rows, space.to_model(left_out), normalised, corrected))
     return folds
 
 
@@ -273,12 +283,12 @@ def _judged(
     predictions: Predictions,
     encoder: _Encoder,
 ) -> Findings:
-    folds = _folds(trials, space, predictions.voxels)
+    folds = folds_of(trials, space, predictions.voxels)
     image = trials.image
     latents = predictions.z_n.reshape(len(predictions.z_n), -1)
 
     def scores(
-        features: Callable[[_Fold], Float32[np.ndarray, "trials size"]],
+        features: Callable[[Fold], Float32[np.ndarray, "trials size"]],
         expected: Float32[np.ndarray, "images size"],
     ) -> Scores:
         found = np.zeros(len(image))
