@@ -3,8 +3,10 @@
     python -m benchmarks.calibrate_linear --seeds 100 --few 20
 
 Days of `tests.linear_participant`, 100 trials of 100 images to calibrate on and 100 of
-other images to be judged by. The rival corrects the input by a ridge from measured to
-predicted responses, its penalty chosen by the same left-out trials.
+other images to be judged by. Beside it how often the judge of before would have kept
+anything, which compares what the same fits decode with the gallery. The rival corrects
+the input by a ridge from measured to predicted responses, its penalty chosen by the
+same left-out trials.
 """
 
 import argparse
@@ -12,8 +14,9 @@ import contextlib
 
 import numpy as np
 
-from runtime.calibration import KnownTrials, calibrate
+from runtime.calibration import KnownTrials, calibrate, folds_of
 from runtime.correction import (
+    FOLDS,
     PENALTIES,
     InputCorrection,
     choose_penalty,
@@ -21,7 +24,8 @@ from runtime.correction import (
     image_folds,
 )
 from runtime.errors import CalibrationError
-from runtime.predictions import predict_all
+from runtime.identification import mean_interval
+from runtime.predictions import Predictions, predict_all
 from runtime.preprocess import FeatureSpace, todays_normaliser
 from tests.decoded import identification
 from tests.linear_participant import Day, a_day
@@ -71,15 +75,35 @@ def rivals_penalty(x: np.ndarray, s: np.ndarray, image: np.ndarray) -> float:
     return PENALTIES[int(wins.argmax())]
 
 
-def score(day: Day, space: FeatureSpace, move, trials: KnownTrials) -> float:
-    features = move(space.to_model(trials.betas))
-    return float(np.mean([
+def scores(day: Day, features: np.ndarray, trials: KnownTrials, rows) -> np.ndarray:
+    """Identification of what is decoded, among the gallery."""
+    return np.array([
         identification(
-            day.model.decode_latent(day.model.encode_voxels(row)),
+            day.model.decode_latent(day.model.encode_voxels(x)),
             trials.latents[image], trials.names[image], day.retrieval,
         )
-        for row, image in zip(features, trials.image, strict=True)
-    ]))  # fmt: skip
+        for x, image in zip(features, trials.image[rows], strict=True)
+    ])  # fmt: skip
+
+
+def score(day: Day, space: FeatureSpace, move, trials: KnownTrials) -> float:
+    features = move(space.to_model(trials.betas))
+    return float(scores(day, features, trials, slice(None)).mean())
+
+
+def is_kept_by_decoding(day: Day, today: KnownTrials, expected: Predictions) -> bool:
+    plain, normalised, corrected = np.zeros((3, len(today.image)))
+    for fold in folds_of(today, day.space, expected.voxels):
+        plain[fold.rows] = scores(day, fold.plain, today, fold.rows)
+        normalised[fold.rows] = scores(day, fold.normalised, today, fold.rows)
+        corrected[fold.rows] = scores(day, fold.corrected, today, fold.rows)
+    first, second, both = (
+        mean_interval(more - less, today.image, FOLDS).low
+        for more, less in (
+            (normalised, plain), (corrected, normalised), (corrected, plain)
+        )
+    )  # fmt: skip
+    return first > 0 or (second > 0 and both > 0)
 
 
 def one(seed: int, change: dict) -> list[float]:
@@ -100,6 +124,7 @@ def one(seed: int, change: dict) -> list[float]:
     theirs = the_other_way(x, s, rivals_penalty(x, s, today.image))
     return [
         kept,
+        is_kept_by_decoding(day, today, predictions),
         score(day, day.space, lambda rows: rows, unseen),
         score(day, space, lambda rows: rows, unseen),
         score(day, space, ours.apply, unseen),
@@ -113,15 +138,16 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=30)
     chosen = parser.parse_args()
     print(
-        "| day | days | refused | normalised | corrected | as it is | normalised "
-        "| our correction | the other way |\n|---|---|---|---|---|---|---|---|---|"
+        "| day | days | refused | normalised | corrected | kept by decoding | as it is "
+        "| normalised | our correction | the other way |\n" + "|---" * 10 + "|"
     )
     for name, change in DAYS.items():
         is_control = name.startswith(("as the first", "pictures"))
         seeds = chosen.seeds if is_control else chosen.few
         rows = np.array([one(seed, change) for seed in range(seeds)])
         counts = [int((rows[:, 0] == k).sum()) for k in range(3)]
-        means = [f"{mean:.3f}" for mean in rows[:, 1:].mean(axis=0)]
+        counts.append(int(rows[:, 1].sum()))
+        means = [f"{mean:.3f}" for mean in rows[:, 2:].mean(axis=0)]
         print("| " + " | ".join([name, str(seeds), *map(str, counts), *means]) + " |",
               flush=True)  # fmt: skip
 
