@@ -93,10 +93,12 @@ class PredictionFolder:
         for name, shape in shapes.items():
             array = arrays.get(name)
             if array is None or array.shape != shape or array.dtype != np.float32:
-                found = None if array is None else f"{array.dtype} {list(array.shape)}"
+                shown = "none"
+                if array is not None:
+                    shown = f"{array.dtype} {list(array.shape)}"
                 raise ArtifactError(
                     f"{file.name}: {name}: expected float32 {list(shape)}, "
-                    f"found {found}. {_REMEDY}"
+                    f"found {shown}. {_REMEDY}"
                 )
         prediction = Predictions(arrays["z_n"], arrays["voxels"])
         digest = self._digest(z_v, prediction)
