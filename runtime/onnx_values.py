@@ -8,6 +8,7 @@ import numpy as np
 
 from runtime.arrays import Shaped
 from runtime.errors import BundleError
+from runtime.float8 import from_codes
 from runtime.onnx_tensor import Tensor
 
 _STORED: Final = MappingProxyType(
@@ -16,6 +17,7 @@ _STORED: Final = MappingProxyType(
         "float64": "<f8",
         "float16": "<f2",
         "bfloat16": "<u2",
+        "float8e4m3fn": "<u1",
         "uint8": "<u1",
         "int8": "<i1",
         "int32": "<i4",
@@ -28,7 +30,7 @@ _STORED: Final = MappingProxyType(
 
 
 def tensor_values(tensor: Tensor, folder: Path, what: str) -> Shaped[np.ndarray, "..."]:
-    """Return a constant's numbers, bfloat16 as float32.
+    """Return a constant's numbers, bfloat16 and float8 as float32.
 
     Args:
         tensor: A constant that `runtime.onnx_guard` let pass.
@@ -67,4 +69,6 @@ def tensor_values(tensor: Tensor, folder: Path, what: str) -> Shaped[np.ndarray,
     if tensor.dtype == "bfloat16":
         # The upper half of a float32.
         flat = (flat.astype(np.uint32) << 16).view(np.float32)
+    if tensor.dtype == "float8e4m3fn":
+        flat = from_codes(flat)
     return flat.reshape(tensor.shape)

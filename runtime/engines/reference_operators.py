@@ -1,9 +1,9 @@
 """The operators of exported graphs in numpy, as the ONNX standard defines them.
 
 Whatever is a floating number is float64. A cast between floating types therefore does
-nothing: this is what a graph means, not how a precision rounds it. Integers are what
-the graph says: quantising rounds to them. Source of each definition:
-https://onnx.ai/onnx/operators/
+nothing: this is what a graph means, not how a precision rounds it. Quantising is what
+the graph says: it rounds to integers, or to numbers of 8-bit floating point. Source of
+each definition: https://onnx.ai/onnx/operators/
 """
 
 import math
@@ -16,6 +16,7 @@ from scipy.special import erf, expit
 
 from runtime.arrays import Shaped
 from runtime.errors import BackendError
+from runtime.float8 import rounded
 
 Array = Shaped[np.ndarray, "..."]
 Attributes = Mapping[str, Any]
@@ -264,6 +265,9 @@ def _quantisation(
 
 def _quantise(inputs: tuple[Array | None, ...], a: Attributes) -> tuple[Array, ...]:
     x, step, zero = _quantisation(inputs, a)
+    if zero.dtype == np.float64:
+        # Of the types that a zero may have only float8e4m3fn is read as numbers.
+        return (rounded(x / step, is_saturated=bool(a.get("saturate", 1))),)
     if zero.dtype not in (np.int8, np.uint8):
         raise BackendError(f"reference: expected 8-bit integers, found {zero.dtype}")
     range_ = np.iinfo(zero.dtype)

@@ -5,6 +5,7 @@ import functools
 import tempfile
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -308,6 +309,21 @@ def test_bfloat16_is_read_as_the_numbers_that_it_holds():
     (constant,) = read_onnx(data, "g").constants
 
     assert tensor_values(constant, Path(), "g").tolist() == [1.0, -2.0, 0.25]
+
+
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_float8_is_read_as_the_numbers_that_it_holds(is_raw):
+    array = np.array([1, -2, 448, 2**-9], ml_dtypes.float8_e4m3fn)
+    tensor = (
+        numpy_helper.from_array(array, "w")
+        if is_raw
+        else helper.make_tensor("w", TensorProto.FLOAT8E4M3FN, [4], array)
+    )
+    graph = helper.make_graph([], "g", [], [], [tensor])
+
+    (constant,) = read_onnx(helper.make_model(graph).SerializeToString(), "g").constants
+
+    assert tensor_values(constant, Path(), "g").tolist() == [1, -2, 448, 2**-9]
 
 
 def exported(module, shapes, inputs, outputs):
