@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Shaped
 
+from export.eight_bits import Ranges, quantised
 from export.fold import FoldedEncoder, FoldedVelocity, VoxelDecoder, conditioning_table
 from export.graphs import (
     Graph,
@@ -21,16 +22,15 @@ from export.graphs import (
     with_weights_of,
     write_graph,
 )
-from export.int8 import Ranges, quantised
 from export.precision import Half, halved
 from export.unroll import TABLE_ROW, evaluation_grid, unrolled
 from runtime.errors import ConfigError
-from runtime.manifest import GraphSpec
+from runtime.manifest import EightBits, GraphSpec
 from runtime.solver import Direction, Solver
 from training.neurovae import NeuroVAE
 from training.sit import SiT
 
-Precision = Literal["f32", "int8"] | Half
+Precision = Literal["f32"] | Half | EightBits
 """What a bundle's graphs can be written in."""
 DIRECTIONS: Final[tuple[Direction, ...]] = ("decode", "encode")
 _SEED: Final = 7
@@ -74,7 +74,7 @@ class Flow:
 
     step: Graph
     ranges: Ranges
-    """Of the activations that 8-bit integers must hold; empty until it has watched."""
+    """Of the activations that 8 bits must hold; empty until it has watched."""
     tables: Mapping[Direction, Float64[np.ndarray, "evaluations modulation"]]
     solver: Solver
     steps: Mapping[Direction, int]
@@ -82,8 +82,8 @@ class Flow:
     def graphs(self, precision: Precision) -> tuple[Graph, ...]:
         """Return the step and both unrolled directions around the same weights."""
         step = (
-            quantised(self.step, self.ranges.of)
-            if precision == "int8"
+            quantised(self.step, self.ranges.of, precision)
+            if precision == "int8" or precision == "fp8"
             else in_precision(self.step, precision)
         )
         return (
@@ -166,11 +166,11 @@ def _suffix(graph: Graph) -> str:
 def write_autoencoder(
     graphs: Sequence[Graph], precisions: Sequence[Precision], folder: Path
 ) -> tuple[GraphSpec, ...]:
-    """Write encoder and decoder in each floating-point precision; int8 uses float32."""
+    """Write encoder and decoder in each precision; 8 bits use those in float32."""
     return tuple(
         write_spec(in_precision(graph, precision), folder)
         for precision in precisions
-        if precision != "int8"
+        if precision != "int8" and precision != "fp8"
         for graph in graphs
     )
 

@@ -3,7 +3,8 @@
 float32 is judged by the engines that will run it. A half graph is judged by a float32
 twin that rounds where the graph says (`export.precision.rounded_in_float32`): an engine
 without half arithmetic hides what the graph would overflow. ONNX Runtime, which opens
-float16 graphs, is held to its own result as well.
+float16 graphs, is held to its own result as well. It judges 8-bit floating point too:
+on the CPU it rounds to it as the graph says, and adds the products in float32.
 """
 
 import tempfile
@@ -21,7 +22,7 @@ from export.precision import Half, rounded_in_float32
 from export.retrieval import Task
 from runtime.golden import Verdict
 from runtime.graphs import FORMS, Form
-from runtime.manifest import GateSpec, Manifest
+from runtime.manifest import EIGHT_BITS, GateSpec, Manifest
 from runtime.model import Model, model_from_folder
 
 _ENGINES: Final[Mapping[Precision, tuple[tuple[str, Form], ...]]] = {
@@ -29,6 +30,7 @@ _ENGINES: Final[Mapping[Precision, tuple[tuple[str, Form], ...]]] = {
     "f16": (("ort", "unrolled"), ("ort", "step")),
     "bf16": (),
     "int8": (("ort", "unrolled"), ("ort", "step"), ("openvino", "step")),
+    "fp8": (("ort", "unrolled"), ("ort", "step")),
 }
 """Of the graphs as they are written. Step and unrolled must agree."""
 _FORMS: Final[tuple[Form, ...]] = ("unrolled", "step")
@@ -75,7 +77,7 @@ def gates_of_flow(
             with _opened(folder, manifest, tensors, backend, precision, form) as model:
                 gates += _gates(verdicts_of_model(model, golden), start, precision)
                 is_served = form == FORMS[backend]
-                if precision == "int8" and retrieval is not None and is_served:
+                if precision in EIGHT_BITS and retrieval is not None and is_served:
                     found = retrieval.change_by(model.decode_latent)
                     gates.append(found.gate(f"{start}.ranks", precision))
         if precision in ("f16", "bf16"):

@@ -52,7 +52,7 @@ from runtime.bundle import (
 )
 from runtime.errors import ArtifactError, TensorMismatchError
 from runtime.estimator import motion_of
-from runtime.manifest import input_kind
+from runtime.manifest import EIGHT_BITS, input_kind
 from runtime.sealed import seal
 from runtime.solver import Direction, Solver, solver_from_name, time_grid
 from training.config import ModelConfig
@@ -271,7 +271,7 @@ def export_bundle(
             # Of the stressed field, which comes first: no two of its weights are alike.
             traced = traced or (judged, exported.step)
             retrieval = None
-            if "int8" in precisions:
+            if set(EIGHT_BITS) & set(precisions):
                 latents = (
                     reference.encode_voxels(blends(golden_voxels, ITEMS, _SEED))[0]
                     if judged is field

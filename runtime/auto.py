@@ -29,6 +29,7 @@ CANDIDATES: Final = (
     Candidate("openvino", "int8"),
     Candidate("ort", "int8"),
     Candidate("tensorrt", "int8"),
+    Candidate("tensorrt", "fp8"),
 )
 """The more exact before the faster, so that equal times take the more exact."""
 _BY_HINT: Final = Candidate("openvino", "bf16")

@@ -18,7 +18,7 @@ from runtime.manifest import GraphSpec, TensorSpec
 from runtime.onnx_guard import check_file
 
 Backend = Literal["ort", "ort_cuda", "openvino", "tensorrt", "reference"]
-Precision = Literal["f32", "f16", "bf16", "int8"]
+Precision = Literal["f32", "f16", "bf16", "int8", "fp8"]
 """Of the arithmetic. What is not f32 keeps inputs, outputs and the flow's state so."""
 Array = Shaped[np.ndarray, "..."]
 READ_BYTES: Final = 256 * 1024

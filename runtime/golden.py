@@ -43,12 +43,14 @@ class Limits:
 
 
 _HALF: Final = Limits(rel_l2=1e-2, cosine=0.9995)
+_EIGHT_BITS: Final = Limits(cosine=0.997)
 LIMITS: Final[Mapping[GraphPrecision, Limits]] = MappingProxyType(
     {
         "f32": Limits(rel_l2=1e-5),
         "f16": _HALF,
         "bf16": _HALF,
-        "int8": Limits(cosine=0.997),
+        "int8": _EIGHT_BITS,
+        "fp8": _EIGHT_BITS,
     }
 )
 """The gate of a precision: of each map, after each step and at the end."""

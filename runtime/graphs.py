@@ -13,7 +13,7 @@ from typing import Final, Literal
 from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache, KeptEngine
 from runtime.errors import BackendError, UsageError
-from runtime.manifest import GraphSpec, Manifest
+from runtime.manifest import EIGHT_BITS, GraphSpec, Manifest
 
 Form = Literal["unrolled", "step"]
 Part = Literal["encoder", "decoder", "decode_flow", "encode_flow"]
@@ -32,6 +32,9 @@ FORMS: Final[Mapping[str, Form]] = MappingProxyType(
 )
 """How a backend runs the flow. OpenVINO keeps a copy of the weights per unrolled step.
 """
+_FP8: Final = ("tensorrt", "ort", "reference")
+"""What computes 8-bit floating point as a graph says it. OpenVINO 2026.4 makes NaN a
+number there; of ONNX Runtime on a GPU nobody knows, and TensorRT is the faster one."""
 
 
 def graph_of(
@@ -44,11 +47,17 @@ def graph_of(
     half precision: it types a graph anew, whatever casts are in it.
 
     Raises:
+        BackendError: The backend does not compute what 8-bit floating point is.
         BundleError: The bundle has no such graph.
     """
+    if precision == "fp8" and backend not in _FP8:
+        raise BackendError(
+            f"fp8: expected one of the backends {', '.join(_FP8)}, found {backend}. "
+            "Choose tensorrt, or another precision."
+        )
     is_told = backend == "openvino" and precision in ("f16", "bf16")
     written = {(graph.name, graph.precision) for graph in manifest.graphs}
-    if precision == "int8" and ("step", precision) not in written:
+    if precision in EIGHT_BITS and ("step", precision) not in written:
         # The other graphs of this precision are in float32, and would hide it.
         return manifest.graph("step", precision)
     is_written = (name, precision) in written and not is_told
@@ -132,8 +141,8 @@ def told_precision(graph: GraphSpec, backend: str, precision: Precision) -> Prec
     if backend in ("tensorrt", "ort_cuda"):
         # Strongly typed: a graph is opened as what it is written in, or not at all. Of
         # 8 bits the bundle has the flow alone, and its other graphs are in float32.
-        return graph.precision if precision == "int8" else precision
-    is_said = precision == "int8" or (
+        return graph.precision if precision in EIGHT_BITS else precision
+    is_said = precision in EIGHT_BITS or (
         graph.precision == precision
         and (backend == "reference" or (backend == "ort" and precision == "f16"))
     )

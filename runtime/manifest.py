@@ -3,7 +3,7 @@
 Pure: bytes in, structs out. `runtime.bundle` reads files.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -25,7 +25,11 @@ Shape = tuple[Positive, ...]
 DType = Literal["float32", "float64", "int64", "uint8", "bool"]
 Affine = tuple[tuple[float, float, float, float], ...]
 InputKind = Literal["volume", "beta"]
-GraphPrecision = Literal["f32", "f16", "bf16", "int8"]
+EightBits = Literal["int8", "fp8"]
+"""8-bit numbers: integers, or floating point with four bits of exponent (E4M3FN)."""
+GraphPrecision = Literal["f32", "f16", "bf16", "int8", "fp8"]
+EIGHT_BITS: Final[tuple[EightBits, ...]] = get_args(EightBits)
+"""Precisions of the flow's products alone; a bundle's other graphs are in float32."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

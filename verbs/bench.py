@@ -29,7 +29,7 @@ from runtime.bench.work import BYTES_OF, Sizes
 from runtime.bundle import open_bundle
 from runtime.engine import Precision
 from runtime.errors import ArtifactError, UsageError
-from runtime.manifest import Manifest
+from runtime.manifest import EIGHT_BITS, Manifest
 from training.config import config_from_preset
 from verbs.bench_machine import read_machine, read_moment, read_times
 from verbs.bench_orders import Job, Kind, started
@@ -167,7 +167,10 @@ def _written(options: Options) -> tuple[Precision, ...]:
         precision
         for peer, precision in _pairs(options)
         if peer in ENGINES
-        and (precision in ("f16", "int8") or (precision == "bf16" and peer in _TYPED))
+        and (
+            precision in ("f16", *EIGHT_BITS)
+            or (precision == "bf16" and peer in _TYPED)
+        )
     }
     return msgspec.convert(("f32", *sorted(found)), tuple[Precision, ...])
 

@@ -10,7 +10,7 @@ from typing import Literal
 import tyro
 
 BenchBackend = Literal["openvino", "ort", "ort_cuda", "tensorrt", "reference"]
-BenchPrecision = Literal["f32", "f16", "bf16", "int8"]
+BenchPrecision = Literal["f32", "f16", "bf16", "int8", "fp8"]
 
 
 def bench(

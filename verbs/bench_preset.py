@@ -28,6 +28,7 @@ from export.preprocessing import Preprocessing
 from runtime.arrays import Shaped
 from runtime.estimator import BetaEstimator
 from runtime.manifest import (
+    EIGHT_BITS,
     GOLDEN,
     TENSORS,
     BackboneSpec,
@@ -99,7 +100,7 @@ def write_preset(
     flow = flow_of(
         field, solver_from_name(name, path), {"decode": STEPS, "encode": STEPS}
     )
-    if "int8" in precisions:
+    if set(EIGHT_BITS) & set(precisions):
         _calibrate(flow, config, rng)
     flow_graphs = tuple(
         spec for p in precisions for spec in write_flow(flow.graphs(p), folder)

@@ -11,7 +11,7 @@ import tyro
 
 Backend = Literal["ort", "openvino"]
 AnyBackend = Literal["ort", "openvino", "ort_cuda", "tensorrt", "reference"]
-Precision = Literal["f32", "f16", "bf16", "int8"]
+Precision = Literal["f32", "f16", "bf16", "int8", "fp8"]
 KeptBackend = Literal["openvino", "tensorrt"]
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from runtime.bundle import open_bundle
 from runtime.estimator import BetaEstimator, ExternalEstimator, description
-from runtime.manifest import GraphSpec, Manifest
+from runtime.manifest import EIGHT_BITS, GraphSpec, Manifest
 from runtime.overlay import OVERLAY, OverlayManifest, open_overlay
 from runtime.signing import Signer
 from runtime.signing_keys import read_trust
@@ -92,13 +92,14 @@ def _lines(manifest: Manifest) -> list[tuple[str, str]]:
             worst = max(reached.get(gate.precision, 0.0), gate.reached)
             reached[gate.precision] = worst
     parity = ", ".join(f"{error:.1e} in {key}" for key, error in reached.items())
-    cosines = [
-        gate.reached
-        for gate in manifest.gates
-        if (gate.precision, gate.metric) == ("int8", "cosine")
-    ]
-    if cosines:
-        parity += f", cosine {min(cosines):.4f} in int8"
+    for precision in EIGHT_BITS:
+        cosines = [
+            gate.reached
+            for gate in manifest.gates
+            if (gate.precision, gate.metric) == (precision, "cosine")
+        ]
+        if cosines:
+            parity += f", cosine {min(cosines):.4f} in {precision}"
     return [
         ("subject", manifest.subject),
         ("created", manifest.created),

@@ -11,7 +11,7 @@ import tyro
 
 Backend = Literal["ort", "openvino", "ort_cuda", "tensorrt"]
 ServeBackend = Literal["ort", "openvino", "ort_cuda", "tensorrt", "auto"]
-ServePrecision = Literal["f32", "f16", "bf16", "int8"]
+ServePrecision = Literal["f32", "f16", "bf16", "int8", "fp8"]
 ServeWait = Literal["block", "spin"]
 KeyAction = Literal["make", "list", "revoke"]
 Role = Literal["scanner", "stimulus", "observer", "operator"]

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-BYTES_OF: Final = MappingProxyType({"f32": 4, "f16": 2, "bf16": 2, "int8": 1})
+BYTES_OF: Final = MappingProxyType({"f32": 4, "f16": 2, "bf16": 2, "int8": 1, "fp8": 1})
 """Of one weight by precision."""
 
 

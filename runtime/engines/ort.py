@@ -133,9 +133,18 @@ def open_engine(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Denormals in the tails of GELU and softmax cost up to a hundredfold otherwise.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    left_out = []
+    if graph.precision == "fp8":
+        # Its fusions for integers take 8-bit floating point too, and then refuse it.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        # Else it keeps the weights of every step by themselves, in float32.
+        left_out.append("ConstantFolding")
     try:
         session = ort.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=left_out,
         )
     except failures(ort) as error:
         raise BackendError(f"ort: {graph.file}: {line(error)}") from error

@@ -218,6 +218,8 @@ def test_the_worst_sample_counts_and_what_is_not_finite_is_worst():
         ("int8", 9.0, 0.997, True),
         ("int8", 0.0, 0.9969, False),
         ("int8", 0.0, float("nan"), False),
+        ("fp8", 9.0, 0.997, True),
+        ("fp8", 0.0, 0.9969, False),
     ],
 )
 def test_each_precision_has_its_own_gate(precision, rel_l2, cosine, passes):

@@ -23,7 +23,7 @@ MESSAGES = [
     ),
     (
         {"preset": "tiny", "against": "openvino:int4"},
-        "against: expected openvino in one of f32, f16, bf16, int8, found "
+        "against: expected openvino in one of f32, f16, bf16, int8, fp8, found "
         "openvino:int4",
     ),
     (

@@ -15,7 +15,14 @@ from runtime.bundle import open_bundle
 from runtime.engines.choice import MARGIN, Candidate, Measured, choose
 from runtime.engines.ort import OrtEngine
 from runtime.engines.standby import StandbyEngine
-from runtime.errors import BackendError, ParityError, TensorMismatchError
+from runtime.errors import (
+    BackendError,
+    BundleError,
+    ParityError,
+    TensorMismatchError,
+)
+from runtime.graphs import graph_of, told_precision
+from runtime.manifest import EIGHT_BITS
 from runtime.model import open_model
 from tests.models import tiny_bundle
 
@@ -224,8 +231,8 @@ def test_what_a_bundle_is_written_in_is_measured_and_nothing_else():
     with open_bundle(tiny_bundle()) as bundle:
         plain = bundle.manifest
     step = plain.graph("step")
-    int8 = msgspec.structs.replace(step, precision="int8")
-    whole = msgspec.structs.replace(plain, graphs=(*plain.graphs, int8))
+    int8, fp8 = (msgspec.structs.replace(step, precision=p) for p in EIGHT_BITS)
+    whole = msgspec.structs.replace(plain, graphs=(*plain.graphs, int8, fp8))
 
     found = candidates_of(whole)
 
@@ -233,8 +240,29 @@ def test_what_a_bundle_is_written_in_is_measured_and_nothing_else():
         "openvino f32", "ort f32", "tensorrt f32", "ort_cuda f32", "openvino bf16",
     ]  # fmt: skip
     assert [str(one) for one in found[5:]] == [
-        "openvino int8", "ort int8", "tensorrt int8",
+        "openvino int8", "ort int8", "tensorrt int8", "tensorrt fp8",
     ]  # fmt: skip
+
+
+def test_floating_point_of_8_bits_is_for_those_who_compute_it_as_it_is_written():
+    with open_bundle(tiny_bundle()) as bundle:
+        plain = bundle.manifest
+    step = msgspec.structs.replace(plain.graph("step"), precision="fp8")
+    manifest = msgspec.structs.replace(plain, graphs=(*plain.graphs, step))
+
+    for backend, told in (("tensorrt", "fp8"), ("ort", "f32"), ("reference", "f32")):
+        graphs = [graph_of(manifest, n, backend, "fp8") for n in ("encoder", "step")]
+        assert [graph.precision for graph in graphs] == ["f32", "fp8"]
+        assert [told_precision(g, backend, "fp8") for g in graphs] == ["f32", told]
+    for backend in ("openvino", "ort_cuda"):
+        with pytest.raises(BackendError) as caught:
+            graph_of(manifest, "encoder", backend, "fp8")
+        assert str(caught.value) == (
+            "fp8: expected one of the backends tensorrt, ort, reference, found "
+            f"{backend}. Choose tensorrt, or another precision."
+        )
+    with pytest.raises(BundleError, match="expected a graph step in fp8, found enc"):
+        graph_of(plain, "encoder", "tensorrt", "fp8")
 
 
 class FakeClock:

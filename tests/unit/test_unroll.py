@@ -14,7 +14,7 @@ import torch
 from export.assemble import Flow, flow_of, step_graph, write_flow
 from export.fold import FoldedVelocity, conditioning_table
 from export.graphs import WeightStore, with_weights_of, write_graph
-from export.int8 import Ranges
+from export.eight_bits import Ranges
 from export.precision import halved, rounded_in_float32
 from export.unroll import evaluation_grid, unrolled
 from runtime.errors import ParityError
