@@ -31,7 +31,7 @@ def preset(tmp_path_factory):
         out,
         created="2026-01-02",
         seed=0,
-        precisions=("f32", "f16", "int8"),
+        precisions=("f32", "f16", "int8", "fp8"),
     )
     return out
 
@@ -72,7 +72,9 @@ def test_a_bundle_is_measured_from_the_command_line(
         ("openvino", "int8"),
         ("ort", "f16"),
         ("ort", "int8"),
+        ("ort", "fp8"),
         ("reference", "int8"),
+        ("reference", "fp8"),
     ],
 )
 def test_a_generated_bundle_is_one_that_every_engine_agrees_on(preset, peer, precision):

@@ -13,15 +13,20 @@ import onnx
 import pytest
 from onnx import helper
 
+from export.assemble import flow_of, write_flow
+from export.eight_bits import Seen, quantised
+from export.graphs import Graph, write_graph
 from runtime.engine import Waiting, open_engine
 from runtime.engines import tensorrt, tensorrt_build
 from runtime.engines.cache import EngineCache, KeptEngine
 from runtime.engines.cuda import Cuda
 from runtime.engines.keep_warm import PERIOD_S, WarmEngine
 from runtime.errors import BackendError, TensorMismatchError, UsageError
-from runtime.manifest import decode_manifest
+from runtime.manifest import EIGHT_BITS, TensorSpec, decode_manifest
+from runtime.onnx_guard import check_file
+from runtime.solver import SOLVERS
 from tests.affine_graph import SPEC, WEIGHT, X, write_affine
-from tests.models import tiny_bundle
+from tests.models import random_model, tiny_bundle
 from verbs.rig_commands import serve
 from verbs.serve import waiting_of
 
@@ -522,6 +527,45 @@ def test_every_graph_of_a_bundle_compiles_with_tensorrt_rtx(rtx):
         path = bundle / graph.file
         assert tensorrt_build.unsupported(rtx, path) == []
         assert len(tensorrt_build.build_engine(rtx, path, graph.file)) > 1000
+
+
+@pytest.mark.parametrize("precision", EIGHT_BITS)
+def test_an_engine_of_8_bits_keeps_a_byte_for_each_weight(rtx, tmp_path, precision):
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(1024, 1024)).astype(np.float32)
+    one = np.ones(1024, np.float32)
+    whole = Graph(
+        "product",
+        (helper.make_node("MatMul", ["x", "w"], ["y"]),),
+        (TensorSpec(name="x", shape=(1, 1024)),),
+        (TensorSpec(name="y", shape=(1, 1024)),),
+        {"w": weight},
+    )
+    path = tmp_path / "product.onnx"
+    write_graph(quantised(whole, lambda _: Seen(-one, one, 0 * one), precision), path)
+
+    assert tensorrt_build.unsupported(rtx, path) == []
+    plan = tensorrt_build.build_engine(rtx, path, path.name)
+
+    # Half precision would take two, and be read twice as long at each step.
+    assert weight.size < len(plan) < 1.5 * weight.size
+
+
+@pytest.mark.slow
+def test_a_flow_of_8_bits_compiles_with_tensorrt_rtx(rtx, tmp_path):
+    field = random_model().field
+    flow = flow_of(field, SOLVERS["rotation"], {"decode": 2, "encode": 2})
+    z = np.random.default_rng(0).normal(size=(3, 8, 12))
+    flow.ranges.watch(z, [0.0, 0.5, 1.0])
+    (tmp_path / "graphs").mkdir()
+
+    for precision in EIGHT_BITS:
+        # Encoding differs from decoding in its numbers alone.
+        for spec in write_flow(flow.graphs(precision)[:2], tmp_path):
+            path = tmp_path / spec.file
+            check_file(path, spec)
+            assert tensorrt_build.unsupported(rtx, path) == []
+            assert len(tensorrt_build.build_engine(rtx, path, spec.file)) > 1000
 
 
 def test_an_operator_that_rtx_has_not_is_named_with_its_node(rtx, path):
