@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from export.assemble import Flow, flow_of, step_graph, write_flow
+from export.eight_bits import Ranges
 from export.fold import FoldedVelocity, conditioning_table
 from export.graphs import WeightStore, with_weights_of, write_graph
-from export.eight_bits import Ranges
 from export.precision import halved, rounded_in_float32
 from export.unroll import evaluation_grid, unrolled
 from runtime.errors import ParityError
