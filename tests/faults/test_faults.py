@@ -17,6 +17,9 @@ PROCESSES = {"kill", "soak", "deadline", "hostile", "memory", "network", "replay
 """Those start whole servers: the suite runs their short forms, and `make faults-short`
 their sabotages too, for which its ten minutes have no room."""
 
+CHECKED = {"recording-cut", "recording-flip", "fuzz", "bundles", "sessions"}
+"""Those that call the code themselves, every call held against its annotations."""
+
 COUNTS = {
     "recording-cut": 60,
     "recording-flip": 60,
@@ -26,7 +29,7 @@ COUNTS = {
     "hostile": 300,
     "deadline": 200,
 }
-"""Fewer tries than the command's short form: under pytest every call of the code is
+"""Fewer tries than the command's short form: under pytest every call of the code may be
 held against its annotations, which takes ten times as long."""
 
 FOUND_BROKEN = {
@@ -47,7 +50,13 @@ FOUND_BROKEN = {
 """Figure by which each sabotage is found."""
 
 EVERY = [
-    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+    pytest.param(
+        name,
+        marks=[
+            *([] if name in QUICK else [pytest.mark.slow]),
+            *([] if name in CHECKED else [pytest.mark.unchecked]),
+        ],
+    )
     for name in registry.MODULES
 ]
 
