@@ -64,7 +64,7 @@ class Change:
         1947, "Note on the sampling error of the difference between correlated
         proportions or percentages", one-sided).
         """
-        # Late: it takes longer to import than all else here, and int8 alone asks.
+        # Late: it takes longer to import than all else here, and 8 bits alone ask.
         from scipy.stats import binom
 
         return int(binom.ppf(_CONFIDENCE, self.lost + self.won, 0.5))
