@@ -36,6 +36,7 @@ import numpy as np
 
 from runtime.arrays import Bool, Float32, Float64, Int64
 from runtime.decoder import DecodingModel
+from runtime.products import combined, inner
 
 PENALTIES: Final = tuple(float(p) for p in np.logspace(-1, 3, 9))
 """Penalties tried, in units of the mean square length of the rows of ``S``."""
@@ -103,7 +104,7 @@ class _Normal:
         root = np.sqrt(counts)[:, None]
         e = (sums / counts[:, None] - s) * root
         s *= root
-        return cls(s, e, s @ s.T)
+        return cls(s, e, inner(s, s))
 
     def inverse(self, penalty: float) -> Float64[np.ndarray, "images images"]:
         size = len(self.gram)
@@ -128,7 +129,7 @@ def fit_correction(
     if np.isinf(penalty):
         return None
     normal = _Normal.of(features, predicted, image)
-    writes = normal.inverse(penalty) @ normal.s
+    writes = combined(normal.inverse(penalty), normal.s)
     return InputCorrection(normal.e.astype(np.float32), writes.astype(np.float32))
 
 
@@ -157,8 +158,8 @@ def choose_penalty(
         lengths = np.linalg.norm(templates, axis=1, keepdims=True)
         templates /= np.where(lengths > 0, lengths, 1.0)
         rows = features[held].astype(np.float64)
-        plain, read = rows @ templates.T, rows @ normal.e.T
-        written = normal.s @ templates.T
+        plain, read = inner(rows, templates), inner(rows, normal.e)
+        written = inner(normal.s, templates)
         for k, penalty in enumerate(candidates):
             scores = plain
             if not np.isinf(penalty):

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from runtime.arrays import Float32, Float64, Int64
+from runtime.products import inner
 
 CONFIDENCE: Final = 0.95
 """Of an interval, before it is widened."""
@@ -60,7 +61,7 @@ def identification(
     trials, images = found - centre, expected - centre
     lengths = _lengths(trials)[:, None] * _lengths(images)
     # A row of nothing has no direction: cosine 0 with everything.
-    cosines = (trials @ images.T).astype(np.float64) / np.where(lengths > 0, lengths, 1)
+    cosines = inner(trials, images) / np.where(lengths > 0, lengths, 1.0)
     rows = np.arange(len(found))
     others = np.ones(cosines.shape, dtype=np.bool_)
     others[rows, own] = False
