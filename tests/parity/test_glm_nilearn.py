@@ -1,9 +1,10 @@
-"""Our regressors, drift and estimates against nilearn's."""
+"""Our regressors, drift and estimates against nilearn's.
+
+It is imported by the tests: all processes collect them, and one runs them.
+"""
 
 import numpy as np
 import pytest
-from nilearn.glm.first_level import compute_regressor, run_glm
-from nilearn.glm.first_level.design_matrix import create_cosine_drift
 
 from runtime.preprocess import (
     CANONICAL,
@@ -20,6 +21,8 @@ from runtime.preprocess import (
     ("onset_s", "duration_s"), [(6.0, 3.0), (13.1, 1.0), (0.0, 20.0)]
 )
 def test_a_regressor_is_nilearns_up_to_its_sampling_grid(onset_s, duration_s):
+    from nilearn.glm.first_level import compute_regressor
+
     tr_s, volumes = 1.5, 60
 
     ours = trial_regressor(onset_s, duration_s, tr_s, volumes)
@@ -34,6 +37,8 @@ def test_a_regressor_is_nilearns_up_to_its_sampling_grid(onset_s, duration_s):
 
 @pytest.mark.parametrize(("volumes", "columns"), [(60, 2), (150, 5), (288, 9)])
 def test_the_drift_basis_is_nilearns_up_to_scale(volumes, columns):
+    from nilearn.glm.first_level.design_matrix import create_cosine_drift
+
     tr_s, cutoff_s = 1.5, 100.0
 
     ours = cosine_drift(volumes, tr_s, cutoff_s)
@@ -48,6 +53,8 @@ def test_the_drift_basis_is_nilearns_up_to_scale(volumes, columns):
 
 @pytest.mark.parametrize("volumes", [40, 90])
 def test_beta_and_error_are_nilearns_least_squares_of_the_same_design(volumes):
+    from nilearn.glm.first_level import run_glm
+
     rng = np.random.default_rng(0)
     run = (1000 + rng.standard_normal((volumes, 6)).cumsum(axis=0)).astype(np.float32)
     glm = IncrementalTrialGlm(
@@ -69,6 +76,8 @@ def test_beta_and_error_are_nilearns_least_squares_of_the_same_design(volumes):
 
 
 def test_with_confounds_slice_times_and_responses_it_is_nilearns_of_each_design():
+    from nilearn.glm.first_level import run_glm
+
     rng, volumes, voxels = np.random.default_rng(1), 80, 6
     run = (1000 + rng.standard_normal((volumes, voxels)).cumsum(axis=0)).astype(
         np.float32

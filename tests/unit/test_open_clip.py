@@ -1,10 +1,10 @@
 """The published backbone's tokens, on a model of the same kind that is tiny."""
 
+import importlib
 import json
 import math
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -32,7 +32,13 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def open_clip():
+    """The library, late: all processes collect these tests, and one runs them."""
+    return importlib.import_module("open_clip")
+
+
+@pytest.fixture(scope="module")
+def weights(open_clip, tmp_path_factory):
     folder = tmp_path_factory.mktemp("open_clip")
     (folder / f"{NAME}.json").write_text(json.dumps(CONFIG))
     open_clip.add_model_config(folder / f"{NAME}.json")
@@ -109,7 +115,7 @@ def test_a_batch_gives_what_its_pictures_give_alone(backbone):
 
 
 def test_the_identity_names_architecture_resizing_library_and_weights(
-    backbone, weights
+    open_clip, backbone, weights
 ):
     source = backbone.source
 
@@ -179,7 +185,7 @@ def test_a_library_that_returns_tokens_before_the_norm_is_refused(backbone):
         check_tokens(Old(backbone._visual), SIDE, cpu, torch.float32)
 
 
-def test_a_library_that_returns_no_tokens_is_refused(weights):
+def test_a_library_that_returns_no_tokens_is_refused(open_clip, weights):
     plain = open_clip.create_model(NAME).visual
 
     with pytest.raises(BackendError, match="expected pooled features and tokens"):
