@@ -26,6 +26,7 @@ from runtime.estimator import BetaEstimator, ExternalEstimator
 from runtime.gallery import open_gallery
 from runtime.model import open_model
 from tests.console_blocks import missing_lines, section, shown_in
+from tests.forked import command_line
 from training.checkpoint import load_neurovae, save_checkpoint
 from training.config import config_from_preset
 from training.data.store import open_trials
@@ -34,17 +35,45 @@ from training.metrics.report import from_json
 from training.metrics.result import Absent, Value
 from training.stimuli import open_stimuli
 
-# Two trainings of two stages each, by as many interpreters as there are commands.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+# Two trainings of two stages each, by as many processes as there are commands.
+pytestmark = [pytest.mark.slow, pytest.mark.unchecked, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "training.md"
 HEADING = "From raw files to a bundle, step by step"
 
 
+WITH_TORCH = {"prepare-nsd", "prepare-bids", "train", "export", "evaluate"}
+"""Verbs whose interpreter would import torch, which a forked process has already."""
+
+
+def brief(trials):
+    """The default configuration, trained for as long as the figures of trials need.
+
+    Those of the person are compared with themselves, whatever they are.
+    """
+    config = config_from_preset("demo", voxels=open_trials(trials).manifest.voxels)
+    replaced = msgspec.structs.replace
+    is_person = trials.name == "person"
+    epochs = 2 if is_person else config.vae_training.epochs
+    steps = 20 if is_person else 100
+    return replaced(
+        config,
+        vae_training=replaced(config.vae_training, epochs=epochs),
+        flow_training=replaced(config.flow_training, steps=steps, batch=32),
+    )
+
+
 def typed(command, folder):
     """Run a line with this checkout's programs; return its status and all it said."""
     name, *arguments = command.split()
+    if arguments[0] == "train":
+        trials = folder / arguments[arguments.index("--trials") + 1]
+        file = folder / f"{trials.name}.json"
+        file.write_bytes(msgspec.json.encode(brief(trials)))
+        arguments += ["--config", str(file)]
+    if arguments[0] in WITH_TORCH:
+        return command_line(folder, *arguments)
     if arguments[0] == "serve":
         # The page's port may be somebody else's here.
         arguments += ["--address", "tcp://127.0.0.1:*"]
