@@ -23,7 +23,7 @@ from training.metrics.result import Absent, Value
 from training.metrics.voxels import image_means
 from verbs.pipeline import build
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unchecked]
 
 
 def small_bundle(out, dataset, seed=0):
@@ -191,14 +191,19 @@ def test_pictures_of_the_figures_are_written(evaluated):
         assert "V1" in drawn
 
 
-def test_an_external_decoder_is_kept_apart_from_the_own_one(bundle, external):
+@pytest.fixture(scope="module")
+def crossed(bundle, external):
     status, text, error = said(
         "--bundle", bundle, "--recording", tiny_participant(),
         "--external", external, "--json",
     )  # fmt: skip
-
     assert status == 0, error
-    result = from_json(text.encode())
+    return from_json(text.encode())
+
+
+def test_an_external_decoder_is_kept_apart_from_the_own_one(external, crossed):
+    result = crossed
+
     with open_bundle(external) as opened:
         assert result.external == opened.sha256
     rows = [r for r in result.reconstructions if r.source == "predicted responses"]
@@ -212,14 +217,9 @@ def test_an_external_decoder_is_kept_apart_from_the_own_one(bundle, external):
 
 
 def test_our_decoder_reads_what_an_independent_encoder_predicts(
-    bundle, external, dataset
+    bundle, external, dataset, crossed
 ):
-    status, text, error = said(
-        "--bundle", bundle, "--recording", tiny_participant(),
-        "--external", external, "--json",
-    )  # fmt: skip
-    assert status == 0, error
-    row = by(from_json(text.encode()).retrieval, source="external encoder's responses")
+    row = by(crossed.retrieval, source="external encoder's responses")
 
     images = np.unique(dataset.rows(dataset.betas.select("test")))
     z_v = dataset.latents[images]
