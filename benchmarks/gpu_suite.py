@@ -6,7 +6,8 @@
 Arms: our engine; torch eager; torch.compile max-autotune (on a GPU with CUDA graphs, as
 that mode does). Times are of the host, copies in and out included, for one evaluation
 of the velocity; each round measures every arm once, so that a drift of the clocks meets
-them all. The weights are random: no time depends on them.
+them all. The weights are random: no time depends on them. Beside 8 bits torch computes
+in bfloat16.
 """
 
 import argparse
@@ -27,12 +28,15 @@ from export.fold import FoldedVelocity
 from export.parity import stressed
 from runtime.engine import open_engine
 from runtime.errors import NeuroFlowError
+from runtime.graphs import told_precision
+from runtime.manifest import EIGHT_BITS
 from runtime.solver import solver_from_name
 from training.config import config_from_preset
 from training.sit import SiT
 
 WARM_UPS = 10
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+DTYPES |= dict.fromkeys(EIGHT_BITS, torch.bfloat16)
 Arm = Callable[[], np.ndarray]
 
 
@@ -60,23 +64,29 @@ def arms_of(options, folder: Path) -> tuple[dict[str, Arm], list]:
     solver = solver_from_name("euler", path)
     (folder / "graphs").mkdir()
     flow = flow_of(field, solver, {"decode": 1, "encode": 1})
-    specs = write_flow(flow.graphs("f32"), folder)
-    step = next(graph for graph in specs if graph.name == "step")
     rng = np.random.default_rng(0)
+    if options.precision in EIGHT_BITS:
+        for t in (0.0, 0.5, 1.0):
+            shape = (1, config.flow.tokens, config.flow.width)
+            flow.ranges.watch(rng.standard_normal(shape), [t])
+    # Engines that are told a precision take the graph in float32.
+    is_told = options.backend == "openvino" and options.precision in ("f16", "bf16")
+    specs = write_flow(flow.graphs("f32" if is_told else options.precision), folder)
+    step = next(graph for graph in specs if graph.name == "step")
     inputs = {
         spec.name: rng.normal(size=spec.shape).astype(np.float32)
         for spec in step.inputs
     }
-    engine = open_engine(
-        options.backend, folder / step.file, step, precision=options.precision
-    )
+    told = told_precision(step, options.backend, options.precision)
+    engine = open_engine(options.backend, folder / step.file, step, precision=told)
     folded = FoldedVelocity(field).eval().to(options.device)
     dtype = DTYPES[options.precision]
     arms: dict[str, Arm] = {
         f"{engine.name} {options.precision}": lambda: engine.run(inputs)["velocity"]
     }
+    name_of_type = str(dtype).removeprefix("torch.")
     for name, is_compiled in (("torch eager", False), ("torch.compile", True)):
-        arms[f"{name} {options.precision}"] = torch_arm(
+        arms[f"{name} {name_of_type}"] = torch_arm(
             folded, inputs, options.device, dtype, is_compiled=is_compiled
         )
     return arms, [engine]
