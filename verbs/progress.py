@@ -1,6 +1,5 @@
 """Progress on the screen: one line a stage, with loss and time left."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     # Training imports torch, which a rig does without.
     from training.loop import Progress as TrainingProgress
 
-console = Console(file=sys.stderr, highlight=False)
+console = Console(stderr=True, highlight=False)
 """Progress goes to standard error; standard output belongs to results."""
 
 
