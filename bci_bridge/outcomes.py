@@ -116,7 +116,7 @@ class Update(Outcome, frozen=True, kw_only=True, tag="UPDATE"):
     decision: Decision
     label: Text | None = None
     confidence: Unit | None = None
-    """None of an earlier estimate: how often one is right was not measured."""
+    """None of an earlier estimate: none was fitted for it."""
     candidates: tuple[ScoredStimulus, ...] = ()
     """Best first."""
     abstention: Text | None = None

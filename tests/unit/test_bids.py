@@ -244,6 +244,20 @@ def test_what_motion_is_told_against_and_each_voxels_response_are_kept(
     np.testing.assert_array_equal(ours.voxels, wanted.voxels)
 
 
+def test_what_is_learned_once_comes_from_no_run_that_is_to_test():
+    recording = open_recording(tiny_participant())
+    names = [run.run_id for run in recording.runs]
+
+    first = open_bids(tiny_participant(), names[:1]).runs_of("train", "calibration")[0]
+    with pytest.raises(RecordingError) as error:
+        open_bids(tiny_participant(), names).runs_of("train")
+
+    assert first.run_id == names[1]
+    assert str(error.value) == (
+        f"{tiny_participant()}: split: expected trials of train, found none"
+    )
+
+
 def events_of(folder):
     return sorted(folder.glob("sub-*/**/func/*_events.tsv"))[0]
 

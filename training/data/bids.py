@@ -66,13 +66,23 @@ class BidsTrials:
             return "test"
         return event.split or "train"
 
-    def training_runs(self) -> list[RecordedRun]:
-        """Return the runs that hold a trial to learn from."""
-        return [
+    def runs_of(self, *splits: str) -> list[RecordedRun]:
+        """Return the runs that hold a trial of one of some splits.
+
+        Raises:
+            RecordingError: There is none.
+        """
+        found = [
             run
             for run in self.recording.runs
-            if any(self.split(event, run.run_id) == "train" for event in run.events)
+            if any(self.split(event, run.run_id) in splits for event in run.events)
         ]
+        if not found:
+            raise RecordingError(
+                f"{self.recording.folder}: split: expected trials of "
+                f"{' or '.join(splits)}, found none"
+            )
+        return found
 
 
 def open_bids(folder: Path, test_runs: Sequence[str] = ()) -> BidsTrials:
@@ -169,9 +179,10 @@ def prepare_bids(
     reference = hrf_index = None
     if betas == "causal":
         # As `open_dataset` does, so that both ways to train give the same bundle.
-        reference = reference_of(recording.runs[0], estimator)
+        first = trials.runs_of("train", "calibration")[0]
+        reference = reference_of(first, estimator)
         hrf_index = choose_responses(
-            trials.training_runs(), recording.mask, estimator, reference
+            trials.runs_of("train"), recording.mask, estimator, reference
         )
         found = trial_betas(
             recording, estimator, count, hrf_index=hrf_index, reference=reference

@@ -101,7 +101,7 @@ class Update(Outcome, frozen=True, kw_only=True):
     decision: str
     label: Optional[str] = None
     confidence: Optional[float] = None
-    """None of an earlier estimate: how often one is right was not measured."""
+    """None of an earlier estimate: none was fitted for it."""
     candidates: tuple[ScoredStimulus, ...] = ()
     """Best first."""
     abstention: Optional[str] = None
