@@ -242,6 +242,7 @@ def main() -> None:
     chosen.slow = chosen.seeds[:3] if chosen.slow is None else chosen.slow
     # One thread: the figures of processor time are then those of wall time as well.
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     if not chosen.collect:
         with screen() as shown:
             work(chosen, shown)
