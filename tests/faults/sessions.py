@@ -22,16 +22,17 @@ from tests.faults.simulated_line import SimulatedLine
 from tests.faults.world import MS, Server, World
 from tests.integration.tiny import MeanDecoder
 
-RUN_S = 600
-RUNS = 12
-"""Of a full session, two hours; the short form has `SHORT_RUNS`."""
-
+RUNS, VOLUMES, TR_S = 12, 188, 1.6
+"""Of a full session; the short form has `SHORT_RUNS`."""
+TRIAL_EVERY_S, BLANK_EVERY = 4.0, 6
+"""These are the Natural Scenes Dataset's: 75 trials a run, of which 62 or 63 have a
+picture (Allen et al., 2022, Nature Neuroscience 25, Methods)."""
 SHORT_RUNS = 2
-TR_S = 2.0
-PUMP_MS = 1000
-"""Longest wait of a sender between two volumes."""
-TRIAL_EVERY = 4
-"""Volumes from one trial's onset to the next."""
+PAUSES_S = (60, 540)
+"""Before each run: with them, twelve runs take two hours."""
+PUMPS_MS = (1000, 3000)
+"""Longest wait of a sender between two volumes, drawn by run: with and without a
+heartbeat between them."""
 
 SHAPE = (1, 1, 2)
 VICTIMS = ("ingress", "worker", "standby", "publisher")
@@ -70,16 +71,26 @@ def session(seed: int, runs: int = RUNS) -> tuple[Counter[str], list[str]]:
     server = Server(world, lambda: _FewVoxels(SHAPE))
     tally: Counter[str] = Counter()
     trouble: list[str] = []
-    count = round(RUN_S / TR_S)
+    began_ns = world.now_ns
     for number in range(runs):
         run, place = f"run-{number}", (len(server.inputs), len(server.outcomes))
-        sent = _live(world, server, run, count, tally)
+        _pause(world, server)
+        sent = _live(world, server, run, VOLUMES, tally)
         world.run_until(world.now_ns + 1000 * MS)
-        wrong = _wrong(server, run, place, count, sent)
+        wrong = _wrong(server, run, place, VOLUMES, sent)
         trouble += [f"seed {seed}: {line}" for line in wrong]
     tally["sessions"] += 1
+    tally["seconds"] += (world.now_ns - began_ns) // 10**9
     tally["deaths"] += sum(server.deaths.values())
     return tally, trouble
+
+
+def _pause(world: World, server: Server) -> None:
+    """Let time pass without a run; processes die in it as well."""
+    dice = world.dice
+    span_ns = dice.randrange(*PAUSES_S) * 10**9
+    _let_die(world, server, world.now_ns, span_ns, dice.randrange(0, 2))
+    world.run_until(world.now_ns + span_ns)
 
 
 def _live(
@@ -95,18 +106,21 @@ def _live(
     )
     tr_ns = round(TR_S * 1e9)
     _let_fail(world, server, line, begin_ns, count * tr_ns, tally)
+    pump_ms, slot = world.dice.choice(PUMPS_MS), 0
     for index in range(count):
         due_ns = begin_ns + (index + 1) * tr_ns
         while world.now_ns < due_ns:
             left_ms = -((world.now_ns - due_ns) // MS)
             # No word of life at the very instant at which a volume is one.
-            if left_ms > PUMP_MS:
-                delivery.pump(PUMP_MS)
+            if left_ms > pump_ms:
+                delivery.pump(pump_ms)
             elif line.poll(left_ms):
                 delivery.pump()
-        if index % TRIAL_EVERY == 0 and index + 3 < count:
-            onset_s = index * TR_S
-            delivery.post(Event(trial_id=f"t-{index}", onset_s=onset_s, duration_s=1.0))
+        while (onset_s := slot * TRIAL_EVERY_S) < (index + 1) * TR_S:
+            if slot % BLANK_EVERY:
+                trial = f"t-{slot}"
+                delivery.post(Event(trial_id=trial, onset_s=onset_s, duration_s=3.0))
+            slot += 1
         record = Volume(
             volume_index=index, acquired_ns=world.now_ns, dtype="i2", shape=SHAPE
         )
@@ -129,15 +143,22 @@ def _let_fail(
 ) -> None:
     """Put this run's faults on the agenda."""
     dice = world.dice
-    for _ in range(dice.randrange(0, 6)):
-        victim = dice.choice(VICTIMS)
-        at_ns = begin_ns + dice.randrange(span_ns) - world.now_ns
-        world.after(max(at_ns, 0), server.kill, victim)
+    _let_die(world, server, begin_ns, span_ns, dice.randrange(0, 6))
     for _ in range(dice.randrange(0, 3)):
         at_ns = begin_ns + dice.randrange(span_ns) - world.now_ns
         cut_ns = dice.choice([5, 50, 500, 5000, 20_000]) * MS
         world.after(max(at_ns, 0), line.cut, cut_ns)
         tally["cuts"] += 1
+
+
+def _let_die(
+    world: World, server: Server, begin_ns: int, span_ns: int, deaths: int
+) -> None:
+    dice = world.dice
+    for _ in range(deaths):
+        victim = dice.choice(VICTIMS)
+        at_ns = begin_ns + dice.randrange(span_ns) - world.now_ns
+        world.after(max(at_ns, 0), server.kill, victim)
 
 
 def _wrong(
@@ -207,7 +228,7 @@ def run(settings: Settings) -> Finding:
     minutes = (time.monotonic() - begin) / 60
     figures = {
         "sessions": tally["sessions"],
-        "hours_simulated": round(tally["sessions"] * runs * RUN_S / 3600, 1),
+        "hours_simulated": round(tally["seconds"] / 3600, 1),
         "volumes": tally["volumes"],
         "deaths": tally["deaths"],
         "cuts": tally["cuts"],

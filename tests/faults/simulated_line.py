@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from bci_bridge.header import Header
 from bci_bridge.line import Line
 from bci_bridge.messages import Goodbye, Hello, Welcome
-from bci_bridge.wire import Envelope, decode, encode
+from bci_bridge.wire import Envelope, encode
 from runtime.errors import BackendError
 from tests.faults.world import MS, Server, World
 
@@ -17,13 +17,17 @@ SPREAD_NS = 3 * MS - QUICKEST_NS
 
 
 class SimulatedLine(Line):
-    """One connection after another; a message of an earlier one is lost."""
+    """One connection after another; a message of an earlier one is lost.
+
+    What is logged travels as the bytes of the wire; answers, of which nothing is kept,
+    as the records that they are.
+    """
 
     def __init__(self, world: World, server: Server, name: str) -> None:
         # Nothing of a real line is made: every method is this class's own.
         self.address = "simulated"
         self._world, self._server, self._name = world, server, name
-        self._inbox: deque[tuple[bytes, bytes]] = deque()
+        self._inbox: deque[Header] = deque()
         self._cut_until_ns = 0
         # A stream each way: what is sent later does not arrive earlier.
         self._last_there_ns = self._last_back_ns = 0
@@ -68,7 +72,7 @@ class SimulatedLine(Line):
         if connection == self._connection and not self._has_left:
             self._server.receive(self._peer, frames)
 
-    def _answer(self, envelope: Envelope) -> None:
+    def _answer(self, record: Header) -> None:
         world = self._world
         if world.now_ns < self._cut_until_ns:
             return
@@ -76,12 +80,11 @@ class SimulatedLine(Line):
         if at_ns < self._last_back_ns:
             at_ns = self._last_back_ns
         self._last_back_ns = at_ns
-        frames = envelope.header, envelope.payload
-        world.at(at_ns, self._reach_sender, self._connection, frames)
+        world.at(at_ns, self._reach_sender, self._connection, record)
 
-    def _reach_sender(self, connection: int, frames: tuple[bytes, bytes]) -> None:
+    def _reach_sender(self, connection: int, record: Header) -> None:
         if connection == self._connection and not self._has_left:
-            self._inbox.append(frames)
+            self._inbox.append(record)
 
     def poll(self, timeout_ms: int) -> bool:
         """Let time pass until an answer is there."""
@@ -91,7 +94,7 @@ class SimulatedLine(Line):
     def answers(self) -> Iterator[Header]:
         """Read what has arrived."""
         while self._inbox:
-            yield decode(self._inbox.popleft()).record
+            yield self._inbox.popleft()
 
     def greet(
         self,

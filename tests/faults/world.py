@@ -83,7 +83,7 @@ class Server:
         self._counted, self._is_syncing = 0, False
         self._on_disk: dict[tuple[str, str], int] = {}
         # How an answer goes its way to a peer.
-        self.ways: dict[bytes, Callable[[Envelope], None]] = {}
+        self.ways: dict[bytes, Callable[[Header], None]] = {}
         self.deaths: dict[str, int] = {}
         self.protocol: Protocol | None = None
         self.outbox: Outbox | None = None
@@ -251,7 +251,7 @@ class Server:
     def _send(self, peer: bytes, record: Header) -> None:
         way = self.ways.get(peer)
         if way is not None:
-            way(encode(record))
+            way(record)
 
     def _sync(self) -> None:
         self._is_syncing = False
