@@ -115,7 +115,7 @@ def train(
         dry_run: Print the resolved configuration as JSON and stop.
         resume: Go on from an interrupted run in `out`.
         precision: Of matrix products; weights and losses are fp32 in any case.
-        micro_batch: Rows at a time, to save memory; `flow` only, and the same loss.
+        micro_batch: Rows at a time, to save memory; loss and gradient are the same.
         checkpoint_activations: Compute activations twice instead of keeping them.
         compile: Run the model through torch.compile.
         augment: Synthetic trials to add, of pictures that no trial shows.

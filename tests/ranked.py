@@ -90,6 +90,7 @@ def main() -> None:
     compute = Compute(
         precision=given.precision,
         checkpoint_activations=given.checkpoint_activations,
+        micro_batch=given.micro_batch,
     )
 
     def on_step(progress: Progress) -> None:
@@ -115,7 +116,7 @@ def main() -> None:
             trials(),
             vae,
             given.out / "flow",
-            compute=msgspec.structs.replace(compute, micro_batch=given.micro_batch),
+            compute=compute,
             **common,
         )
 

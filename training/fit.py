@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from runtime.errors import CheckpointError, ConfigError
 from runtime.path import path_from_name
@@ -25,9 +26,9 @@ from training.loop import (
     Progress,
     train,
 )
-from training.losses import Cycle, compare
+from training.losses import Cycle, CycleOutputs, compare
 from training.neurovae import Latent, NeuroVAE
-from training.parts import cut, made_ready, refuse_parts
+from training.parts import cut, cut_contrast, made_ready
 from training.perturb import augment, kept_tokens
 from training.ranks import ALONE, Ranks, own_rows
 from training.sit import SiT, Times
@@ -83,12 +84,11 @@ def fit_neurovae(
     Raises:
         TensorMismatchError: The trials do not fit the model.
         ConfigError: Fewer trials than one batch, a batch that the processes cannot
-            share evenly, or one in parts; held-out images that are too few.
+            share evenly; held-out images that are too few.
         BackendError: The module could not be compiled.
         DivergedError: A loss or gradient is not finite.
         CheckpointError: The snapshot is damaged or belongs to another run.
     """
-    refuse_parts(compute)
     own = own_rows(ranks, config.vae_training.batch)
     trials.check_fits(config)
     training, place = config.vae_training, torch.device(device)
@@ -112,15 +112,21 @@ def fit_neurovae(
         shown = augment(voxels, training, generator)
         noise = torch.randn(z_v.shape, generator=generator, device=place)
         kept = kept_tokens(z_v, training.token_dropout, generator)
-        seen = None if kept is None else kept[own]
+        seen = () if kept is None else (kept[own],)
 
-        def losses() -> StepLosses:
+        def run(*rows: Tensor) -> CycleOutputs:
             with compute.autocast(place):
-                outputs = cycle(shown[own], noise[own], seen)
-            found = compare(outputs, voxels[own], z_v, training, ranks.gather)
+                outputs: CycleOutputs = cycle(*rows)
+            return outputs
+
+        def judged(outputs: tuple[Tensor, ...]) -> StepLosses:
+            found = compare(
+                CycleOutputs(*outputs), voxels[own], z_v, training, ranks.gather
+            )
             return StepLosses(found.total, found.terms())
 
-        return [Part(1.0, losses)]
+        rows_of = (shown[own], noise[own], *seen)
+        return cut_contrast(compute.micro_batch, run, judged, *rows_of)
 
     stage = Stage(
         run=RunIdentity(

@@ -1,10 +1,11 @@
 """A stage's module made ready to run, and its batches cut into parts."""
 
+import functools
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from runtime.errors import ConfigError
 from training.compute import Compute
 from training.ranks import Ranks
 from training.recompute import set_recompute
@@ -49,15 +50,70 @@ def cut(
     return [part(first) for first in range(0, n, size)]
 
 
-def refuse_parts(compute: Compute) -> None:
-    """Refuse to cut a batch whose loss is not a mean over rows.
+def cut_contrast(
+    micro_batch: int | None,
+    run: Callable[..., tuple[Tensor, ...]],
+    judge: Callable[[tuple[Tensor, ...]], StepLosses],
+    *rows: Tensor,
+) -> list[Part]:
+    """Cut rows into parts of a loss that contrasts all of them with each other.
 
-    Raises:
-        ConfigError: It is asked for.
+    The module first runs without a graph, part by part; the loss of all outputs gives
+    the gradient at each of them; then every part runs again and passes its rows of that
+    gradient on. Loss and gradient are those of the whole batch, at the price of another
+    forward pass: Gao et al. (2021), "Scaling deep contrastive learning batch size under
+    memory limited setup", section 3.2.
+
+    Args:
+        micro_batch: Rows of a part; the last one may be smaller. None makes one part,
+            which runs once.
+        run: The module, on some rows; must do the same with the same rows.
+        judge: Losses of the outputs of all rows.
+        *rows: Tensors of equal length.
     """
-    if compute.micro_batch is not None:
-        raise ConfigError(
-            f"micro_batch: expected none in stage 1, found {compute.micro_batch}: "
-            "SoftCLIP contrasts all trials of a batch, so that parts have another "
-            "loss. Use checkpoint_activations or more processes."
-        )
+    n = len(rows[0])
+    if micro_batch is None:
+        return [Part(1.0, lambda: judge(run(*rows)))]
+    cuts = [slice(at, min(at + micro_batch, n)) for at in range(0, n, micro_batch)]
+
+    @functools.cache
+    def judged() -> tuple[StepLosses, tuple[Tensor, ...]]:
+        outputs = _all_outputs(run, cuts, rows)
+        found = judge(outputs)
+        pulls = torch.autograd.grad(found.total, outputs)
+        terms = {name: term.detach() for name, term in found.terms.items()}
+        return StepLosses(found.total.detach(), terms), pulls
+
+    def part(own: slice) -> Part:
+        share = (own.stop - own.start) / n
+
+        def losses() -> StepLosses:
+            found, pulls = judged()
+            outputs = run(*(tensor[own] for tensor in rows))
+            pulled = torch.stack(
+                [(o * pull[own]).sum() for o, pull in zip(outputs, pulls, strict=True)]
+            ).sum()
+            # The value of the whole loss, and the gradient of these rows' part of it.
+            total = found.total + (pulled - pulled.detach()) / share
+            return StepLosses(total, found.terms)
+
+        return Part(share, losses)
+
+    return [part(own) for own in cuts]
+
+
+def _all_outputs(
+    run: Callable[..., tuple[Tensor, ...]],
+    cuts: Sequence[slice],
+    rows: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """Run the module part by part, into tensors of all rows that take gradients."""
+    n, outputs = len(rows[0]), list[Tensor]()
+    with torch.no_grad():
+        for own in cuts:
+            found = run(*(tensor[own] for tensor in rows))
+            if not outputs:
+                outputs = [one.new_empty(n, *one.shape[1:]) for one in found]
+            for whole, one in zip(outputs, found, strict=True):
+                whole[own] = one
+    return tuple(whole.requires_grad_() for whole in outputs)

@@ -16,7 +16,6 @@ from training.data.store import PreparedTrials, open_trials
 from training.dataset import Dataset, open_dataset
 from training.fit import Observer, fit_flow, fit_neurovae
 from training.learned_from import LearnedFrom, check_note, write_note
-from training.parts import refuse_parts
 from training.ranks import Ranks, is_main, launched_ranks
 from training.stimuli import open_stimuli
 from training.trials import TrialSet
@@ -65,8 +64,6 @@ def train_stage(
         return
     if vae is not None and not vae.is_dir():
         raise CheckpointError(f"{vae}: expected a checkpoint of stage 1, found none")
-    if stage == "vae":
-        refuse_parts(compute)
     with launched_ranks() as ranks, screen(is_quiet=not is_main(ranks)) as shown:
         seed = config.vae_training.seed
         if prepared is not None:

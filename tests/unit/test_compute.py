@@ -20,9 +20,9 @@ from training.compute import AS_PUBLISHED, Compute
 from training.config import config_from_preset
 from training.fit import DivergedError, fit_flow, fit_neurovae
 from training.flow import flow_matching_loss
-from training.losses import Cycle, compare
+from training.losses import Cycle, CycleOutputs, compare
 from training.neurovae import NeuroVAE
-from training.parts import cut, made_ready
+from training.parts import cut, cut_contrast, made_ready
 from training.ranks import ALONE, OneProcess, own_rows
 from training.recompute import set_recompute
 from training.scaler import GROW_AFTER, SKIPS_LIMIT, START, LossScaler
@@ -98,14 +98,52 @@ def test_a_part_has_no_more_rows_than_asked_for():
     assert seen == [3, 3, 2]
 
 
-def test_the_batch_of_stage_1_cannot_be_cut(tmp_path):
-    with pytest.raises(ConfigError) as caught:
-        fit_neurovae(CONFIG, trials(), tmp_path, compute=Compute(micro_batch=4))
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 12), st.booleans())
+def test_parts_of_a_contrast_have_its_losses_and_gradient(n, micro_batch, is_dropped):
+    generator = torch.Generator().manual_seed(n)
+    voxels = torch.randn(n, 37, generator=generator)
+    z_v, noise = torch.randn(2, n, 8, 12, generator=generator)
+    kept = (torch.rand(n, 8, 1, generator=generator) < 0.7).float()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        vae = NeuroVAE(CONFIG.vae)
+    cycle, calls = Cycle(vae), []
 
-    assert str(caught.value) == (
-        "micro_batch: expected none in stage 1, found 4: SoftCLIP contrasts all trials "
-        "of a batch, so that parts have another loss. Use checkpoint_activations or "
-        "more processes."
+    def run(*rows):
+        calls.append((len(rows[0]), torch.is_grad_enabled()))
+        return cycle(*rows)
+
+    def judge(outputs):
+        found = compare(CycleOutputs(*outputs), voxels, z_v, CONFIG.vae_training)
+        return StepLosses(found.total, found.terms())
+
+    def taken(rows_at_once):
+        vae.zero_grad()
+        sums = torch.zeros(7)
+        rows = (voxels, noise, kept) if is_dropped else (voxels, noise)
+        for part in cut_contrast(rows_at_once, run, judge, *rows):
+            found = part.losses()
+            (found.total * part.share).backward()
+            scalars = torch.stack([found.total, *found.terms.values()])
+            sums += part.share * scalars.detach()
+        return sums, torch.cat([p.grad.flatten() for p in vae.parameters()])
+
+    whole, expected = taken(None)
+    assert calls == [(n, True)]
+    parts, found = taken(micro_batch)
+
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+    assert max(rows for rows, _ in calls[1:]) == min(micro_batch, n)
+
+
+def test_a_stage_1_in_parts_has_the_history_of_the_whole_one(tmp_path):
+    fit_neurovae(CONFIG, trials(), tmp_path / "whole")
+    fit_neurovae(CONFIG, trials(), tmp_path / "parts", compute=Compute(micro_batch=3))
+
+    assert losses_of(tmp_path / "parts") == pytest.approx(
+        losses_of(tmp_path / "whole"), rel=1e-4
     )
     with pytest.raises(ConfigError, match="micro_batch: expected at least 1, found 0"):
         Compute(micro_batch=0)
