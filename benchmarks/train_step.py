@@ -10,6 +10,7 @@ average is given apart. Latents and voxels are random numbers: no time depends o
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -236,6 +237,16 @@ def ratio(taken: dict[str, list[dict[str, float]]], a: str, b: str) -> dict[str,
     return {"median": statistics.median(each), "min": min(each), "max": max(each)}
 
 
+def quickest(taken: dict[str, list[dict[str, float]]], who: str) -> str:
+    """Return whose steps take least, of the arms of ours or by hand."""
+    medians = {
+        name: statistics.median(step["step_s"] for step in steps)
+        for name, steps in taken.items()
+        if name.startswith(who)
+    }
+    return min(medians, key=lambda name: medians[name])
+
+
 def resized(given: argparse.Namespace) -> ModelConfig:
     config = config_from_preset("paper-subj01")
     flow, vae = config.flow_training, config.vae_training
@@ -289,7 +300,13 @@ def main() -> None:
             kind: ratio(taken, f"ours, {kind}", f"by hand, {kind}")
             for kind in given.arms
         },
+        "best": {
+            "ours": quickest(taken, "ours"),
+            "by hand": quickest(taken, "by hand"),
+            "ratio": ratio(taken, quickest(taken, "ours"), quickest(taken, "by hand")),
+        },
         "machine": machine(),
+        "load": os.getloadavg(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
