@@ -27,6 +27,9 @@ def _arguments() -> argparse.Namespace:
     parser.set_defaults(form="short")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, help="how often to try, of one fault")
+    parser.add_argument(
+        "--first", type=int, help="seed of the first session, as a trouble names it"
+    )
     parser.add_argument("--tiny", action="store_true", help="serve without a model")
     parser.add_argument("--sabotage", action="store_true")
     parser.add_argument("--json", action="store_true", help="records, not sentences")
@@ -34,6 +37,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if (arguments.name == "table") != (arguments.file is not None):
         parser.error("expected a file after table, and after nothing else")
+    if arguments.first is not None and arguments.name != "sessions":
+        parser.error("--first: expected it with sessions, found another fault")
     return arguments
 
 
@@ -68,6 +73,7 @@ def main() -> int:
         seed=arguments.seed,
         sabotage=arguments.sabotage,
         count=arguments.count,
+        first=arguments.first,
         tiny=arguments.tiny,
     )
     names = list(registry.MODULES) if arguments.name == "all" else [arguments.name]

@@ -25,6 +25,8 @@ class Settings:
     """Break the thing under test, in this process only: the check must then fail."""
     count: int | None = None
     """How often to try; the form's own number by default."""
+    first: int | None = None
+    """Of numbered tries, the one to begin with, by the number that a trouble names."""
     tiny: bool = False
     """Serve with the mean of a volume where the fault has a model by default."""
 

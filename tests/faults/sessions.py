@@ -1,4 +1,8 @@
-"""Simulated sessions with faults on a virtual clock: every failure repeats its seed."""
+"""Simulated sessions with faults on a virtual clock: every failure repeats its seed.
+
+A trouble names the seed of its session; ``sessions --full --first SEED --count 1``
+lives through that one alone.
+"""
 
 import contextlib
 import functools
@@ -7,6 +11,7 @@ import os
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -65,12 +70,26 @@ class _FewVoxels(MeanDecoder):
         return None
 
 
-def session(seed: int, runs: int = RUNS) -> tuple[Counter[str], list[str]]:
-    """Live through one session; return what happened, and what must not have."""
+@dataclass
+class Lived:
+    """One session that is over.
+
+    Attributes:
+        server: With all that is on record.
+        tally: What happened.
+        trouble: What must not have.
+    """
+
+    server: Server
+    tally: Counter[str] = field(default_factory=Counter)
+    trouble: list[str] = field(default_factory=list)
+
+
+def lived(seed: int, runs: int = RUNS) -> Lived:
+    """Live through one session."""
     world = World(seed)
-    server = Server(world, lambda: _FewVoxels(SHAPE))
-    tally: Counter[str] = Counter()
-    trouble: list[str] = []
+    found = Lived(Server(world, lambda: _FewVoxels(SHAPE)))
+    server, tally = found.server, found.tally
     began_ns = world.now_ns
     for number in range(runs):
         run, place = f"run-{number}", (len(server.inputs), len(server.outcomes))
@@ -78,11 +97,17 @@ def session(seed: int, runs: int = RUNS) -> tuple[Counter[str], list[str]]:
         sent = _live(world, server, run, VOLUMES, tally)
         world.run_until(world.now_ns + 1000 * MS)
         wrong = _wrong(server, run, place, VOLUMES, sent)
-        trouble += [f"seed {seed}: {line}" for line in wrong]
+        found.trouble += [f"seed {seed}: {line}" for line in wrong]
     tally["sessions"] += 1
     tally["seconds"] += (world.now_ns - began_ns) // 10**9
     tally["deaths"] += sum(server.deaths.values())
-    return tally, trouble
+    return found
+
+
+def session(seed: int, runs: int = RUNS) -> tuple[Counter[str], list[str]]:
+    """Live through one session; return what happened, and what must not have."""
+    found = lived(seed, runs)
+    return found.tally, found.trouble
 
 
 def _pause(world: World, server: Server) -> None:
@@ -206,7 +231,8 @@ def _wrong(
 def run(settings: Settings) -> Finding:
     """Live through sessions on all processors."""
     sessions = settings.tries(short=4, full=400)
-    seeds = range(settings.seed * 1_000_000, settings.seed * 1_000_000 + sessions)
+    first = settings.seed * 1_000_000 if settings.first is None else settings.first
+    seeds = range(first, first + sessions)
     tally: Counter[str] = Counter()
     trouble: list[str] = []
     progress = Progress("sessions", sessions)
@@ -227,6 +253,7 @@ def run(settings: Settings) -> Finding:
             progress.at(number)
     minutes = (time.monotonic() - begin) / 60
     figures = {
+        "first_seed": first,
         "sessions": tally["sessions"],
         "hours_simulated": round(tally["seconds"] / 3600, 1),
         "volumes": tally["volumes"],
