@@ -42,6 +42,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """A server as its host sees it."""
 
     address: str
+    publish: str
+    replay: str
+    health: str
+    """HOST:PORT; empty where nobody is to ask."""
     host: int
     seats: dict[str, Seat]
 
@@ -101,9 +105,13 @@ def main(file: str) -> None:
             starts.look(seats)
             if seats != said:
                 said = seats
-                address = endpoints.address
                 state = State(
-                    address=address, host=server._setup.supervisor, seats=seats
+                    address=endpoints.address,
+                    publish=endpoints.publish,
+                    replay=endpoints.replay,
+                    health=endpoints.health,
+                    host=server._setup.supervisor,
+                    seats=seats,
                 )
                 write_whole(folder / "state.json", state)
             server.turn()

@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.faults.checker import FIGURES, check
+from bci_bridge.messages import Heartbeat
+from bci_bridge.outcomes import ScoredStimulus, TrialOutcome, VolumeOutcome
+from bci_bridge.wire import encode
+from tests.faults.checker import FIGURES, Check, announced_by, check, lines_of
 from tests.faults.jsonlog import JsonLog, LogReader
 
 CHECKER = Path(__file__).with_name("checker.py")
@@ -103,6 +107,89 @@ def test_a_sender_that_never_came_to_its_end_lost_something(tmp_path):
     figures = judged(tmp_path, changed(list(said_lines()), 0, count=9), heard_lines())
 
     assert figures["lost"] > 0
+
+
+def announced(tmp_path, *records):
+    """Write frames as a bare socket would have had them."""
+    envelopes = [encode(record, b"arrays") for record in records]
+    lines = [{"frames": [f.hex() for f in one.frames]} for one in envelopes]
+    (tmp_path / "announced").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    return tmp_path / "announced"
+
+
+def volume_outcome(outcome_index, volume_index=None, run="r"):
+    return VolumeOutcome(
+        run=run, outcome_index=outcome_index, decided_ns=2**40, published_ns=2**63 - 1,
+        volume_index=outcome_index if volume_index is None else volume_index,
+        input="OK", timing="LIVE", stage_ns={f"stage-{n}": n for n in range(20)},
+        degraded=("x" * 200,), confidence=0.5, clock_offset_ns=-(2**40), label="é",
+        candidates=(ScoredStimulus(stimulus_id="a", label="b", cosine=-0.25),),
+    )  # fmt: skip
+
+
+def trial_outcome(outcome_index, trial_id="t", run="r"):
+    return TrialOutcome(
+        run=run, outcome_index=outcome_index, decided_ns=1, published_ns=2,
+        trial_id=trial_id, decision="WARMING", onset_s=0, delay_s=1, first_volume=0,
+        last_volume=1, volumes_used=2, timing="LIVE", after_volume=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "record", [volume_outcome(300), trial_outcome(2), Heartbeat(outcome_count=70_000)]
+)
+def test_bare_frames_are_read_as_the_server_means_them(record):
+    frames = [frame.hex() for frame in encode(record, b"payload").frames]
+
+    said = announced_by(frames)
+
+    wanted = msgspec.to_builtins(encode(record, b"payload").record)
+    assert {name: said[name] for name in said} == {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in wanted.items()
+        if name in said
+    }
+    assert {"kind", "run"} <= set(said) or isinstance(record, Heartbeat)
+
+
+def test_each_outcome_is_announced_once(tmp_path):
+    log = announced(
+        tmp_path, volume_outcome(0), Heartbeat(), trial_outcome(1), Heartbeat(),
+        volume_outcome(0, run="other"),
+    )  # fmt: skip
+
+    verdict = Check()
+
+    assert verdict.announced(lines_of(log)) == 3
+    assert verdict.figures == dict.fromkeys(FIGURES, 0)
+
+
+@pytest.mark.parametrize(
+    "again", [volume_outcome(0), volume_outcome(2, 0), trial_outcome(0, "u"),
+              trial_outcome(3)],
+)  # fmt: skip
+def test_what_is_announced_twice_is_found_in_the_frames(tmp_path, again):
+    log = announced(tmp_path, volume_outcome(0), trial_outcome(1), again)
+
+    verdict = Check()
+    verdict.announced(lines_of(log))
+
+    assert verdict.figures["announced_twice"] > 0
+
+
+def test_frames_that_changed_on_the_way_are_corrupt(tmp_path):
+    log = announced(tmp_path, volume_outcome(0))
+    digits = json.loads(log.read_text())["frames"]
+    for spoiled in (
+        [digits[0], "00" + digits[1][2:]],
+        [digits[0][:-10], digits[1]],
+        [digits[0], digits[1], ""],
+        ["", ""],
+        ["c1", ""],
+    ):
+        verdict = Check()
+        verdict.announced([{"frames": spoiled}])
+        assert verdict.figures["corrupt"] == 1, spoiled
 
 
 def test_the_checker_imports_nothing_of_ours():
