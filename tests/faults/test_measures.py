@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from tests.faults.deadline import is_miss, is_unflagged
+from tests.faults.kill import worst_of
 from tests.faults.outage import Heard, Kill, outages_ms, percentile
 from tests.faults.replays import Verdict
 from tests.faults.resources import held_by, slope
@@ -60,6 +61,12 @@ def test_a_percentile_is_a_value_that_was_measured(values, percent, expected):
 
 def test_a_percentile_of_nothing_holds_no_bound():
     assert math.isnan(percentile([], 99))
+
+
+def test_fewer_than_a_hundred_have_no_99th_percentile():
+    assert worst_of("x", [*range(99)]) == {"x_max_ms": 98}
+    assert worst_of("x", [*range(100)]) == {"x_max_ms": 99, "x_p99_ms": 98}
+    assert math.isnan(worst_of("x", [])["x_max_ms"])
 
 
 def test_a_slope_is_that_of_the_line_through_the_points():
