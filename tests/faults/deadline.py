@@ -3,8 +3,8 @@
 Two supervised servers stand side by side: one with the exported model, one whose
 decoder takes a mean of the same volumes. Runs with a TR of 20 ms and a budget of 20 ms
 are played to the one and the other in turn, so that what else the machine does meets
-both. Both record to disk. All the while raw TCP connections of ill will are made to
-both.
+both. Both record to disk, and both are asked for their metrics once a second, as a
+monitor does. All the while raw TCP connections of ill will are made to both.
 
 A miss is a volume outcome whose timing is LATE or whose input is MISSING. The share of
 the model's may exceed that of the empty worker by 0.1 % of the volumes at most; what
@@ -29,6 +29,7 @@ from tests.faults.live_system import Part, Server, part, plan_in, serving, wait_
 from tests.faults.outage import percentile
 from tests.faults.result import NONE, Bound, Fault, Figure, Finding, Progress, Settings
 from tests.faults.scanner import Plan
+from tests.faults.scraper import Scraper
 from tests.faults.workers import Served, mean_worker, real_worker
 
 TR_S = 0.02
@@ -39,6 +40,9 @@ EXTRA = {"full": 0.001, "short": 0.25}
 machine makes a burst of misses, and a short form is too short to meet both alike: it
 holds that nothing is lost and every miss is flagged, and finds a decoder that is
 always late."""
+
+SCRAPES_PER_S = {"full": 0.8, "short": 0.2}
+"""Pages of metrics from each server, of which one a second is asked for."""
 
 
 @dataclass
@@ -143,7 +147,8 @@ def run(settings: Settings) -> Finding:
                 part("tests.faults.stormer", folder / "storm", *addresses)
             )
             begin = time.monotonic()
-            statuses, restarts = _play(sides, total, per_run, settings.seed)
+            with Scraper([side.server.state.health for side in sides]) as scraper:
+                statuses, restarts = _play(sides, total, per_run, settings.seed)
             is_stormy = storm.process.poll() is None
             seconds = time.monotonic() - begin
         storms = LogReader(folder / "storm").read()
@@ -160,11 +165,14 @@ def run(settings: Settings) -> Finding:
     figures["hostile_connections"] = sum(one["connections"] for one in storms)
     figures["hostile_per_s"] = round(figures["hostile_connections"] / seconds)
     figures["is_stormy_to_the_end"] = int(is_stormy)
+    figures["scrapes_per_s"] = scraper.per_s
+    figures["scrapes_failed"] = len(scraper.failures)
     figures["senders_failed"] = sum(status != 0 for status in statuses)
     figures["restarts"] = restarts
     for what in ("lost", "duplicated", "corrupt", "out_of_order", "invented"):
         figures[what] = sum(int(verdict[what]) for verdict, _ in verdicts)
     zero = (
+        "scrapes_failed",
         "model_unflagged",
         "empty_unflagged",
         "senders_failed",
@@ -180,14 +188,16 @@ def run(settings: Settings) -> Finding:
         "empty_volumes": Bound(at_least=total),
         "beyond_empty_percent": Bound(at_most=100 * EXTRA[settings.form]),
         "is_stormy_to_the_end": Bound(at_least=1),
+        "scrapes_per_s": Bound(at_least=SCRAPES_PER_S[settings.form]),
         **dict.fromkeys(zero, NONE),
     }
-    return Finding(figures, bounds, [line for _, found in verdicts for line in found])
+    examples = [line for _, found in verdicts for line in found]
+    return Finding(figures, bounds, examples + scraper.failures)
 
 
 def _side(stack: ExitStack, folder: Path, name: str, served: Served) -> Side:
     own = folder / name
-    server = stack.enter_context(serving(own / "server", served))
+    server = stack.enter_context(serving(own / "server", served, has_health=True))
     side = Side(name, own, server, served.shape)
     stack.enter_context(part("tests.faults.listener", server.state.address, side.heard))
     wait_until(side.heard.exists)

@@ -132,11 +132,21 @@ def wait_until(
 
 @contextmanager
 def serving(
-    folder: Path, served: Served, *, is_recording: bool = True
+    folder: Path, served: Served, *, is_recording: bool = True, has_health: bool = False
 ) -> Iterator[Server]:
-    """Start a server; stop it at the end, whatever happened."""
-    recording = str(folder / "recording") if is_recording else None
-    config = ServeConfig(address="tcp://127.0.0.1:*", recording=recording)
+    """Start a server; stop it at the end, whatever happened.
+
+    Args:
+        folder: For its state, and its recording.
+        served: The workers.
+        is_recording: Record to the disk.
+        has_health: Let a monitor ask for health and metrics.
+    """
+    config = ServeConfig(
+        address="tcp://127.0.0.1:*",
+        recording=str(folder / "recording") if is_recording else None,
+        health="127.0.0.1:*" if has_health else None,
+    )
     server = Server(folder, served, config)
     try:
         yield server
