@@ -63,6 +63,7 @@ def changed(lines, place, **fields):
 def test_a_run_that_is_answered_once_and_in_order_is_in_order(tmp_path):
     figures = judged(tmp_path, said_lines(), heard_lines())
 
+    assert "announced_twice" not in figures
     assert {name: figures[name] for name in FIGURES} == dict.fromkeys(FIGURES, 0)
     assert (figures["runs"], figures["volumes"], figures["trials"]) == (1, N, 1)
 
@@ -161,7 +162,7 @@ def test_each_outcome_is_announced_once(tmp_path):
     verdict = Check()
 
     assert verdict.announced(lines_of(log)) == 3
-    assert verdict.figures == dict.fromkeys(FIGURES, 0)
+    assert verdict.figures == dict.fromkeys((*FIGURES, "announced_twice"), 0)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.faults.outage import Heard, Kill, outages_ms, percentile
 from tests.faults.replays import Verdict
 from tests.faults.resources import held_by, slope
 from tests.faults.rough_run import OTHERS, POLICIES, VOLUMES, Script
-from tests.faults.soak import Watched
+from tests.faults.soak import Watched, grown
 
 MS = 1_000_000
 
@@ -75,6 +75,17 @@ def test_a_slope_is_that_of_the_line_through_the_points():
     assert slope(range(300), [n // 3 for n in range(300)]) == pytest.approx(1 / 3, 0.01)
     assert slope(range(300), [0] * 200 + [9] * 100) == 0
     assert slope([1], [1]) == slope([], []) == slope([2, 2], [1, 3]) == 0
+
+
+def test_a_step_has_no_slope_and_is_growth_all_the_same():
+    kib = [50.0] * 100 + [150.0] * 400
+
+    assert slope(range(500), kib) == 0
+    assert grown(kib) == 100
+    # What a process holds at times is no growth, and hides none.
+    assert grown([0.0, 150.0] * 50) == 0
+    assert grown([0.0, 150.0] * 50 + [0.0, 160.0] * 50) == 10
+    assert grown([]) == grown([7.0]) == 0
 
 
 def test_a_file_that_is_opened_is_a_descriptor_more(tmp_path):
