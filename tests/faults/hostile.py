@@ -1,4 +1,5 @@
-"""A storm of connections without a right, while a run plays under keys."""
+"""A storm of connections without a right, at each of a server's three sockets, while a
+run plays under keys."""
 
 import json
 import subprocess
@@ -43,7 +44,7 @@ def run(settings: Settings) -> Finding:
             alone = play_for(server.address, keys, ALONE_S)
             with Legitimate(server.address, keys) as legitimate:
                 begin = time.monotonic()
-                found = _storm(server.address, count, settings.seed, keys)
+                found = _storm(server.sockets, count, settings.seed, keys)
                 storm_s = time.monotonic() - begin
             ended = server.stop()
         logged = _hostile_messages(folder / "log")
@@ -58,7 +59,9 @@ def run(settings: Settings) -> Finding:
             "connections": connections,
             "connections_per_s": round(connections / storm_s),
             **{kind.replace(" ", "_"): found[kind] for kind in sorted(kinds)},
+            **{f"at_{at}": found[storm.at_socket(at)] for at in storm.SOCKETS},
             "let_in": found["let in"],
+            **{f"let_in_at_{at}": found[storm.let_in_at(at)] for at in storm.SOCKETS},
             "outlasted_the_server": found["outlasted the server"],
             "hostile_messages_read": sum(rejected.values()),
             "hostile_messages_logged": logged,
@@ -73,7 +76,8 @@ def run(settings: Settings) -> Finding:
         },
         {
             "connections": Bound(at_least=count),
-            "let_in": NONE,
+            **{f"at_{at}": Bound(at_least=count // 4) for at in storm.SOCKETS},
+            **{f"let_in_at_{at}": NONE for at in storm.SOCKETS},
             "hostile_messages_read": NONE,
             "hostile_messages_logged": NONE,
             "legitimate_volumes": Bound(at_least=10),
@@ -94,7 +98,7 @@ def _keys(folder: Path) -> Path:
     return folder
 
 
-def _storm(address: str, count: int, seed: int, keys: Path | None) -> Counter[str]:
+def _storm(addresses: str, count: int, seed: int, keys: Path | None) -> Counter[str]:
     """Let processes of their own connect; return what became of it all."""
     n_keyed = 0 if keys is None else max(count // KEYED_SHARE, len(storm.KEYED))
     orders = [[str(count - n_keyed), str(seed)]]
@@ -102,7 +106,7 @@ def _storm(address: str, count: int, seed: int, keys: Path | None) -> Counter[st
         orders.append([str(n_keyed), str(seed), str(keys)])
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", storm.__name__, address, *order],
+            [sys.executable, "-m", storm.__name__, addresses, *order],
             stdout=subprocess.PIPE,
             cwd=ROOT,
         )

@@ -92,6 +92,14 @@ class Supervised:
             raise RuntimeError("server: expected to have started")
         return self.endpoints.address
 
+    @property
+    def sockets(self) -> str:
+        """Inputs, publish and replay, with commas between them."""
+        if self.endpoints is None:
+            raise RuntimeError("server: expected to have started")
+        found = self.endpoints
+        return ",".join((found.address, found.publish, found.replay))
+
     def stop(self) -> Ended:
         """Stop it if it still runs; may be called again."""
         if self._process.stdin is not None and not self._process.stdin.closed:

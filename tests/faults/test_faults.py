@@ -42,7 +42,7 @@ FOUND_BROKEN = {
     "kill": "duplicated",
     "soak": "worker_a_kib_per_1000",
     "deadline": "beyond_empty_percent",
-    "hostile": "let_in",
+    "hostile": "let_in_at_replay",
     "memory": "peak_mib_publisher",
     "network": "lost",
     "replays": "differences",
