@@ -15,6 +15,9 @@ WORKERS: Final = ("worker-a", "worker-b")
 POLL_MS: Final = 100
 """Longest sleep of a process: bounds how late a wish to stop is noticed."""
 
+MOST_MB: Final = 1 << 24
+"""Of memory, in MiB: 16 TiB, which no limit of the kernel's overflows."""
+
 
 class ServeConfig(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
@@ -31,8 +34,11 @@ class ServeConfig(
     """Folder of keys; with it every socket asks for one (docs/security.md)."""
     recording: str | None = None
     """Folder for the log; without it nothing is durable."""
-    memory_mb: Annotated[int, msgspec.Meta(ge=512)] = 4096
+    memory_mb: Annotated[int, msgspec.Meta(ge=512, le=MOST_MB)] = 4096
     """Address space of each process that meets peers; what bursts it is restarted."""
+    worker_memory_mb: Annotated[int, msgspec.Meta(ge=1, le=MOST_MB)] | None = None
+    """Resident memory of each worker; who is beyond it is ended while the other can
+    answer. None for no limit: what an engine needs is the bundle's to say."""
     hang_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     """A process that shows no sign of life for this long is replaced."""
     input_queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32

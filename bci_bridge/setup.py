@@ -45,6 +45,23 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         recording = None if self.recording is None else Path(self.recording)
         return Places(recording, Path(self.moment))
 
+    def after(self, ready: "Ready") -> "Setup":
+        """Return what to know once a part has said what it found out."""
+        config, setup = self.config, self
+        if ready.outlet is not None:
+            config = msgspec.structs.replace(
+                config, publish=ready.outlet.publish, replay=ready.outlet.replay
+            )
+            setup = msgspec.structs.replace(setup, outlet=ready.outlet)
+        if ready.health:
+            config = msgspec.structs.replace(config, health=ready.health)
+        if ready.endpoint:
+            config = msgspec.structs.replace(config, address=ready.endpoint)
+            setup = msgspec.structs.replace(setup, is_restart=True)
+        if ready.admission is not None:
+            setup = msgspec.structs.replace(setup, admission=ready.admission)
+        return msgspec.structs.replace(setup, config=config)
+
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a part says once it does its work."""

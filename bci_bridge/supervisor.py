@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from bci_bridge.endpoints import check_address
+from bci_bridge.examination import resident_bytes
 from bci_bridge.health import checked_health
+from bci_bridge.memory_guard import Held, MemoryGuard
 from bci_bridge.oversight import Overseer
 from bci_bridge.parts import forked, run_ingress, run_publisher
 from bci_bridge.places import Places, held_places
@@ -82,6 +82,7 @@ class Supervisor:
     """Keeps a server's processes alive.
 
     Attributes:
+        guard: Watches the memory of the workers.
         restarts: Deaths so far, by name of the process.
     """
 
@@ -97,6 +98,7 @@ class Supervisor:
         """
         self._places, self._worker = places, tuple(worker)
         self._overseer = Overseer(places.moment, config.hang_s)
+        self.guard = MemoryGuard(config.worker_memory_mb, self._held)
         recording = None if places.recording is None else str(places.recording)
         self._setup = Setup(
             config=config,
@@ -144,6 +146,8 @@ class Supervisor:
             self._start(self._children[name])
             if not self._wait_until(functools.partial(self._is_ready, name), stop):
                 return None
+            if name in WORKERS:
+                self.guard.require_room(name)
             self._learn(name)
         ready = self._wait_until(
             lambda: all(map(self._is_safe, (INGRESS, PUBLISHER))), stop
@@ -168,10 +172,11 @@ class Supervisor:
         for child in self._died(POLL_MS):
             self._replace(child)
         now_ns = time.monotonic_ns()
+        too_large = self.guard.whom_to_end(now_ns)
         for child in self._children.values():
             last_ns = child.beat.last_ns()
             is_still = last_ns is not None and now_ns - last_ns > self._hang_ns
-            if child.pid and is_still:
+            if child.pid and (is_still or child.name == too_large):
                 child.beat.still()
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, signal.SIGKILL)
@@ -239,29 +244,19 @@ class Supervisor:
     def _ready(self, name: str) -> Ready | None:
         return read_if_there(path_of(self._places.moment, name, "ready"), Ready)
 
+    def _held(self, name: str) -> Held:
+        resident = resident_bytes(self._children[name].pid)
+        return Held.by(name, resident, self._ready(name))
+
     def _account(self, name: str) -> Account:
         path = path_of(self._places.moment, name, "account")
         return read_if_there(path, Account) or Account()
 
     def _learn(self, name: str) -> None:
         """Keep what a process has found out, for those that start after it."""
-        ready, setup = self._ready(name), self._setup
-        if ready is None:
-            return
-        config = setup.config
-        if ready.outlet is not None:
-            config = msgspec.structs.replace(
-                config, publish=ready.outlet.publish, replay=ready.outlet.replay
-            )
-            setup = msgspec.structs.replace(setup, outlet=ready.outlet)
-        if ready.health:
-            config = msgspec.structs.replace(config, health=ready.health)
-        if ready.endpoint:
-            config = msgspec.structs.replace(config, address=ready.endpoint)
-            setup = msgspec.structs.replace(setup, is_restart=True)
-        if ready.admission is not None:
-            setup = msgspec.structs.replace(setup, admission=ready.admission)
-        self._setup = msgspec.structs.replace(setup, config=config)
+        ready = self._ready(name)
+        if ready is not None:
+            self._setup = self._setup.after(ready)
 
     def _wait_until(
         self, is_done: Callable[[], bool], stop: Callable[[], bool]
@@ -380,6 +375,8 @@ def serve_supervised(
         told, restarts, looked_ns = "", server.restarts, 0
         while not stop():
             server.turn()
+            for notice in server.guard.notices():
+                on_trouble(notice)
             for name, count in server.restarts.items():
                 if count > restarts[name]:
                     on_trouble(f"{name} died and was replaced")

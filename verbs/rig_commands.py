@@ -59,6 +59,7 @@ def serve(
     speed: float | None = None,
     rehearse_key: Path | None = None,
     sign_recording: Path | None = None,
+    limit: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
 ) -> None:
     """Decode what a scanner sends, and answer everyone who listens, until stopped.
 
@@ -87,6 +88,9 @@ def serve(
             stimulus.
         sign_recording: A signer's NAME.key (see `sign`), by which the log is signed
             when the server ends.
+        limit: NAME=NUMBER, a limit of memory_mb (of each process that meets peers),
+            worker_memory_mb (of each worker), rate_per_s or burst (of what a peer may
+            send).
     """
     from verbs.serve import serve_bundle
 
@@ -112,6 +116,7 @@ def serve(
         precision=precision,
         wait=wait,
         keep_warm=keep_warm,
+        limits=limit,
     )
 
 

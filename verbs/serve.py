@@ -24,6 +24,7 @@ from runtime.estimator import BetaEstimator, told_confounds
 from runtime.live import require_live
 from runtime.overlay import require_overlay
 from runtime.signing_keys import folder_signer, read_trust
+from verbs.limits import with_limits
 from verbs.measured_choice import AUTO, IN_CASE_OF_FAILURE, measured_choice
 from verbs.rehearse import Rehearsal, rehearsal_of
 from verbs.rig import rig_here
@@ -54,6 +55,7 @@ def serve_bundle(
     precision: Precision | None = None,
     wait: Wait = "block",
     keep_warm: bool = False,
+    limits: tuple[str, ...] = (),
 ) -> None:
     """Open everything, then serve until SIGTERM or SIGINT, or a rehearsal's end.
 
@@ -62,9 +64,9 @@ def serve_bundle(
             not signed by a key that is trusted, they do not belong together, or the
             bundle cannot be served.
         BackendError: The engine or a port cannot be had, or the rehearsal failed.
-        UsageError: Fewer than one thread, a confidence outside 0 to 1, an address
-            that is not allowed, too little room for the recording, or flags of a
-            rehearsal or of a backend that do not fit.
+        UsageError: Fewer than one thread, a confidence outside 0 to 1, an address or
+            limit that is not allowed, too little room for the recording, or flags of
+            a rehearsal or of a backend that do not fit.
         ArtifactError: A key file is missing, damaged or open to others.
         RecordingError: The recording cannot be signed.
     """
@@ -103,6 +105,7 @@ def serve_bundle(
         free_mb=free_mb,
         is_urgent=is_urgent,
     )
+    config = with_limits(config, limits)
     # Before the engines are loaded, which takes long.
     check_address(config.address, has_keys=keys is not None)
     if log is not None:

@@ -36,6 +36,8 @@ def main() -> int:
                     told = server.pids
                     say(json.dumps(told))
                 server.turn()
+                for notice in server.guard.notices():
+                    sys.stderr.write(f"neuroflow: {notice}\n")
             say(msgspec.json.encode(server.stop()).decode())
     except NeuroFlowError as error:
         sys.stderr.write(f"neuroflow: {error}\n")

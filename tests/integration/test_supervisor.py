@@ -148,6 +148,44 @@ def test_a_worker_that_stands_still_is_replaced(tmp_path):
     assert found == expected(20)
 
 
+def test_a_worker_that_holds_more_than_it_may_is_ended_and_the_other_answers(tmp_path):
+    with process(
+        "tests.integration.leaky_worker", recording=str(tmp_path), worker_memory_mb=150
+    ) as started:
+        server = Supervised(started)
+        with opened(server, "run-1", 26) as sender:
+            for index in range(20):
+                send(sender, index)
+            gone = server.pids["worker-a"]
+            while server.pids.get("worker-a", gone) == gone:
+                server.pids = json.loads(started.stdout.readline())
+            for index in range(20, 26):
+                send(sender, index)
+        found = answers(server, "run-1")
+        server.stop()
+        told = started.stderr.read()
+
+    require_identity(tmp_path)
+    assert found == expected(26)
+    assert told.startswith(
+        "neuroflow: worker-a: expected 150 MiB of memory at most (worker_memory_mb), "
+        "found "
+    )
+    assert "MiB: ended, for the other worker to answer." in told
+
+
+def test_a_limit_that_no_worker_can_keep_ends_the_start(tmp_path):
+    with process(recording=str(tmp_path), worker_memory_mb=5) as started:
+        line = started.stderr.read()
+
+        assert started.wait(20) == 2
+    assert line.startswith(
+        "neuroflow: worker-a: expected 5 MiB of memory at most (worker_memory_mb), "
+    )
+    assert line.endswith("with nothing answered yet. Allow it more\n")
+    assert line.count("\n") == 1
+
+
 def answers_so_far(server, count):
     outcomes = iter(Client(server.endpoints.address))
     try:
