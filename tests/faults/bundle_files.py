@@ -15,6 +15,7 @@ from runtime.sealed import WEIGHTS_MAGIC
 from tests.faults.bundle_folder import (
     FILES,
     GRAPH,
+    KINDS,
     MANIFESTS,
     WEIGHTS,
     Case,
@@ -156,6 +157,7 @@ EXTRAS: dict[str, bytes | None] = {
     "library.so": b"\x7fELF", "empty": None, "deep/er/empty": None,
     "graphs/extra.weights": WEIGHTS_MAGIC, "manifest.json.bak": b"{}",
     "sub/manifest.json": b"{}", "sub/gallery.json": b"{}",
+    "sub/overlay.json": b"{}",
 }  # fmt: skip
 
 
@@ -215,8 +217,7 @@ def _itself_linked(folder: Path) -> None:
 
 def file_cases() -> Iterator[Case]:
     """Every damage of every file, and what else a folder can hold."""
-    kinds: tuple[Kind, ...] = ("bundle", "gallery")
-    for kind in kinds:
+    for kind in KINDS:
         for path in FILES[kind]:
             for what, damage in DAMAGE.items():
                 yield Case(f"{kind}: {path} is {what}", kind, _in(path, damage))

@@ -1,4 +1,5 @@
-"""A sealed folder to spoil: a bundle or a gallery, and ways to change what it says."""
+"""A sealed folder to spoil: a bundle, a gallery or an overlay, and ways to change what
+it says."""
 
 import hashlib
 import json
@@ -10,19 +11,32 @@ from typing import Any, Literal
 
 import numpy as np
 
+from runtime.bundle import open_bundle
+from runtime.calibration import Calibration, Findings
+from runtime.correction import InputCorrection
 from runtime.gallery import GALLERY, GALLERY_TENSORS, write_gallery
+from runtime.identification import Interval
 from runtime.manifest import GOLDEN, MANIFEST, TENSORS
+from runtime.overlay import OVERLAY, OVERLAY_TENSORS
+from runtime.overlay_writing import write_overlay
+from runtime.preprocess import AffineNormaliser, FeatureSpace
 from tests.sealed_folder import write_folder
 
-Kind = Literal["bundle", "gallery"]
+Kind = Literal["bundle", "gallery", "overlay"]
+KINDS: tuple[Kind, ...] = ("bundle", "gallery", "overlay")
 Change = Callable[[Path], None]
 
 GRAPH = "graphs/encoder.onnx"
 WEIGHTS = "graphs/flow.weights"
-MANIFESTS: dict[Kind, str] = {"bundle": MANIFEST, "gallery": GALLERY}
+MANIFESTS: dict[Kind, str] = {
+    "bundle": MANIFEST,
+    "gallery": GALLERY,
+    "overlay": OVERLAY,
+}
 FILES: dict[Kind, tuple[str, ...]] = {
     "bundle": (GRAPH, WEIGHTS, TENSORS, GOLDEN),
     "gallery": (GALLERY_TENSORS,),
+    "overlay": (OVERLAY_TENSORS,),
 }
 
 
@@ -33,16 +47,26 @@ class Case:
     name: str
     kind: Kind
     change: Change
-    seen_by: Literal["loader", "parser"] = "loader"
-    """Who can see the fault: the loader before anything is parsed, or a parser only."""
+    seen_by: Literal["loader", "guard", "parser"] = "loader"
+    """Who sees the fault: the loader before anything is parsed, our own reader of
+    graphs before an engine's is asked, or who has parsed tensors only."""
     needs_engine: bool = False
     """The fault is the graph's: an engine has to be opened to see it."""
 
 
-def write_base(kind: Kind, folder: Path) -> None:
-    """Write a folder that is as it should be."""
+def write_base(kind: Kind, folder: Path, bundle: Path) -> None:
+    """Write a folder that is as it should be.
+
+    Args:
+        kind: Of the folder.
+        folder: Where it is to be.
+        bundle: That of this kind, to which an overlay belongs.
+    """
     if kind == "bundle":
         write_folder(folder)
+        return
+    if kind == "overlay":
+        _write_overlay(folder, bundle)
         return
     write_gallery(
         folder,
@@ -51,6 +75,26 @@ def write_base(kind: Kind, folder: Path) -> None:
         labels=["cat", "dog"],
         images=np.zeros((2, 5, 6, 3), np.uint8),
     )
+
+
+def _write_overlay(folder: Path, bundle: Path) -> None:
+    gained, ones = Interval(0.02, 0.01, 0.03), np.ones((3, 2), np.float32)
+    findings = Findings(
+        trials=60, images=30, without=0.7, normalised=0.73, corrected=0.75,
+        normalisation=gained, screened=gained, correction=gained, both=gained,
+    )  # fmt: skip
+    with open_bundle(bundle) as opened:
+        affine = AffineNormaliser(np.zeros(2, np.float32), np.ones(2, np.float32))
+        space = FeatureSpace(affine, opened.feature_space().whitening)
+        calibration = Calibration(space, InputCorrection(ones, ones), 10.0, findings)
+        write_overlay(
+            folder,
+            calibration,
+            opened,
+            label="today",
+            created="2026-01-02",
+            runs=("run-1",),
+        )
 
 
 def edited(kind: Kind, change: Callable[[dict[str, Any]], None]) -> Change:

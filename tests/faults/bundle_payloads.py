@@ -1,7 +1,8 @@
 """Cases: files with the right size and hash that say what they must not.
 
-A header that claims more bytes than there are is seen by the loader; all else here is a
-matter for whoever parses, and must still end in a typed error.
+A header that claims more bytes than there are is seen by the loader. What a graph says
+is seen by our own reader of graphs, before an engine's is asked. All else here is a
+matter for whoever parses tensors, and must still end in a typed error.
 """
 
 import hashlib
@@ -10,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from safetensors.numpy import load_file, save
 
 from runtime.gallery import GALLERY_TENSORS
 from runtime.manifest import GOLDEN, TENSORS
+from runtime.overlay import OVERLAY_TENSORS
 from tests.faults.bundle_folder import (
     GRAPH,
     Case,
@@ -112,6 +116,7 @@ def _parsed_by_hand(folder: Path, path: str) -> tuple[Header, bytes]:
 def _tensor_cases(bases: dict[Kind, Path]) -> Iterator[Case]:
     places: tuple[tuple[Kind, str], ...] = (
         ("bundle", TENSORS), ("bundle", GOLDEN), ("gallery", GALLERY_TENSORS),
+        ("overlay", OVERLAY_TENSORS),
     )  # fmt: skip
     for kind, path in places:
         for what, data in _claims().items():
@@ -156,6 +161,35 @@ def _mismatch_cases() -> Iterator[Case]:
     yield _stated("gallery", lambda s: s.update(ids=[], labels=[]), "no items")
     yield _stated("gallery", lambda s: s.update(labels=["cat"]), "a label less")
     yield _stated("gallery", lambda s: s["ids"].append("c"), "an item more")
+    others: tuple[tuple[str, str, Any], ...] = (
+        ("another bundle", "bundle_sha256", "0" * 64),
+        ("another estimator", "estimator_sha256", "0" * 64),
+        ("3 voxels", "voxels", 3),
+        ("no correction", "holds", ["normalisation"]),
+    )
+    for what, key, value in others:
+
+        def foreign(said: Any, k: str = key, v: Any = value) -> None:
+            said[k] = v
+
+        yield _stated("overlay", foreign, what)
+    yield _stated("overlay", lambda s: s["tensors"].clear(), "no tensors")
+
+
+def _number_cases(folder: Path) -> Iterator[Case]:
+    """An overlay's numbers that no day can have."""
+    tensors = load_file(folder / OVERLAY_TENSORS)
+    for what, name, value in (
+        ("a mean that is none", "voxel_mean", np.nan),
+        ("an endless scale", "voxel_scale", np.inf),
+        ("a negative scale", "voxel_scale", -1.0),
+        ("a correction that is none", "correction_reads", np.nan),
+    ):
+        changed = tensors[name].copy()
+        changed.flat[0] = value
+        data = save({**tensors, name: changed})
+        change = relisted("overlay", OVERLAY_TENSORS, data)
+        yield Case(f"overlay: has {what}", "overlay", change, "parser")
 
 
 def _model(**changes: Any) -> onnx.ModelProto:
@@ -237,15 +271,16 @@ def _graph_cases() -> Iterator[Case]:
     for what, data in graphs.items():
         change: Change = relisted("bundle", GRAPH, data)
         name = f"bundle: {GRAPH} {what}"
-        yield Case(name, "bundle", change, "parser", needs_engine=True)
+        yield Case(name, "bundle", change, "guard", needs_engine=True)
 
 
 def payload_cases(bases: dict[Kind, Path]) -> Iterator[Case]:
     """Every case whose fault is inside a listed file, or between it and the manifest.
 
     Args:
-        bases: The two sound folders.
+        bases: The sound folders.
     """
     yield from _tensor_cases(bases)
+    yield from _number_cases(bases["overlay"])
     yield from _mismatch_cases()
     yield from _graph_cases()

@@ -33,21 +33,21 @@ COUNTS = {
 held against its annotations, which takes ten times as long."""
 
 FOUND_BROKEN = {
-    "recording-cut": "intact_not_returned",
-    "recording-flip": "wrong_frames",
-    "fuzz": "other_exceptions",
-    "fuzz-socket": "legitimate_lost",
-    "bundles": "parsed_before_refusal",
-    "sessions": "violations",
-    "kill": "duplicated",
-    "soak": "worker_a_kib_per_1000",
-    "deadline": "beyond_empty_percent",
-    "hostile": "let_in_at_replay",
-    "memory": "peak_mib_publisher",
-    "network": "lost",
-    "replays": "differences",
+    "recording-cut": ("intact_not_returned",),
+    "recording-flip": ("wrong_frames",),
+    "fuzz": ("other_exceptions",),
+    "fuzz-socket": ("legitimate_lost",),
+    "bundles": ("parsed_before_refusal", "graphs_parsed"),
+    "sessions": ("violations",),
+    "kill": ("duplicated",),
+    "soak": ("worker_a_kib_per_1000",),
+    "deadline": ("beyond_empty_percent",),
+    "hostile": ("let_in_at_inputs", "let_in_at_publish", "let_in_at_replay"),
+    "memory": ("peak_mib_publisher",),
+    "network": ("lost",),
+    "replays": ("differences",),
 }
-"""Figure by which each sabotage is found."""
+"""Figures by which each sabotage is found."""
 
 EVERY = [
     pytest.param(
@@ -81,7 +81,7 @@ def test_the_sabotaged_short_form_fails_by_the_figure_that_is_sabotaged(name):
     record = carry_out(registry.load(name), settings)
 
     assert not record["passed"]
-    assert FOUND_BROKEN[name] in record["failed"]
+    assert {*FOUND_BROKEN[name]} <= {*record["failed"]}
 
 
 def test_sabotage_is_over_when_the_fault_is():
