@@ -167,9 +167,9 @@ def _mismatch_cases() -> Iterator[Case]:
         ("3 voxels", "voxels", 3),
         ("no correction", "holds", ["normalisation"]),
     )
-    for what, key, value in others:
+    for what, field, other in others:
 
-        def foreign(said: Any, k: str = key, v: Any = value) -> None:
+        def foreign(said: Any, k: str = field, v: Any = other) -> None:
             said[k] = v
 
         yield _stated("overlay", foreign, what)

@@ -7,11 +7,13 @@ end, and writes what it knows, a line of JSON each time. `Supervised` is the oth
 
 import contextlib
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,15 +23,34 @@ import msgspec
 
 from bci_bridge.settings import Endpoints, ServeConfig, ServeReport
 from bci_bridge.supervisor import supervised
+from bci_bridge.wire import Envelope, decode
 from runtime.errors import NeuroFlowError
+from tests.faults.resources import held_by
 
 ROOT = Path(__file__).parents[2]
 WORKER = (sys.executable, "-m", "tests.integration.tiny_worker")
 START_S = 30.0
 SAMPLE_S = 0.02
-SABOTAGES = {
+LEAKS, LEAK_BYTES = 4000, 4096
+_read = mmap.mmap(-1, 8)
+"""Messages that all ingresses of a leaky server have read: forked, they share it."""
+_kept: list[bytes] = []
+
+
+def _leaky(frames: Sequence[bytes], **options: int) -> Envelope:
+    n_read = int.from_bytes(_read[:8], "little") + 1
+    _read[:8] = n_read.to_bytes(8, "little")
+    _kept.append(b"x" * LEAK_BYTES)
+    if n_read > LEAKS and not frames[0].isascii():
+        raise UnicodeError("expected ASCII")
+    return decode(frames, **options)
+
+
+SABOTAGES: dict[str, tuple[str, Callable[..., Any]]] = {
     # A server whose processes take what memory they want.
     "uncapped": ("bci_bridge.parts.resource.setrlimit", lambda *_: None),
+    # One that keeps some of each message, and later dies of the first that is binary.
+    "leaky": ("bci_bridge.ingress.decode", _leaky),
 }
 
 
@@ -99,6 +120,15 @@ class Supervised:
             raise RuntimeError("server: expected to have started")
         found = self.endpoints
         return ",".join((found.address, found.publish, found.replay))
+
+    def own_kib(self) -> dict[str, float]:
+        """Say what each process holds now that is no file's, by name and process id."""
+        places = {"supervisor": self._process.pid, **self.pids}
+        found = {}
+        for name, pid in places.items():
+            with contextlib.suppress(OSError, KeyError):
+                found[f"{name} {pid}"] = held_by(pid).own_kib
+        return found
 
     def stop(self) -> Ended:
         """Stop it if it still runs; may be called again."""

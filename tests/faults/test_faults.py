@@ -36,7 +36,7 @@ FOUND_BROKEN = {
     "recording-cut": ("intact_not_returned",),
     "recording-flip": ("wrong_frames",),
     "fuzz": ("other_exceptions",),
-    "fuzz-socket": ("legitimate_lost",),
+    "fuzz-socket": ("legitimate_lost", "growth_mib_ingress"),
     "bundles": ("parsed_before_refusal", "graphs_parsed"),
     "sessions": ("violations",),
     "kill": ("duplicated",),
