@@ -18,11 +18,12 @@ from bci_bridge.answering import Answering
 from bci_bridge.bell import Bell
 from bci_bridge.decoder import Decoder
 from bci_bridge.messages import Heartbeat, RigNote, RunStart
-from bci_bridge.outcomes import Outcome
+from bci_bridge.outcomes import Outcome, RunEnded
 from bci_bridge.places import INPUTS, OUTCOMES, Places
 from bci_bridge.recorder import Recorder
 from bci_bridge.recovery import (
     is_folded,
+    is_spilt_since,
     next_order,
     outbox_segment,
     run_segment,
@@ -111,6 +112,8 @@ class Answerer:
         self._waiting: deque[Logged] = deque()
         # As far as is known from the log of outcomes.
         self._run, self._next_order = "", 0
+        # Where the run under way began in it; None between runs.
+        self._began_in: int | None = None
         self._past = runs_before(places, self._learn())
         self._turn = Turn(places.active, lambda: self._bell.ring([name]))
         stack.callback(self._turn.close)
@@ -158,9 +161,12 @@ class Answerer:
                 # Learned while there is time: when the other one dies, nothing that is
                 # as long as the log may be read again.
                 self._next_order = max(self._next_order, one.order + 1)
-                if isinstance(one.envelope.record, RunStart):
-                    self._run = one.envelope.record.run
-                    begun.add(self._run)
+                match one.envelope.record:
+                    case RunStart(run=run):
+                        self._run, self._began_in = run, self._outcomes.segment
+                        begun.add(run)
+                    case RunEnded():
+                        self._began_in = None
                 self._answering.know(one)
         return frozenset(begun)
 
@@ -191,6 +197,8 @@ class Answerer:
             first_order=self._next_order or next_order(self._places, OUTCOMES),
             preface=lambda: encode(Heartbeat(run=self._run, stream="server")),
             keeps_all=self._places.recording is not None,
+            is_degraded=self._began_in is not None
+            and is_spilt_since(self._places, OUTCOMES, self._began_in),
         )
         self._stack.callback(self._recorder.close)
         self.is_active = True

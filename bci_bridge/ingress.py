@@ -30,7 +30,7 @@ from bci_bridge.places import INPUTS as LOG
 from bci_bridge.places import Places
 from bci_bridge.protocol import Protocol
 from bci_bridge.recorder import Recorder
-from bci_bridge.recovery import recovered_ledger
+from bci_bridge.recovery import is_spilt_since, recovered_ledger
 from bci_bridge.rejects import FLOOD, consumed, reject_from
 from bci_bridge.settings import (
     INGRESS,
@@ -96,12 +96,14 @@ class Ingress:
             now_ns=clock_ns(),
         )
         self._tokens = Tokens(config.rate_per_s, config.burst)
+        run = ledger.run if ledger.state == "RUNNING" else None
         self._recorder = Recorder(
             places.log(LOG),
             spill=places.spill(LOG),
             first_order=first_order,
             preface=ledger.note,
             keeps_all=self._is_recording,
+            is_degraded=run is not None and is_spilt_since(places, LOG, run.segment),
         )
         stack.callback(self._recorder.close)
         self._bell = Bell(places.moment, INGRESS)

@@ -5,9 +5,10 @@ that it has written; a thread syncs to disk off the hot path, so that a power cu
 at most what was not yet acknowledged as durable. Segments of at most 64 MiB keep a look
 at the tail cheap; the same thread chains their hashes (`bci_bridge.chain`).
 
-A disk that is full or gone degrades the recording and nothing else: the log goes on in
-a spill folder in memory, of which only the newest segments are kept, because others
-follow the log (`bci_bridge.tail`) and must not be left without it.
+A disk that is full, read-only or fails degrades the recording and nothing else: the log
+goes on in a spill folder in memory, of which only the newest segments are kept, because
+others follow the log (`bci_bridge.tail`) and must not be left without it. A log that
+has begun goes on there also where its writer has just been replaced.
 
 `bci_bridge.recording_reader` reads it back; any MCAP tool can, too.
 """
@@ -22,7 +23,7 @@ from typing import Final, Literal
 
 from bci_bridge.chain_file import Chainer
 from bci_bridge.histogram import Histogram
-from bci_bridge.recording_folder import check_room, locked, not_writable
+from bci_bridge.recording_folder import check_room, has_begun, locked, not_writable
 from bci_bridge.segment import ending
 from bci_bridge.segment_file import SegmentFile
 from bci_bridge.wire import Envelope
@@ -30,7 +31,7 @@ from runtime.errors import BackendError, UsageError
 
 SEGMENT_BYTES: Final = 64 << 20
 SPILL_SEGMENTS: Final = 8
-"""Kept in memory while the disk fails."""
+"""Kept in memory while the disk fails: as many bytes as these have at most."""
 
 SYNC_INTERVAL_S: Final = 0.2
 """Pause between two syncs; well below the second that may be lost to a power cut."""
@@ -41,6 +42,10 @@ INHERITED: Final = 2
 
 RETRY_NS: Final = 5_000_000_000
 """After a failed write the disk is tried again this much later."""
+
+TRIAL: Final = ".trial"
+"""By this the disk is tried again. No segment's name: whoever follows a log takes the
+next segment as a sign that the one before is whole."""
 
 PREFACE: Final = "state"
 """Topic of the message that begins a segment; it has no place in the order."""
@@ -67,6 +72,7 @@ class Recorder:
         segment_bytes: int = SEGMENT_BYTES,
         sync_interval_s: float = SYNC_INTERVAL_S,
         reserve_bytes: int | None = None,
+        is_degraded: bool = False,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Take the folder for this process alone.
@@ -81,14 +87,17 @@ class Recorder:
             segment_bytes: A segment that has reached this size is finished.
             sync_interval_s: Pause between two syncs.
             reserve_bytes: What the disk must have room for at the beginning of a log;
-                None stands for one segment. A log that goes on takes what there is.
+                None stands for one segment. A log that goes on takes what there is,
+                and begins in its spill where there is nothing.
+            is_degraded: What is in the folder lacks something of the run already.
             clock_ns: Measures the syncs; called by their thread alone.
 
         Raises:
-            UsageError: If it cannot be written, another process records there, or the
+            UsageError: If another process records there; if it cannot be entered; of a
+                log that begins, or has no spill, also if it cannot be written or its
                 disk has too little room.
         """
-        self.state: Literal["ON", "DEGRADED"] = "ON"
+        self.state: Literal["ON", "DEGRADED"] = "DEGRADED" if is_degraded else "ON"
         # What another process wrote before is in the log, but perhaps not on its disk.
         self.durable, self._appended = 0, first_order
         self._written = first_order
@@ -97,18 +106,26 @@ class Recorder:
         self._keeps_all = keeps_all
         self._segment_bytes, self._sync_interval_s = segment_bytes, sync_interval_s
         self._segment: SegmentFile | None = None
+        self._number = -1
         self._retry_ns: int | None = None
         self._retired: list[SegmentFile] = []
         self._guard = threading.Lock()
         self._is_dirty, self._is_closing = threading.Event(), threading.Event()
         self._lock_fd = locked(folder)
         try:
-            if keeps_all and first_order == 0:
+            goes_on = first_order > 0 or has_begun(folder)
+            if keeps_all and not goes_on:
                 reserve = segment_bytes if reserve_bytes is None else reserve_bytes
                 check_room(folder, reserve)
             self._chainer = Chainer(folder, is_kept=keeps_all)
             self._inherited = sorted(folder.glob("[0-9]*.mcap"))[-INHERITED:]
-            self._open_segment(folder, preface)
+            try:
+                self._open_segment(folder, preface)
+            except OSError:
+                if spill is None or not goes_on:
+                    raise
+                self._give_up_segment(-RETRY_NS)
+                self._open_segment(spill, preface)
         except OSError as error:
             os.close(self._lock_fd)
             raise UsageError(not_writable(folder, error)) from error
@@ -188,18 +205,39 @@ class Recorder:
 
     def _rotate(self, log_ns: int, preface: Callable[[], Envelope] | None) -> None:
         segment = self._segment
-        is_due = self._retry_ns is not None and log_ns >= self._retry_ns
+        is_due = self._retry_ns is None or log_ns >= self._retry_ns
+        if segment is not None and segment.is_spilt and is_due:
+            # Tried first: a spill that is left every few seconds for nothing would soon
+            # have lost its oldest segments, which someone may still have to read.
+            is_due = self._is_back()
+            self._retry_ns = None if is_due else log_ns + RETRY_NS
         if segment is not None and (
             segment.good_bytes >= self._segment_bytes or (segment.is_spilt and is_due)
         ):
             with contextlib.suppress(OSError):
                 self._finish_segment()
             self._retire_segment()
-        if self._segment is None and (self._retry_ns is None or is_due):
+        if self._segment is None and is_due:
             try:
                 self._open_segment(self._folder, preface)
             except OSError:
                 self._give_up_segment(log_ns)
+        if self._segment is None and self._spill is not None:
+            # The next message will say where it cannot be written either.
+            with contextlib.suppress(OSError):
+                self._open_segment(self._spill, preface)
+
+    def _is_back(self) -> bool:
+        """Say whether the disk has room again for what a log that begins asks for."""
+        trial = self._folder / TRIAL
+        try:
+            check_room(self._folder, self._segment_bytes)
+            trial.unlink(missing_ok=True)
+            os.close(SegmentFile(trial, is_spilt=False).fd)
+            trial.unlink()
+        except (OSError, UsageError):
+            return False
+        return True
 
     def _places(self, log_ns: int) -> Iterator[SegmentFile]:
         """Give where a message can go, from the best place to the last resort."""
@@ -221,22 +259,34 @@ class Recorder:
     def _open_segment(
         self, folder: Path, preface: Callable[[], Envelope] | None
     ) -> None:
-        taken = [
-            int(path.stem)
-            for place in (self._folder, self._spill)
-            if place is not None
-            for path in place.glob("[0-9]*.mcap")
-        ]
-        self._number = max(taken, default=-1) + 1
+        taken = [self._number]
+        for place in (self._folder, self._spill):
+            # A disk that is gone: what was read of it at the beginning still counts.
+            with contextlib.suppress(OSError):
+                if place is not None:
+                    taken += [int(path.stem) for path in place.glob("[0-9]*.mcap")]
+        self._number = max(taken) + 1
         is_spilt = folder == self._spill
-        segment = SegmentFile(folder / f"{self._number:06d}.mcap", is_spilt=is_spilt)
         if is_spilt or not self._keeps_all:
-            for path in sorted(folder.glob("[0-9]*.mcap"))[:-SPILL_SEGMENTS]:
-                path.unlink(missing_ok=True)
+            self._forget_oldest(folder)
+        segment = SegmentFile(folder / f"{self._number:06d}.mcap", is_spilt=is_spilt)
         with self._guard:
             self._segment = segment
         if preface is not None:
-            segment.append(PREFACE, self._appended, 0, preface())
+            try:
+                segment.append(PREFACE, self._appended, 0, preface())
+            except OSError:
+                self._cut_segment()
+                raise
+
+    def _forget_oldest(self, folder: Path) -> None:
+        """Make room for one more; by bytes, as each death leaves a short segment."""
+        left = (SPILL_SEGMENTS - 1) * self._segment_bytes
+        for path in sorted(folder.glob("[0-9]*.mcap"), reverse=True):
+            # The last message of each may exceed its size.
+            left -= min(path.stat().st_size, self._segment_bytes)
+            if left < 0:
+                path.unlink(missing_ok=True)
 
     def _finish_segment(self) -> None:
         if self._segment is not None:
@@ -252,10 +302,15 @@ class Recorder:
     def _give_up_segment(self, log_ns: int) -> None:
         self.state = "DEGRADED"
         self._retry_ns = log_ns + RETRY_NS
+        self._cut_segment()
+
+    def _cut_segment(self) -> None:
         segment = self._segment
         if segment is not None:
-            # Half a chunk at its end would make it look damaged; it is not.
-            os.ftruncate(segment.fd, segment.good_bytes)
+            # Half a chunk at its end would make it look damaged; it is not. A disk that
+            # cannot even be cut leaves it, as a killed process does.
+            with contextlib.suppress(OSError):
+                os.ftruncate(segment.fd, segment.good_bytes)
             self._retire_segment()
 
     def _sync_loop(self) -> None:

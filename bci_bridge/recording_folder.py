@@ -19,14 +19,21 @@ def locked(folder: Path) -> int:
     """Make a folder and take it for this process alone; return the lock.
 
     Raises:
-        UsageError: It cannot be written, or another process records there.
+        UsageError: It cannot be made or entered, or another process records there.
     """
-    return locked_folder(
-        folder,
-        lambda error: not_writable(folder, error),
-        f"recording {folder}: expected a free folder, found one that another "
-        "server records to. Stop that server or name another folder.",
-    )
+    try:
+        return locked_folder(
+            folder,
+            f"recording {folder}: expected a free folder, found one that another "
+            "server records to. Stop that server or name another folder.",
+        )
+    except OSError as error:
+        raise UsageError(not_writable(folder, error)) from error
+
+
+def has_begun(folder: Path) -> bool:
+    """Say whether a log has a segment: who writes now goes on with it."""
+    return any(folder.glob("[0-9]*.mcap"))
 
 
 def check_room(folder: Path, wanted_bytes: int) -> None:

@@ -50,6 +50,12 @@ def recovered_ledger(places: Places) -> tuple[Ledger, int]:
     return ledger, order
 
 
+def is_spilt_since(places: Places, name: str, segment: int) -> bool:
+    """Say whether a log has been in memory since a segment was begun."""
+    spill = places.spill(name)
+    return spill is not None and any(n >= segment for n in segments_in([spill]))
+
+
 def is_folded(logged: Logged) -> bool:
     """Say whether a message of the inputs' log changes what is known of a run."""
     return logged.topic == "note" or logged.topic.startswith("in/")

@@ -115,7 +115,8 @@ class IngressReport(msgspec.Struct, frozen=True, kw_only=True):
             ack_lag=self.ack_lag,
             syncs=self.syncs.after(earlier.syncs),
             uncertainty_ns=self.uncertainty_ns,
-            recording=self.recording,
+            # What it lacks since the one before, nobody has put there.
+            recording="DEGRADED" if earlier.recording == "DEGRADED" else self.recording,
             self_attacks=self.self_attacks + earlier.self_attacks,
             accepted=self.accepted + earlier.accepted,
             refused=self.refused + earlier.refused,

@@ -73,13 +73,13 @@ class Spool:
         self._segments: deque[_Segment] = deque()
         # Segment, offset and length of each message that is still on disk.
         self._places: deque[tuple[_Segment, int, int]] = deque()
-        self._lock_fd: int | None = locked_folder(
-            folder,
-            lambda error: _not_usable(folder, error),
-            f"spool {folder}: expected a free spool, found one that another sender "
-            "has. Stop that sender or name another folder.",
-        )
+        self._lock_fd: int | None = None
         try:
+            self._lock_fd = locked_folder(
+                folder,
+                f"spool {folder}: expected a free spool, found one that another sender "
+                "has. Stop that sender or name another folder.",
+            )
             self._load()
         except OSError as error:
             self.close()

@@ -128,8 +128,15 @@ class Supervisor:
     @property
     def trouble(self) -> str:
         """What must not stay silent, but stops nothing; empty while all is well."""
-        accounts = (self._account(name) for name in (INGRESS, PUBLISHER))
-        return next((one.trouble for one in accounts if one.trouble), "")
+        accounts = [self._account(name) for name in (INGRESS, PUBLISHER)]
+        said = next((one.trouble for one in accounts if one.trouble), "")
+        came = accounts[0].came
+        if said or came is None or came.recording != "DEGRADED":
+            return said
+        return (
+            f"recording {self._places.recording}: expected all of it on its disk, "
+            "found some in memory alone. Make room, or see that it can be written."
+        )
 
     def start(self, stop: Callable[[], bool]) -> Endpoints | None:
         """Start one after the other; return when peers can connect.

@@ -82,6 +82,11 @@ class Tail:
         self._fd: int | None = None
         self._at, self._tries = 0, 0
 
+    @property
+    def segment(self) -> int:
+        """Number of the segment from which `read` gave its last messages."""
+        return self._number
+
     def read(self) -> list[Logged]:
         """Return what is new; at most about `READ_BYTES`, so ask until it is empty."""
         while True:

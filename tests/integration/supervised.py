@@ -1,6 +1,7 @@
 """A supervised server with a tiny decoder, as a process of its own that tells its pids.
 
-Prints its endpoints as one line of JSON, then its process ids whenever they change.
+Prints its endpoints as one line of JSON, then its process ids whenever they change, and
+to the other stream what troubles it.
 """
 
 import json
@@ -31,10 +32,14 @@ def main() -> int:
             endpoints = server.start(stop)
             say(msgspec.json.encode(endpoints).decode())
             told: dict[str, int] = {}
+            trouble = ""
             while not stop():
                 if server.pids != told:
                     told = server.pids
                     say(json.dumps(told))
+                if server.trouble != trouble:
+                    trouble = server.trouble
+                    sys.stderr.write(f"{trouble}\n")
                 server.turn()
                 for notice in server.guard.notices():
                     sys.stderr.write(f"neuroflow: {notice}\n")
