@@ -209,10 +209,21 @@ def test_relative_links_of_documents_lead_somewhere():
         targets = re.findall(r"\]\(([^)\s]+)\)", text)
         targets += re.findall(r"<img[^>]+src=\"([^\"]+)\"", text)
         for target in targets:
-            if re.match(r"[a-z]+:", target) or target.startswith("#"):
+            if re.match(r"[a-z]+:", target):
                 continue
-            place = document.parent / target.partition("#")[0]
+            name, _, heading = target.partition("#")
+            place = document.parent / name if name else document
             assert place.exists(), f"{document.name}: {target}"
+            if heading and place.suffix == ".md":
+                assert heading in headings(place), f"{document.name}: {target}"
+
+
+@functools.cache
+def headings(document):
+    """Those of a document as links name them."""
+    text = re.sub(r"```.*?```", "", document.read_text("utf-8"), flags=re.DOTALL)
+    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in found}
 
 
 def console_lines():
