@@ -2,8 +2,8 @@
 
 The recording has a log of inputs and a log of outcomes. Bells, the lock of the active
 worker and what cannot be written to the recording are in a folder of memory that only
-this user may enter; its name follows from the recording's, so that a server that is
-started again finds what the last one left there.
+this user may enter; its name follows from the recording's path, so that a server that
+is started again finds what the last one left there (`bci_bridge.leftovers`).
 """
 
 import contextlib
@@ -13,16 +13,21 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bci_bridge.leftovers import SERVER, claimed, clear_dead, is_spilt
+from bci_bridge.recording_folder import not_writable
 from runtime.errors import UsageError
 
 INPUTS: Final = "inputs"
 OUTCOMES: Final = "outcomes"
 MEMORY: Final = Path("/dev/shm")  # noqa: S108  # entered only after `_private`
+PATIENCE_S: Final = 0.5
+"""A folder may be held for a moment by a server that looks whether it can go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +58,34 @@ class Places:
 
     def remove(self) -> None:
         """Remove what was for the moment, unless it holds what the recording lacks."""
-        is_spilt = self.recording is not None and any(
-            path.stat().st_size
-            for name in (INPUTS, OUTCOMES)
-            for path in (self.moment / name).glob("*.mcap")
-        )
-        if not is_spilt:
+        if self.recording is None or not is_spilt(self.moment):
             shutil.rmtree(self.moment, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def held_places(recording: Path | None) -> Iterator[Places]:
+def held_places(
+    recording: Path | None, tell: Callable[[str], None] = lambda _: None
+) -> Iterator[Places]:
     """Make the folders, and keep every other server out of them.
+
+    Args:
+        recording: Where all is kept; None where nothing is.
+        tell: Told in one line of what another recording lacks and was found here.
 
     Raises:
         UsageError: A folder cannot be made, belongs to another user, or is another
             server's.
     """
-    places = _made_places(recording)
-    fd = os.open(places.moment / "server", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    clear_dead(_root())
+    places, fd = _locked_places(recording)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"recording {recording}: expected a free folder, found one that "
-                "another server records to. Stop that server or name another folder."
-            ) from error
+        if recording is not None:
+            try:
+                told = claimed(places.moment, places.log(INPUTS))
+            except OSError as error:
+                raise UsageError(not_writable(recording, error)) from error
+            if told:
+                tell(told)
         try:
             yield places
         finally:
@@ -88,8 +94,35 @@ def held_places(recording: Path | None) -> Iterator[Places]:
         os.close(fd)
 
 
+def _locked_places(recording: Path | None) -> tuple[Places, int]:
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        places = _made_places(recording)
+        file = places.moment / SERVER
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not one that was removed between the two.
+            if os.path.samestat(os.fstat(fd), file.stat()):
+                return places, fd
+        except OSError as error:
+            if time.monotonic() > until:
+                os.close(fd)
+                raise UsageError(
+                    f"recording {recording}: expected a free folder, found one that "
+                    "another server records to. Stop that server or name another "
+                    "folder."
+                ) from error
+        os.close(fd)
+        time.sleep(0.01)
+
+
+def _root() -> Path:
+    return MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+
+
 def _made_places(recording: Path | None) -> Places:
-    root = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    root = _root()
     if recording is None:
         moment = Path(tempfile.mkdtemp(prefix="neuroflow-", dir=root))
     else:

@@ -36,6 +36,16 @@ def has_begun(folder: Path) -> bool:
     return any(folder.glob("[0-9]*.mcap"))
 
 
+def lacking(folder: Path | None, state: str) -> str:
+    """Say that not all of a recording could be written; empty where it could."""
+    if state != "DEGRADED":
+        return ""
+    return (
+        f"recording {folder}: expected all of it on its disk, found some in memory "
+        "alone. Make room, or see that it can be written."
+    )
+
+
 def check_room(folder: Path, wanted_bytes: int) -> None:
     """Refuse a disk that would be full soon, now and not in an hour.
 

@@ -61,7 +61,7 @@ def serve(
     for address in (config.address, config.publish, config.replay):
         check_address(address, has_keys=config.keys is not None)
     with contextlib.ExitStack() as stack:
-        server = _Parts(config, decoder, clock_ns, rig, stack)
+        server = _Parts(config, decoder, clock_ns, rig, stack, on_trouble)
         # What exists now lives as long as the server: no pause should look at it.
         gc.collect()
         gc.freeze()
@@ -89,9 +89,10 @@ class _Parts:
         clock_ns: Callable[[], int],
         rig: RigNote | None,
         stack: contextlib.ExitStack,
+        tell: Callable[[str], None],
     ) -> None:
         recording = None if config.recording is None else Path(config.recording)
-        places = stack.enter_context(held_places(recording))
+        places = stack.enter_context(held_places(recording, tell))
         self._publisher = Publisher(config, places, clock_ns, stack)
         self._ingress = Ingress(
             config,

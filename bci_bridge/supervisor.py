@@ -28,6 +28,7 @@ from bci_bridge.memory_guard import Held, MemoryGuard
 from bci_bridge.oversight import Overseer
 from bci_bridge.parts import forked, run_ingress, run_publisher
 from bci_bridge.places import Places, held_places
+from bci_bridge.recording_folder import lacking
 from bci_bridge.settings import (
     INGRESS,
     PUBLISHER,
@@ -128,15 +129,9 @@ class Supervisor:
     @property
     def trouble(self) -> str:
         """What must not stay silent, but stops nothing; empty while all is well."""
-        accounts = [self._account(name) for name in (INGRESS, PUBLISHER)]
-        said = next((one.trouble for one in accounts if one.trouble), "")
-        came = accounts[0].came
-        if said or came is None or came.recording != "DEGRADED":
-            return said
-        return (
-            f"recording {self._places.recording}: expected all of it on its disk, "
-            "found some in memory alone. Make room, or see that it can be written."
-        )
+        came, went = self._account(INGRESS), self._account(PUBLISHER)
+        state = (came.came or IngressReport()).recording
+        return came.trouble or went.trouble or lacking(self._places.recording, state)
 
     def start(self, stop: Callable[[], bool]) -> Endpoints | None:
         """Start one after the other; return when peers can connect.
@@ -329,12 +324,17 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def supervised(config: ServeConfig, worker: Sequence[str]) -> Iterator[Supervisor]:
+def supervised(
+    config: ServeConfig,
+    worker: Sequence[str],
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[Supervisor]:
     """Hold a server's places for as long as its processes live.
 
     Args:
         config: Where to listen and what to keep.
         worker: Command of a worker.
+        tell: As of `held_places`.
 
     Raises:
         UsageError: An address or the recording is not allowed.
@@ -345,7 +345,7 @@ def supervised(config: ServeConfig, worker: Sequence[str]) -> Iterator[Superviso
         checked_health(config.health)
     recording = None if config.recording is None else Path(config.recording)
     with (
-        held_places(recording) as places,
+        held_places(recording, tell) as places,
         urgent(SUPERVISOR, is_wanted=config.is_urgent),
     ):
         server = Supervisor(config, places, worker)
@@ -375,7 +375,7 @@ def serve_supervised(
     Raises:
         NeuroFlowError: A process cannot begin its work, or dies again and again.
     """
-    with supervised(config, worker) as server:
+    with supervised(config, worker, on_trouble) as server:
         endpoints = server.start(stop)
         if endpoints is not None:
             on_ready(endpoints)

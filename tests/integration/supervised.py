@@ -23,12 +23,17 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def complain(line: str) -> None:
+    """Print a line that is no answer."""
+    sys.stderr.write(f"{line}\n")
+
+
 def main() -> int:
     """Serve with the settings given as JSON, until told to stop."""
     config = msgspec.json.decode(sys.argv[1], type=ServeConfig)
     worker = [sys.executable, "-m", *(sys.argv[2:] or [WORKER])]
     try:
-        with stop_on_signals() as stop, supervised(config, worker) as server:
+        with stop_on_signals() as stop, supervised(config, worker, complain) as server:
             endpoints = server.start(stop)
             say(msgspec.json.encode(endpoints).decode())
             told: dict[str, int] = {}
@@ -39,7 +44,7 @@ def main() -> int:
                     say(json.dumps(told))
                 if server.trouble != trouble:
                     trouble = server.trouble
-                    sys.stderr.write(f"{trouble}\n")
+                    complain(trouble)
                 server.turn()
                 for notice in server.guard.notices():
                     sys.stderr.write(f"neuroflow: {notice}\n")

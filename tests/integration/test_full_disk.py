@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from neuroflow_client import Client, VolumeOutcome
@@ -163,3 +164,36 @@ def test_a_server_killed_as_a_whole_goes_on_although_the_disk_takes_nothing(disk
 
     require_whole(places, found, first_degraded=10)
     assert report.recording == "DEGRADED"
+
+
+def test_a_new_recording_at_an_old_path_answers_runs_of_the_same_name(disk):
+    log = disk / "log"
+    with supervised(log) as first:
+        moment = _made_places(log).moment
+        with opened(first, "run-1", 20) as sender:
+            for index in range(20):
+                if index == 5:
+                    fill(disk)
+                send(sender, index)
+        assert len(outcomes_of(first, "run-1")) == 20
+        first.process.kill()
+        first.process.wait()
+    for path in (log, Path(f"{moment}.1")):
+        shutil.rmtree(path, ignore_errors=True)
+    (disk / "other").unlink()
+    with supervised(log) as second:
+        with opened(second, "run-1", COUNT) as sender:
+            for index in range(COUNT):
+                send(sender, index)
+        found = outcomes_of(second, "run-1")
+        report = second.stop()
+        said = second.process.stderr.read()
+    shutil.rmtree(f"{moment}.1", ignore_errors=True)
+
+    answered = [(one.volume_index, one.input, one.label) for one in found]
+    assert answered == expected(COUNT)
+    assert {one.degraded for one in found} == {()}
+    assert report.recording == "ON"
+    assert said.startswith(f"{moment}: expected what this recording lacks, found what")
+    assert said.count("\n") == 1
+    assert not moment.exists()
