@@ -339,7 +339,9 @@ class Recorder:
             self.state = "DEGRADED"
         finally:
             for old in retired:
-                os.close(old.fd)
+                # A disk may say only now that it has lost something.
+                with contextlib.suppress(OSError):
+                    os.close(old.fd)
                 self._chainer.add(old.path)
             if current is not None:
                 os.close(current)

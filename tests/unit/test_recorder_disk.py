@@ -4,6 +4,8 @@ import errno
 import os
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bci_bridge import recorder as recorder_module
 from bci_bridge.folder_lock import locked_folder
@@ -94,10 +96,16 @@ def written(recorder, numbers, log_ns=1):
         assert recorder.append("in/0", envelope(number), log_ns)
 
 
-def read(*folders):
-    tail, found = Tail(folders), []
+def taken(tail):
+    found = []
     while logged := tail.read():
         found += [(one.order, one.envelope.record.volume_index) for one in logged]
+    return found
+
+
+def read(*folders):
+    tail = Tail(folders)
+    found = taken(tail)
     tail.close()
     return found
 
@@ -271,6 +279,66 @@ def test_a_segment_in_memory_begins_with_what_is_known_too(log, spill, disk):
         assert found.topic == PREFACE
     # Its place is that of the message that follows.
     assert preface_of(later[-1]).order == 100
+
+
+STEPS = ["append", "append", "append", "read", "kill", "fail", "mend", "wait"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(STEPS), max_size=40),
+    st.sampled_from(sorted(FAILURES.values())),
+    st.integers(0, 200),
+    st.booleans(),
+)
+def test_whatever_the_disk_does_and_whoever_dies_nothing_is_lost_or_doubled(
+    tmp_path_factory, story, number, room, has_preface
+):
+    """Read as it comes, and by one that starts when all is over."""
+    log, spill = tmp_path_factory.mktemp("log"), tmp_path_factory.mktemp("spill")
+    preface = (lambda: envelope(0)) if has_preface else None
+
+    def begun():
+        return Recorder(
+            log,
+            spill=spill,
+            first_order=count,
+            preface=preface,
+            segment_bytes=600,
+            sync_interval_s=0.0,
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        # More than eight segments in memory are for another test.
+        patch.setattr(recorder_module, "SPILL_SEGMENTS", 1000)
+        disk = Disk(log, patch)
+        count, now_ns, seen = 0, 1, []
+        recorder, tail = begun(), Tail([log, spill])
+        for step in story:
+            match step:
+                case "append":
+                    written(recorder, [count], now_ns)
+                    count += 1
+                case "read":
+                    seen += taken(tail)
+                case "kill":
+                    left = recorder._segment
+                    held = left.path.read_bytes()
+                    recorder.close()
+                    left.path.write_bytes(held + held[-room // 2 :][: room // 4])
+                    recorder = begun()
+                case "fail":
+                    disk.fails_with, disk.room = number, room
+                case "mend":
+                    disk.fails_with = 0
+                case _:
+                    now_ns += RETRY_NS
+        recorder.close()
+        seen += taken(tail)
+        tail.close()
+
+    assert seen == every(count)
+    assert read(log, spill) == every(count)
 
 
 def test_a_lock_is_held_where_nothing_can_be_written(log, disk):
