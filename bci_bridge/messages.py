@@ -258,6 +258,8 @@ class ReplayDone(Header, frozen=True, kw_only=True, tag="REPLAY_DONE"):
     has_ended: bool
     is_known: bool = True
     """False where the server no longer, or never, had this run."""
+    run_before: OptionalName = ""
+    """The run that this one followed; empty where the server knows of none."""
 
 
 class DecisionNote(Header, frozen=True, kw_only=True, tag="DECISION"):

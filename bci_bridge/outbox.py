@@ -19,9 +19,16 @@ BATCH_BYTES: Final = 8 << 20
 class Outbox:
     """Keeps the outcomes of the last `KEPT_RUNS` runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_before: str = "") -> None:
+        """Keep nothing yet.
+
+        Args:
+            run_before: The newest run of which nothing is going to be kept.
+        """
         self._runs: OrderedDict[str, list[Envelope]] = OrderedDict()
+        self._before: dict[str, str] = {}
         self._ended: set[str] = set()
+        self._run_before = run_before
 
     @property
     def run_id(self) -> str:
@@ -46,10 +53,14 @@ class Outbox:
         """Begin a run, unless it is known."""
         if run_id in self._runs:
             return
+        before = self.run_id or self._run_before
+        # What is left of a run is no run that came before it.
+        self._before[run_id] = before if before != run_id else ""
         self._runs[run_id] = []
         while len(self._runs) > KEPT_RUNS:
             oldest, _ = self._runs.popitem(last=False)
             self._ended.discard(oldest)
+            del self._before[oldest]
 
     def keep(self, envelope: Envelope) -> bool:
         """Keep an outcome of the log; False where it is here already.
@@ -89,5 +100,6 @@ class Outbox:
             outcome_count=len(kept),
             has_ended=run in self._ended,
             is_known=run in self._runs or not run,
+            run_before=self._before.get(run, ""),
         )
         return [*batch, encode(done)]

@@ -23,7 +23,7 @@ from bci_bridge.messages import Heartbeat, ReplayRequest, RunStart
 from bci_bridge.outbox import Outbox
 from bci_bridge.outcomes import Outcome
 from bci_bridge.places import OUTCOMES, Places
-from bci_bridge.recovery import outbox_segment
+from bci_bridge.recovery import outbox_segment, run_going_on
 from bci_bridge.rejects import reject_from
 from bci_bridge.settings import (
     POLL_MS,
@@ -74,10 +74,11 @@ class Publisher:
             BackendError: An address cannot be bound.
             ArtifactError: A key file is missing, damaged or open to others.
         """
-        self._clock_ns, self._outbox = clock_ns, Outbox()
+        self._clock_ns, segment = clock_ns, outbox_segment(places)
+        self._outbox = Outbox(run_going_on(places, segment))
         self._bell = Bell(places.moment, PUBLISHER)
         stack.callback(self._bell.close)
-        self._tail = Tail(places.folders(OUTCOMES), segment=outbox_segment(places))
+        self._tail = Tail(places.folders(OUTCOMES), segment=segment)
         stack.callback(self._tail.close)
         self._tally = Tally(counted)
         self._rejected: Counter[str] = Counter()

@@ -116,6 +116,13 @@ def runs_before(places: Places, known: frozenset[str]) -> frozenset[str]:
     return frozenset()
 
 
+def run_going_on(places: Places, segment: int) -> str:
+    """Name the run that a segment of the outcomes' log goes on with; empty for none."""
+    path = segments_in(places.folders(OUTCOMES)).get(segment)
+    preface = None if path is None else preface_of(path)
+    return "" if preface is None else preface.envelope.record.run
+
+
 def outbox_segment(places: Places) -> int:
     """Find the segment of the outcomes' log from which an outbox can be filled."""
     segments = segments_in(places.folders(OUTCOMES))

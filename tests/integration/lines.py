@@ -1,9 +1,10 @@
 """Lines that lose messages, and peers that say what they like."""
 
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import zmq
 
@@ -51,9 +52,17 @@ def lossy_line(address: str, every: int) -> Iterator[str]:
             yield f"tcp://127.0.0.1:{port}"
 
 
-@contextmanager
-def lossy_announcements(address: str, every: int) -> Iterator[str]:
+def lossy_announcements(address: str, every: int) -> AbstractContextManager[str]:
     """Pass a publisher on, losing every n-th announcement."""
+    counted = itertools.count(1)
+    return announcements_without(address, lambda frames: not next(counted) % every)
+
+
+@contextmanager
+def announcements_without(
+    address: str, is_lost: Callable[[list[bytes]], bool]
+) -> Iterator[str]:
+    """Pass a publisher on, losing what is to be lost."""
     with (
         zmq.Context() as context,
         context.socket(zmq.SUB) as back,
@@ -62,12 +71,10 @@ def lossy_announcements(address: str, every: int) -> Iterator[str]:
         port = front.bind_to_random_port("tcp://127.0.0.1")
         back.connect(address)
         back.setsockopt(zmq.SUBSCRIBE, b"")
-        passed = [0]
 
         def relay() -> None:
             frames = back.recv_multipart()
-            passed[0] += 1
-            if passed[0] % every:
+            if not is_lost(frames):
                 front.send_multipart(frames)
 
         with _relaying({back: relay}):

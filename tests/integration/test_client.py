@@ -24,9 +24,15 @@ from bci_bridge import outcomes
 from bci_bridge.arrays import bytes_from_arrays
 from bci_bridge.header import Header
 from bci_bridge.messages import Heartbeat, ReplayDone, Update, Welcome
+from bci_bridge.outbox import KEPT_RUNS, Outbox
 from bci_bridge.player import play
 from bci_bridge.wire import OUTCOME_HEADER_BYTES, decode, encode
-from tests.integration.lines import answering, dealer, lossy_announcements
+from tests.integration.lines import (
+    announcements_without,
+    answering,
+    dealer,
+    lossy_announcements,
+)
 from tests.integration.tiny import PlayedEvent, PlayedRun
 
 COMMON = {
@@ -285,6 +291,112 @@ def test_following_goes_on_with_the_next_run(running):
 
     assert [o.run for o in first + second] == ["run-1"] * 3 + ["run-2"] * 3
     assert all(isinstance(o, VolumeOutcome) for o in first + second)
+
+
+@pytest.mark.slow
+def test_a_run_none_of_whose_announcements_came_is_asked_for_in_its_place(running):
+    server = running()
+
+    def is_of_run_2(frames: list[bytes]) -> bool:
+        return frames_from(frames).said.run == "run-2"
+
+    with announcements_without(server.endpoints.publish, is_of_run_2) as publish:
+        welcome = Welcome(publish=publish, replay=server.endpoints.replay)
+        with answering(lambda frames: [encode(welcome).frames]) as address:
+            play(PlayedRun("run-1", 3), server.address, None)
+            following = iter(Client(address, follow=True))
+            received = list(islice(following, 3))
+            for name in ("run-2", "run-3"):
+                play(PlayedRun(name, 3), server.address, None)
+            last = ("run-3", 2)
+            for outcome in following:
+                received.append(outcome)
+                if (outcome.run, outcome.volume_index) == last:
+                    break
+            following.close()
+
+    assert [(o.run, o.volume_index) for o in received] == [
+        (f"run-{run}", index) for run in (1, 2, 3) for index in range(3)
+    ]
+
+
+def kept_of(*runs: str) -> Outbox:
+    """What a server has after these runs, each of a volume and its end."""
+    outbox = Outbox()
+    for run in runs:
+        outbox.keep(encode(volume_of(run)))
+        ended = outcomes.RunEnded(
+            **(COMMON | {"run": run, "outcome_index": 1, "arrays": ()}),
+            count=1,
+            aborted=False,
+        )
+        outbox.keep(encode(ended))
+    return outbox
+
+
+def volume_of(run: str) -> outcomes.VolumeOutcome:
+    return outcomes.VolumeOutcome(
+        **(COMMON | {"run": run, "outcome_index": 0, "arrays": ()}),
+        volume_index=0,
+        input="OK",
+        timing="LIVE",
+    )
+
+
+def heard(client: Client, outbox: Outbox, run: str, **said: object) -> list[str]:
+    """Announce a run to a client; return the runs of which it then has an outcome."""
+
+    def answer(frames: list[bytes]) -> list[list[bytes]]:
+        *found, done = outbox.replay(decode(frames).record)
+        told = msgspec.to_builtins(done.record) | said
+        told = {name: value for name, value in told.items() if value is not None}
+        return [*(one.frames for one in found), request(told.pop("kind"), **told)]
+
+    beat = Heartbeat(run=run, stream="server", sent_ns=50, outcome_count=2)
+    with answering(answer) as address, dealer(address) as replay:
+        yielded = client._announced(frames_from(encode(beat).frames), replay)
+        return [outcome.run for outcome in yielded]
+
+
+def test_of_runs_that_began_since_a_client_came_it_is_given_the_first_one_first():
+    one, all_of_them = Client("tcp://x"), Client("tcp://x", follow=True)
+    outbox = kept_of("run-1", "run-2")
+
+    assert heard(one, outbox, "run-2") == ["run-1"]
+    assert one.ended.run == "run-1"
+    assert heard(all_of_them, outbox, "run-2") == ["run-1", "run-2"]
+
+
+def test_a_missed_run_that_is_no_longer_kept_is_a_gap_that_names_it():
+    client = Client("tcp://x", run="run-1", follow=True)
+    assert heard(client, kept_of("run-1"), "run-1") == ["run-1"]
+    later = [f"run-{2 + number}" for number in range(KEPT_RUNS + 1)]
+
+    with pytest.raises(GapError) as caught:
+        heard(client, kept_of("run-1", *later), later[-1])
+
+    assert (caught.value.run, caught.value.first) == ("run-2", 0)
+    assert (client.run, client.next_index) == ("run-2", 0)
+
+
+def test_a_server_that_began_anew_or_tells_of_no_run_before_is_followed():
+    for outbox, said in (
+        (kept_of("run-2", "run-3"), {}),
+        (kept_of("run-1", "run-2", "run-3"), {"run_before": None}),
+    ):
+        client = Client("tcp://x", run="run-1", follow=True)
+        heard(client, kept_of("run-1"), "run-1")
+        expected = ["run-3"] if said else ["run-2", "run-3"]
+
+        assert heard(client, outbox, "run-3", **said) == expected
+
+
+def test_runs_that_come_before_each_other_are_a_protocol_error():
+    client = Client("tcp://x", run="run-1", follow=True)
+    heard(client, kept_of("run-1"), "run-1")
+
+    with pytest.raises(ProtocolError, match="expected an earlier run before it"):
+        heard(client, kept_of("run-2", "run-3"), "run-3", run_before="run-3")
 
 
 def test_an_old_word_about_the_run_before_does_not_end_the_run_that_is_replayed():

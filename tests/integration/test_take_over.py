@@ -8,12 +8,16 @@ import pytest
 
 from bci_bridge import answerer
 from bci_bridge.answerer import Answerer
-from bci_bridge.messages import Heartbeat, RunEnd, RunStart, Volume
+from bci_bridge.messages import Heartbeat, ReplayRequest, RunEnd, RunStart, Volume
+from bci_bridge.outbox import KEPT_RUNS
 from bci_bridge.outcomes import RunEnded
 from bci_bridge.places import INPUTS, OUTCOMES, held_places
+from bci_bridge.publisher import Publisher
 from bci_bridge.recorder import Recorder
+from bci_bridge.settings import ServeConfig
 from bci_bridge.tail import Tail, preface_of, segments_in
-from bci_bridge.wire import encode
+from bci_bridge.wire import decode, encode
+from tests.integration.lines import dealer
 from tests.integration.tiny import SHAPE, MeanDecoder
 from verbs.rig import rig_here
 
@@ -41,6 +45,39 @@ def end_of(run):
         published_ns=1,
         **HASHES,
     )
+
+
+def test_a_publisher_that_starts_knows_which_run_came_before_those_that_it_keeps(
+    tmp_path,
+):
+    runs = [f"run-{number}" for number in range(5)]
+    said = [""]
+    with held_places(tmp_path / "recording") as places:
+        log = Recorder(
+            places.log(OUTCOMES),
+            preface=lambda: encode(Heartbeat(run=said[-1], stream="server")),
+            segment_bytes=1,
+            reserve_bytes=1,
+        )
+        for run in runs:
+            log.rotate(0)  # segments begin after a run, and in the middle of one
+            log.append("run", encode(start_of(run)), 1)
+            said.append(run)
+            log.rotate(0)
+            log.append("out", encode(end_of(run)), 1)
+        log.close()
+        told = {}
+        with contextlib.ExitStack() as stack:
+            publisher = Publisher(ServeConfig(), places, time.monotonic_ns, stack)
+            peer = stack.enter_context(dealer(publisher.outlet.replay))
+            for run in runs[-KEPT_RUNS:]:
+                asked = ReplayRequest(run=run, from_index=9)
+                peer.send_multipart(encode(asked).frames)
+                while not peer.poll(10):
+                    publisher.turn()
+                told[run] = decode(peer.recv_multipart()).record.run_before
+
+    assert told == {run: f"run-{int(run[-1]) - 1}" for run in runs[-KEPT_RUNS:]}
 
 
 def no_second_reading(*_):

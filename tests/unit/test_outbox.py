@@ -1,6 +1,7 @@
 """The outbox knows how many acquisitions of the newest run are answered."""
 
-from bci_bridge.outbox import Outbox
+from bci_bridge.messages import ReplayRequest
+from bci_bridge.outbox import KEPT_RUNS, Outbox
 from bci_bridge.outcomes import RunEnded, TrialOutcome, VolumeOutcome
 from bci_bridge.wire import encode
 
@@ -51,3 +52,28 @@ def test_another_run_begins_at_nothing():
     outbox.start_run("run-2")
 
     assert (before, outbox.answered) == (0, 0)
+
+
+def test_the_end_of_a_replay_names_the_run_before_also_one_that_is_gone():
+    outbox = Outbox(run_before="run-0")
+    names = [f"run-{1 + number}" for number in range(KEPT_RUNS + 1)]
+    told = []
+    for name in names:
+        outbox.start_run(name)
+        done = outbox.replay(ReplayRequest(run=name))[-1].record
+        told.append(done.run_before)
+
+    gone, *kept = [outbox.replay(ReplayRequest(run=name))[-1].record for name in names]
+
+    assert told == ["run-0", *names[:-1]]
+    assert (gone.is_known, gone.run_before) == (False, "")
+    assert [(one.is_known, one.run_before) for one in kept] == [
+        (True, before) for before in names[:-1]
+    ]
+
+
+def test_what_is_left_of_a_run_did_not_come_before_itself():
+    outbox = Outbox(run_before="run-1")
+    outbox.start_run("run-1")
+
+    assert outbox.replay(ReplayRequest())[-1].record.run_before == ""

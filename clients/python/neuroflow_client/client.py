@@ -32,6 +32,9 @@ _MAX_BYTES = 1 << 29
 _ASK_AGAIN_MS = 500
 """Without an answer for this long, outcomes are asked for once more."""
 
+_NO_OUTCOME = (1 << 63) - 1
+"""No run has so many: who asks from here on is told of the run alone."""
+
 _ATTEMPTS = 3
 """Fruitless requests for the same outcome before it is given up."""
 
@@ -116,7 +119,9 @@ class Client:
         if not said.run:
             return
         if not self.run:
-            self.run = said.run
+            # There was none at first: it is the oldest of those that came since.
+            runs = (*self._missed(replay, said.run), said.run)
+            self._begin(runs[0], self.next_index)
         if said.run != self.run and said.sent_ns < self._newest_ns:
             # The end of the run before, announced while this one was being replayed.
             return
@@ -149,29 +154,75 @@ class Client:
             raise RefusedError(f"server {self._address}: {said.reason}: {said.detail}")
 
     def _next_run(self, replay: Any, said: Said) -> Iterator[AnyOutcome]:
-        """Finish the run that another has followed; with `follow`, begin that."""
+        """Finish the run that another has followed; with `follow`, go on to that.
+
+        Whatever came between the two is asked for first.
+        """
         if not self._is_done:
             yield from self._replayed(replay)
             if said.sent_ns < self._newest_ns:
                 return  # It was the run before: this one began during the replay.
             if not self._is_done and not self._is_awaited:
                 raise GapError(self.run, self.next_index, self.next_index)
-        if self._is_done and self._follow:
-            self.run, self.next_index = said.run, 0
-            self._is_done = self._has_begun = self._is_awaited = False
-            yield from self._replayed(replay)
+        if not (self._is_done and self._follow):
+            return
+        for run in self._missed(replay, said.run):
+            yield from self._begun(replay, run)
+            if not self._is_done:
+                raise GapError(run, self.next_index, self.next_index)
+        yield from self._begun(replay, said.run)
+
+    def _begun(self, replay: Any, run: str) -> Iterator[AnyOutcome]:
+        self._begin(run)
+        yield from self._replayed(replay)
+
+    def _begin(self, run: str, from_index: int = 0) -> None:
+        """Receive a run that is known to be there."""
+        self.run, self.next_index = run, from_index
+        self._is_done = self._is_awaited = False
+        self._has_begun = True
+
+    def _missed(self, replay: Any, newest: str) -> list[str]:
+        """Name the runs between the one that was received last and the newest.
+
+        Raises:
+            GapError: If the server no longer has one of them.
+        """
+        missed: list[str] = []
+        run = newest
+        while True:
+            done = self._told_of(replay, run)
+            if not done.is_known:
+                self._begin(run)
+                raise GapError(run, 0, 0)
+            before = done.run_before
+            # A server that began anew knows of none before its first.
+            if not before or before == self.run:
+                return missed
+            if before == newest or before in missed:
+                raise ProtocolError(f"run {run}: expected an earlier run before it")
+            missed.insert(0, before)
+            run = before
+
+    def _told_of(self, replay: Any, run: str) -> Said:
+        """Ask how a run stands, without its outcomes."""
+        question = self._question(run, _NO_OUTCOME)
+        replay.send_multipart(question)
+        while True:
+            said = self._next(replay, question).said
+            self._check_refusal(said)
+            if said.kind == "REPLAY_DONE" and said.sequence == self._asked:
+                return said
+
+    def _question(self, run: str, from_index: int) -> "list[bytes]":
+        self._asked += 1
+        return request("REPLAY", run=run, from_index=from_index, sequence=self._asked)
 
     def _replayed(self, replay: Any) -> Iterator[AnyOutcome]:
         """Ask for what there is from `next_index` on, until nothing is left."""
         attempts = 0
         while True:
-            self._asked += 1
-            question = request(
-                "REPLAY",
-                run=self.run,
-                from_index=self.next_index,
-                sequence=self._asked,
-            )
+            question = self._question(self.run, self.next_index)
             replay.send_multipart(question)
             before = self.next_index
             while True:

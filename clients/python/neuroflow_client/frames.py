@@ -26,6 +26,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     next_index: int = 0
     has_ended: bool = False
     is_known: bool = True
+    run_before: Optional[str] = None
+    """None from a server that does not say."""
     publish: str = ""
     replay: str = ""
     reason: str = ""
