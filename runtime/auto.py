@@ -12,6 +12,7 @@ from runtime.bundle import Bundle
 from runtime.engines.cache import EngineCache
 from runtime.engines.choice import Candidate, Choice, Measured, choose
 from runtime.errors import BackendError, ParityError
+from runtime.graphs import SERVED
 from runtime.manifest import Manifest
 from runtime.model import Model, open_model
 
@@ -73,7 +74,9 @@ def choose_engine(
     measured = []
     for one in candidates_of(bundle.manifest) if candidates is None else candidates:
         try:
-            model = opened(bundle, one.backend, one.precision, threads, cache=cache)
+            model = opened(
+                bundle, one.backend, one.precision, threads, cache=cache, parts=SERVED
+            )
         except (BackendError, ParityError) as error:
             measured.append(Measured(candidate=one, trouble=str(error)))
             continue

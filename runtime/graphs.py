@@ -21,6 +21,8 @@ Part = Literal["encoder", "decoder", "decode_flow", "encode_flow"]
 
 PARTS: Final[tuple[Part, ...]] = ("encoder", "decoder", "decode_flow", "encode_flow")
 """The whole model."""
+SERVED: Final[tuple[Part, ...]] = ("encoder", "decode_flow")
+"""What a server answers with; the others predict, which it is never asked to."""
 FORMS: Final[Mapping[str, Form]] = MappingProxyType(
     {
         "ort": "unrolled",

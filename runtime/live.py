@@ -5,7 +5,7 @@ evaluation and an embedding program all open the same thing.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from runtime.errors import BundleError, UsageError
 from runtime.estimator import BetaEstimator, VolumeEstimator, live_estimator
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
+from runtime.graphs import PARTS, Part
 from runtime.heads import Retrieval
 from runtime.model import SAMPLES, Model, open_model
 from runtime.overlay import Overlay, open_overlay
@@ -153,8 +154,15 @@ class RunDecoder:
         Of an overlay it has the normalisation: the correction is of the decoder alone.
 
         Raises:
-            UsageError: The bundle's latents are no images.
+            UsageError: The bundle's latents are no images, or it was opened without
+                the parts that predict.
         """
+        lacking = sorted({"decoder", "encode_flow"} - self.model.parts)
+        if lacking:
+            raise UsageError(
+                "encoder: expected a decoder that was opened with all parts, found "
+                f"one without {' and '.join(lacking)}"
+            )
         backbone = backbone_of(self.bundle)
         if backbone is None:
             raise UsageError(
@@ -334,6 +342,7 @@ def open_decoder(
     behind: Sequence[str] = (),
     waiting: Waiting | None = None,
     overlay_folder: Path | None = None,
+    parts: Collection[Part] = PARTS,
 ) -> RunDecoder:
     """Verify and open a bundle and a gallery, and the day's overlay where there is one.
 
@@ -350,6 +359,8 @@ def open_decoder(
             answer from then on says so.
         waiting: How TensorRT waits; None takes its defaults, or is another backend.
         overlay_folder: What `calibrate` wrote today; None serves the bundle as it is.
+        parts: Of the model; `runtime.graphs.SERVED` is enough for whoever never asks
+            for `RunDecoder.encoder`, and takes less memory and time.
 
     Raises:
         BundleError: One of them is not exactly what its manifest lists or not signed
@@ -375,6 +386,7 @@ def open_decoder(
             behind=behind,
             waiting=waiting,
             samples=SAMPLES,
+            parts=parts,
         )
         try:
             return RunDecoder(

@@ -1,7 +1,7 @@
 """The model as a rig uses it: four maps on single samples, torch nowhere."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import final
 
@@ -12,7 +12,7 @@ from runtime.engine import Engine
 from runtime.engines.standby import Opener, StandbyEngine
 from runtime.errors import UsageError
 from runtime.golden import Map
-from runtime.graphs import Form
+from runtime.graphs import PARTS, Form, Part
 from runtime.manifest import Manifest
 from runtime.solver import Direction, Solver, solver_from_name, trajectory
 
@@ -32,6 +32,7 @@ class Model:
         manifest: Manifest,
         engines: Mapping[str, Engine],
         tensors: Mapping[str, Shaped[np.ndarray, "..."]],
+        parts: Collection[Part] = PARTS,
     ) -> None:
         """Put a model together.
 
@@ -40,9 +41,11 @@ class Model:
             engines: By the names of their graphs; closed with this model. It has the
                 maps of those that are here.
             tensors: The bundle's: tables of the conditioning and the latents' mean.
+            parts: The maps that will be called, of those that the engines compute: one
+                step engine computes the flow in either direction.
         """
         flow = manifest.flow
-        self.manifest = manifest
+        self.manifest, self.parts = manifest, frozenset(parts)
         self.latent_mean: Latent = tensors["latent_mean"]
         """Mean of z_v over the training images; read-only."""
         self._engines = dict(engines)
@@ -157,22 +160,29 @@ class Model:
     def maps(self) -> Mapping[str, tuple[Map, str, str]]:
         """Return each map with the golden vectors that are its input and output.
 
-        Those whose engines are here: a model of one engine judges that one.
+        Those that will be called and whose engines are here: a model of one engine
+        judges that one. Both maps of the encoder come from one evaluation of it.
         """
         found: dict[str, tuple[Map, str, str]] = {}
-        if "encoder" in self._engines:
-            found["encoder"] = self.encode_voxels, "voxels", "z_n"
-            found["retrieval"] = self._retrieval, "voxels", "retrieval"
-        if self._engines.keys() & {"step", "decode_flow"}:
+        if self._has("encoder"):
+            both = _Once(self.encode_voxels_for_retrieval)
+            found["encoder"] = functools.partial(both.output, 0), "voxels", "z_n"
+            found["retrieval"] = (
+                functools.partial(both.output, 1),
+                "voxels",
+                "retrieval",
+            )
+        if self._has("decode_flow", "step"):
             found["decode_flow"] = self.decode_latent, "z_n", "z_v"
-        if self._engines.keys() & {"step", "encode_flow"}:
+        if self._has("encode_flow", "step"):
             found["encode_flow"] = self.encode_latent, "z_v", "z_n_encoded"
-        if "decoder" in self._engines:
+        if self._has("decoder"):
             found["decoder"] = self.predict_voxels, "z_n_encoded", "voxels_predicted"
         return found
 
-    def _retrieval(self, voxels: Voxels) -> Latent:
-        return self.encode_voxels_for_retrieval(voxels)[1]
+    def _has(self, part: Part, *graphs: str) -> bool:
+        is_here = any(graph in self._engines for graph in (part, *graphs))
+        return is_here and part in self.parts
 
     def _flow(self, z: Latent, direction: Direction) -> Latent:
         """Return the flow's end in an array of its own."""
@@ -235,3 +245,21 @@ class Model:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Once:
+    """An encoder that computes each input once, whichever of its outputs is asked for.
+
+    What it gave is kept for as long as this, so it is for a handful of samples.
+    """
+
+    def __init__(self, run: Callable[[Voxels], tuple[Latent, Latent]]) -> None:
+        self._run = run
+        self._known: dict[bytes, tuple[Latent, Latent]] = {}
+
+    def output(self, index: int, voxels: Voxels) -> Latent:
+        """Return one of the two outputs."""
+        key = voxels.tobytes()
+        if key not in self._known:
+            self._known[key] = self._run(voxels)
+        return self._known[key][index]

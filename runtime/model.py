@@ -72,11 +72,11 @@ def open_model(
         waiting=waiting,
         parts=parts,
     )
-    model = Model(bundle.manifest, engines, bundle.tensors)
+    model = Model(bundle.manifest, engines, bundle.tensors, parts)
     if behind:
         model.put_behind(
             {name: _standbys(bundle, name, behind, threads) for name in model.graphs},
-            functools.partial(_judge_alone, bundle),
+            functools.partial(_judge_alone, bundle, parts),
         )
     try:
         graph = graph_of(bundle.manifest, "step", backend, precision)
@@ -100,14 +100,16 @@ def _standbys(
     ]
 
 
-def _judge_alone(bundle: Bundle, name: str, engine: Engine) -> None:
+def _judge_alone(
+    bundle: Bundle, parts: Collection[Part], name: str, engine: Engine
+) -> None:
     """Hold one graph's engine, which computes in f32, against the golden vectors.
 
     Raises:
-        ParityError: A map that the graph computes does not give them.
+        ParityError: A map that is asked of the graph does not give them.
         BackendError: The engine failed.
     """
-    model = Model(bundle.manifest, {name: engine}, bundle.tensors)
+    model = Model(bundle.manifest, {name: engine}, bundle.tensors, parts)
     check_golden(model, bundle.golden(), LIMITS["f32"], f"{engine.name} f32", SAMPLES)
 
 

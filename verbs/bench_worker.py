@@ -24,6 +24,7 @@ from runtime.bundle import open_bundle
 from runtime.engine import Precision
 from runtime.engines.cache import EngineCache
 from runtime.errors import BackendError, NeuroFlowError
+from runtime.graphs import SERVED
 from runtime.model import SAMPLES, open_model
 from runtime.timing import back_to_back, paced
 from verbs.bench_engines import Call, Stages, open_stages
@@ -74,6 +75,7 @@ def _replies(job: Job, lines: BinaryIO, stack: ExitStack) -> Iterator[Reply]:
                 threads=job.who.threads,
                 cache=None if job.engines is None else _kept(Path(job.engines)),
                 samples=SAMPLES,
+                parts=SERVED,
             )
         )
         model.decode_latent(model.encode_voxels(bundle.golden()["voxels"][0]))

@@ -12,6 +12,7 @@ from bci_bridge.setup import Setup
 from bci_bridge.worker_part import run_worker
 from runtime.engines.cache import EngineCache, user_cache
 from runtime.errors import NeuroFlowError
+from runtime.graphs import SERVED
 from runtime.live import open_decoder
 from verbs.served_model import Model
 
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> int:
                 trust=model.trust,
                 cache=EngineCache(user_cache(os.environ), _say),
                 overlay_folder=None if model.overlay is None else Path(model.overlay),
+                parts=SERVED,
             )
         )
 

@@ -281,8 +281,10 @@ def test_a_bundle_chooses_among_engines_that_give_its_golden_vectors():
     paces = {"ort": 2_000_000, "reference": 7_000_000}
     closed = []
 
-    def opened(bundle, backend, precision, threads, cache):
-        model = open_model(bundle, backend, precision, threads, cache=cache)
+    def opened(bundle, backend, precision, threads, cache, parts):
+        model = open_model(
+            bundle, backend, precision, threads, cache=cache, parts=parts
+        )
         clock.step_ns = paces[backend]
         close = model.close
         model.close = lambda: (closed.append(backend), close())

@@ -33,6 +33,7 @@ from runtime.errors import (
 )
 from runtime.estimator import BetaEstimator, ExternalEstimator, VolumeEstimator
 from runtime.gallery import Confidence, open_gallery, write_gallery
+from runtime.graphs import SERVED
 from runtime.live import UNCALIBRATED_TEMPERATURE, RunDecoder, open_decoder
 from runtime.model import open_model
 from runtime.patch_dct import PatchDct
@@ -344,6 +345,27 @@ def test_the_encoder_predicts_in_percent_signal_what_the_model_does(decoder):
     space = random_model(BETAS).preprocessing.space
     np.testing.assert_allclose(
         predicted, space.from_model(features), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_server_opens_what_it_answers_with_and_answers_the_same(
+    folder, decoder, tmp_path
+):
+    with open_decoder(
+        folder / "bundle", folder / "gallery", threads=1, parts=SERVED
+    ) as served:
+        assert served.model.graphs == ("encoder", "decode_flow")
+        found = decode(served, recorded(tmp_path))
+        with pytest.raises(UsageError) as error:
+            served.encoder()
+    wanted = decode(decoder, recorded(tmp_path))
+
+    for one, other in zip(found, wanted, strict=True):
+        assert one.answer == other.answer
+        np.testing.assert_array_equal(one.z_v, other.z_v)
+    assert str(error.value) == (
+        "encoder: expected a decoder that was opened with all parts, found one without "
+        "decoder and encode_flow"
     )
 
 
