@@ -14,7 +14,7 @@ import mmap
 import os
 import secrets
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, final
@@ -30,8 +30,11 @@ HEAD_BYTES: Final = 4096
 SECRET: Final = "secret"  # noqa: S105  # a file's name
 SECRET_BYTES: Final = 32
 _CHUNK: Final = 4 * 1024**2
+_PAGEOUT: Final = 21
+"""MADV_PAGEOUT of Linux from 5.4 on, which `mmap` does not name before Python 3.13."""
 
 Say = Callable[[str], None]
+Write = Callable[[BinaryIO], object]
 
 
 class EngineFacts(
@@ -148,24 +151,46 @@ class EngineCache:
         with contextlib.suppress(OSError):
             self._path(facts).unlink(missing_ok=True)
 
-    def store(self, facts: EngineFacts, engine: bytes | memoryview) -> None:
+    def store(self, facts: EngineFacts, engine: bytes) -> None:
         """Keep a built engine; where that fails, say so and go on without."""
+        self._store(facts, lambda file: file.write(engine), f"{len(engine)} bytes")
+
+    def store_written(
+        self, facts: EngineFacts, write: Write
+    ) -> UInt8[np.ndarray, " bytes"] | None:
+        """Keep a built engine that its library writes, so that no copy is in memory.
+
+        Args:
+            facts: What it was made of and for.
+            write: Writes the engine's bytes to a file, from where that stands on.
+
+        Returns:
+            Its bytes as they were kept, mapped as `load` maps them; None where keeping
+            them failed, which was said.
+        """
+        if not self._store(facts, write, "it"):
+            return None
+        try:
+            return self._read(self._path(facts), facts)[1]
+        except OSError:
+            return None
+
+    def _store(self, facts: EngineFacts, write: Write, what: str) -> bool:
         self.counts.built += 1
         path = self._path(facts)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self._private()
-            head = _Head(
-                facts=facts,
-                size=len(engine),
-                code=_code(self._secret(), facts, memoryview(engine)),
-            )
-            start = _start(head)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            secret = self._secret()
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             temporary.unlink(missing_ok=True)
-            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-                file.write(start)
-                file.write(engine)
+            with os.fdopen(os.open(temporary, flags, 0o600), "w+b") as file:
+                file.write(bytes(HEAD_BYTES))
+                write(file)
+                size = file.seek(0, os.SEEK_END) - HEAD_BYTES
+                code = _code(secret, facts, size, _chunks_of(file))
+                file.seek(0)
+                file.write(_start(_Head(facts=facts, size=size, code=code)))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -175,10 +200,12 @@ class EngineCache:
             self.counts.unstored += 1
             self._say(
                 f"engine cache: {facts.backend} {facts.name}: expected to store "
-                f"{len(engine)} bytes in {self.folder}, found "
+                f"{what} in {self.folder}, found "
                 f"{(error.strerror or str(error)).lower()}; running without a cache, "
                 "and building again at the next start"
             )
+            return False
+        return True
 
     def _path(self, facts: EngineFacts) -> Path:
         return self.folder / f"{facts.graph[:16]}-{facts.backend}-{facts.key()}.engine"
@@ -236,7 +263,8 @@ class EngineCache:
             # Copied when written to: the library wants memory that it could change.
             data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
         engine = memoryview(data)[HEAD_BYTES:]
-        if not hmac.compare_digest(_code(secret, facts, engine), head.code):
+        code = _code(secret, facts, len(engine), _chunks_in(engine))
+        if not hmac.compare_digest(code, head.code):
             return "changed bytes", None
         return "", np.frombuffer(engine, np.uint8)
 
@@ -294,14 +322,40 @@ def _head(data: bytes) -> _Head | None:
         return None
 
 
-def _code(secret: bytes, facts: EngineFacts, engine: memoryview) -> str:
+def _code(
+    secret: bytes, facts: EngineFacts, size: int, engine: Iterable[bytes | memoryview]
+) -> str:
     code = hmac.new(secret, digestmod=hashlib.sha256)
     described = msgspec.json.encode(facts)
     code.update(len(described).to_bytes(8, "little") + described)
-    code.update(len(engine).to_bytes(8, "little"))
-    for at in range(0, len(engine), _CHUNK):
-        code.update(engine[at : at + _CHUNK])
+    code.update(size.to_bytes(8, "little"))
+    for chunk in engine:
+        code.update(chunk)
     return code.hexdigest()
+
+
+def _chunks_in(engine: memoryview) -> Iterator[memoryview]:
+    for at in range(0, len(engine), _CHUNK):
+        yield engine[at : at + _CHUNK]
+
+
+def _chunks_of(file: BinaryIO) -> Iterator[bytes]:
+    file.seek(HEAD_BYTES)
+    while chunk := file.read(_CHUNK):
+        yield chunk
+
+
+def page_out(engine: UInt8[np.ndarray, " bytes"]) -> None:
+    """Let the system take back the memory that a mapped engine was read into.
+
+    Whoever reads on in it gets the same bytes from the file, or his own where he wrote.
+    Nothing happens where the system does not know how, or the array is no mapped one.
+    """
+    base: object = engine.base
+    mapped = base.obj if isinstance(base, memoryview) else None
+    if isinstance(mapped, mmap.mmap):
+        with contextlib.suppress(OSError):
+            mapped.madvise(_PAGEOUT)
 
 
 def user_cache(environment: Mapping[str, str]) -> Path:

@@ -1,9 +1,11 @@
 """OpenVINO on the CPU: the fast path there, in bfloat16 on AMX, float32 for parity."""
 
+import functools
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 from runtime.engine import (
     Array,
@@ -14,7 +16,7 @@ from runtime.engine import (
     check_ports,
     read_only,
 )
-from runtime.engines.cache import KeptEngine
+from runtime.engines.cache import KeptEngine, page_out
 from runtime.engines.device import cpu_here
 from runtime.engines.signal_stack import use_ordinary_signal_stack
 from runtime.errors import BackendError
@@ -39,12 +41,12 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(
-        self, library: Any, request: Any, graph: GraphSpec, blob: Any = None
+        self, library: Any, request: Any, graph: GraphSpec, memory: Any = None
     ) -> None:
         self.version = library.__version__
         self._request = request
-        # A loaded model computes with weights in the very memory it was loaded from.
-        self._blob = blob
+        # A loaded model may compute with weights in the memory it was loaded from.
+        self._memory = memory
         outputs = allocate(graph.outputs)
         self._outputs = read_only(outputs)
 
@@ -94,25 +96,79 @@ def _compiled(
     config: Mapping[str, str],
     kept: KeptEngine | None,
 ) -> tuple[Any, Any]:
-    """Return the compiled graph, and the memory it needs where it is a cached one."""
-    facts = None
-    if kept is not None:
-        facts = kept.facts(
-            "openvino", library.__version__, cpu_here(), tuple(sorted(config.items()))
-        )
-        found = kept.cache.load(facts)
-        if found is not None:
-            try:
-                blob = library.Tensor(found, shared_memory=True)
-                return core.import_model(blob, "CPU", config), blob
-            except RuntimeError as error:
+    """Return the compiled graph, and the memory it was loaded from where it was."""
+
+    def compiled() -> Any:
+        return core.compile_model(core.read_model(str(path)), "CPU", config)
+
+    def imported(found: Array) -> tuple[Any, Any] | None:
+        try:
+            blob = library.Tensor(found, shared_memory=True)
+            return core.import_model(blob, "CPU", config), (found, blob)
+        except RuntimeError as error:
+            if kept is not None:
                 kept.cache.refuse(facts, f"one refused: {_line(error)[:200]}")
-    compiled = core.compile_model(core.read_model(str(path)), "CPU", config)
-    if kept is not None and facts is not None:
-        stream = io.BytesIO()
-        compiled.export_model(stream)
-        kept.cache.store(facts, stream.getbuffer())
-    return compiled, None
+            return None
+
+    if kept is None:
+        return compiled(), None
+    facts = kept.facts(
+        "openvino", library.__version__, cpu_here(), tuple(sorted(config.items()))
+    )
+    found = kept.cache.load(facts)
+    if found is not None and (loaded := imported(found)) is not None:
+        return loaded
+    built = compiled()
+    found = kept.cache.store_written(facts, functools.partial(_export, built))
+    if found is None:
+        return built, None
+    # Smaller than what was compiled: that holds the weights as the graph has them too.
+    del built
+    return imported(found) or (compiled(), None)
+
+
+class _Written(io.BytesIO):
+    """A file that the library takes for the one kind of stream that it writes to.
+
+    It begins where the file stands.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file, self._start = file, file.tell()
+        self.trouble: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            # On its way through the library it would be lost.
+            self.trouble = self.trouble or error
+            return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        is_absolute = whence == os.SEEK_SET
+        try:
+            place = self._file.seek(offset + self._start * is_absolute, whence)
+        except OSError as error:
+            # What was written before goes out at a seek.
+            self.trouble = self.trouble or error
+            return offset
+        return place - self._start
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+    def flush(self) -> None:
+        # The file's owner does, where it can say what that met with.
+        return
+
+
+def _export(compiled: Any, file: BinaryIO) -> None:
+    written = _Written(file)
+    compiled.export_model(written)
+    if written.trouble is not None:
+        raise written.trouble
 
 
 def _line(error: Exception) -> str:
@@ -140,8 +196,11 @@ def open_engine(
         core = openvino.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         check_precision(precision, tuple(capabilities))
-        compiled, blob = _compiled(core, openvino, path, config, kept)
+        compiled, memory = _compiled(core, openvino, path, config, kept)
         request = compiled.create_infer_request()
+        if memory is not None:
+            # Its weights were repacked; the file was only read through.
+            page_out(memory[0])
     except RuntimeError as error:
         raise BackendError(f"openvino: {graph.file}: {_line(error)}") from error
     finally:
@@ -151,4 +210,4 @@ def open_engine(
         {port.any_name: tuple(port.shape) for port in compiled.inputs},
         {port.any_name: tuple(port.shape) for port in compiled.outputs},
     )
-    return OpenVinoEngine(openvino, request, graph, blob)
+    return OpenVinoEngine(openvino, request, graph, memory)

@@ -16,6 +16,7 @@ from runtime.engines.cache import (
     SECRET,
     EngineCache,
     EngineFacts,
+    page_out,
     user_cache,
 )
 from runtime.engines.device import cpu_here, cpu_identity
@@ -70,6 +71,47 @@ def test_a_library_that_writes_to_its_engine_does_not_change_the_file(cache):
     cache.load(FACTS)[:] = 0
 
     assert cache.load(FACTS).tobytes() == ENGINE
+
+
+def written(file):
+    file.write(b"?" * 100 + ENGINE[100:])
+    file.seek(HEAD_BYTES)
+    file.write(ENGINE[:100])
+
+
+def test_an_engine_that_its_library_writes_is_the_same_file(cache, tmp_path):
+    cache.store(FACTS, ENGINE)
+    wanted = stored_file(cache).read_bytes()
+
+    found = cache.store_written(FACTS, written)
+
+    assert stored_file(cache).read_bytes() == wanted
+    assert found.tobytes() == ENGINE
+    assert (cache.counts.loaded, cache.counts.built) == (0, 2)
+
+
+def resident_kb(kind):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (found,) = (line.split()[1] for line in lines if line.startswith(kind))
+    return int(found)
+
+
+def test_a_mapped_engine_gives_its_memory_back_and_keeps_its_bytes(cache):
+    engine = ENGINE * 1600
+    cache.store(FACTS, engine)
+    before = resident_kb("RssFile")
+    found = cache.load(FACTS)
+    found[:3] = 7
+    loaded = resident_kb("RssFile") - before
+    if loaded < 14_000:
+        pytest.skip("not run: this folder's files are in memory anyway")
+
+    page_out(found)
+
+    assert resident_kb("RssFile") - before < 2_000
+    assert found.tobytes() == b"\x07" * 3 + engine[3:]
+    # Neither a mapping of others nor plain memory is touched.
+    page_out(np.zeros(3, np.uint8))
 
 
 def test_folder_and_files_are_this_users_alone(cache):
@@ -236,6 +278,22 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(cache, said):
     assert cache.load(FACTS).tobytes() == ENGINE
 
 
+def test_a_full_disk_is_said_of_an_engine_that_its_library_writes(cache, said):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        found = cache.store_written(FACTS, written)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert found is None
+    assert said == [
+        f"engine cache: openvino step: expected to store it in {cache.folder}, found "
+        "file too large; running without a cache, and building again at the next start"
+    ]
+    assert [path.name for path in cache.folder.iterdir()] == [SECRET]
+
+
 def test_a_folder_that_cannot_be_made_is_said(tmp_path, said):
     (tmp_path / "file").write_bytes(b"")
     cache = EngineCache(tmp_path / "file" / "engines", said.append)
@@ -294,6 +352,8 @@ def test_openvino_loads_its_engines_from_the_cache_and_computes_the_same(cache, 
         with open_model(bundle, "openvino", threads=1, cache=cache) as built:
             wanted = built.decode_latent(z)
         assert (cache.counts.built, cache.counts.loaded) == (3, 0)
+        with open_model(bundle, "openvino", threads=1) as kept_nowhere:
+            np.testing.assert_array_equal(kept_nowhere.decode_latent(z), wanted)
 
         with open_model(bundle, "openvino", threads=1, cache=cache) as loaded:
             np.testing.assert_array_equal(loaded.decode_latent(z), wanted)
@@ -310,3 +370,22 @@ def test_openvino_loads_its_engines_from_the_cache_and_computes_the_same(cache, 
             np.testing.assert_array_equal(rebuilt.decode_latent(z), wanted)
         assert (cache.counts.built, cache.counts.refused) == (3, 3)
         assert all("found one refused: " in line for line in said)
+
+
+@pytest.mark.slow
+def test_openvino_serves_what_it_built_where_no_disk_takes_it(cache, said):
+    with open_bundle(tiny_bundle()) as bundle:
+        z = bundle.golden()["z_n"][0].astype(np.float32)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+        try:
+            model = open_model(bundle, "openvino", threads=1, cache=cache)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with model, open_model(bundle, "openvino", threads=1) as other:
+            found = [one.decode_latent(z) for one in (model, other)]
+
+    np.testing.assert_array_equal(*found)
+    assert cache.counts.unstored == 3
+    assert len(said) == 3
+    assert all("found file too large; running without a cache" in s for s in said)
