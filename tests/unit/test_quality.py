@@ -139,3 +139,17 @@ def test_a_run_of_nothing_but_zeros_has_no_measures_that_divide_by_it():
     assert found[-1].named() == {
         "dvars_spike": 0.0, "spike_share": 0.0, "constant_voxels": 5.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("varying", [1, 2, 199, 200])
+def test_the_median_of_tsnr_is_numpys_to_the_bit(varying):
+    run = scan(volumes=6)
+    run[:, varying:] = 900.0
+    seen = RunQuality(200)
+    for index, voxels in enumerate(run):
+        said = seen.update(index, voxels)
+
+    state = seen.state()
+    mean = state["mean"][:varying]
+    deviations = np.sqrt(state["squares"][:varying] / (state["kept"] - 1))
+    assert said.tsnr == np.median(mean / deviations)
