@@ -5,6 +5,8 @@ belongs to one bundle and is refused with any other.
 """
 
 import hashlib
+import json
+import mmap
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -66,7 +68,7 @@ class GalleryManifest(
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Gallery:
-    """A verified gallery, in memory."""
+    """A verified gallery."""
 
     ids: tuple[str, ...]
     labels: tuple[str, ...]
@@ -79,6 +81,13 @@ class Gallery:
     """Hash of the manifest's bytes; an outcome cites it."""
     signer: Signer | None = None
     """Whose signature it carries, if any."""
+    file: mmap.mmap | None = field(default=None, repr=False)
+    """What latents and images are mapped from; None where they are held."""
+
+    def let_go(self) -> None:
+        """Give back the memory that reading it took; it can be read again."""
+        if self.file is not None:
+            self.file.madvise(mmap.MADV_DONTNEED)
 
     def confidence_for(self, bundle_sha256: str) -> Confidence | None:
         """Return the calibration, if it was fitted for this bundle.
@@ -177,7 +186,7 @@ def write_gallery(
 def open_gallery(
     folder: Path, latent: LatentSpec | None = None, *, trust: Trust = None
 ) -> Gallery:
-    """Verify a gallery and read it into memory.
+    """Verify a gallery and map its private copy, which is gone with it.
 
     Args:
         folder: What `write_gallery` wrote.
@@ -196,9 +205,10 @@ def open_gallery(
     copy = copy_verified(folder, GALLERY, manifest.files, name=sha256, cache=None)
     try:
         tensors = load_tensors(copy, GALLERY_TENSORS, manifest.tensors)
+        _check_tensors(manifest, tensors, latent)
+        file, tensors = _mapped(copy / GALLERY_TENSORS, tensors)
     finally:
         shutil.rmtree(copy)
-    _check_tensors(manifest, tensors, latent)
     return Gallery(
         ids=manifest.ids,
         labels=manifest.labels,
@@ -207,7 +217,29 @@ def open_gallery(
         confidence=manifest.confidence,
         sha256=sha256,
         signer=signer,
+        file=file,
     )
+
+
+def _mapped(
+    path: Path, known: Mapping[str, Shaped[np.ndarray, "..."]]
+) -> tuple[mmap.mmap, dict[str, Shaped[np.ndarray, "..."]]]:
+    """Return a sound safetensors file, mapped, and the same tensors in it.
+
+    Whoever searches a gallery has rows of its own and keeps the pictures' latents for
+    those who ask for them: not in memory, then, beside the rows.
+    """
+    with path.open("rb") as stream:
+        file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    data = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:data])
+    tensors = {
+        name: np.frombuffer(
+            file, array.dtype, array.size, data + header[name]["data_offsets"][0]
+        ).reshape(array.shape)
+        for name, array in known.items()
+    }
+    return file, tensors
 
 
 def _check_tensors(

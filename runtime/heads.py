@@ -60,19 +60,24 @@ class Retrieval:
         self.stimulus_ids, self.labels = tuple(stimulus_ids), tuple(labels)
         self.temperature, self.top_k = temperature, min(top_k, len(latents))
         self._mean = mean.ravel()
-        self._rows = _unit(latents.reshape(len(latents), -1) - self._mean)
+        # The one copy, item by item: a gallery of the paper's size has 1.7 MB each.
+        self._rows = np.empty((len(latents), self._mean.size), np.float32)
+        for row, latent in zip(self._rows, latents, strict=True):
+            np.subtract(latent.ravel(), self._mean, out=row)
+            row /= _length(row)
 
     def cosines(self, z_v: Latent) -> Float32[np.ndarray, " items"]:
         """Return the cosine of `z_v` with every item, in gallery order."""
-        query = _unit((z_v.ravel() - self._mean)[None])[0]
+        query = z_v.ravel() - self._mean
         cosines: Float32[np.ndarray, " items"] = self._rows @ query
+        cosines /= _length(query)
         return cosines
 
     def cosine(self, z_v: Latent, other: Latent) -> float:
         """Return the cosine of `z_v` with a latent that need not be in the gallery."""
-        rows = np.stack([one.ravel() for one in (z_v, other)]) - self._mean
-        query, item = _unit(rows)
-        return float(item @ query)
+        query, item = z_v.ravel() - self._mean, other.ravel() - self._mean
+        item /= _length(item)
+        return float(item @ query / _length(query))
 
     def answer(self, z_v: Latent) -> Answer:
         """Rank the gallery and say how sure the first place is."""
@@ -95,10 +100,10 @@ class Retrieval:
         )
 
 
-def _unit(rows: Float32[np.ndarray, "n k"]) -> Float32[np.ndarray, "n k"]:
-    # A zero row has no direction; it keeps cosine 0 with everything.
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+def _length(latent: Float32[np.ndarray, " k"]) -> np.float32:
+    # One without length has no direction, and cosine 0 with everything.
+    length = np.sqrt(np.square(latent).sum())
+    return length if length > 0 else np.float32(1)
 
 
 def softmax(

@@ -117,6 +117,7 @@ class RunDecoder:
                 else calibration.temperature
             ),
         )
+        gallery.let_go()  # searched in rows of its own
         self._mask = VoxelMask.from_volume(bundle.mask)
         self._reference = bundle.reference()
         # The one place where an overlay changes what is computed.

@@ -381,6 +381,16 @@ def test_a_calibration_serves_its_own_bundle_only(tmp_path):
         opened.confidence_for("1" * 64)
 
 
+def test_what_a_gallery_let_go_can_be_read_again(tmp_path):
+    gallery(tmp_path / "gallery")
+    opened = open_gallery(tmp_path / "gallery")
+
+    opened.let_go()
+
+    np.testing.assert_array_equal(opened.latents, LATENTS)
+    assert not opened.latents.flags.writeable
+
+
 def test_a_gallery_of_another_latent_shape_is_refused(tmp_path):
     gallery(tmp_path / "gallery")
 

@@ -1,5 +1,7 @@
 """Retrieval ranks by centred cosine; its confidence is a calibrated probability."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -211,3 +213,18 @@ def test_a_gallery_that_contradicts_itself_is_refused():
     assert str(shapes.value) == (
         "gallery.latents: expected items of shape (3, 6), found (3, 5)"
     )
+
+
+def test_a_gallery_is_held_once_and_made_ready_item_by_item():
+    rng = np.random.default_rng(0)
+    gallery = rng.standard_normal((40, 100, 500), dtype=np.float32)
+    mean = np.zeros((100, 500), np.float32)
+    tracemalloc.start()
+    try:
+        search = retrieval(gallery, mean)
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert search.cosines(gallery[7]).argmax() == 7
+    assert gallery.nbytes < held < most < 1.1 * gallery.nbytes
