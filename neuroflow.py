@@ -91,6 +91,7 @@ def train(
     preset: str = "demo",
     config: Path | None = None,
     estimator: Path | None = None,
+    subject: str | None = None,
     dry_run: bool = False,
     resume: bool = True,
     precision: Precision = "fp32",
@@ -112,6 +113,7 @@ def train(
         preset: Named configuration.
         config: A configuration as JSON instead of a preset (see --dry-run).
         estimator: How betas are estimated, as JSON; the default is documented.
+        subject: Whose runs, where the folder has several participants (01 or sub-01).
         dry_run: Print the resolved configuration as JSON and stop.
         resume: Go on from an interrupted run in `out`.
         precision: Of matrix products; weights and losses are fp32 in any case.
@@ -135,6 +137,7 @@ def train(
         preset=preset,
         config_file=config,
         estimator_file=estimator,
+        subject=subject,
         dry_run=dry_run,
         resume=resume,
         compute=Compute(

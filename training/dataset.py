@@ -18,6 +18,7 @@ from runtime.preprocess.reference import Reference
 from runtime.recording import Recording, open_recording
 from training.features import Progress, TrialBetas, reference_of, trial_betas
 from training.responses import choose_responses
+from training.shown import shown_pictures
 from training.stimuli import Stimuli, open_stimuli
 from training.trials import TrialSet
 
@@ -39,11 +40,13 @@ class Dataset:
     """Which response of the estimator's library each voxel has; None without one."""
     reference: Reference | None = None
     """What motion is told against; None without motion."""
+    left_out: str = ""
+    """Which events are no trials, in words; empty where all are."""
 
     @property
     def subject(self) -> str:
-        """Of the recording's first run, as BIDS names it."""
-        return self.recording.runs[0].run_id.split("_")[0]
+        """Whose recording it is, as BIDS names the participant."""
+        return self.recording.subject
 
     def split(self, name: str) -> TrialSet:
         """Return a split's trials in the model's units."""
@@ -70,6 +73,7 @@ def open_dataset(
     backbone: PatchDct,
     *,
     splits: tuple[str, ...] = ("train", "calibration"),
+    subject: str | None = None,
     on_run: Progress | None = None,
 ) -> Dataset:
     """Read a participant and make its features as a live decoder would have.
@@ -79,13 +83,15 @@ def open_dataset(
         estimator: How a trial's response is estimated, and when.
         backbone: What z_v is.
         splits: Runs of other splits are not read.
+        subject: Whose runs, where the folder has several participants.
         on_run: Told after each run.
 
     Raises:
         RecordingError: Something is missing or damaged, or there is nothing to train.
     """
     stimuli = open_stimuli(folder)
-    whole = open_recording(folder)
+    shown = shown_pictures(open_recording(folder, subject=subject))
+    whole = shown.recording
     runs = tuple(
         run for run in whole.runs if any(e.split in splits for e in run.events)
     )
@@ -117,4 +123,5 @@ def open_dataset(
         latents,
         hrf_index,
         reference,
+        shown.left_out(),
     )

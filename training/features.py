@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int16, Int64
+from jaxtyping import Float32, Int64, Shaped
 from msgspec import UNSET
 
 from runtime.answers import RunGeometry, Trial
@@ -192,7 +192,7 @@ def volume_statistics(
 
 def masked_volumes(
     run: RecordedRun,
-    volumes: Int16[np.ndarray, "times x y z"],
+    volumes: Shaped[np.ndarray, "times x y z"],
     mask: VoxelMask,
     estimator: BetaEstimator | VolumeEstimator,
     reference: Reference | None = None,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int16, Int64
+from jaxtyping import Bool, Float32, Int64, Shaped
 
 from runtime.errors import ConfigError, RecordingError
 from runtime.estimator import VolumeEstimator
@@ -61,7 +61,7 @@ class LabelledRuns:
     """A recording in memory: every volume with its label and its run."""
 
     recording: Recording
-    volumes: tuple[Int16[np.ndarray, "times x y z"], ...] = field(repr=False)
+    volumes: tuple[Shaped[np.ndarray, "times x y z"], ...] = field(repr=False)
     """Images of each run."""
     labels: Labels = field(repr=False)
     """0 rest, then the categories; lag included. Runs one after another."""

@@ -61,6 +61,18 @@ def write_note(checkpoint: Path, note: LearnedFrom) -> None:
     write_bytes(checkpoint / NOTE, text + b"\n")
 
 
+def noted_subject(checkpoint: Path) -> str | None:
+    """Return whose trials a checkpoint was learned from; None without a note.
+
+    Raises:
+        BundleError: The note is damaged.
+    """
+    file = checkpoint / NOTE
+    if not file.is_file():
+        return None
+    return decode_once(file.read_bytes(), LearnedFrom, str(file)).subject
+
+
 def check_note(checkpoint: Path, present: LearnedFrom) -> None:
     """Refuse a checkpoint that was learned from something else.
 

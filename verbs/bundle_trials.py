@@ -11,9 +11,11 @@ from runtime.estimator import BetaEstimator, ExternalEstimator
 from runtime.live import backbone_of
 from runtime.preprocess import VoxelMask
 from runtime.recording import Recording, open_recording
+from runtime.recording_bids import known_subject
 from training.features import Progress, trial_betas
 from training.metrics.result import Absent
 from training.participant import open_participant
+from training.shown import shown_pictures
 from training.stimuli import open_stimuli
 from verbs.split_trials import WHOLE_MASK, SplitTrials
 
@@ -50,7 +52,9 @@ def read_trials(
             "evaluate --recording: expected a bundle whose latents are images, found "
             f"backbone {bundle.manifest.backbone.name}. Use --trials."
         )
-    stimuli, whole = open_stimuli(folder), open_recording(folder)
+    stimuli = open_stimuli(folder)
+    subject = known_subject(folder, bundle.manifest.subject)
+    whole = shown_pictures(open_recording(folder, subject=subject)).recording
     runs = tuple(r for r in whole.runs if any(e.split == split for e in r.events))
     if not runs:
         found = sorted({event.split for run in whole.runs for event in run.events})

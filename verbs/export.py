@@ -5,10 +5,11 @@ from pathlib import Path
 from export.assemble import Precision, check_precisions
 from runtime.errors import CheckpointError, UsageError
 from runtime.estimator import ExternalEstimator
+from runtime.recording_bids import known_subject
 from runtime.solver import solver_from_name, time_grid
 from training.checkpoint import Checkpoint, load_neurovae, read_manifest
 from training.data.store import open_trials
-from training.learned_from import LearnedFrom, check_note
+from training.learned_from import LearnedFrom, check_note, noted_subject
 from verbs.pipeline import Built, calibrate, write_bundle, write_candidates
 from verbs.pipeline import export as export_built
 from verbs.prepared import candidates_from, ingredients_from
@@ -91,7 +92,8 @@ def _from_recording(
 ) -> None:
     file = built.vae / ESTIMATOR
     estimator = read_estimator(file if file.exists() else None)
-    dataset = read_dataset(recording, estimator, manifest.config, shown)
+    subject = known_subject(recording, noted_subject(built.vae))
+    dataset = read_dataset(recording, estimator, manifest.config, shown, subject)
     _check_origin(built, LearnedFrom.of_dataset(dataset))
     export_built(
         dataset,

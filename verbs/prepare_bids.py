@@ -24,6 +24,8 @@ def prepare_bids_trials(
     delay: float | None,
     estimator_file: Path | None,
     test_runs: Sequence[str],
+    subject: str | None = None,
+    trial_types: Sequence[str] = (),
     latents: Path | None,
     backbone: str,
     weights: Path | None,
@@ -44,11 +46,15 @@ def prepare_bids_trials(
     estimator = with_delay(read_estimator(estimator_file), delay)
     with screen() as shown:
         shown.stage("events, mask and pictures")
-        trials = open_bids(recording, test_runs)
+        trials = open_bids(
+            recording, test_runs, subject=subject, trial_types=trial_types
+        )
         shown.say(
             f"{len(trials.recording.runs)} runs, {trials.recording.mask.voxels} "
             f"voxels, {len(trials.pictures)} pictures"
         )
+        if left_out := trials.shown.left_out():
+            shown.say(left_out)
         manifest = prepare_bids(
             trials,
             out,

@@ -60,6 +60,8 @@ def prepare_bids(
     delay: float | None = None,
     estimator: Path | None = None,
     test_run: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    subject: str | None = None,
+    trial_type: tuple[str, ...] = (),
     latents: Path | None = None,
     backbone: Backbone = "patch_dct",
     weights: Path | None = None,
@@ -74,6 +76,8 @@ def prepare_bids(
         delay: Seconds from a stimulus' onset to its beta; causal betas only.
         estimator: How betas are estimated, as JSON; the default is documented.
         test_run: A run whose trials are the test; may be given several times.
+        subject: Whose runs, where the folder has several participants (01 or sub-01).
+        trial_type: Which events count, by their trial_type; all that show a picture.
         latents: z_v as .npy instead of a backbone: a row per picture, by name.
         backbone: What computes z_v.
         weights: Local file of the backbone's weights; nothing is downloaded.
@@ -88,6 +92,8 @@ def prepare_bids(
         delay=delay,
         estimator_file=estimator,
         test_runs=test_run,
+        subject=subject,
+        trial_types=trial_type,
         latents=latents,
         backbone=backbone,
         weights=weights,

@@ -13,6 +13,7 @@ from training.data.bids import read_picture
 from training.data.files import open_latents
 from training.data.store import PreparedTrials
 from training.dataset import Dataset
+from training.shown import shown_pictures
 from training.synthetic import known_among, open_encoder, with_synthetic
 from training.trials import TrialSet, take_rows
 from training.visual.backbone import PatchDctBackbone
@@ -69,7 +70,8 @@ def augmented_recording(
         CheckpointError: The encoder is missing, damaged or of another model.
     """
     stimuli = dataset.stimuli
-    shown = [e for run in open_recording(folder).runs for e in run.events]
+    whole = shown_pictures(open_recording(folder, subject=dataset.subject)).recording
+    shown = [event for run in whole.runs for event in run.events]
     held = _rows(dataset, [e.stimulus_id for e in shown if e.split != "train"])
     if asked.pictures is None:
         seen = {e.stimulus_id for e in shown}

@@ -20,6 +20,7 @@ from runtime.gallery import Gallery
 from runtime.live import backbone_of
 from runtime.preprocess import VoxelMask
 from runtime.recording import Recording, open_recording
+from runtime.recording_bids import known_subject
 from training.features import Progress, trial_betas
 from training.stimuli import open_stimuli, table_file
 
@@ -89,10 +90,10 @@ def _recorded(
     runs: Sequence[str],
     on_run: Progress | None,
 ) -> list[_Shown]:
-    whole, mask = (
-        open_recording(folder, runs or None),
-        VoxelMask.from_volume(bundle.mask),
-    )
+    # The runs named may tell whose they are; else the bundle knows.
+    subject = None if runs else known_subject(folder, bundle.manifest.subject)
+    whole = open_recording(folder, runs or None, subject=subject)
+    mask = VoxelMask.from_volume(bundle.mask)
     reference = bundle.reference()
     for run in whole.runs:
         if reference is None and run.shape != mask.shape:

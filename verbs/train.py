@@ -36,6 +36,7 @@ def train_stage(
     preset: str,
     config_file: Path | None,
     estimator_file: Path | None,
+    subject: str | None = None,
     dry_run: bool,
     resume: bool,
     compute: Compute = AS_PUBLISHED,
@@ -57,8 +58,13 @@ def train_stage(
             "--estimator: expected with --recording alone, found it with --trials, "
             "whose betas are estimated already"
         )
+    if trials is not None and subject is not None:
+        raise UsageError(
+            "--subject: expected with --recording alone, found it with --trials, which "
+            "are of one participant"
+        )
     prepared = None if trials is None else open_trials(trials)
-    config = resolved_config(recording, prepared, preset, config_file)
+    config = resolved_config(recording, prepared, preset, config_file, subject)
     if dry_run:
         print(msgspec.json.format(msgspec.json.encode(config), indent=2).decode())
         return
@@ -79,7 +85,7 @@ def train_stage(
             )
             # Said above: without prepared trials there is a recording.
             folder = recording or Path()
-            dataset = read_dataset(folder, estimator, config, shown)
+            dataset = read_dataset(folder, estimator, config, shown, subject)
             learned = (
                 dataset.split("train")
                 if augment is None
@@ -158,6 +164,7 @@ def resolved_config(
     prepared: PreparedTrials | None,
     preset: str,
     file: Path | None,
+    subject: str | None = None,
 ) -> ModelConfig:
     """Return the configuration for a number of voxels: a recording's or the trials'.
 
@@ -169,7 +176,8 @@ def resolved_config(
         if prepared is not None:
             voxels = prepared.manifest.voxels
         else:
-            voxels = open_recording(recording or Path()).mask.voxels
+            opened = open_recording(recording or Path(), subject=subject)
+            voxels = opened.mask.voxels
         return config_from_preset(preset, voxels=voxels)
     try:
         return config_from_json(file.read_bytes())
@@ -204,12 +212,15 @@ def read_dataset(
     estimator: BetaEstimator,
     config: ModelConfig,
     shown: Screen,
-    splits: tuple[str, ...] = ("train", "calibration"),
+    subject: str | None = None,
 ) -> Dataset:
-    """Make a recording's features, with progress."""
+    """Make a recording's features for training, with progress."""
     shown.stage("features: every trial's beta, as a live decoder would have it")
     size = open_stimuli(recording).pixels.shape[1]
     backbone = PatchDct.of_latent(config.flow.tokens, config.flow.width, size)
-    return open_dataset(
-        recording, estimator, backbone, splits=splits, on_run=shown.count
+    dataset = open_dataset(
+        recording, estimator, backbone, subject=subject, on_run=shown.count
     )
+    if dataset.left_out:
+        shown.say(dataset.left_out)
+    return dataset

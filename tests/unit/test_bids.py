@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -274,16 +275,104 @@ def change_stimulus(folder, value):
 @pytest.mark.parametrize(
     ("value", "line"),
     [
-        ("n/a", "stim_id or stim_file: expected a picture for every event, found none"),
         ("nothing", "stimuli/nothing: expected a picture, found no file"),
         ("../../etc/secret", "stim_file: expected a file of this folder, found"),
     ],
 )
-def test_a_trial_without_a_picture_is_named(copy, value, line):
+def test_a_trial_whose_picture_is_missing_is_named(copy, value, line):
     change_stimulus(copy, value)
 
     with pytest.raises(RecordingError, match=line):
         open_bids(copy)
+
+
+def with_buttons(folder):
+    """Put a button press without a picture before every trial of every run."""
+    for file in sorted(folder.glob("sub-*/**/func/*_events.tsv")):
+        head, *rows = file.read_text().splitlines()
+        names = head.split("\t")
+        lines = [head]
+        for number, row in enumerate(rows):
+            press = dict.fromkeys(names, "n/a") | {
+                "onset": row.split("\t")[names.index("onset")],
+                "duration": "0",
+                "trial_type": "button",
+                "trial_id": f"press-{number}",
+            }
+            lines += ["\t".join(press[name] for name in names), row]
+        file.write_text("\n".join(lines) + "\n")
+    return sum(len(run.events) for run in open_recording(folder).runs) // 2
+
+
+def test_events_without_a_picture_are_no_trials_and_are_counted(
+    copy, prepared, tmp_path
+):
+    pressed = with_buttons(copy)
+
+    trials = open_bids(copy)
+    found = prepare(copy, tmp_path / "out")
+    dataset = open_dataset(copy, ESTIMATOR, PatchDct())
+
+    assert trials.shown.left_out() == f"events left out: {pressed} without a picture"
+    assert dataset.left_out == trials.shown.left_out()
+    # To the bit what is prepared of the recording without presses, either way.
+    for split in ("train", "calibration"):
+        wanted = prepared.split(split).voxels
+        np.testing.assert_array_equal(found.split(split).voxels, wanted)
+        np.testing.assert_array_equal(dataset.split(split).voxels, wanted)
+
+
+def test_trials_are_chosen_by_their_type(copy):
+    with_buttons(copy)
+    events = [e for run in open_recording(copy).runs for e in run.events]
+    kind = next(e.trial_type for e in events if e.stimulus_id)
+    wanted = sum(e.trial_type == kind for e in events)
+
+    trials = open_bids(copy, trial_types=(kind,))
+
+    assert sum(len(run.events) for run in trials.recording.runs) == wanted
+    assert trials.shown.left_out() == (
+        f"events left out: {len(events) - wanted} of another trial_type"
+    )
+    with pytest.raises(RecordingError) as error:
+        open_bids(copy, trial_types=(kind, "sneeze"))
+    assert str(error.value).startswith(
+        f"{copy}: trial_type: expected events of sneeze, found "
+    )
+    with pytest.raises(RecordingError) as error:
+        open_bids(copy, trial_types=("button",))
+    assert str(error.value) == (
+        f"{copy}: stim_id or stim_file: expected a picture for some of the "
+        f"{sum(e.trial_type == 'button' for e in events)} events, found none"
+    )
+
+
+def second_person(folder):
+    """Give a folder a second participant with the first one's files."""
+    first = tiny_participant_name()
+    for file in sorted((folder / first).rglob("*.*")):
+        other = Path(str(file).replace(first, "sub-two"))
+        other.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, other)
+    masks = folder / "derivatives" / "masks"
+    shutil.copytree(masks / first, masks / "sub-two")
+
+
+def test_two_participants_are_prepared_one_at_a_time(copy, prepared, tmp_path):
+    second_person(copy)
+
+    for read in (open_bids, lambda folder: open_dataset(folder, ESTIMATOR, PatchDct())):
+        with pytest.raises(RecordingError, match="expected runs of one participant, "):
+            read(copy)
+    trials = open_bids(copy, subject="two")
+    manifest = prepare_bids(trials, tmp_path / "out", PatchDctBackbone(), ESTIMATOR)
+
+    assert manifest.subject == "sub-two"
+    assert len(manifest.runs) == len(prepared.manifest.runs)
+    ours = open_trials(tmp_path / "out").arrays["voxels"]
+    np.testing.assert_array_equal(ours, prepared.arrays["voxels"])
+    dataset = open_dataset(copy, ESTIMATOR, PatchDct(), subject="sub-two")
+    assert dataset.subject == "sub-two"
 
 
 def test_a_picture_that_is_none_is_named(copy, tmp_path):

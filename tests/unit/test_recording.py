@@ -1,5 +1,7 @@
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -53,9 +55,9 @@ def haxby(tmp_path):
     return tmp_path
 
 
-def refusal(folder, runs=None):
+def refusal(folder, runs=None, subject=None):
     with pytest.raises(RecordingError) as error:
-        open_recording(folder, runs)
+        open_recording(folder, runs, subject=subject)
     return str(error.value).replace(f"{folder}", "REC")
 
 
@@ -97,15 +99,249 @@ def test_runs_are_chosen_by_name_and_an_unknown_one_is_refused(bids):
     )
 
 
-def test_float_images_are_rounded_and_values_beyond_int16_refused(bids):
-    file = bids / "sub-01/func/sub-01_task-look_run-01_bold.nii.gz"
-    write_image(file, np.full((4, 3, 2, 6), 1.6, dtype=np.float32))
-    rounded = open_recording(bids).runs[0].volumes()
-    write_image(file, np.full((4, 3, 2, 6), 40000.0, dtype=np.float32))
+BOLD = "sub-01/func/sub-01_task-look_run-01_bold.nii.gz"
 
-    assert (rounded == 2).all()
-    with pytest.raises(RecordingError, match="expected values within int16"):
+
+@pytest.mark.parametrize(
+    ("stored", "kept"),
+    [
+        ("int16", "int16"),
+        (">i2", "int16"),
+        ("uint8", "int16"),
+        ("uint16", "uint16"),
+        ("int32", "int32"),
+        ("uint32", "int32"),
+        ("float32", "float32"),
+        ("float64", "float32"),
+    ],
+)
+def test_no_value_is_rounded_to_whole_numbers(bids, stored, kept):
+    # Data scaled to between 0 and 10, as some pipelines leave it.
+    values = np.random.default_rng(0).uniform(0, 10, (4, 3, 2, 6)).astype(stored)
+    if values.dtype.itemsize == 4 and values.dtype.kind in "iu":
+        values[0, 0, 0, 0] = 70_000
+    write_image(bids / BOLD, values)
+
+    found = open_recording(bids).runs[0].volumes()
+
+    assert found.dtype == kept
+    # The same but for a float64's last digits.
+    np.testing.assert_array_equal(found, np.moveaxis(values, -1, 0).astype(kept))
+
+
+def test_what_a_file_scales_comes_scaled(bids):
+    values = np.random.default_rng(0).uniform(0, 10, (4, 3, 2, 6))
+    image = nib.Nifti1Image(values, AFFINE)
+    image.set_data_dtype(np.int16)
+    nib.save(image, bids / BOLD)
+
+    found = open_recording(bids).runs[0].volumes()
+
+    assert nib.load(bids / BOLD).get_data_dtype() == np.int16
+    assert found.dtype == np.float32
+    # Half a step of 10 / 2^16 was lost in the file.
+    np.testing.assert_allclose(found, np.moveaxis(values, -1, 0), atol=10 / 2**16)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.full((4, 3, 2, 6), 2**31, np.uint32), "integers from 2147483648 to"),
+        (np.ones((4, 3, 2, 6), np.complex64), "complex64"),
+    ],
+)
+def test_numbers_that_no_scanner_sends_are_refused(bids, values, found):
+    write_image(bids / BOLD, values)
+
+    with pytest.raises(RecordingError) as error:
         open_recording(bids).runs[0].volumes()
+
+    assert str(error.value).startswith(
+        f"{bids / BOLD}: expected real numbers, or integers within int32, found {found}"
+    )
+
+
+def test_what_is_not_finite_counts_in_the_mask_alone(bids):
+    values = np.random.default_rng(0).uniform(0, 10, (4, 3, 2, 6)).astype(np.float32)
+    values[mask_volume() == 0, 2] = np.nan
+    write_image(bids / BOLD, values)
+    found = open_recording(bids).runs[0].volumes()
+    values[1, 2, 0, 4], values[3, 0, 1, 4] = np.nan, np.inf
+    write_image(bids / BOLD, values)
+
+    with pytest.raises(RecordingError) as error:
+        open_recording(bids).runs[0].volumes()
+
+    assert not found[2][mask_volume() == 0].any()
+    wanted = np.moveaxis(np.nan_to_num(values, nan=0.0), -1, 0)
+    np.testing.assert_array_equal(found[:4], wanted[:4])
+    assert str(error.value) == (
+        f"{bids / BOLD}: volume 4, voxel [1, 2, 0]: expected a finite value within the "
+        "mask, found nan, and 1 more in this volume. Leave such voxels out of the "
+        "mask, or mend the recording"
+    )
+
+
+def test_float_data_can_be_sent(bids):
+    write_image(bids / BOLD, np.full((4, 3, 2, 6), 0.5, dtype=np.float64))
+
+    run = open_recording(bids).runs[0]
+
+    for volume in run:
+        np.testing.assert_array_equal(open_recording(bids).mask.select(volume), 0.5)
+
+
+def second_person(bids):
+    for file in sorted((bids / "sub-01").rglob("*.*")):
+        other = Path(str(file).replace("sub-01", "sub-02"))
+        other.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, other)
+
+
+def test_runs_of_two_people_are_never_pooled(bids):
+    second_person(bids)
+    several = (
+        "REC: expected runs of one participant, found sub-01, sub-02. "
+        "Name one with --subject, or its runs with --runs"
+    )
+    own = np.ones((4, 3, 2), dtype=np.uint8)
+    write_image(bids / "derivatives/masks/sub-02/mask.nii.gz", own)
+
+    assert refusal(bids) == several
+    assert (
+        refusal(bids, subject="3")
+        == "REC: expected runs of sub-3, found sub-01, sub-02"
+    )
+    for subject in ("02", "sub-02"):
+        found = open_recording(bids, subject=subject)
+        assert found.subject == "sub-02"
+        assert [run.run_id for run in found.runs] == [
+            "sub-02_task-look_run-01",
+            "sub-02_task-look_run-02",
+        ]
+        assert found.mask.voxels == own.sum()
+    named = open_recording(bids, ["sub-01_task-look_run-02"])
+    assert (named.subject, named.mask.voxels) == ("sub-01", 2)
+    assert refusal(bids, [run.run_id for run in (*named.runs, *found.runs)]) == several
+
+
+def test_a_mask_counts_for_its_own_participant_or_for_everybody(bids):
+    second_person(bids)
+    assert refusal(bids, subject="02") == (
+        "REC: expected one derivatives/masks/**/mask.nii.gz (or .nii) of sub-02, "
+        "found 0"
+    )
+    shutil.move(bids / "derivatives/masks/sub-01", bids / "derivatives/masks/group")
+
+    for subject in ("01", "02"):
+        assert open_recording(bids, subject=subject).mask.voxels == 2
+
+
+def test_the_sessions_of_one_participant_are_one_recording(bids):
+    func = bids / "sub-01" / "func"
+    for number in (1, 2):
+        place = bids / "sub-01" / f"ses-{number}" / "func"
+        place.mkdir(parents=True)
+        for file in sorted(func.glob(f"*run-{number:02}*")):
+            name = file.name.replace("_task", f"_ses-{number}_task")
+            file.rename(place / name)
+
+    recording = open_recording(bids)
+
+    assert recording.subject == "sub-01"
+    assert [run.run_id for run in recording.runs] == [
+        "sub-01_ses-1_task-look_run-01",
+        "sub-01_ses-2_task-look_run-02",
+    ]
+    assert all(len(run.events) == 2 for run in recording.runs)
+
+
+def test_a_file_of_another_participant_is_refused(bids):
+    file = bids / BOLD
+    strange = file.with_name(file.name.replace("sub-01", "sub-03"))
+    file.rename(strange)
+
+    assert refusal(bids) == (
+        f"REC/sub-01/func/{strange.name}: expected a name that begins with sub-01_ as "
+        f"its folder, found {strange.name}"
+    )
+
+
+def sidecars(bids, **texts):
+    """Take each run's own sidecar away, and write others: ``place__name=content``."""
+    for file in sorted((bids / "sub-01" / "func").glob("*_bold.json")):
+        file.unlink()
+    for name, said in texts.items():
+        (bids / f"{name.replace('__', '/')}_bold.json").write_text(json.dumps(said))
+
+
+def test_what_is_said_further_up_holds_unless_said_again_nearer(bids):
+    sidecars(
+        bids,
+        **{
+            "task-look": {"RepetitionTime": 2.0, "SliceTiming": [0.0, 1.0]},
+            "task-other": {"RepetitionTime": 9.0},
+            "sub-01__sub-01_run-02": {"RepetitionTime": 1.25},
+        },
+    )
+    events = bids / "sub-01/func/sub-01_task-look_run-02_events.tsv"
+    events.rename(bids / "task-look_events.tsv")
+    (bids / "sub-01/func/sub-01_task-look_run-01_events.tsv").write_text(
+        "onset\tduration\tstim_id\n1.0\t1.0\tdog\n"
+    )
+
+    first, second = open_recording(bids).runs
+
+    assert (first.tr_s, second.tr_s) == (2.0, 1.25)
+    assert first.slice_times_s == second.slice_times_s == (0.0, 1.0)
+    assert [event.stimulus_id for event in first.events] == ["dog"]
+    assert [event.stimulus_id for event in second.events] == ["nsd-7", ""]
+
+
+def test_two_sidecars_of_the_same_rank_are_refused(bids):
+    sidecars(
+        bids, **{"task-look": {"RepetitionTime": 2}, "run-01": {"RepetitionTime": 3}}
+    )
+
+    assert refusal(bids) == (
+        "REC/task-look_bold.json: expected one bold.json for "
+        "sub-01_task-look_run-01_bold.nii.gz in this folder, found run-01_bold.json "
+        "beside it"
+    )
+
+
+def test_a_sidecar_that_is_nowhere_is_asked_for_beside_the_run(bids):
+    sidecars(bids)
+
+    assert refusal(bids) == (
+        "REC/sub-01/func/sub-01_task-look_run-01_bold.json: expected it here or "
+        "further up, found none"
+    )
+
+
+def test_plain_images_are_read_as_compressed_ones(bids):
+    wanted = open_recording(bids)
+    for file in sorted(bids.rglob("*.nii.gz")):
+        nib.save(nib.load(file), file.with_suffix(""))
+    assert refusal(bids) == (
+        "REC/sub-01/func/sub-01_task-look_run-01_bold.nii: expected one file of this "
+        "image, found sub-01_task-look_run-01_bold.nii.gz beside it. Remove one of the "
+        "two"
+    )
+    volumes = [run.volumes() for run in wanted.runs]
+    for file in sorted(bids.rglob("*.nii.gz")):
+        file.unlink()
+
+    found = open_recording(bids)
+
+    assert [run.run_id for run in found.runs] == [run.run_id for run in wanted.runs]
+    assert found.mask.sha256 == wanted.mask.sha256
+    for run, whole in zip(found.runs, volumes, strict=True):
+        np.testing.assert_array_equal(run.volumes(), whole)
+    run = found.runs[0]
+    table = run.file.with_name("sub-01_task-look_run-01_desc-confounds_timeseries.tsv")
+    table.write_text("fd\n" + "1\n" * 6)
+    assert run.confounds(("fd",)) == ({"fd": 1.0},) * 6
 
 
 def test_a_haxby_folder_is_cut_into_runs_with_labels_and_blocks(haxby):
@@ -125,19 +361,32 @@ def test_a_haxby_folder_is_cut_into_runs_with_labels_and_blocks(haxby):
 def test_what_is_missing_is_named(bids, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     assert refusal(empty) == (
-        "REC: expected sub-*/func/*_bold.nii.gz or attributes.txt, found no runs"
+        "REC: expected sub-*/func/*_bold.nii.gz (or .nii) or attributes.txt, "
+        "found no runs"
     )
     assert refusal(empty / "x") == "REC: expected a folder, found none"
     events = bids / "sub-01/func/sub-01_task-look_run-02_events.tsv"
     events.unlink()
     assert refusal(bids) == (
         "REC/sub-01/func/sub-01_task-look_run-02_events.tsv: "
-        "expected a file, found none"
+        "expected it here or further up, found none"
     )
     events.write_text(EVENTS)
     (bids / "derivatives/masks/sub-01/mask.nii.gz").unlink()
     assert refusal(bids) == (
-        "REC: expected one derivatives/masks/**/mask.nii.gz, found 0"
+        "REC: expected one derivatives/masks/**/mask.nii.gz (or .nii) of sub-01, "
+        "found 0"
+    )
+
+
+def test_a_haxby_folder_has_no_participant_to_choose(haxby):
+    assert refusal(haxby, subject="01") == (
+        "REC: subject: expected none in a folder with attributes.txt, which holds one "
+        "participant, found 01"
+    )
+    assert [run.run_id for run in open_recording(haxby, ["run-01"]).runs] == ["run-01"]
+    assert refusal(haxby, ["run-07"]) == (
+        "REC: expected run run-07, found run-00, run-01"
     )
 
 

@@ -26,6 +26,7 @@ from training.data.offline import offline_betas, offline_detail
 from training.data.writer import TrialsWriter
 from training.features import TrialBetas, reference_of, trial_betas
 from training.responses import choose_responses
+from training.shown import ShownPictures, shown_pictures
 from training.stimuli import read_table, table_file
 from training.visual.backbone import VisualBackbone, compute_latents, copy_latents
 from training.visual.stored import StoredLatents
@@ -51,7 +52,8 @@ STIMULI_LIMIT_BYTES: Final = 2**28
 class BidsTrials:
     """A recording whose trials all have a picture and a split."""
 
-    recording: Recording
+    shown: ShownPictures
+    """The recording, and which of its events are no trials."""
     pictures: dict[str, Path]
     """File of every stimulus, and of those that may be answered with."""
     test_runs: frozenset[str]
@@ -59,6 +61,11 @@ class BidsTrials:
     """Category by stimulus; empty where the folder has no ``gallery.tsv``."""
     gallery: tuple[str, ...]
     """What retrieval may answer with, in the order of ``gallery.tsv``."""
+
+    @property
+    def recording(self) -> Recording:
+        """The runs with their trials."""
+        return self.shown.recording
 
     def split(self, event: RecordedEvent, run_id: str) -> str:
         """Return a trial's split; one that the recording does not name is to train."""
@@ -85,19 +92,30 @@ class BidsTrials:
         return found
 
 
-def open_bids(folder: Path, test_runs: Sequence[str] = ()) -> BidsTrials:
+def open_bids(
+    folder: Path,
+    test_runs: Sequence[str] = (),
+    *,
+    subject: str | None = None,
+    trial_types: Sequence[str] = (),
+) -> BidsTrials:
     """Open a BIDS folder and see that every trial shows a picture that is there.
 
     Args:
         folder: With ``*_bold.nii.gz``, their ``_events.tsv`` with `stim_id` or
-            `stim_file`, one mask under ``derivatives/masks`` and ``stimuli/``.
+            `stim_file`, one mask under ``derivatives/masks`` and ``stimuli/``. Events
+            that name no picture are no trials, and are counted.
         test_runs: Runs whose trials are the test, whatever their events say.
+        subject: Whose runs, where the folder has several participants.
+        trial_types: Which events count, by their `trial_type`; all by default.
 
     Raises:
-        RecordingError: A file, a run or a trial's stimulus is missing or damaged.
+        RecordingError: A file, a run or a trial's stimulus is missing or damaged, or
+            there are several participants and none is named.
         BackendError: nibabel is missing.
     """
-    recording = open_recording(folder)
+    shown = shown_pictures(open_recording(folder, subject=subject), trial_types)
+    recording = shown.recording
     known = {run.run_id for run in recording.runs}
     for run_id in test_runs:
         if run_id not in known:
@@ -107,11 +125,6 @@ def open_bids(folder: Path, test_runs: Sequence[str] = ()) -> BidsTrials:
     pictures: dict[str, Path] = {}
     for run in recording.runs:
         for event in run.events:
-            if not event.stimulus_id:
-                raise RecordingError(
-                    f"{folder}: {run.run_id}: stim_id or stim_file: expected a picture "
-                    f"for every event, found none for {event.trial_id}"
-                )
             if event.stimulus_id not in pictures:
                 pictures[event.stimulus_id] = _picture_file(folder, event.stimulus_id)
     labels: dict[str, str] = {}
@@ -121,7 +134,7 @@ def open_bids(folder: Path, test_runs: Sequence[str] = ()) -> BidsTrials:
         labels = dict(zip(table.ids, table.labels, strict=True))
         gallery = tuple(compress(table.ids, table.in_gallery))
     pictures |= {name: _picture_file(folder, name) for name in gallery}
-    return BidsTrials(recording, pictures, frozenset(test_runs), labels, gallery)
+    return BidsTrials(shown, pictures, frozenset(test_runs), labels, gallery)
 
 
 def _picture_file(folder: Path, name: str) -> Path:
@@ -195,7 +208,7 @@ def prepare_bids(
     run = recording.runs[0]
     manifest = TrialsManifest(
         source="bids",
-        subject=run.run_id.split("_")[0],
+        subject=recording.subject,
         voxels=recording.mask.voxels,
         mask_sha256=recording.mask.sha256,
         affine=affine_rows(run.affine),

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from runtime.errors import RecordingError
-from runtime.recording import Sidecar
+from runtime.recording_bids import Sidecar
 from training.participant.parameters import ParticipantParameters
 
 T = TypeVar("T")

@@ -1,0 +1,286 @@
+"""A BIDS folder's runs: which files belong to whom, and what is said of them.
+
+A run's sidecar and events may lie beside it or in any folder above it up to the
+dataset's own (the standard's inheritance principle). Reads headers and texts, no
+images.
+"""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+
+from runtime.errors import RecordingError
+from runtime.recording_run import (
+    IMAGE_ENDINGS,
+    RecordedEvent,
+    RecordedRun,
+    image_stem,
+    one_image,
+    open_image,
+    shape_of,
+    text_of,
+)
+
+
+class Sidecar(msgspec.Struct, frozen=True):
+    """What is read of a run's `_bold.json`; it holds much more."""
+
+    tr_s: float = msgspec.field(name="RepetitionTime")
+    slice_times_s: tuple[float, ...] = msgspec.field(name="SliceTiming", default=())
+    slice_direction: str = msgspec.field(name="SliceEncodingDirection", default="k")
+
+    def along_z(self) -> tuple[float, ...]:
+        """Return the slices' times along z; none where slices lie along another axis.
+
+        BIDS lists them from the last slice where the direction is ``k-``.
+        """
+        if self.slice_direction == "k-":
+            return self.slice_times_s[::-1]
+        return self.slice_times_s if self.slice_direction == "k" else ()
+
+
+def subjects_in(folder: Path) -> tuple[str, ...]:
+    """Return the participants of whom a BIDS folder has runs, with their ``sub-``.
+
+    Raises:
+        RecordingError: A run's name is not that of its folder's participant.
+    """
+    return tuple(dict.fromkeys(_subject(folder, file) for file in _images(folder)))
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """What one of a run's sidecars says of these, by the names of the file."""
+
+    tr_s: float | UnsetType = msgspec.field(name="RepetitionTime", default=UNSET)
+    slice_times_s: tuple[float, ...] | UnsetType = msgspec.field(
+        name="SliceTiming", default=UNSET
+    )
+    slice_direction: str | UnsetType = msgspec.field(
+        name="SliceEncodingDirection", default=UNSET
+    )
+
+
+def known_subject(folder: Path, subject: str | None) -> str | None:
+    """Return a participant to ask a folder for: None where it has no runs of theirs.
+
+    Such a folder may hold another participant, whom whoever asks has to look at.
+    """
+    return subject if subject in subjects_in(folder) else None
+
+
+def bids_files(
+    folder: Path, runs: Sequence[str] | None, subject: str | None
+) -> tuple[str, list[Path]]:
+    """Return one participant and the images of its runs, without opening them.
+
+    Args:
+        folder: The dataset.
+        runs: Names of those wanted; all by default.
+        subject: Whose, with or without ``sub-``; may be left out where the runs that
+            are wanted have one participant.
+
+    Raises:
+        RecordingError: No such run or participant, or runs of several.
+    """
+    files = _images(folder)
+    if not files:
+        raise RecordingError(
+            f"{folder}: expected sub-*/func/*_bold.nii.gz (or .nii) or attributes.txt, "
+            "found no runs"
+        )
+    if subject is not None:
+        wanted = f"sub-{subject.removeprefix('sub-')}"
+        known = subjects_in(folder)
+        if wanted not in known:
+            raise RecordingError(
+                f"{folder}: expected runs of {wanted}, found {', '.join(known)}"
+            )
+        files = [file for file in files if _subject(folder, file) == wanted]
+    if runs is not None:
+        names = [run_name(file) for file in files]
+        for run_id in runs:
+            if run_id not in names:
+                raise RecordingError(
+                    f"{folder}: expected run {run_id}, found {', '.join(names)}"
+                )
+        files = [file for file in files if run_name(file) in runs]
+    whose = list(dict.fromkeys(_subject(folder, file) for file in files))
+    if len(whose) > 1:
+        raise RecordingError(
+            f"{folder}: expected runs of one participant, found {', '.join(whose)}. "
+            "Name one with --subject, or its runs with --runs"
+        )
+    return (whose or [""])[0], files
+
+
+def run_name(file: Path) -> str:
+    """Return a run's name: its file's up to ``_bold``."""
+    return image_stem(file).removesuffix("_bold")
+
+
+def bids_mask(folder: Path, subject: str) -> Path:
+    """Return the one mask of a participant, or the one that is nobody's own.
+
+    Raises:
+        RecordingError: There is none, or more than one.
+    """
+    place = folder / "derivatives" / "masks"
+    stems = {f.parent for end in IMAGE_ENDINGS for f in place.glob(f"**/mask{end}")}
+    found = sorted(one_image(parent, "mask") for parent in stems)
+    of_whom = {
+        file: [p for p in file.relative_to(place).parts if p.startswith("sub-")]
+        for file in found
+    }
+    own = [file for file, named in of_whom.items() if subject in named]
+    shared = [file for file, named in of_whom.items() if not named]
+    masks = own or shared
+    if len(masks) != 1:
+        raise RecordingError(
+            f"{folder}: expected one derivatives/masks/**/mask.nii.gz (or .nii) of "
+            f"{subject}, found {len(masks)}"
+        )
+    return masks[0]
+
+
+def bids_run(folder: Path, file: Path) -> RecordedRun:
+    """Open a run without reading its images.
+
+    Raises:
+        RecordingError: Its sidecar or events are missing or damaged.
+        BackendError: nibabel is missing.
+    """
+    image = open_image(file, dimensions=4)
+    said = _sidecar(folder, file)
+    return RecordedRun(
+        run_id=run_name(file),
+        tr_s=said.tr_s,
+        shape=shape_of(image),
+        affine=np.asarray(image.affine, dtype=np.float64),
+        events=_events(_events_file(folder, file)),
+        labels=(None,) * int(image.shape[3]),
+        file=file,
+        slice_times_s=said.along_z(),
+    )
+
+
+def _images(folder: Path) -> list[Path]:
+    patterns = [f"sub-*/**/func/*_bold{ending}" for ending in IMAGE_ENDINGS]
+    files = {file for pattern in patterns for file in folder.glob(pattern)}
+    # Which refuses the same image twice.
+    return sorted({one_image(file.parent, image_stem(file)) for file in files})
+
+
+def _subject(folder: Path, file: Path) -> str:
+    subject = file.relative_to(folder).parts[0]
+    if not file.name.startswith(f"{subject}_"):
+        raise RecordingError(
+            f"{file}: expected a name that begins with {subject}_ as its folder, "
+            f"found {file.name}"
+        )
+    return subject
+
+
+def _sidecar(folder: Path, file: Path) -> Sidecar:
+    """Merge what the sidecars of a run say; the one nearest to it prevails."""
+    own = file.with_name(f"{run_name(file)}_bold.json")
+    merged: dict[str, Any] = {}
+    for sidecar in _applying(folder, file, "bold.json"):
+        own = sidecar
+        try:
+            said = msgspec.json.decode(text_of(sidecar), type=_Said)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _sidecar_error(sidecar, error) from error
+        # Without what it does not say.
+        merged |= msgspec.to_builtins(said)
+    if not merged and not own.is_file():
+        raise RecordingError(f"{own}: expected it here or further up, found none")
+    try:
+        whole = msgspec.convert(merged, Sidecar)
+    except msgspec.ValidationError as error:
+        raise _sidecar_error(own, error) from error
+    if not (math.isfinite(whole.tr_s) and whole.tr_s > 0):
+        raise RecordingError(
+            f"{own}: expected a positive RepetitionTime, found {whole.tr_s}"
+        )
+    return whole
+
+
+def _sidecar_error(file: Path, error: Exception) -> RecordingError:
+    return RecordingError(
+        f"{file}: expected a JSON object with RepetitionTime in seconds, found: {error}"
+    )
+
+
+def _events_file(folder: Path, file: Path) -> Path:
+    found = list(_applying(folder, file, "events.tsv"))
+    if not found:
+        own = file.with_name(f"{run_name(file)}_events.tsv")
+        raise RecordingError(f"{own}: expected it here or further up, found none")
+    return found[-1]
+
+
+def _applying(folder: Path, image: Path, ending: str) -> Iterator[Path]:
+    """Yield the files that say something of an image, the most general first.
+
+    A file does that lies in the image's folder or above it, and whose name has no
+    entity that the image's has not.
+
+    Raises:
+        RecordingError: Of two in one folder neither is more special.
+    """
+    entities = set(image_stem(image).split("_"))
+    above = image.relative_to(folder).parent
+    for place in (
+        folder,
+        *(folder / p for p in reversed((above, *above.parents[:-1]))),
+    ):
+        here: dict[int, Path] = {}
+        for file in sorted(place.glob(f"*{ending}")):
+            own = {part for part in file.name.removesuffix(ending).split("_") if part}
+            if not own <= entities:
+                continue
+            if len(own) in here:
+                raise RecordingError(
+                    f"{file}: expected one {ending} for {image.name} in this folder, "
+                    f"found {here[len(own)].name} beside it"
+                )
+            here[len(own)] = file
+        yield from (here[size] for size in sorted(here))
+
+
+def _events(file: Path) -> tuple[RecordedEvent, ...]:
+    rows = list(csv.DictReader(text_of(file).splitlines(), delimiter="\t"))
+    events: list[RecordedEvent] = []
+    for number, row in enumerate(rows):
+        try:
+            onset_s, duration_s = float(row["onset"]), float(row["duration"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordingError(
+                f"{file}: expected onset and duration in line {number + 2}, "
+                f"found {error!r}"
+            ) from error
+        # BIDS writes n/a for what is unknown.
+        row = {k: "" if v in (None, "n/a") else v for k, v in row.items()}
+        events.append(
+            RecordedEvent(
+                onset_s=onset_s,
+                duration_s=duration_s,
+                trial_id=row.get("trial_id") or f"trial-{number:03}",
+                stimulus_id=row.get("stim_id") or row.get("stim_file") or "",
+                trial_type=row.get("trial_type") or "",
+                split=row.get("split") or "",
+            )
+        )
+    names = [event.trial_id for event in events]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RecordingError(
+            f"{file}: expected each trial_id once, found {twice} twice"
+        )
+    return tuple(events)

@@ -1,0 +1,75 @@
+"""Which of a recording's events are trials: those that show a picture.
+
+A button press or a fixation is an event of BIDS as well, and nothing to decode.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from runtime.errors import RecordingError
+from runtime.recording import RecordedEvent, Recording
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShownPictures:
+    """A recording whose events are trials, and what was left out of it."""
+
+    recording: Recording
+    pictureless: int
+    """Events of the types asked for that show no picture."""
+    others: int
+    """Events of other types."""
+
+    def left_out(self) -> str:
+        """Say in words what was left out; empty where nothing was."""
+        said = [
+            f"{count} {what}"
+            for count, what in (
+                (self.pictureless, "without a picture"),
+                (self.others, "of another trial_type"),
+            )
+            if count
+        ]
+        return f"events left out: {', '.join(said)}" if said else ""
+
+
+def shown_pictures(
+    recording: Recording, trial_types: Sequence[str] = ()
+) -> ShownPictures:
+    """Return a recording without the events that are no trials.
+
+    Args:
+        recording: Of one participant.
+        trial_types: Of the column `trial_type`, those that count; all by default.
+
+    Raises:
+        RecordingError: No event has one of these types, or none shows a picture.
+    """
+    events = [event for run in recording.runs for event in run.events]
+    known = sorted({event.trial_type for event in events} - {""})
+    for name in trial_types:
+        if name not in known:
+            raise RecordingError(
+                f"{recording.folder}: trial_type: expected events of {name}, found "
+                f"{', '.join(known) or 'no such column'}"
+            )
+
+    def is_asked(event: RecordedEvent) -> bool:
+        return not trial_types or event.trial_type in trial_types
+
+    asked = [event for event in events if is_asked(event)]
+    pictureless = sum(not event.stimulus_id for event in asked)
+    if asked and pictureless == len(asked):
+        raise RecordingError(
+            f"{recording.folder}: stim_id or stim_file: expected a picture for some of "
+            f"the {len(asked)} events, found none"
+        )
+    runs = tuple(
+        replace(
+            run, events=tuple(e for e in run.events if is_asked(e) and e.stimulus_id)
+        )
+        for run in recording.runs
+    )
+    return ShownPictures(
+        replace(recording, runs=runs), pictureless, len(events) - len(asked)
+    )
