@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from runtime.closed_words import in_our_words
 from runtime.errors import ConfigError
 from training.stage_config import FlowTraining, Positive, VAETraining
 
@@ -332,5 +333,8 @@ def config_from_json(data: bytes) -> ModelConfig:
     """
     try:
         return msgspec.json.decode(data, type=ModelConfig)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
+        said = in_our_words(error, ModelConfig) or f"configuration: {error}"
+        raise ConfigError(said) from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"configuration: {error}") from error

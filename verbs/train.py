@@ -5,6 +5,7 @@ from typing import TypedDict
 
 import msgspec
 
+from runtime.closed_words import in_our_words
 from runtime.errors import CheckpointError, ConfigError, UsageError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
@@ -204,7 +205,10 @@ def read_estimator(file: Path | None) -> BetaEstimator:
             f"{file}: expected an estimator, found {error.strerror}"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from error
+        said = None
+        if isinstance(error, msgspec.DecodeError):
+            said = in_our_words(error, BetaEstimator)
+        raise ConfigError(f"{file}: {said or error}") from error
 
 
 def read_dataset(

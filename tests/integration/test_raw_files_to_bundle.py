@@ -403,8 +403,8 @@ def test_an_unknown_path_or_solver_is_wrong_usage_and_named(made, tmp_path):
     )
     assert status == 2
     assert error == (
-        f"neuroflow: {file}: configuration: Invalid enum value 'magic' - at "
-        "`$.flow_training.path`\n"
+        f"neuroflow: {file}: flow_training.path: expected one of cos, cos2, linear, "
+        "found magic\n"
     )
 
 

@@ -2,7 +2,12 @@ import msgspec
 import pytest
 
 from runtime.errors import ConfigError
-from training.config import PRESETS, config_from_json, config_from_preset
+from training.config import (
+    PRESETS,
+    ModelConfig,
+    config_from_json,
+    config_from_preset,
+)
 
 
 def changed(**parts):
@@ -36,7 +41,20 @@ def test_every_preset_survives_its_own_json(name):
         ),
         (
             {"flow_training": {"path": "cosine"}},
-            "configuration: Invalid enum value 'cosine' - at `$.flow_training.path`",
+            "flow_training.path: expected one of cos, cos2, linear, found cosine",
+        ),
+        (
+            {"flow_training": {"time_sampling": "it's late"}},
+            "flow_training.time_sampling: expected one of arcsine, lognormal, uniform, "
+            "found it's late",
+        ),
+        (
+            {"vae_training": {"first_layer": "pca"}},
+            "vae_training.first_layer: expected one of random, ridge, found pca",
+        ),
+        (
+            {"vae": {"decoded_from": "z_t"}},
+            "vae.decoded_from: expected one of z_n, found z_t",
         ),
         (
             {"vae": {"tokens": 9}},
@@ -127,3 +145,28 @@ def test_a_held_out_share_is_part_of_the_fingerprint():
     other = msgspec.structs.replace(config, validation_share=0.25)
 
     assert other.fingerprint() != config.fingerprint()
+
+
+def every_closed_field(kind, names=()):
+    """Names that lead to every field of a struct that allows some words only."""
+    for field in kind.fields:
+        types = getattr(field.type, "types", (field.type,))
+        for one in types:
+            if isinstance(one, msgspec.inspect.LiteralType):
+                yield (*names, field.encode_name), one.values
+            elif isinstance(one, msgspec.inspect.StructType):
+                yield from every_closed_field(one, (*names, field.encode_name))
+
+
+def test_every_closed_vocabulary_is_named_where_it_is_missed():
+    known = dict(every_closed_field(msgspec.inspect.type_info(ModelConfig)))
+
+    assert len(known) >= 4
+    for names, words in known.items():
+        config = msgspec.to_builtins(config_from_preset("tiny"))
+        config[names[0]][names[1]] = "nonsense"
+        with pytest.raises(ConfigError) as caught:
+            config_from_json(msgspec.json.encode(config))
+        assert str(caught.value) == (
+            f"{'.'.join(names)}: expected one of {', '.join(words)}, found nonsense"
+        )
