@@ -30,8 +30,17 @@ from training.metrics.result import (
     ImageSource,
     RetrievalFigures,
     RetrievalSource,
+    SpreadFigures,
+    SpreadSource,
 )
 from training.metrics.retrieval import SUBSET_SIZE, similarities
+from training.metrics.spread import (
+    POOL,
+    SAMPLES,
+    residuals_of,
+    sampled_deviations,
+    spread_figures,
+)
 from verbs.evaluation_figures import Found
 from verbs.progress import Screen
 from verbs.split_trials import Betas, BundleMaps, Decoded, Latents, SplitTrials
@@ -51,14 +60,27 @@ class Everything:
     reconstructions: list[ImageFigures]
     retrieval: list[RetrievalFigures]
     encoding: list[EncodingFigures]
+    spread: list[SpreadFigures]
+    spread_from: str
     controls: list[Control]
     found: Found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Others:
+    """Trials of another split, whose residuals say how far trials may lie."""
+
+    split: str
+    trials: SplitTrials
+    is_learned: bool
+    """The model was trained on them: what is left over there is too little."""
 
 
 def evaluate_split(
     maps: BundleMaps,
     other: BundleMaps | None,
     trials: SplitTrials,
+    others: Others | Absent,
     networks: Networks,
     rng: np.random.Generator,
     screen: Screen,
@@ -69,6 +91,7 @@ def evaluate_split(
         maps: The bundle.
         other: An independently trained one, where there is one.
         trials: Of a split that neither was trained on.
+        others: Of another split, for the spread of single trials.
         networks: For the image metrics.
         rng: Draws intervals and permutations.
         screen: Told what begins, and how far it is.
@@ -90,6 +113,8 @@ def evaluate_split(
             ("predicted responses", "external", other.decode(predicted, screen.count)),
             (EXTERNAL_ENCODER, "own", maps.decode(theirs, screen.count)),
         ]
+    screen.stage("sample single trials")
+    sampled, spread_from = _sampled(maps, z_v, others, rng, screen)
     screen.stage("metrics")
     judged = _Judged(trials, once, mean, networks, rng)
     reconstructions = judged.images(single, averaged, synthetic)
@@ -108,6 +133,8 @@ def evaluate_split(
         reconstructions=reconstructions,
         retrieval=retrieval,
         encoding=encoding,
+        spread=spread_figures(predicted, sampled, trials.betas, shown_as, rng),
+        spread_from=spread_from,
         controls=controls,
         found=Found(
             seen=None if isinstance(trials.pictures, Absent) else trials.pictures,
@@ -119,6 +146,28 @@ def evaluate_split(
             rois=trials.rois,
         ),
     )
+
+
+def _sampled(
+    maps: BundleMaps,
+    z_v: Latents,
+    others: Others | Absent,
+    rng: np.random.Generator,
+    screen: Screen,
+) -> tuple[dict[SpreadSource, Betas] | Absent, str]:
+    """Return the deviations of sampled trials, and whose residuals were drawn."""
+    if isinstance(others, Absent):
+        return others, others.reason
+    pool = others.trials.thinned(POOL)
+    n = len(pool.betas)
+    if n < 2:
+        few = Absent(f"split {others.split}: expected at least two trials, found {n}")
+        return few, few.reason
+    residuals = residuals_of(maps, pool.betas, pool.shown, pool.z_v)
+    drawn = sampled_deviations(maps, z_v, residuals, rng, on_image=screen.count)
+    said = f"{min(SAMPLES, n)} samples an image, residuals of {n} trials of "
+    said += f"split {others.split}, which the model has "
+    return drawn, said + ("learned from" if others.is_learned else "not seen")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,11 +20,12 @@ from training.metrics.feature_networks import (
     open_network,
 )
 from training.metrics.network_specs import NETWORKS
-from training.metrics.report import to_json, to_markdown
+from training.metrics.report import LEARNED, to_json, to_markdown
 from training.metrics.result import Absent, BundleEvaluation, NetworkRecord
 from verbs.bundle_evaluation import evaluate_split
 from verbs.bundle_trials import read_trials
 from verbs.evaluation_figures import write_figures
+from verbs.other_trials import others_of_recording, others_of_trials
 from verbs.prepared import split_of
 from verbs.progress import screen
 from verbs.split_trials import BundleMaps, check_external
@@ -94,13 +95,19 @@ def evaluate_bundle(
             name: open_network(name, files.get(name), download=download)
             for name in NAMES
         }
+        if split == "train":
+            shown.say(f"--split train: {LEARNED}")
         shown.stage(f"trials of split {split}")
         if trials is not None:
-            found = split_of(open_trials(trials), own, split)
+            prepared = open_trials(trials)
+            found = split_of(prepared, own, split)
+            others = others_of_trials(prepared, own, split)
         else:
-            found = read_trials(recording or Path(), own, split, shown.count)
+            folder = recording or Path()
+            found = read_trials(folder, own, split, shown.count)
+            others = others_of_recording(folder, own, split, shown.count)
         rng = np.random.default_rng(SEED)
-        judged = evaluate_split(maps, other, found, networks, rng, shown)
+        judged = evaluate_split(maps, other, found, others, networks, rng, shown)
         result = BundleEvaluation(
             bundle_sha256=own.sha256,
             external=NO_EXTERNAL if other is None else other.bundle.sha256,
@@ -116,6 +123,8 @@ def evaluate_bundle(
             reconstructions=judged.reconstructions,
             retrieval=judged.retrieval,
             encoding=judged.encoding,
+            spread=judged.spread,
+            spread_from=judged.spread_from,
             controls=judged.controls,
             networks=_records(networks),
             regions=found.rois_absent,

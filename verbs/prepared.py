@@ -16,7 +16,7 @@ from training.learned_from import backbone_words
 from training.metrics.result import Absent
 from training.trials import take_rows
 from verbs.pipeline import GOLDEN_SAMPLES, Candidates, Ingredients
-from verbs.split_trials import WHOLE_MASK, Sessions, SplitTrials
+from verbs.split_trials import WHOLE_MASK, Sessions, SplitTrials, evenly
 
 
 def ingredients_from(trials: PreparedTrials) -> Ingredients:
@@ -102,13 +102,16 @@ def candidates_from(trials: PreparedTrials) -> Candidates:
     )
 
 
-def split_of(trials: PreparedTrials, bundle: Bundle, split: str) -> SplitTrials:
+def split_of(
+    trials: PreparedTrials, bundle: Bundle, split: str, at_most: int | None = None
+) -> SplitTrials:
     """Return the trials of a split, after comparing the folder with the bundle.
 
     Args:
         trials: Of the participant whom the bundle was trained on.
         bundle: Says which voxels, estimated how, and which z_v.
         split: Whose trials; the model must not have been trained on it.
+        at_most: Read no more than this many, evenly spread over time.
 
     Raises:
         ArtifactError: No such split, or trials of another participant, other voxels,
@@ -118,6 +121,8 @@ def split_of(trials: PreparedTrials, bundle: Bundle, split: str) -> SplitTrials:
     rows = trials.rows(split)
     # In order of time: repetitions are counted by it.
     order = rows.start + np.argsort(trials.arrays["position"][rows], kind="stable")
+    if at_most is not None:
+        order = order[evenly(len(order), at_most)]
     voxels = take_rows(trials.arrays["voxels"], order)
     images, shown = np.unique(trials.arrays["image"][order], return_inverse=True)
     manifest, stimuli = trials.manifest, trials.arrays.get("stimuli")

@@ -1,7 +1,7 @@
 """Every trial of a split, what it shows, and what a bundle makes of responses."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
@@ -67,6 +67,26 @@ class SplitTrials:
         """Return the mean over each picture's trials of one row a trial."""
         return image_means(rows, self.shown)[0].astype(np.float32)
 
+    def thinned(self, at_most: int) -> "SplitTrials":
+        """Return this many trials, evenly spread over time, and their pictures."""
+        rows = evenly(len(self.betas), at_most)
+        kept, shown = np.unique(self.shown[rows], return_inverse=True)
+        sessions = self.sessions
+        return replace(
+            self,
+            betas=self.betas[rows],
+            shown=shown.astype(np.int64),
+            z_v=self.z_v[kept],
+            pictures=(
+                self.pictures
+                if isinstance(self.pictures, Absent)
+                else self.pictures[kept]
+            ),
+            names=[self.names[row] for row in kept],
+            labels=self.labels and [self.labels[row] for row in kept],
+            sessions=sessions and replace(sessions, of_trial=sessions.of_trial[rows]),
+        )
+
     def in_percent(self, rows: Betas) -> Betas:
         """Undo the scaling within sessions of one row a trial."""
         if self.sessions is None:
@@ -74,6 +94,12 @@ class SplitTrials:
         session = self.sessions.of_trial
         scaled = rows * self.sessions.std[session]
         return np.asarray(scaled + self.sessions.mean[session], dtype=np.float32)
+
+
+def evenly(n: int, at_most: int) -> Int64[np.ndarray, " rows"]:
+    """Return at most so many of `n` rows, evenly spread over all of them."""
+    count = min(n, at_most)
+    return np.arange(count, dtype=np.int64) * n // max(count, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +148,20 @@ class BundleMaps:
             rows.append(self._model.predict_voxels(self._model.encode_latent(z_v)))
             if on_row is not None:
                 on_row(done, len(latents))
+        return self.space.from_model(np.stack(rows))
+
+    def neural_latents(self, betas: Betas) -> Latents:
+        """Return z_n of responses in the units of the bundle's voxels."""
+        rows = self.space.to_model(betas)
+        return np.stack([self._model.encode_voxels(row) for row in rows])
+
+    def expected_latents(self, latents: Latents) -> Latents:
+        """Return z_n that the flow expects of pictures, given their z_v."""
+        return np.stack([self._model.encode_latent(z_v) for z_v in latents])
+
+    def responses(self, latents: Latents) -> Betas:
+        """Return what z_n stands for, in the units of the bundle's voxels."""
+        rows = [self._model.predict_voxels(z_n) for z_n in latents]
         return self.space.from_model(np.stack(rows))
 
     def latents_as(self, other: "BundleMaps", latents: Latents) -> Latents:

@@ -157,7 +157,6 @@ def test_figures_agree_with_a_second_way_to_compute_them(evaluated, bundle, data
     assert whole.correlation.mean == pytest.approx(np.mean(correlations), abs=1e-4)
     assert {roi.roi for roi in encoding.rois} >= {"V1", "SUP"}
     assert sum(roi.voxels for roi in encoding.rois[1:]) == whole.voxels
-    assert isinstance(encoding.coverage, Absent)
 
     pixels = [backbone.image_from_tokens(z) for z in decoded]
     averaged = result.reconstructions[1]
@@ -167,6 +166,24 @@ def test_figures_agree_with_a_second_way_to_compute_them(evaluated, bundle, data
     ]
     # At 425 pixels the papers' bilinear resizing blurs what 32 pixels have.
     assert averaged.pixcorr.mean == pytest.approx(np.mean(wanted), abs=0.1)
+
+
+def test_the_spread_of_sampled_trials_stands_beside_that_of_repeats(evaluated):
+    _, text, result = evaluated
+
+    alone, whole = result.spread
+    assert "split calibration, which the model has not seen" in result.spread_from
+    for row in (alone, whole):
+        for figure in (row.coverage, row.repeat_ratio, row.error_ratio):
+            assert figure.low <= figure.mean <= figure.high
+            assert figure.n == 12
+    # What the latents leave out of a trial is noise that only whole samples hold.
+    assert alone.repeat_ratio.mean < 0.7 * whole.repeat_ratio.mean
+    assert alone.coverage.mean < whole.coverage.mean
+    # Residuals of few trials, of other runs, know a test trial's variance roughly.
+    assert whole.error_ratio.mean == pytest.approx(1, abs=0.4)
+    assert 0.8 < whole.coverage.mean < 0.98
+    assert "| latents and what they leave out | " in text
 
 
 def test_predictions_at_random_are_at_chance_within_the_interval(evaluated):

@@ -86,8 +86,6 @@ def test_drawings_are_whole_and_say_in_words_what_they_show():
         cosine=NOTHING,
         pearson_percent=NOTHING,
         rois=[roi("V1 <b>", value, Value(mean=0.4, n=5)), roi("V2", value, NOTHING)],
-        coverage=NOTHING,
-        spread_ratio=NOTHING,
     )
 
     for drawn in (roi_bars(encoding), selectivity_map(found(), found().labels)):

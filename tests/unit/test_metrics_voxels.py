@@ -6,7 +6,6 @@ import pytest
 from runtime.errors import TensorMismatchError
 from training.metrics.intervals import image_draws
 from training.metrics.voxels import (
-    check_spread,
     correlation_interval,
     correlations_across_images,
     correlations_across_voxels,
@@ -132,40 +131,11 @@ def test_shuffled_predictions_explain_nothing_across_images():
     assert abs(correlations_across_images(wrong, measured).mean()) < 0.08
 
 
-@pytest.mark.parametrize(
-    ("said", "coverage", "ratio"), [(1, 0.95, 1), (0.5, 0.67, 0.25)]
-)
-def test_a_spread_is_held_against_repeats(said, coverage, ratio):
-    rng = np.random.default_rng(3)
-    truth = rng.normal(size=(100, 40))
-    image = np.repeat(np.arange(100), 5)
-    betas = truth[image] + rng.normal(size=(500, 40))
-
-    found = check_spread(truth, np.full_like(truth, said), betas, image)
-
-    # P(|z| < 1.96) = .95, P(|z| < .98) = .673, over 20 000 numbers.
-    assert found.coverage == pytest.approx(coverage, abs=0.01)
-    assert found.ratio == pytest.approx(ratio, abs=0.02)
-
-
-def test_a_spread_by_hand():
-    # Repeats 0, 2 about 1: within 2 / (2 - 1) = 2, said 4: ratio 2. Of 0 and 2 against
-    # 3 +- 1.96 * 2 both lie within; with deviation .6, 3 +- 1.18, only 2 does.
-    predicted, betas = np.array([[3.0]]), np.array([[0.0], [2.0]])
-    image = np.zeros(2, dtype=np.int64)
-
-    found = check_spread(predicted, np.array([[2.0]]), betas, image)
-    assert (found.coverage, found.ratio) == (1.0, pytest.approx(2.0))
-    assert check_spread(predicted, np.array([[0.6]]), betas, image).coverage == 0.5
-
-
 def test_what_needs_repeats_says_so():
     betas, once = np.zeros((3, 2)), np.arange(3)
 
     with pytest.raises(TensorMismatchError, match="more than once"):
         noise_ceiling(betas, once, 3)
-    with pytest.raises(TensorMismatchError, match="more than once"):
-        check_spread(betas, betas, betas, once)
     with pytest.raises(TensorMismatchError, match="at least one"):
         correlation_interval(
             betas, betas, np.zeros(2, dtype=bool), np.random.default_rng(0)

@@ -23,8 +23,6 @@ from training.metrics.result import (
 Rois = Mapping[str, Bool[np.ndarray, " voxels"]]
 Responses = Float32[np.ndarray, "rows voxels"]
 
-NO_SPREAD = Absent("the model predicts a mean response and no spread about it")
-
 
 def encoding_figures(
     predicted: Responses,
@@ -36,7 +34,6 @@ def encoding_figures(
     rois: Rois,
     repeats: Float32[np.ndarray, "trials voxels"],
     repeats_image: Int64[np.ndarray, " trials"],
-    deviation: Responses | None = None,
     percent: tuple[Responses, Responses] | None = None,
 ) -> EncodingFigures:
     """Hold predicted responses against measured ones.
@@ -50,7 +47,6 @@ def encoding_figures(
         rois: Voxels of each region; the first is printed first.
         repeats: All single trials, for the ceiling.
         repeats_image: Image of each of them.
-        deviation: Predicted standard deviation of a single trial, where there is one.
         percent: Predicted and measured in percent signal, where the first two are
             z-scores. Only the correlation across voxels with means left in is of
             these: a session's mean moves both alike, and would pass for prediction
@@ -69,12 +65,6 @@ def encoding_figures(
     if design.trials == "averaged":
         averaged = int(np.unique(repeats_image, return_counts=True)[1].min())
     ceiling = _ceiling(repeats, repeats_image, averaged)
-    coverage, ratio = _spread(
-        predicted[design.repetitions[0]],
-        None if deviation is None else deviation[design.repetitions[0]],
-        repeats,
-        np.unique(repeats_image, return_inverse=True)[1].astype(np.int64),
-    )
     return EncodingFigures(
         trials=design.trials,
         mse=per_image(voxels.squared_errors(z_said, z_found), None),
@@ -85,8 +75,6 @@ def encoding_figures(
             _roi_figures(name, predicted, betas, design, chosen_voxels, ceiling, rng)
             for name, chosen_voxels in rois.items()
         ],
-        coverage=coverage,
-        spread_ratio=ratio,
     )
 
 
@@ -97,22 +85,6 @@ def _ceiling(
         return voxels.noise_ceiling(repeats, image, averaged)
     except TensorMismatchError as error:
         return Absent(str(error))
-
-
-def _spread(
-    predicted: Responses,
-    deviation: Responses | None,
-    repeats: Responses,
-    image: Int64[np.ndarray, " trials"],
-) -> tuple[Figure, Figure]:
-    if deviation is None:
-        return NO_SPREAD, NO_SPREAD
-    try:
-        checked = voxels.check_spread(predicted, deviation, repeats, image)
-    except TensorMismatchError as error:
-        return Absent(str(error)), Absent(str(error))
-    n = len(predicted)
-    return Value(mean=checked.coverage, n=n), Value(mean=checked.ratio, n=n)
 
 
 def _roi_figures(

@@ -21,6 +21,10 @@ from training.metrics.result import (
     RetrievalFigures,
 )
 
+LEARNED = (
+    "The model was trained on this split: none of the figures says how it does on "
+    "images or trials that it has not seen."
+)
 _CELL_ABSENT = "absent"
 _IMAGE_COLUMNS = (
     ("pixcorr", "PixCorr", 1),
@@ -59,6 +63,7 @@ def to_markdown(result: BundleEvaluation) -> str:
         f"{result.images} images, at least {result.repeats} each. Engine "
         f"{result.backend}. Responses: {result.responses or 'not said'}.",
         "",
+        *([f"**{LEARNED}**", ""] if result.split == "train" else []),
         "Brackets are 95 % intervals over images, resampled with "
         f"seed {result.seed}; they say nothing of other people.",
         "",
@@ -91,6 +96,16 @@ def to_markdown(result: BundleEvaluation) -> str:
         *published_tables.encoding_table(result.published_encoding),
         "",
         *_roi_tables(result.encoding, absent),
+        "## Spread of single trials",
+        "",
+        "What trials of one image may differ by, sampled, beside what the measured "
+        "ones differ by. The latents alone hold what the model can say; with what they "
+        "leave out a sample is a whole trial. An honest forecast covers 95 % and has "
+        "the variance of the errors (ratio 1); that of repeats it exceeds by how wrong "
+        "the predicted mean is.",
+        "",
+        *_spread_table(result, absent),
+        "",
         "## Negative control",
         "",
         f"Predictions given to images at random, {PERMUTATIONS} times; brackets hold "
@@ -108,6 +123,11 @@ def to_markdown(result: BundleEvaluation) -> str:
             f"| {'' if chance is None else f'{chance:.3f}'} |"
         )
     parts += [
+        "",
+        "## Published ablations",
+        "",
+        "What NeuroFlow reports without each of its parts, subject 1 of NSD; none of "
+        "it is ours.",
         "",
         *published_tables.ablation_table(result.published_ablations),
         "",
@@ -206,8 +226,6 @@ def _encoding_table(
             "r across voxels",
             "cosine",
             "r across voxels, means left in",
-            "coverage of 95 %",
-            "predicted / repeat variance",
         ]
     )
     for row in rows:
@@ -216,11 +234,28 @@ def _encoding_table(
             _cell(row.pearson, 1, absent, "r"),
             _cell(row.cosine, 1, absent, "cosine"),
             _cell(row.pearson_percent, 1, absent, "r"),
-            _cell(row.coverage, 1, absent, "coverage"),
-            _cell(row.spread_ratio, 1, absent, "variance ratio"),
         ]
         lines.append(f"| {row.trials} trials | " + " | ".join(cells) + " |")
     return lines
+
+
+def _spread_table(result: BundleEvaluation, absent: dict[str, list[str]]) -> list[str]:
+    lines = head(
+        [
+            "sampled",
+            "coverage of 95 %",
+            "predicted / repeat variance",
+            "predicted variance / squared error",
+        ]
+    )
+    for row in result.spread:
+        cells = [
+            _cell(row.coverage, 100, absent, "coverage"),
+            _cell(row.repeat_ratio, 1, absent, "variance ratio"),
+            _cell(row.error_ratio, 1, absent, "error ratio"),
+        ]
+        lines.append(f"| {row.source} | " + " | ".join(cells) + " |")
+    return [*lines, "", f"Sampled: {result.spread_from or 'not said'}."]
 
 
 def _roi_tables(

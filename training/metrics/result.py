@@ -122,10 +122,25 @@ class EncodingFigures(
     pearson_percent: Figure
     """Across voxels in percent signal, the voxels' means left in, as in the papers."""
     rois: list[RoiFigures]
+
+
+SpreadSource = Literal["latents", "latents and what they leave out"]
+
+
+class SpreadFigures(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """The spread of sampled single trials beside that of real repeats."""
+
+    source: SpreadSource
+    """What varies from sample to sample: the neural latent as it does in real trials
+    about the flow's, alone or with what the decoder does not give back of these."""
     coverage: Figure
-    """Share of single trials within the predicted 95 %."""
-    spread_ratio: Figure
-    """Predicted over measured variance of repeats."""
+    """Share of single trials, voxel by voxel, within the predicted 95 %."""
+    repeat_ratio: Figure
+    """Predicted variance over that of repeats about their own mean."""
+    error_ratio: Figure
+    """Predicted variance over the squared distance of trials from the prediction."""
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,7 +166,7 @@ class NetworkRecord(
 class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was found of one bundle on one recording."""
 
-    schema: int = 1
+    schema: int = 2
     bundle_sha256: str
     external: str | Absent
     """Hash of the independently trained bundle, where one was given."""
@@ -169,6 +184,9 @@ class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     reconstructions: list[ImageFigures]
     retrieval: list[RetrievalFigures]
     encoding: list[EncodingFigures]
+    spread: list[SpreadFigures]
+    spread_from: str = ""
+    """Whose residuals were drawn, in a few words."""
     controls: list[Control]
     networks: list[NetworkRecord]
     regions: Absent | None = None

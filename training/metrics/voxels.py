@@ -1,10 +1,9 @@
-"""Metrics of predicted brain responses: across voxels, across images, against repeats.
+"""Metrics of predicted brain responses: across voxels, across images, their ceiling.
 
 Across voxels (one value an image) mostly rewards knowing the mean pattern; the papers
 print it. Across images (one value a voxel) does not, and is what a ceiling exists for.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -17,7 +16,6 @@ from training.metrics.correlation import (
     row_cosines,
 )
 from training.metrics.intervals import image_draws
-from training.metrics.retrieval import Z_95
 from training.resample import Interval
 
 Responses = Shaped[np.ndarray, "images voxels"]
@@ -205,46 +203,3 @@ def _weighted_correlations(
     variance_b = np.maximum(weights @ (b * b) - mean_b**2, 0.0)
     scale = np.sqrt(variance_a * variance_b)
     return np.asarray(np.where(scale > 1e-30, covariance / np.maximum(scale, 1e-30), 0))
-
-
-@dataclass(frozen=True, slots=True)
-class SpreadCheck:
-    """How a predicted spread compares with that of real repeats."""
-
-    coverage: float
-    """Share of single trials within 1.96 predicted deviations of the prediction."""
-    ratio: float
-    """Predicted over measured variance of repeats, mean over voxels in both."""
-    nominal: float = 0.95
-
-
-def check_spread(
-    predicted: Responses,
-    deviation: Responses,
-    betas: Trials,
-    image: Int64[np.ndarray, " trials"],
-) -> SpreadCheck:
-    """Hold a predicted variance of single trials against real repeats.
-
-    The coverage counts the error of the predicted mean as well; the ratio does not:
-    repeats vary about their own mean.
-
-    Args:
-        predicted: Mean response of each image.
-        deviation: Standard deviation of a single trial, of each image.
-        betas: Single trials, in the same units.
-        image: Row of `predicted` that belongs to each trial.
-
-    Raises:
-        TensorMismatchError: Other shapes, or no image shown more than once.
-    """
-    check_paired("spread", predicted, deviation)
-    means, within, _ = _within(betas, image)
-    if len(means) == len(image):
-        raise TensorMismatchError(
-            "spread", expected="images shown more than once", found="none"
-        )
-    inside = np.abs(betas - predicted[image]) <= Z_95 * deviation[image]
-    shown = np.unique(image)
-    said = (deviation[shown].astype(np.float64) ** 2).mean()
-    return SpreadCheck(float(inside.mean()), float(said / max(within.mean(), 1e-30)))
