@@ -284,7 +284,7 @@ def test_a_segment_in_memory_begins_with_what_is_known_too(log, spill, disk):
 STEPS = ["append", "append", "append", "read", "kill", "fail", "mend", "wait"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from(STEPS), max_size=40),
     st.sampled_from(sorted(FAILURES.values())),
