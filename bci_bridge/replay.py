@@ -19,9 +19,10 @@ instants is found. Everything else follows from the inputs and is compared.
 Where inputs are lost, the state of the decoder is not known until the next run; what is
 recorded of that run beyond is counted as left out. Outcomes that are lost are left out
 themselves; that a volume was late is then read from the trials that it made due, or
-taken not to be so, and under hold-last what a later answer repeats may differ. Where a
-server was killed for good, the last outcomes may never have been written: what there is
-is compared.
+taken not to be so, and under hold-last what a later answer repeats may differ. Unless
+late answers are only flagged, how many trials were decided which way is then not
+compared. Where a server was killed for good, the last outcomes may never have been
+written: what there is is compared.
 """
 
 from collections.abc import Iterable, Iterator
@@ -157,12 +158,21 @@ class _Replay:
             made.append(envelope)
             if recorded is not None:
                 compared += 1
-                found += differences(run.name, recorded, envelope)
+                found += [
+                    one
+                    for one in differences(run.name, recorded, envelope)
+                    if one.field != "decisions" or self._are_decisions_known(run)
+                ]
             elif index < run.newest and index not in run.lost:
                 kind = kind_of(envelope.record)
                 found.append(Difference(run.name, index, "kind", "none", kind))
         if made or found:
             yield Replayed(run.name, tuple(made), compared, 0, tuple(found))
+
+    def _are_decisions_known(self, run: RunRecord) -> bool:
+        # A trial whose outcome is lost may have been answered too late.
+        ledger = self._ledger.run
+        return not run.lost or ledger is None or ledger.start.late == "flag"
 
     def _updated(self, order: int) -> Iterator[Replayed]:
         """Estimate again what was estimated when this was the newest input.

@@ -18,6 +18,7 @@ from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
 from bci_bridge.arrays import bytes_from_arrays, volume_from
 from bci_bridge.configuration import Configuration
 from bci_bridge.decoder import Decoder
+from bci_bridge.lateness import Lateness
 from bci_bridge.messages import Event, RigNote, RunStart, Volume
 from bci_bridge.outcomes import (
     Outcome,
@@ -27,7 +28,7 @@ from bci_bridge.outcomes import (
     Update,
     VolumeOutcome,
 )
-from bci_bridge.record import Record, answer_from, said_in
+from bci_bridge.record import Record, said_in
 from runtime.answers import (
     Answer,
     RunGeometry,
@@ -60,7 +61,7 @@ class Worker:
         self._failure = ""
         self._open: dict[str, Event] = {}
         self._last_volume = -1
-        self._last_answer: Answer | None = None
+        self._late = Lateness()
         self._record = Record()
 
     def start(self, start: RunStart, record: Record | None = None) -> None:
@@ -77,7 +78,7 @@ class Worker:
         self._open, self._failure = {}, ""
         self.configuration = Configuration.of(start, self._decoder, self._rig)
         self._configuration_sha256 = self.configuration.sha256
-        self._last_volume, self._last_answer = -1, None
+        self._last_volume, self._late = -1, Lateness(start.late)
         geometry = RunGeometry(
             start.run,
             start.shape,
@@ -125,14 +126,13 @@ class Worker:
             return self._unusable(action, "DECODER_FAILED", (str(error)[:512],))
         decided_ns = self._clock_ns()
         timing = self._timing(decided_ns, action.deadline_ns)
-        known = (*action.degraded, *report.degraded)
-        answer, degraded = self._by_policy(report.answer, timing, known)
+        answer, lateness = self._late.of_volume(report.answer, timing)
         outcome = VolumeOutcome(
             **self._common(decided_ns),
             volume_index=index,
             input="OK",
             timing=timing,
-            degraded=degraded,
+            degraded=(*action.degraded, *report.degraded, *lateness),
             quality=dict(report.quality),
             stage_ns=dict(report.stage_ns),
             input_crc32=action.envelope.crc32,
@@ -221,9 +221,7 @@ class Worker:
         """Bring the decoder to where the one was that answered this acquisition."""
         index = answered.volume_index
         self._last_volume = index
-        is_held = self._run is not None and self._run.late == "hold-last"
-        if is_held and answered.decision is not None:
-            self._last_answer = answer_from(answered)
+        self._late.know(answered)
         is_wanted = not self._record.is_settled(index)
         decided_ns = self._clock_ns()
         if action is None or answered.input != "OK":
@@ -290,26 +288,15 @@ class Worker:
         is_late = deadline_ns is not None and decided_ns > deadline_ns
         return "LATE" if is_late else "LIVE"
 
-    def _by_policy(
-        self, answer: Answer | None, timing: Timing, degraded: tuple[str, ...]
-    ) -> tuple[Answer | None, tuple[str, ...]]:
-        policy = "flag" if self._run is None else self._run.late
-        if answer is None or timing != "LATE" or policy == "flag":
-            self._last_answer = answer
-            return answer, degraded
-        if policy == "drop":
-            return Answer("ABSTAIN", reason="too late"), (*degraded, "LATE_DROPPED")
-        held = self._last_answer or Answer("ABSTAIN", reason="too late")
-        return held, (*degraded, "LATE_HELD_LAST")
-
     def _trials(
         self, reports: Iterable[TrialReport], decided_ns: int, timing: Timing
     ) -> list[Outgoing]:
         outgoing: list[Outgoing] = []
-        for report in reports:
-            event = self._open.pop(report.trial_id, None)
-            if event is None or report.trial_id in self._record.trials:
+        for made in reports:
+            event = self._open.pop(made.trial_id, None)
+            if event is None or made.trial_id in self._record.trials:
                 continue  # its final outcome is out, and is never edited
+            report = self._late.of_trial(made, timing)
             arrays = {
                 name: array
                 for name, array in (

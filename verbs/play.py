@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from bci_bridge.header import LatePolicy
 from bci_bridge.keyfolder import read_credentials
 from bci_bridge.player import play, run_start_from
 from bci_bridge.signals import stop_on_signals
@@ -37,6 +38,7 @@ def play_recording(
     is_rehearsal: bool = False,
     confounds: tuple[str, ...] = (),
     updates: bool = False,
+    late: LatePolicy = "flag",
 ) -> None:
     """Send runs one after another.
 
@@ -71,6 +73,7 @@ def play_recording(
                 run_start_from(run, speed=speed, run_id=name),
                 is_rehearsal=is_rehearsal,
                 updates=updates,
+                late=late,
             )
             sent = play(
                 run,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from bci_bridge.header import LatePolicy
 from bci_bridge.keyfolder import read_allow_list, read_credentials
 from bci_bridge.keyring import SERVER
 from bci_bridge.urgency import ORDINARY
@@ -34,6 +35,8 @@ def rehearsal_of(
     recording: Path | None,
     *,
     speed: float | None,
+    updates: bool = False,
+    late: LatePolicy | None = None,
     key: Path | None,
     keys: Path | None,
     on_line: Callable[[str], None],
@@ -43,6 +46,8 @@ def rehearsal_of(
     Args:
         recording: What will be played; None for no rehearsal.
         speed: 1 is real time, also where none is given.
+        updates: Ask for earlier estimates of trials.
+        late: What becomes of answers after their deadline; None leaves it to `play`.
         key: The player's own `NAME.key`, where the server asks for keys.
         keys: The server's folder of keys.
         on_line: Told each line of the player.
@@ -53,12 +58,19 @@ def rehearsal_of(
         BackendError: The recording or a key file is missing, damaged or open to others.
     """
     if recording is None:
-        for flag, value in (("--speed", speed), ("--rehearse-key", key)):
-            if value is not None:
+        for flag, is_given in (
+            ("--speed", speed is not None),
+            ("--updates", updates),
+            ("--late", late is not None),
+            ("--rehearse-key", key is not None),
+        ):
+            if is_given:
                 raise UsageError(f"{flag}: expected with --rehearse alone")
         return None
     check_speed(speed)
     flags = [] if speed is None else ["--speed", repr(speed)]
+    flags += ["--updates"] if updates else []
+    flags += [] if late is None else ["--late", late]
     if key is not None and keys is None:
         raise UsageError("--rehearse-key: expected with --keys alone")
     if keys is not None:

@@ -14,6 +14,7 @@ ServeBackend = Literal["ort", "openvino", "ort_cuda", "tensorrt", "auto"]
 ServePrecision = Literal["f32", "f16", "bf16", "int8", "fp8"]
 ServeWait = Literal["block", "spin"]
 KeyAction = Literal["make", "list", "revoke"]
+LatePolicy = Literal["flag", "hold-last", "drop"]
 Role = Literal["scanner", "stimulus", "observer", "operator"]
 
 
@@ -57,6 +58,8 @@ def serve(
     urgent: bool = True,
     rehearse: Path | None = None,
     speed: float | None = None,
+    updates: bool = False,
+    late: LatePolicy | None = None,
     rehearse_key: Path | None = None,
     sign_recording: Path | None = None,
     limit: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
@@ -84,6 +87,8 @@ def serve(
         urgent: Run before all other programs, where the system allows it.
         rehearse: Play this recording (a BIDS or Haxby folder) as the scanner, then end.
         speed: Of the rehearsal; 1, real time, by default.
+        updates: Of the rehearsal: ask for earlier estimates of trials.
+        late: Of the rehearsal: what becomes of late answers, as of `play`.
         rehearse_key: The player's NAME.key, with --keys; its roles are scanner and
             stimulus.
         sign_recording: A signer's NAME.key (see `sign`), by which the log is signed
@@ -111,6 +116,8 @@ def serve(
         is_urgent=urgent,
         rehearse=rehearse,
         speed=speed,
+        updates=updates,
+        late=late,
         rehearse_key=rehearse_key,
         sign_recording=sign_recording,
         precision=precision,
@@ -218,6 +225,7 @@ def play(
     spool: Path | None = None,
     confounds: tuple[str, ...] = (),
     updates: bool = False,
+    late: LatePolicy = "flag",
     rehearsal: bool = False,
 ) -> None:
     """Play a recording into a server as a scanner would, events included.
@@ -234,6 +242,8 @@ def play(
         spool: Folder in which a run survives this process; repeat the command to go on.
         confounds: Columns of `_desc-confounds_timeseries.tsv` that go with each volume.
         updates: Ask for earlier estimates of trials, while there is time for them.
+        late: Of answers after their deadline: flag says so, drop withholds them,
+            hold-last repeats the last one of a volume and withholds a trial's.
         rehearsal: Say in the runs' frozen configuration that nobody lay in the scanner.
     """
     from verbs.play import play_recording
@@ -250,6 +260,7 @@ def play(
         is_rehearsal=rehearsal,
         confounds=confounds,
         updates=updates,
+        late=late,
     )
 
 

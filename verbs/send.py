@@ -298,6 +298,7 @@ def send(
             quiet_s=sending.quiet_s,
             reorder=sending.reorder,
             updates=sending.updates,
+            late=sending.late,
         )
         cap_memory(_MEMORY_BYTES)
         # Numbers that overflow are refused in lines of ours; numpy would add its own.

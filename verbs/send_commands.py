@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+LatePolicy = Literal["flag", "hold-last", "drop"]
+
 sources = tyro.extras.SubcommandApp()
 
 
@@ -33,6 +35,9 @@ class Sending:
     """Deadline of a volume after its acquisition; one TR by default."""
     updates: bool = False
     """Ask for earlier estimates of trials, while there is time for them."""
+    late: LatePolicy = "flag"
+    """Of answers after their deadline: flag says so, drop withholds them, hold-last
+    repeats the last one of a volume and withholds a trial's."""
     subject: str = ""
     """As in BIDS, like session and task; for the record."""
     session: str = ""

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from bci_bridge.endpoints import beside, check_address
+from bci_bridge.header import LatePolicy
 from bci_bridge.keyfolder import read_allow_list, read_key_pair
 from bci_bridge.keyring import SERVER
 from bci_bridge.places import INPUTS
@@ -51,6 +52,8 @@ def serve_bundle(
     is_urgent: bool = True,
     rehearse: Path | None = None,
     speed: float | None = None,
+    updates: bool = False,
+    late: LatePolicy | None = None,
     rehearse_key: Path | None = None,
     sign_recording: Path | None = None,
     precision: Precision | None = None,
@@ -116,7 +119,13 @@ def serve_bundle(
         read_key_pair(keys / f"{SERVER}.key")
         read_allow_list(keys)
     rehearsal = rehearsal_of(
-        rehearse, speed=speed, key=rehearse_key, keys=keys, on_line=trouble
+        rehearse,
+        speed=speed,
+        updates=updates,
+        late=late,
+        key=rehearse_key,
+        keys=keys,
+        on_line=trouble,
     )
     vouching = signer_at_start(sign_recording, log)
     told: tuple[str, ...] = ()

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from bci_bridge.header import MAX_SIDE, Count, Name, OptionalName, Pace, Text
+from bci_bridge.header import (
+    MAX_SIDE,
+    Count,
+    LatePolicy,
+    Name,
+    OptionalName,
+    Pace,
+    Text,
+)
 from bci_bridge.messages import RunStart, slice_times_us
 from bci_bridge.sources.volume import Geometry
 from runtime.arrays import Float64
@@ -46,6 +54,8 @@ class Plan:
     """So long without a volume ends a run as aborted."""
     updates: bool = False
     """Ask for earlier estimates of trials."""
+    late: LatePolicy = "flag"
+    """What becomes of answers after their deadline."""
     reorder: int = 3
     """How many volumes may be held while an earlier one is awaited."""
 
@@ -102,6 +112,7 @@ class Plan:
             is_rehearsal=self.is_rehearsal,
             slice_times_us=slice_times_us(times_s),
             updates=self.updates,
+            late=self.late,
         )
 
     def tr_s_of(self, geometry: Geometry) -> float:

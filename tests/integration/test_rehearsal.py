@@ -68,6 +68,7 @@ def test_a_rehearsal_is_the_whole_way_and_ends_the_server(made, tmp_path):
     log = tmp_path / "log"
     status, error = served(
         made, "--log", log, "--keys", tmp_path / "keys", "--speed", "10",
+        "--late", "drop", "--updates",
         "--rehearse", made / "fits", "--rehearse-key", tmp_path / "keys" / "player.key",
     )  # fmt: skip
 
@@ -82,14 +83,20 @@ def test_a_rehearsal_is_the_whole_way_and_ends_the_server(made, tmp_path):
     assert not any(one.aborted for one in answers if isinstance(one, RunEnded))
     volumes = [one for one in answers if isinstance(one, VolumeOutcome)]
     assert [one.input for one in volumes] == ["OK"] * 40
-    assert sum(isinstance(one, TrialOutcome) for one in answers) == 2
+    trials = [one for one in answers if isinstance(one, TrialOutcome)]
+    assert [("LATE_DROPPED" in one.degraded) for one in trials] == [
+        one.timing == "LATE" for one in trials
+    ]
+    assert len(trials) == 2
     frozen = [
         msgspec.json.decode(one.payload, type=Configuration)
         for folder in (INPUTS, OUTCOMES)
         for one in records(log / folder)
         if isinstance(one.record, ConfigurationNote)
     ]
-    assert [one.is_rehearsal for one in frozen] == [True, True]
+    assert [(one.is_rehearsal, one.late, one.updates) for one in frozen] == [
+        (True, "drop", True)
+    ] * 2
 
 
 def test_a_player_that_is_refused_ends_the_server_in_one_line(made, tmp_path):

@@ -12,7 +12,7 @@ from neuroflow_client import Client
 from bci_bridge import protocol
 from bci_bridge.configuration import Configuration
 from bci_bridge.messages import ConfigurationNote, DecisionNote, Hello, RunEnd, Volume
-from bci_bridge.outcomes import RunEnded, VolumeOutcome
+from bci_bridge.outcomes import RunEnded, TrialOutcome, VolumeOutcome
 from bci_bridge.player import play, run_start_from
 from bci_bridge.recording_reader import Break
 from bci_bridge.sender import Sender
@@ -192,6 +192,8 @@ def test_late_answers_replay_identical_whatever_the_run_asked(running, tmp_path,
     server = running()
     run = _run(count=5, tr_s=60.0, pace="live", late=late, budget_s=1e-6)
     with Sender(server.address, run) as sender:
+        sender.event("t-1", 60.0, 1.0)
+        sender.event("t-2", 180.0, 1.0)
         for index, age_ns in enumerate((-800_000_000, 1_000_000, 10**9, -9 * 10**8)):
             sender.volume(index, _volume(index), time.monotonic_ns() - age_ns)
         # Another clock's instant; 5 would be a machine's that has just started.
@@ -210,6 +212,11 @@ def test_late_answers_replay_identical_whatever_the_run_asked(running, tmp_path,
     }
     assert [r.label for r in volumes] == labels[late]
     assert "TIME_ANOMALY" in volumes[4].degraded
+    trials = [r for r in records if isinstance(r, TrialOutcome)]
+    assert [(r.timing, r.label) for r in trials] == [
+        ("LATE", "1" if late == "flag" else None),
+        ("LIVE", "3"),
+    ]
 
 
 def test_a_run_that_the_stopping_server_ended_replays_identical(running, tmp_path):

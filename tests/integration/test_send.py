@@ -255,7 +255,8 @@ def command(*words):
 
 def test_the_verb_sends_a_file(running, tmp_path):
     server = running(recording=str(tmp_path / "log"))
-    words = ["nifti", nifti_run(tmp_path), "--fast", "--run", "rest"]
+    words = ["nifti", nifti_run(tmp_path), "--fast", "--run", "rest", "--updates"]
+    words += ["--late", "hold-last"]
     process = command(*words, "--to", server.address, "--discard", 2)
     lines = process.communicate(timeout=60)[1].splitlines()
     server.stop()
@@ -265,7 +266,8 @@ def test_the_verb_sends_a_file(running, tmp_path):
         "run rest: begins, 3 x 4 x 2 voxels, TR 0.1 s, 4 volumes",
         "run rest: complete, 4 of 4 volumes",
     ]
-    assert records(tmp_path / "log")[0].pace == "catchup"
+    start = records(tmp_path / "log")[0]
+    assert (start.pace, start.late, start.updates) == ("catchup", "hold-last", True)
 
 
 def test_sigterm_ends_the_run_as_aborted(running, tmp_path):

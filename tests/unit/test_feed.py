@@ -34,7 +34,8 @@ def test_a_run_begins_with_its_first_volume_and_ends_with_the_announced_last():
 
 def test_a_run_is_announced_as_its_first_volume_and_the_operator_say():
     affine = np.array([[0, -2.0, 0, 7], [2.0, 0, 0, 8], [0, 0, 3.0, 9], [0, 0, 0, 1]])
-    feed = Feed(plan(subject="sub-1", session="ses", task="look", budget_s=0.5))
+    options = {"budget_s": 0.5, "late": "drop", "updates": True}
+    feed = Feed(plan(subject="sub-1", session="ses", task="look", **options))
     begin = feed.take(scanned(0, affine=affine, tr_s=1.25), 0)[0]
 
     assert isinstance(begin, Begin)
@@ -43,6 +44,7 @@ def test_a_run_is_announced_as_its_first_volume_and_the_operator_say():
     assert (begin.start.expected_volumes, begin.start.budget_s) == (5, 0.5)
     assert (begin.start.subject, begin.start.session) == ("sub-1", "ses")
     assert (begin.start.task, begin.start.pace) == ("look", "live")
+    assert (begin.start.late, begin.start.updates) == ("drop", True)
 
 
 def test_a_long_run_tells_how_far_it_is_at_each_tenth():

@@ -22,9 +22,14 @@ def planned(bids, tmp_path_factory):  # noqa: F811  # the fixture
     make_device(keys, "player", ("scanner", "stimulus"))
     make_device(keys, "eye", ("observer", "stimulus"))
 
-    def plan(recording=bids, speed=None, key=None, keys=None):
+    def plan(recording=bids, speed=None, key=None, keys=None, **options):
         return rehearsal_of(
-            recording, speed=speed, key=key, keys=keys, on_line=lambda _: None
+            recording,
+            speed=speed,
+            key=key,
+            keys=keys,
+            on_line=lambda _: None,
+            **options,
         )
 
     plan.keys, plan.recording = keys, bids
@@ -58,6 +63,8 @@ def test_without_a_recording_there_is_no_rehearsal_and_no_flag_of_one(planned):
     assert planned(None) is None
     for flag, options in (
         ("--speed", {"speed": 1.0}),
+        ("--updates", {"updates": True}),
+        ("--late", {"late": "flag"}),
         ("--rehearse-key", {"key": planned.keys / "player.key"}),
     ):
         with pytest.raises(UsageError) as caught:

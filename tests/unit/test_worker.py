@@ -73,6 +73,61 @@ def test_a_late_answer_is_treated_as_the_run_asked(policy, label, degraded):
     assert (late.timing, late.label, late.degraded) == ("LATE", label, degraded)
 
 
+class Imaginative(MeanDecoder):
+    """Also says what a trial looks like, and what was measured of it."""
+
+    def _told(self, trial, answer, last):
+        told = super()._told(trial, answer, last)
+        image, beta = np.zeros((1, 1, 3), np.uint8), np.ones(4, np.float32)
+        return replace(told, image=image, beta=beta, standard_error=beta)
+
+
+@pytest.mark.parametrize(
+    ("policy", "decision", "abstention", "degraded", "arrays"),
+    [
+        ("flag", "ANSWER", None, (), ("z_v", "image", "beta", "standard_error")),
+        ("hold-last", "ABSTAIN", "too late", ("LATE_DROPPED",),
+         ("beta", "standard_error")),
+        ("drop", "ABSTAIN", "too late", ("LATE_DROPPED",), ("beta", "standard_error")),
+    ],
+)  # fmt: skip
+def test_a_late_trial_is_flagged_or_what_was_decoded_of_it_is_withheld(
+    policy, decision, abstention, degraded, arrays
+):
+    rig = Rig(late=policy, decoder=Imaginative())
+    rig.trial("t-1")
+    rig.trial("t-2", onset_s=1.0)
+    rig.volume(0)
+
+    _, punctual = rig.volume(1, decided_ns=DEADLINE_NS)
+    _, late = rig.volume(2, decided_ns=DEADLINE_NS + 1)
+
+    assert (punctual.decision, punctual.label, punctual.degraded) == ("ANSWER", "1", ())
+    assert punctual.arrays == ("z_v", "image", "beta", "standard_error")
+    assert (late.timing, late.decision, late.abstention) == (
+        "LATE", decision, abstention
+    )  # fmt: skip
+    assert (late.degraded, late.arrays) == (degraded, arrays)
+    is_told = policy == "flag"
+    assert (late.label, late.confidence) == (("2", 0.75) if is_told else (None, None))
+
+
+def test_a_successor_withholds_a_trial_of_a_volume_that_was_answered_too_late():
+    first = Rig(late="drop")
+    first.volume(0)
+    first.trial("t-1")
+    late, _ = first.volume(1, decided_ns=DEADLINE_NS + 1)
+    second = Rig(late="drop")
+    second.volume(0)
+    second.trial("t-1")
+    second.record.add(late)  # and the trial's was never written
+
+    (trial,) = second.volume(1, decided_ns=0)
+
+    assert (trial.timing, trial.abstention) == ("LATE", "too late")
+    assert trial.degraded == ("LATE_DROPPED",)
+
+
 def test_an_answer_at_the_deadline_is_live():
     (outcome,) = Rig().volume(0, decided_ns=DEADLINE_NS)
 
@@ -97,6 +152,7 @@ def test_what_failed_in_the_decoder_is_in_every_answer_that_it_touched():
     said = [one.degraded for one in (*on_time, *late)]
     assert ("ENGINE_FAILED",) in said
     assert ("ENGINE_FAILED", "LATE_HELD_LAST") in said
+    assert ("ENGINE_FAILED", "LATE_DROPPED") in said
     assert all(one[0] == "ENGINE_FAILED" for one in said)
     assert any(type(one).__name__ == "TrialOutcome" for one in (*on_time, *late))
 
