@@ -7,6 +7,7 @@ with the same hash were the same experiment.
 import hashlib
 
 import msgspec
+from msgspec import UNSET, structs
 
 from bci_bridge.decoder import Decoder
 from bci_bridge.header import LatePolicy, Pace, Shape
@@ -42,6 +43,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     versions: dict[str, str]
     overlay_sha256: str | None = None
     updates: bool = False
+    slice_times_us: tuple[int, ...] = ()
+    """When each slice is acquired: an estimator may fit its responses to that."""
+    processors: int = 0
+    """What a library chooses its number of threads from, and so the order of sums."""
 
     @classmethod
     def of(
@@ -71,7 +76,20 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             versions={} if rig is None else rig.versions,
             overlay_sha256=decoder.overlay_sha256,
             updates=start.updates,
+            slice_times_us=()
+            if start.slice_times_us is UNSET
+            else start.slice_times_us,
+            processors=0 if rig is None else rig.processors,
         )
+
+    def as_cited(self, sha256: str) -> "Configuration":
+        """Give it as an earlier version froze it, if that is what a hash names.
+
+        Args:
+            sha256: As the outcomes of a recording cite it.
+        """
+        earlier = structs.replace(self, slice_times_us=(), processors=0)
+        return earlier if earlier.sha256 == sha256 else self
 
     @property
     def sha256(self) -> str:

@@ -27,6 +27,14 @@ class RunRecord:
     _decided: dict[int, int] = field(default_factory=dict)
     _places: dict[int | str, int] = field(default_factory=dict)
 
+    @property
+    def configuration_sha256(self) -> str:
+        """What the run's first readable outcome says that it was done with."""
+        for envelope in self.outcomes.values():
+            if isinstance(envelope.record, Outcome):
+                return envelope.record.configuration_sha256
+        return ""
+
     def add(self, envelope: Envelope, *, after_loss: bool) -> None:
         """Take the next outcome of the log."""
         outcome = envelope.record

@@ -199,7 +199,8 @@ class _Replay:
         for action in actions:
             match action:
                 case StartRun(start):
-                    self._worker.start(start, self._made)
+                    cited = run.configuration_sha256
+                    self._worker.start(start, self._made, cited)
                 case Note(note):
                     self._owed.append(encode(note))
                 case AddTrial():

@@ -64,7 +64,9 @@ class Worker:
         self._late = Lateness()
         self._record = Record()
 
-    def start(self, start: RunStart, record: Record | None = None) -> None:
+    def start(
+        self, start: RunStart, record: Record | None = None, cited_sha256: str = ""
+    ) -> None:
         """Begin the accounts of a run, and make the decoder ready for it.
 
         A run that the decoder cannot begin has outcomes too: each of its acquisitions
@@ -73,10 +75,13 @@ class Worker:
         Args:
             start: The run.
             record: What is answered already; may grow while the run goes on.
+            cited_sha256: The configuration that a recording of the run cites; maybe an
+                earlier version froze it.
         """
         self._run, self._record = start, Record() if record is None else record
         self._open, self._failure = {}, ""
-        self.configuration = Configuration.of(start, self._decoder, self._rig)
+        frozen = Configuration.of(start, self._decoder, self._rig)
+        self.configuration = frozen.as_cited(cited_sha256)
         self._configuration_sha256 = self.configuration.sha256
         self._last_volume, self._late = -1, Lateness(start.late)
         geometry = RunGeometry(

@@ -12,7 +12,8 @@ from neuroflow_client import Client
 from bci_bridge import protocol
 from bci_bridge.configuration import Configuration
 from bci_bridge.messages import ConfigurationNote, DecisionNote, Hello, RunEnd, Volume
-from bci_bridge.outcomes import RunEnded, TrialOutcome, VolumeOutcome
+from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
+from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.player import play, run_start_from
 from bci_bridge.recording_reader import Break
 from bci_bridge.sender import Sender
@@ -24,7 +25,9 @@ from tests.integration.replaying import (
     EVENTS,
     RIG,
     entries_of,
+    found_in,
     require_identity,
+    rewritten,
     scanned,
 )
 from tests.integration.tiny import SHAPE, MeanDecoder, PlayedRun
@@ -70,6 +73,43 @@ def test_a_run_is_done_with_what_its_frozen_configuration_says(running, tmp_path
     assert [one.is_rehearsal for one in frozen.values()] == [True, False, False]
     assert frozen["run-1"].versions == RIG.versions
     assert frozen["run-2"].sha256 == frozen["run-3"].sha256 != frozen["run-1"].sha256
+
+
+def test_a_recording_from_before_a_fact_was_frozen_replays_identical(running, tmp_path):
+    server = running(rig=RIG)
+    start = _run(count=2, slice_times_us=(0, 500_000))
+    play(PlayedRun("run-1", 2), server.address, None, run_start=start)
+    server.stop()
+    frozen = Configuration.of(start, MeanDecoder(), RIG)
+    earlier = structs.replace(frozen, slice_times_us=(), processors=0)
+    hashes = {"earlier": earlier.sha256, "another": "0" * 64}
+
+    def cite(sha256):
+        def change(_, envelope):
+            record = envelope.record
+            if not isinstance(record, Outcome):
+                return envelope
+            return encode(structs.replace(record, configuration_sha256=sha256))
+
+        return change
+
+    (tmp_path / "now").mkdir()
+    for log in (INPUTS, OUTCOMES):
+        (tmp_path / log).rename(tmp_path / "now" / log)
+    _, records = require_identity(tmp_path / "now")
+    found = {
+        name: found_in(
+            rewritten(tmp_path / "now", cite(sha256)).rename(tmp_path / name)
+        )
+        for name, sha256 in hashes.items()
+    }
+
+    cited = {r.configuration_sha256 for r in records if isinstance(r, Outcome)}
+    assert cited == {frozen.sha256}
+    assert found == {
+        "earlier": [],
+        "another": [(index, "configuration_sha256") for index in range(3)],
+    }
 
 
 def test_a_clean_run_replays_identical(running, tmp_path):
