@@ -195,7 +195,14 @@ class Acquisitions:
             add = AddVolume(volume, envelope, now_ns, deadline_ns, degraded)
             return [*actions, add]
         skip = SkipVolume(
-            index, "INVALID", reason, deadline_ns, volume, envelope.crc32, now_ns
+            index,
+            "INVALID",
+            reason,
+            deadline_ns,
+            volume,
+            envelope.crc32,
+            now_ns,
+            degraded,
         )
         return [*actions, skip]
 

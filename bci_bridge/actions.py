@@ -92,6 +92,7 @@ class SkipVolume(msgspec.Struct, frozen=True, gc=False):
     """The unusable volume, where one came."""
     input_crc32: int | None = None
     received_ns: int | None = None
+    degraded: tuple[str, ...] = ()
 
 
 class EndRun(msgspec.Struct, frozen=True, gc=False):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from msgspec import UNSET, structs
+from msgspec import UNSET
 
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
 from bci_bridge.arrays import bytes_from_arrays, volume_from
@@ -190,6 +190,7 @@ class Worker:
         answered = self._record.volumes.get(action.volume_index)
         if answered is not None:
             return self._follow(answered, None)
+        volume = action.volume
         trials, degraded = self._skip(action.volume_index)
         decided_ns = self._clock_ns()
         timing = self._timing(decided_ns, action.deadline_ns)
@@ -198,10 +199,14 @@ class Worker:
             volume_index=action.volume_index,
             input=action.input,
             timing=timing,
-            degraded=degraded,
+            degraded=(*action.degraded, *degraded),
             reason=action.reason,
             input_crc32=action.input_crc32,
-            acquired_ns=None if action.volume is None else action.volume.acquired_ns,
+            acquired_ns=None if volume is None else volume.acquired_ns,
+            clock_offset_ns=None if volume is None else volume.clock_offset_ns,
+            clock_uncertainty_ns=(
+                None if volume is None else volume.clock_uncertainty_ns
+            ),
             received_ns=action.received_ns,
             deadline_ns=action.deadline_ns,
         )
@@ -282,10 +287,9 @@ class Worker:
             action.record,
             action.envelope.crc32,
             action.received_ns,
+            (*action.degraded, *degraded),
         )
-        (outcome, payload), *trials = self.skip_volume(skip)
-        degraded = (*action.degraded, *degraded, *outcome.degraded)
-        return [(structs.replace(outcome, degraded=degraded), payload), *trials]
+        return self.skip_volume(skip)
 
     def _timing(self, decided_ns: int, deadline_ns: int | None) -> Timing:
         if self._run is not None and self._run.pace == "catchup":

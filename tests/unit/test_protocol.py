@@ -251,6 +251,21 @@ def test_an_implausible_clock_is_flagged_and_not_used():
     assert add.deadline_ns == NOW + SECOND // 2
 
 
+@pytest.mark.parametrize(
+    ("index", "shape", "reason"),
+    [(0, (2, 2, 1), "SHAPE_MISMATCH"), (1, SHAPE, "BEYOND_EXPECTED")],
+)
+def test_an_implausible_clock_is_also_flagged_where_the_volume_is_unusable(
+    index, shape, reason
+):
+    rig = Rig(expected_volumes=1).begin()
+
+    *_, skip = rig.volume(index, acquired_ns=0, shape=shape)
+
+    assert (skip.input, skip.reason) == ("INVALID", reason)
+    assert skip.degraded == ("TIME_ANOMALY",)
+
+
 def test_stimulus_software_has_a_sequence_of_its_own():
     rig = Rig().begin()
     rig.hello(STIMULUS, "stimulus", "stimulus")

@@ -250,6 +250,37 @@ def test_an_acquisition_beyond_the_announced_length_is_kept_from_the_decoder():
     assert decoder.used == []
 
 
+class Unable(MeanDecoder):
+    def add_volume(self, *_, **__):
+        raise UsageError("expected nothing")
+
+
+@pytest.mark.parametrize("reason", ["SHAPE_MISMATCH", "NOT_FINITE", "DECODER_FAILED"])
+def test_an_unusable_volume_still_says_by_which_clock_it_was_acquired(reason):
+    worker = Rig(decoder=Unable()).worker
+    record = Volume(
+        run="run-1", volume_index=0, acquired_ns=7, dtype="f4", shape=SHAPE,
+        clock_offset_ns=-3, clock_uncertainty_ns=2,
+    )  # fmt: skip
+    value = np.nan if reason == "NOT_FINITE" else 0
+    envelope = encode(record, np.full(SHAPE, value, "<f4").tobytes())
+    told = ("TIME_ANOMALY",)
+
+    if reason == "SHAPE_MISMATCH":
+        crc32 = envelope.crc32
+        skip = SkipVolume(0, "INVALID", reason, 100, record, crc32, 50, told)
+        ((outcome, _),) = worker.skip_volume(skip)
+    else:
+        add = AddVolume(record, envelope, 50, 100, told)
+        ((outcome, _),) = worker.add_volume(add)
+
+    assert (outcome.input, outcome.reason) == ("INVALID", reason)
+    assert outcome.acquired_ns == 7
+    assert (outcome.clock_offset_ns, outcome.clock_uncertainty_ns) == (-3, 2)
+    assert outcome.degraded[0] == "TIME_ANOMALY"
+    assert outcome.input_crc32 == envelope.crc32
+
+
 def test_a_decoder_is_told_what_came_beside_the_voxels_and_the_slices_times():
     told = []
 
