@@ -278,6 +278,7 @@ def evaluate(
     weights: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     download: bool = False,
     backend: Backend = "ort",
+    combine: tuple[Path, ...] = (),
     leave_one_run_out: bool = False,
     seeds: int = 3,
     out: Path | None = None,
@@ -296,12 +297,20 @@ def evaluate(
         weights: With --bundle, NAME=FILE of a feature network; may be repeated.
         download: With --bundle, let torchvision download the weights that it has.
         backend: With --bundle, the engine library.
+        combine: Folders that --bundle --out wrote, one a participant: their mean, with
+            intervals over participants and images.
         leave_one_run_out: Each run in turn is the test, causal and offline.
         seeds: With --leave-one-run-out, trainings per fold, averaged.
         out: File for the result as JSON; with --bundle, a folder for JSON, tables
             and figures.
         json: Print JSON instead of tables.
     """
+    if combine:
+        from verbs.combine_evaluations import combine_evaluations
+
+        is_alone = not (bundle or recording or trials or leave_one_run_out)
+        combine_evaluations(combine, out=out, as_json=json, is_alone=is_alone)
+        return
     if bundle is not None and not leave_one_run_out:
         from verbs.evaluate_bundle import evaluate_bundle
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+from jaxtyping import Float64
 
 from runtime.preprocess import AffineNormaliser
 from training.metrics.controls import (
@@ -21,6 +22,7 @@ from training.metrics.evaluation import (
     image_figures,
     retrieval_figures,
 )
+from training.metrics.ledger import Ledger, shared_draws
 from training.metrics.result import (
     Absent,
     Control,
@@ -63,6 +65,7 @@ class Everything:
     spread: list[SpreadFigures]
     spread_from: str
     controls: list[Control]
+    ledger: Ledger
     found: Found
 
 
@@ -116,11 +119,13 @@ def evaluate_split(
     screen.stage("sample single trials")
     sampled, spread_from = _sampled(maps, z_v, others, rng, screen)
     screen.stage("metrics")
-    judged = _Judged(trials, once, mean, networks, rng)
+    ledger = Ledger(trials.names)
+    judged = _Judged(trials, once, mean, networks, rng, ledger)
     reconstructions = judged.images(single, averaged, synthetic)
-    retrieval = _retrieval(maps, z_v[shown_as], single, once, rng)
-    retrieval += _retrieval(maps, z_v, averaged, mean, rng)
-    retrieval += _synthetic_retrieval(maps, other, z_v, synthetic, mean, rng)
+    asked = _Retrieval(maps, rng, ledger)
+    retrieval = asked.measured(z_v[shown_as], single, once)
+    retrieval += asked.measured(z_v, averaged, mean)
+    retrieval += asked.synthetic(other, z_v, synthetic, mean)
     encoding = judged.encoding(predicted, means, maps.space.affine)
     centre = maps.bundle.latent_mean
     cosines = similarities(averaged.latents, z_v, query_mean=centre, item_mean=centre)
@@ -133,9 +138,18 @@ def evaluate_split(
         reconstructions=reconstructions,
         retrieval=retrieval,
         encoding=encoding,
-        spread=spread_figures(predicted, sampled, trials.betas, shown_as, rng),
+        spread=spread_figures(
+            predicted,
+            sampled,
+            trials.betas,
+            shown_as,
+            rng,
+            draws=judged.draws,
+            ledger=ledger,
+        ),
         spread_from=spread_from,
         controls=controls,
+        ledger=ledger,
         found=Found(
             seen=None if isinstance(trials.pictures, Absent) else trials.pictures,
             decoded=averaged.pictures,
@@ -179,6 +193,12 @@ class _Judged:
     mean: Design
     networks: Networks
     rng: np.random.Generator
+    ledger: Ledger
+
+    @property
+    def draws(self) -> Float64[np.ndarray, "draws images"]:
+        """The images' draws that everybody shares who saw them."""
+        return shared_draws(self.trials.names)
 
     def images(
         self,
@@ -209,6 +229,7 @@ class _Judged:
             self.rng,
             source=source,
             decoder=decoder,
+            ledger=self.ledger,
         )
 
     def encoding(
@@ -231,7 +252,9 @@ class _Judged:
                 rois=trials.rois,
                 repeats=trials.betas,
                 repeats_image=trials.shown,
+                draws=self.draws,
                 percent=in_percent,
+                ledger=self.ledger,
             )
             for pair, design, in_percent in zip(
                 (single, averaged), (self.once, self.mean), percent, strict=True
@@ -248,75 +271,69 @@ class _Judged:
         return found if similarity is None else [*found, similarity]
 
 
-def _retrieval(
-    maps: BundleMaps,
-    z_v: Latents,
-    decoded: Decoded,
-    design: Design,
-    rng: np.random.Generator,
-) -> list[RetrievalFigures]:
-    """Decoded latents and retrieval features, with and without the training mean."""
-    decoded_rows = _both_ways(
-        maps, z_v, decoded.latents, design, rng, source="decoded latents"
-    )
-    return decoded_rows + _both_ways(
-        maps, z_v, decoded.retrieval, design, rng, source="retrieval features"
-    )
+@dataclass(frozen=True, slots=True, eq=False)
+class _Retrieval:
+    maps: BundleMaps
+    rng: np.random.Generator
+    ledger: Ledger
 
+    def measured(
+        self, z_v: Latents, decoded: Decoded, design: Design
+    ) -> list[RetrievalFigures]:
+        """Decoded latents and retrieval features, with and without the mean."""
+        return [
+            *self._both_ways(z_v, decoded.latents, design, "decoded latents"),
+            *self._both_ways(z_v, decoded.retrieval, design, "retrieval features"),
+        ]
 
-def _both_ways(
-    maps: BundleMaps,
-    z_v: Latents,
-    brain: Latents,
-    design: Design,
-    rng: np.random.Generator,
-    *,
-    source: RetrievalSource,
-) -> list[RetrievalFigures]:
-    centre = maps.bundle.latent_mean
-    # Features that learned centred latents hold no mean that could be subtracted.
-    is_free = source != "decoded latents" and maps.bundle.manifest.flow.is_centred
-    return [
-        retrieval_figures(
-            brain,
-            z_v,
-            design,
-            rng,
-            source=source,
-            brain_mean=centre if subtracted and not is_free else None,
-            image_mean=centre if subtracted else None,
-            is_mean_subtracted=subtracted,
-        )
-        for subtracted in (False, True)
-    ]
-
-
-def _synthetic_retrieval(
-    maps: BundleMaps,
-    other: BundleMaps | None,
-    z_v: Latents,
-    synthetic: Sequence[Synthetic],
-    design: Design,
-    rng: np.random.Generator,
-) -> list[RetrievalFigures]:
-    own = synthetic[0][2].retrieval
-    found = _both_ways(maps, z_v, own, design, rng, source="self-consistency")
-    for source, decoder, decoded in synthetic[1:]:
-        if other is None:
-            continue
-        reader = other if decoder == "external" else maps
-        centre = reader.bundle.latent_mean
-        found.append(
+    def _both_ways(
+        self, z_v: Latents, brain: Latents, design: Design, source: RetrievalSource
+    ) -> list[RetrievalFigures]:
+        centre = self.maps.bundle.latent_mean
+        is_centred = self.maps.bundle.manifest.flow.is_centred
+        # Features that learned centred latents hold no mean that could be subtracted.
+        is_free = source != "decoded latents" and is_centred
+        return [
             retrieval_figures(
-                decoded.latents,
-                reader.latents_as(maps, z_v),
+                brain,
+                z_v,
                 design,
-                rng,
+                self.rng,
                 source=source,
-                brain_mean=centre,
-                image_mean=centre,
-                is_mean_subtracted=True,
-                decoder=decoder,
+                brain_mean=centre if subtracted and not is_free else None,
+                image_mean=centre if subtracted else None,
+                is_mean_subtracted=subtracted,
+                ledger=self.ledger,
             )
-        )
-    return found
+            for subtracted in (False, True)
+        ]
+
+    def synthetic(
+        self,
+        other: BundleMaps | None,
+        z_v: Latents,
+        synthetic: Sequence[Synthetic],
+        design: Design,
+    ) -> list[RetrievalFigures]:
+        own = synthetic[0][2].retrieval
+        found = self._both_ways(z_v, own, design, "self-consistency")
+        for source, decoder, decoded in synthetic[1:]:
+            if other is None:
+                continue
+            reader = other if decoder == "external" else self.maps
+            centre = reader.bundle.latent_mean
+            found.append(
+                retrieval_figures(
+                    decoded.latents,
+                    reader.latents_as(self.maps, z_v),
+                    design,
+                    self.rng,
+                    source=source,
+                    brain_mean=centre,
+                    image_mean=centre,
+                    is_mean_subtracted=True,
+                    decoder=decoder,
+                    ledger=self.ledger,
+                )
+            )
+        return found

@@ -31,6 +31,7 @@ from verbs.progress import screen
 from verbs.split_trials import BundleMaps, check_external
 
 SEED = 0
+EVALUATION, LEDGER = "evaluation.json", "evaluation_images.npz"
 NO_EXTERNAL = Absent(
     "no independently trained encoder and decoder were given (--external)"
 )
@@ -133,7 +134,8 @@ def evaluate_bundle(
         if out is not None:
             shown.stage("write tables and figures")
             out.mkdir(parents=True, exist_ok=True)
-            (out / "evaluation.json").write_bytes(to_json(result))
+            (out / EVALUATION).write_bytes(to_json(result))
+            (out / LEDGER).write_bytes(judged.ledger.encode())
             (out / "evaluation.md").write_text(to_markdown(result), encoding="utf-8")
             write_figures(out, result, judged.found)
     print(to_json(result).decode() if as_json else to_markdown(result), end="")

@@ -15,6 +15,7 @@ from training.metrics.controls import (
 )
 from training.metrics.encoding import encoding_figures
 from training.metrics.evaluation import Design, image_figures, retrieval_figures
+from training.metrics.ledger import shared_draws
 from training.metrics.published import ABLATIONS, DECODING, ENCODING
 from training.metrics.published_tables import plain
 from training.metrics.report import LEARNED, from_json, to_json, to_markdown
@@ -63,6 +64,7 @@ def encoded(design, *, rois=None, noise=1.0):
         rois=rois or {"all voxels": np.ones(VOXELS, bool)},
         repeats=betas,
         repeats_image=SHOWN,
+        draws=shared_draws([str(i) for i in range(IMAGES)]),
     )
 
 
@@ -96,7 +98,7 @@ def evaluation():
         spread=spread_figures(
             pictures().reshape(IMAGES, -1)[:, :VOXELS].astype(np.float32),
             Absent("nothing was sampled"), np.zeros((60, VOXELS), np.float32),
-            SHOWN, rng(),
+            SHOWN, rng(), draws=np.ones((1, IMAGES)),
         ),
         spread_from="nothing was sampled",
         controls=[retrieval_control(np.eye(20), 20, rng())],

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import TensorMismatchError
+from training.metrics.ledger import shared_draws
 from training.metrics.result import Absent
 from training.metrics.spread import (
     check_spread,
@@ -137,7 +138,10 @@ def test_of_a_true_model_whole_samples_are_calibrated_and_latents_alone_too_narr
     sampled = sampled_deviations(maps, z_v[images], residuals, rng(5))
     predicted = maps.responses(maps.expected_latents(z_v[images]))
 
-    alone, whole = spread_figures(predicted, sampled, trials(20, shown), row, rng(6))
+    draws = shared_draws([str(image) for image in images])
+    alone, whole = spread_figures(
+        predicted, sampled, trials(20, shown), row, rng(6), draws=draws
+    )
 
     assert (alone.source, whole.source) == (ALONE, WHOLE)
     # 120 trials of 30 voxels, deviations known to 9 %: .945 expected.
@@ -153,14 +157,17 @@ def test_of_a_true_model_whole_samples_are_calibrated_and_latents_alone_too_narr
 
 def test_what_cannot_be_sampled_or_held_against_repeats_says_so():
     betas, once = np.zeros((3, 2), np.float32), np.arange(3)
+    draws = np.ones((1, 3))
 
     with pytest.raises(TensorMismatchError, match="more than once"):
         check_spread(betas, betas, betas, once)
     with pytest.raises(TensorMismatchError, match="trials of all 3 images"):
         check_spread(betas, betas, betas, np.array([0, 0, 1]))
-    (absent,) = spread_figures(betas, {ALONE: betas}, betas, once, rng())
+    (absent,) = spread_figures(betas, {ALONE: betas}, betas, once, rng(), draws=draws)
     assert "more than once" in absent.coverage.reason
-    (absent,) = spread_figures(betas, Absent("no split"), betas, once, rng())
+    (absent,) = spread_figures(
+        betas, Absent("no split"), betas, once, rng(), draws=draws
+    )
     assert absent.error_ratio == Absent("no split")
     maps = Linear(np.ones((1, 2), np.float32))
     one = residuals_of(maps, betas[:1], np.array([0]), np.zeros((1, 1, 1), np.float32))

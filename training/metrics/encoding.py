@@ -12,6 +12,7 @@ from runtime.errors import TensorMismatchError
 from runtime.preprocess import AffineNormaliser
 from training.metrics import voxels
 from training.metrics.evaluation import Design, interval_value
+from training.metrics.ledger import Ledger
 from training.metrics.result import (
     Absent,
     EncodingFigures,
@@ -34,7 +35,9 @@ def encoding_figures(
     rois: Rois,
     repeats: Float32[np.ndarray, "trials voxels"],
     repeats_image: Int64[np.ndarray, " trials"],
+    draws: Float64[np.ndarray, "draws images"],
     percent: tuple[Responses, Responses] | None = None,
+    ledger: Ledger | None = None,
 ) -> EncodingFigures:
     """Hold predicted responses against measured ones.
 
@@ -42,15 +45,18 @@ def encoding_figures(
         predicted: Percent signal, or z-scores within sessions, one a row of `design`.
         betas: Measured, of the same rows.
         design: Single trials, or one row an image.
-        rng: Draws the intervals.
+        rng: Draws the intervals of means over images.
         units: Mean and standard deviation of the training betas.
         rois: Voxels of each region; the first is printed first.
         repeats: All single trials, for the ceiling.
         repeats_image: Image of each of them.
+        draws: How often each image is in each draw, for correlations across images;
+            see `shared_draws`.
         percent: Predicted and measured in percent signal, where the first two are
             z-scores. Only the correlation across voxels with means left in is of
             these: a session's mean moves both alike, and would pass for prediction
             in a correlation across images.
+        ledger: Keeps what the figures are means of.
     """
     chosen, about = np.concatenate(design.repetitions), design.about
     said, found = predicted[chosen], betas[chosen]
@@ -65,17 +71,25 @@ def encoding_figures(
     if design.trials == "averaged":
         averaged = int(np.unique(repeats_image, return_counts=True)[1].min())
     ceiling = _ceiling(repeats, repeats_image, averaged)
-    return EncodingFigures(
+    across = {
+        "mse": voxels.squared_errors(z_said, z_found),
+        "pearson": voxels.correlations_across_voxels(z_said, z_found),
+        "cosine": voxels.cosines_across_voxels(z_said, z_found),
+        "pearson_percent": voxels.correlations_across_voxels(said, found),
+    }
+    regions, drawn = _roi_figures(predicted, betas, design, rois, ceiling, draws)
+    figures = EncodingFigures(
         trials=design.trials,
-        mse=per_image(voxels.squared_errors(z_said, z_found), None),
-        pearson=per_image(voxels.correlations_across_voxels(z_said, z_found), 0.0),
-        cosine=per_image(voxels.cosines_across_voxels(z_said, z_found), 0.0),
-        pearson_percent=per_image(voxels.correlations_across_voxels(said, found), None),
-        rois=[
-            _roi_figures(name, predicted, betas, design, chosen_voxels, ceiling, rng)
-            for name, chosen_voxels in rois.items()
-        ],
+        mse=per_image(across["mse"], None),
+        pearson=per_image(across["pearson"], 0.0),
+        cosine=per_image(across["cosine"], 0.0),
+        pearson_percent=per_image(across["pearson_percent"], None),
+        rois=regions,
     )
+    if ledger is not None:
+        ledger.keep(figures, across, about)
+        ledger.keep_draws(figures, drawn)
+    return figures
 
 
 def _ceiling(
@@ -88,51 +102,70 @@ def _ceiling(
 
 
 def _roi_figures(
-    name: str,
     predicted: Responses,
     betas: Responses,
     design: Design,
-    chosen: Bool[np.ndarray, " voxels"],
+    rois: Rois,
     ceiling: Float64[np.ndarray, " voxels"] | Absent,
-    rng: np.random.Generator,
-) -> RoiFigures:
+    draws: Float64[np.ndarray, "draws images"],
+) -> tuple[list[RoiFigures], dict[str, Float64[np.ndarray, " draws"]]]:
+    """Return every region's figures, and what they come to in each draw."""
     # Repetitions are averaged after the correlation: within one, every image is once.
     sets = [(predicted[rows], betas[rows]) for rows in design.repetitions]
-    per_voxel = np.mean(
-        [voxels.correlations_across_images(a, b)[chosen] for a, b in sets], axis=0
+    r = np.mean([voxels.correlations_across_images(a, b) for a, b in sets], axis=0)
+    explained = np.mean([voxels.explained_variances(a, b) for a, b in sets], axis=0)
+    shares = {
+        f"regions/{name}/correlation": _mean_of(one) for name, one in rois.items()
+    }
+    if not isinstance(ceiling, Absent):
+        scale = voxels.normalised_by_ceiling(np.ones_like(ceiling), ceiling)
+        for name, chosen in rois.items():
+            usable = chosen & np.isfinite(scale)
+            if usable.any():
+                shares[f"regions/{name}/normalised"] = np.where(
+                    usable, _mean_of(usable) * scale, 0.0
+                )
+    drawn = np.mean(
+        [
+            voxels.drawn_correlations(a, b, draws, np.stack(list(shares.values())))
+            for a, b in sets
+        ],
+        axis=0,
     )
-    explained = np.mean(
-        [voxels.explained_variances(a, b)[chosen] for a, b in sets], axis=0
-    )
-    count, images = int(chosen.sum()), len(design.repetitions[0])
-    parts = [voxels.correlation_interval(a, b, chosen, rng) for a, b in sets]
-    correlation = Value(
-        mean=float(per_voxel.mean()),
-        # The mean of the repetitions' limits: the same images were drawn in each, so
-        # that averaging over repetitions narrows nothing.
-        low=float(np.mean([part.low for part in parts])),
-        high=float(np.mean([part.high for part in parts])),
-        chance=0.0,
-        n=images,
-    )
-    limit: Figure
-    normalised: Figure
-    if isinstance(ceiling, Absent):
-        limit = normalised = ceiling
-    else:
-        limit = Value(mean=float(np.sqrt(ceiling[chosen]).mean()), n=count)
-        ratios = voxels.normalised_by_ceiling(per_voxel, ceiling[chosen])
-        usable = np.isfinite(ratios)
-        normalised = (
-            Value(mean=float(ratios[usable].mean()), n=int(usable.sum()))
-            if usable.any()
-            else Absent(f"no voxel has a noise ceiling of {voxels.CEILING_FLOOR:g}")
+    by_name = dict(zip(shares, drawn, strict=True))
+    images = len(design.repetitions[0])
+
+    def value(key: str, chance: float | None, n: int) -> Value:
+        low, high = np.percentile(by_name[key], [2.5, 97.5])
+        mean = float(shares[key] @ r)
+        return Value(mean=mean, low=float(low), high=float(high), chance=chance, n=n)
+
+    found = []
+    for name, chosen in rois.items():
+        count, key = int(chosen.sum()), f"regions/{name}/normalised"
+        limit: Figure
+        normalised: Figure
+        if isinstance(ceiling, Absent):
+            limit = normalised = ceiling
+        else:
+            limit = Value(mean=float(np.sqrt(ceiling[chosen]).mean()), n=count)
+            normalised = Absent(
+                f"no voxel has a noise ceiling of {voxels.CEILING_FLOOR:g}"
+            )
+            if key in shares:
+                normalised = value(key, 0.0, int(np.count_nonzero(shares[key])))
+        found.append(
+            RoiFigures(
+                roi=name,
+                voxels=count,
+                correlation=value(f"regions/{name}/correlation", 0.0, images),
+                ceiling=limit,
+                normalised=normalised,
+                explained_variance=Value(mean=float(explained[chosen].mean()), n=count),
+            )
         )
-    return RoiFigures(
-        roi=name,
-        voxels=count,
-        correlation=correlation,
-        ceiling=limit,
-        normalised=normalised,
-        explained_variance=Value(mean=float(explained.mean()), n=count),
-    )
+    return found, by_name
+
+
+def _mean_of(chosen: Bool[np.ndarray, " voxels"]) -> Float64[np.ndarray, " voxels"]:
+    return chosen / max(int(chosen.sum()), 1)

@@ -13,6 +13,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from training.metrics.feature_networks import FeatureNetwork
 from training.metrics.identification import CHANCE, correlation_distances, two_way
 from training.metrics.intervals import image_interval, spread
+from training.metrics.ledger import Ledger
 from training.metrics.pixels import pixel_correlations, structural_similarities
 from training.metrics.result import (
     Absent,
@@ -94,6 +95,7 @@ def image_figures(
     *,
     source: ImageSource,
     decoder: Decoder,
+    ledger: Ledger | None = None,
 ) -> ImageFigures:
     """Compute the papers' eight image metrics.
 
@@ -105,12 +107,17 @@ def image_figures(
         rng: Draws the intervals.
         source: As in `ImageFigures`.
         decoder: As in `ImageFigures`.
+        ledger: Keeps the value of each image.
     """
     chosen, about = np.concatenate(design.repetitions), design.about
-    pixcorr = pixel_correlations(shown[chosen], reconstructed[chosen])
-    ssim = structural_similarities(shown[chosen], reconstructed[chosen])
+    kept = {
+        "pixcorr": pixel_correlations(shown[chosen], reconstructed[chosen]),
+        "ssim": structural_similarities(shown[chosen], reconstructed[chosen]),
+    }
 
-    def seen(name: str, layer: str, metric: ByImage, chance: float | None) -> Figure:
+    def seen(
+        figure: str, name: str, layer: str, metric: ByImage, chance: float | None
+    ) -> Figure:
         network = networks.get(name, Absent("this network was not asked for"))
         if isinstance(network, Absent):
             return network
@@ -120,26 +127,30 @@ def image_figures(
             cache[name, "shown"] = network.features(shown)
             cache[name, "decoded"] = network.features(reconstructed)
         a, b = cache[name, "shown"][layer], cache[name, "decoded"][layer]
-        values = np.concatenate(
+        kept[figure] = np.concatenate(
             [metric(a[rows], b[rows]) for rows in design.repetitions]
         )
-        return interval_value(values, about, rng, chance)
+        return interval_value(kept[figure], about, rng, chance)
 
     cache: dict[tuple[str, str], dict[str, Float32[np.ndarray, "trials features"]]] = {}
-    return ImageFigures(
+    far = correlation_distances
+    figures = ImageFigures(
         source=source,
         decoder=decoder,
         trials=design.trials,
-        pixcorr=interval_value(pixcorr, about, rng, 0.0),
-        ssim=interval_value(ssim, about, rng),
-        alex2=seen("alexnet", "layer2", two_way, CHANCE),
-        alex5=seen("alexnet", "layer5", two_way, CHANCE),
-        inception=seen("inception", "avgpool", two_way, CHANCE),
-        clip=seen("clip", "embedding", two_way, CHANCE),
-        efficientnet=seen("efficientnet", "avgpool", correlation_distances, None),
-        swav=seen("swav", "avgpool", correlation_distances, None),
-        pixcorr_percentiles=spread(pixcorr),
+        pixcorr=interval_value(kept["pixcorr"], about, rng, 0.0),
+        ssim=interval_value(kept["ssim"], about, rng),
+        alex2=seen("alex2", "alexnet", "layer2", two_way, CHANCE),
+        alex5=seen("alex5", "alexnet", "layer5", two_way, CHANCE),
+        inception=seen("inception", "inception", "avgpool", two_way, CHANCE),
+        clip=seen("clip", "clip", "embedding", two_way, CHANCE),
+        efficientnet=seen("efficientnet", "efficientnet", "avgpool", far, None),
+        swav=seen("swav", "swav", "avgpool", far, None),
+        pixcorr_percentiles=spread(kept["pixcorr"]),
     )
+    if ledger is not None:
+        ledger.keep(figures, kept, about)
+    return figures
 
 
 def absent_images(
@@ -172,6 +183,7 @@ def retrieval_figures(
     image_mean: Float32[np.ndarray, "tokens width"] | None = None,
     is_mean_subtracted: bool,
     decoder: Decoder = "own",
+    ledger: Ledger | None = None,
 ) -> RetrievalFigures:
     """Compute top-1 in both directions, honestly resampled and as published.
 
@@ -185,6 +197,7 @@ def retrieval_figures(
         image_mean: Subtracted from `latents`.
         is_mean_subtracted: What the report says of it.
         decoder: As in `RetrievalFigures`.
+        ledger: Keeps the value of each image.
     """
     squares = [
         similarities(
@@ -195,9 +208,9 @@ def retrieval_figures(
     about, n = design.about, len(squares[0])
     size = min(n, SUBSET_SIZE)
 
-    def honest(cosines: Sequence[Float64[np.ndarray, "n n"]]) -> Figure:
-        values = np.concatenate([expected_top1(square, size) for square in cosines])
-        return interval_value(values, about, rng, 1.0 / size)
+    def honest(figure: str, cosines: Sequence[Float64[np.ndarray, "n n"]]) -> Figure:
+        kept[figure] = np.concatenate([expected_top1(one, size) for one in cosines])
+        return interval_value(kept[figure], about, rng, 1.0 / size)
 
     def as_published(cosines: Sequence[Float64[np.ndarray, "n n"]]) -> Figure:
         if n < SUBSET_SIZE:
@@ -209,15 +222,19 @@ def retrieval_figures(
             mean=found.mean, low=found.low, high=found.high, chance=1.0 / size, n=n
         )
 
+    kept: dict[str, Float64[np.ndarray, " trials"]] = {}
     turned = [square.T for square in squares]
-    return RetrievalFigures(
+    figures = RetrievalFigures(
         source=source,
         decoder=decoder,
         trials=design.trials,
         is_mean_subtracted=is_mean_subtracted,
         candidates=size,
-        forward=honest(squares),
-        backward=honest(turned),
+        forward=honest("forward", squares),
+        backward=honest("backward", turned),
         published_forward=as_published(squares),
         published_backward=as_published(turned),
     )
+    if ledger is not None:
+        ledger.keep(figures, kept, about)
+    return figures

@@ -195,3 +195,35 @@ class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     published_decoding: tuple[PublishedImages, ...] = DECODING
     published_encoding: tuple[PublishedEncoding, ...] = ENCODING
     published_ablations: tuple[PublishedAblation, ...] = ABLATIONS
+
+
+class Participant(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """One of the evaluations that were combined."""
+
+    subject: str
+    recording: str
+    bundle_sha256: str
+    trials: int
+    images: int
+    repeats: int
+
+
+class CombinedEvaluation(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Means over participants; intervals over other people and other images."""
+
+    schema: int = 1
+    participants: list[Participant]
+    split: str
+    responses: str
+    images: int
+    images_seen_by_all: int
+    seed: int
+    reconstructions: list[ImageFigures]
+    retrieval: list[RetrievalFigures]
+    encoding: list[EncodingFigures]
+    spread: list[SpreadFigures]
+    spread_from: str

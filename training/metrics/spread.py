@@ -16,11 +16,10 @@ from jaxtyping import Float32, Float64, Int64, Shaped
 from runtime.errors import TensorMismatchError
 from training.metrics.correlation import check_paired
 from training.metrics.evaluation import interval_value
-from training.metrics.intervals import image_draws
+from training.metrics.ledger import Ledger
 from training.metrics.result import Absent, SpreadFigures, SpreadSource, Value
 from training.metrics.retrieval import Z_95
 from training.metrics.voxels import image_means
-from training.resample import RESAMPLES
 
 POOL: Final = 128
 """Trials whose residuals are drawn: with 256 x 1664 latents they take 220 MB."""
@@ -211,6 +210,9 @@ def spread_figures(
     betas: Responses,
     image: Int64[np.ndarray, " trials"],
     rng: np.random.Generator,
+    *,
+    draws: Float64[np.ndarray, "draws images"],
+    ledger: Ledger | None = None,
 ) -> list[SpreadFigures]:
     """Return how each predicted spread compares with real repeats.
 
@@ -219,12 +221,14 @@ def spread_figures(
         deviations: By what they are sampled from; absent where nothing was sampled.
         betas: Single trials, in the same units.
         image: Row of `predicted` that belongs to each trial.
-        rng: Draws the images of the intervals.
+        rng: Draws the images of the coverage's interval.
+        draws: How often each image is in each draw, for the ratios'.
+        ledger: Keeps what the figures come to by trial and by draw.
     """
     if isinstance(deviations, Absent):
         return [_absent("latents", deviations)]
     return [
-        _figures(source, predicted, deviation, betas, image, rng)
+        _figures(source, predicted, deviation, betas, image, rng, draws, ledger)
         for source, deviation in deviations.items()
     ]
 
@@ -236,27 +240,35 @@ def _figures(
     betas: Responses,
     image: Int64[np.ndarray, " trials"],
     rng: np.random.Generator,
+    draws: Float64[np.ndarray, "draws images"],
+    ledger: Ledger | None,
 ) -> SpreadFigures:
     try:
         checked = check_spread(predicted, deviation, betas, image)
     except TensorMismatchError as error:
         return _absent(source, Absent(str(error)))
     n = len(predicted)
-    weights = image_draws(n, rng, RESAMPLES)
-    said = weights @ checked.predicted / n
-    repeats = (weights @ checked.repeats) / np.maximum(weights @ checked.freedom, 1)
-    errors = weights @ checked.errors / n
+    said = draws @ checked.predicted / n
+    repeats = (draws @ checked.repeats) / np.maximum(draws @ checked.freedom, 1)
+    drawn = {
+        "repeat_ratio": said / np.maximum(repeats, 1e-30),
+        "error_ratio": said / np.maximum(draws @ checked.errors / n, 1e-30),
+    }
 
-    def over(below: Float64[np.ndarray, " draws"], mean: float) -> Value:
-        low, high = np.percentile(said / np.maximum(below, 1e-30), [2.5, 97.5])
+    def ratio(name: str, mean: float) -> Value:
+        low, high = np.percentile(drawn[name], [2.5, 97.5])
         return Value(mean=mean, low=float(low), high=float(high), n=n)
 
-    return SpreadFigures(
+    figures = SpreadFigures(
         source=source,
         coverage=interval_value(checked.inside, image, rng),
-        repeat_ratio=over(repeats, checked.repeat_ratio),
-        error_ratio=over(errors, checked.error_ratio),
+        repeat_ratio=ratio("repeat_ratio", checked.repeat_ratio),
+        error_ratio=ratio("error_ratio", checked.error_ratio),
     )
+    if ledger is not None:
+        ledger.keep(figures, {"coverage": checked.inside}, image)
+        ledger.keep_draws(figures, drawn)
+    return figures
 
 
 def _absent(source: SpreadSource, why: Absent) -> SpreadFigures:

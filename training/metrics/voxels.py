@@ -180,18 +180,44 @@ def correlation_interval(
     """
     if not voxels.any():
         raise TensorMismatchError("voxels", expected="at least one", found="none")
-    a = predicted[:, voxels].astype(np.float64)
-    b = measured[:, voxels].astype(np.float64)
+    a, b = predicted[:, voxels], measured[:, voxels]
+    weights = image_draws(len(a), rng, draws)
+    shares = np.full((1, a.shape[1]), 1 / a.shape[1])
+    (means,) = drawn_correlations(a, b, weights, shares)
+    low, high = np.percentile(means, [2.5, 97.5])
     mean = float(correlations_across_images(a, b).mean())
-    # Centred before moments are taken: the draws then lose no digits to the mean.
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    weights = image_draws(len(a), rng, draws) / len(a)
-    means = [
-        _weighted_correlations(a, b, weights[i : i + _BLOCK]).mean(axis=1)
-        for i in range(0, draws, _BLOCK)
-    ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Interval(mean=mean, low=float(low), high=float(high))
+
+
+def drawn_correlations(
+    predicted: Responses,
+    measured: Responses,
+    weights: Float64[np.ndarray, "draws images"],
+    shares: Float64[np.ndarray, "figures voxels"],
+) -> Float64[np.ndarray, "figures draws"]:
+    """Return weighted sums over voxels of the correlation across drawn images.
+
+    Args:
+        predicted: One row an image.
+        measured: Of the same images.
+        weights: How often each image is in each draw.
+        shares: What each voxel's correlation counts in each figure.
+
+    Raises:
+        TensorMismatchError: Other shapes.
+    """
+    check_paired("responses", predicted, measured)
+    # Centred before moments are taken: the draws then lose no digits to the mean.
+    a, b = predicted.astype(np.float64), measured.astype(np.float64)
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    drawn = weights / len(a)
+    return np.concatenate(
+        [
+            shares @ _weighted_correlations(a, b, drawn[i : i + _BLOCK]).T
+            for i in range(0, len(drawn), _BLOCK)
+        ],
+        axis=1,
+    )
 
 
 def _weighted_correlations(
