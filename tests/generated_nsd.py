@@ -22,6 +22,7 @@ from tests.nsd_folder import (
     MASK,
     STIMULI,
     write_design,
+    write_labels,
     write_mask,
     write_session,
 )
@@ -60,6 +61,9 @@ def generate(folder: Path, seed: int = 0) -> None:
         row[numbers - 1] = rng.choice(BRICKS, len(numbers), replace=False) + 1
     factors = rng.integers(30, 226, (BRICKS, BLOCKS, BLOCKS, 3))
     write_mask(_of_subject_1(folder / MASK), mask)
+    roi = _of_subject_1(folder / MASK).parent
+    write_labels(roi / "prf-visualrois.nii.gz", _bands(mask, 7))
+    write_labels(roi / "floc-faces.nii.gz", _bands(mask, 2, every=3))
     write_design(folder / DESIGN, order, subjectim, stimpattern=_runs())
     _write_pictures(folder / STIMULI, factors)
     flat = (factors.reshape(BRICKS, -1) - 127.5) / 56.6
@@ -76,6 +80,16 @@ def generate(folder: Path, seed: int = 0) -> None:
         stem = _of_subject_1(folder / BETAS) / f"betas_session{session + 1:02}"
         # Both formats that the dataset comes in.
         write_session(Path(f"{stem}{('.nii.gz', '.hdf5')[session % 2]}"), betas)
+
+
+def _bands(mask: np.ndarray, labels: int, every: int = 1) -> np.ndarray:
+    """Give voxels of the mask labels from 1 on, in slabs; the rest are of no region."""
+    inside = np.flatnonzero(mask)[::every]
+    volume = np.zeros(mask.shape, dtype=np.int16)
+    # The first are left out: cortex that no region covers.
+    covered = inside[len(inside) // 10 :]
+    volume.flat[covered] = 1 + np.arange(len(covered)) * labels // len(covered)
+    return volume
 
 
 def _of_subject_1(path: Path) -> Path:

@@ -66,6 +66,12 @@ def write_mask(file: Path, mask: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(np.where(mask, 1, -1).astype(np.int16), np.eye(4)), file)
 
 
+def write_labels(file: Path, labels: np.ndarray) -> None:
+    """Write labels of regions, 0 where there is none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(labels.astype(np.int16), np.eye(4)), file)
+
+
 def write_design(file: Path, order, subjectim, **extra) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     pattern = np.zeros((40, 2, PER_SESSION), dtype=np.uint8)

@@ -222,7 +222,7 @@ class _Judged:
         if isinstance(seen, Absent):
             return absent_images(seen, design, source=source, decoder=decoder)
         return image_figures(
-            seen[design.image],
+            seen,
             decoded.pictures,
             design,
             self.networks,

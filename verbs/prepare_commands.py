@@ -20,6 +20,7 @@ def prepare_nsd(
     subject: int,
     out: Path,
     normalisation: Normalisation = "train",
+    roi: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     latents: Path | None = None,
     backbone: Backbone = "open_clip",
     weights: Path | None = None,
@@ -33,6 +34,8 @@ def prepare_nsd(
         out: The folder to write; what was interrupted goes on from there.
         normalisation: Whether a session's statistics see its training trials alone, or
             all of them as in the published preparation, which leaks the test into them.
+        roi: A volume of regions: NAME of the dataset's own, such as prf-visualrois, or
+            NAME=FILE; may be repeated. Default: all of its own that are there.
         latents: z_v as .npy instead of a backbone.
         backbone: What computes z_v.
         weights: Local file of the backbone's weights; nothing is downloaded.
@@ -49,6 +52,7 @@ def prepare_nsd(
         backbone=backbone,
         weights=weights,
         device=device,
+        rois=roi,
     )
 
 

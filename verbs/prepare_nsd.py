@@ -1,5 +1,6 @@
 """`neuroflow prepare-nsd`: the dataset's files to a folder of trials."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,9 +9,11 @@ from runtime.errors import UsageError
 from training.data.nsd import Variant, open_nsd, prepare_nsd
 from training.data.nsd_latents import (
     LatentsOf,
+    SharedPictures,
     latents_of_backbone,
     latents_of_file,
 )
+from training.data.nsd_regions import read_regions
 from training.data.store import open_trials
 from training.visual.backbone import PatchDctBackbone, VisualBackbone
 from training.visual.open_clip import OpenClipBackbone
@@ -27,13 +30,14 @@ def prepare_nsd_trials(
     backbone: str,
     weights: Path | None,
     device: str,
+    rois: Sequence[str] = (),
 ) -> None:
     """Prepare one participant, or go on with what was begun.
 
     Raises:
         RecordingError: A file of the dataset is missing, damaged or contradicts others.
         ArtifactError: `out` holds something else, or the weights are missing.
-        UsageError: A backbone without weights.
+        UsageError: A backbone without weights, or no such volume of regions.
     """
     with screen() as shown:
         shown.stage(f"subject {subject}: design, mask, sessions")
@@ -42,11 +46,19 @@ def prepare_nsd_trials(
             f"{len(trials.sessions)} sessions, {trials.trials} trials, "
             f"{trials.mask.voxels} voxels, {len(trials.pictures)} pictures"
         )
+        regions = read_regions(trials.roi_folder, trials.mask, rois)
+        if regions:
+            said = (f"{name} {int(one.sum()):,}" for name, one in regions.items())
+            shown.say(f"regions: {', '.join(said)}")
         source: LatentsOf
+        stimuli = nsd / "nsddata_stimuli" / "stimuli" / "nsd" / "nsd_stimuli.hdf5"
+        kept = SharedPictures(stimuli) if len(trials.test_pictures) else None
         if latents is not None:
             source = latents_of_file(latents, trials.pictures)
+            if not stimuli.is_file():
+                shown.say(f"no {stimuli.name}: the test's pictures are not kept")
+                kept = None
         else:
-            stimuli = nsd / "nsddata_stimuli" / "stimuli" / "nsd" / "nsd_stimuli.hdf5"
             source = latents_of_backbone(
                 chosen_backbone(backbone, weights, device), stimuli
             )
@@ -56,6 +68,8 @@ def prepare_nsd_trials(
             out,
             normalisation,
             source,
+            regions=regions,
+            kept=kept,
             announce=shown.stage,
             count=shown.count,
         )

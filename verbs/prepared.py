@@ -1,7 +1,7 @@
 """Prepared trials as what a bundle and a gallery are made of, and are judged on."""
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from export.preprocessing import Preprocessing
 from runtime.bundle import Bundle
@@ -16,7 +16,7 @@ from training.learned_from import backbone_words
 from training.metrics.result import Absent
 from training.trials import take_rows
 from verbs.pipeline import GOLDEN_SAMPLES, Candidates, Ingredients
-from verbs.split_trials import WHOLE_MASK, Sessions, SplitTrials, evenly
+from verbs.split_trials import WHOLE_MASK, Pictures, Sessions, SplitTrials, evenly
 
 
 def ingredients_from(trials: PreparedTrials) -> Ingredients:
@@ -125,23 +125,49 @@ def split_of(
         order = order[evenly(len(order), at_most)]
     voxels = take_rows(trials.arrays["voxels"], order)
     images, shown = np.unique(trials.arrays["image"][order], return_inverse=True)
-    manifest, stimuli = trials.manifest, trials.arrays.get("stimuli")
+    manifest = trials.manifest
     is_by_session = bundle.manifest.voxels.units == "session z"
     return SplitTrials(
         betas=voxels if is_by_session else trials.in_units(voxels, order),
         shown=shown.astype(np.int64),
         z_v=take_rows(trials.arrays["latents"], images).astype(np.float32, copy=False),
-        pictures=(
-            Absent("the folder of trials keeps no pictures (stimuli.npy)")
-            if stimuli is None
-            else np.array(stimuli[images])
-        ),
+        pictures=_pictures(trials, images),
         names=[manifest.image_ids[row] for row in images],
         labels=[manifest.labels[row] for row in images] if manifest.labels else None,
-        rois={WHOLE_MASK: np.ones(manifest.voxels, dtype=np.bool_)},
-        rois_absent=Absent("prepared trials hold no map of regions"),
+        rois={WHOLE_MASK: np.ones(manifest.voxels, dtype=np.bool_)} | _regions(trials),
+        rois_absent=(
+            None
+            if manifest.regions
+            else Absent("the folder of trials holds no map of regions (regions.npy)")
+        ),
         sessions=_sessions(trials, order) if is_by_session else None,
     )
+
+
+def _regions(trials: PreparedTrials) -> dict[str, Bool[np.ndarray, " voxels"]]:
+    names = trials.manifest.regions
+    return {
+        name: np.array(trials.arrays["regions"][row]) for row, name in enumerate(names)
+    }
+
+
+def _pictures(
+    trials: PreparedTrials, images: Int64[np.ndarray, " images"]
+) -> Pictures | Absent:
+    """Return pictures, in increasing order; mapped, not read, where they are a run."""
+    kept, first = trials.arrays.get("stimuli"), 0
+    if kept is None:
+        kept = trials.arrays.get("test_pictures")
+        first = len(trials.manifest.image_ids) - trials.manifest.test_images
+    if kept is None:
+        return Absent(
+            "the folder of trials keeps no pictures (stimuli.npy, test_pictures.npy)"
+        )
+    rows = images - first
+    if rows[0] < 0:
+        return Absent("the folder of trials keeps the pictures of the test alone")
+    is_run = rows[-1] - rows[0] == len(rows) - 1
+    return kept[rows[0] : rows[-1] + 1] if is_run else np.array(kept[rows])
 
 
 def _sessions(trials: PreparedTrials, order: Int64[np.ndarray, " trials"]) -> Sessions:

@@ -32,7 +32,7 @@ from training.config import config_from_preset
 from training.data.store import open_trials
 from training.learned_from import NOTE
 from training.metrics.report import from_json
-from training.metrics.result import Absent, Value
+from training.metrics.result import Value
 from training.stimuli import open_stimuli
 
 # Two trainings of two stages each, by as many processes as there are commands.
@@ -206,16 +206,17 @@ def test_released_betas_are_judged_and_what_cannot_be_had_is_named(made):
     # The generated responses hold what was seen, at about half of their variance.
     assert decoded.forward.low > decoded.forward.chance
     for row in result.reconstructions:
-        assert row.pixcorr == Absent(
-            "the folder of trials keeps no pictures (stimuli.npy)"
-        )
-    assert result.regions == Absent("prepared trials hold no map of regions")
+        assert isinstance(row.pixcorr, Value)
+    assert result.regions is None
     averaged = by(result.encoding, trials="averaged")
     for figure in (averaged.mse, averaged.pearson, averaged.pearson_percent):
         assert isinstance(figure, Value)
     # A voxel's level in each session is in percent signal, and not in z-scores.
     assert averaged.pearson_percent.mean > averaged.pearson.mean + 0.1
     assert averaged.rois[0].correlation.low > 0
+    assert [roi.roi for roi in averaged.rois] == [
+        "all voxels", "V1", "V2", "V3", "hV4", "OFA", "FFA-1",
+    ]  # fmt: skip
     assert sorted(p.name for p in (made / "out/evaluation").iterdir()) == [
         "evaluation.json", "evaluation.md", "rois.svg",
     ]  # fmt: skip

@@ -109,6 +109,10 @@ class TrialsManifest(
     """Pictures that retrieval may answer with, in the recording's order; empty where it
     does not say."""
     visual: VisualSource
+    regions: tuple[str, ...] = ()
+    """Row by row of `regions.npy`, which says which voxels are in it."""
+    test_images: Position = 0
+    """How many of the last pictures `test_pictures.npy` holds: those of the test."""
     is_finite: Literal[True] = True
     """Every value was looked at when it was written."""
     files: dict[str, StoredArray]

@@ -6,7 +6,6 @@ grouped by split, each in the order of the experiment, so that a split is one sl
 Image rows are the training pictures by number, then the test pictures.
 """
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,16 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from runtime.errors import BackendError, RecordingError
+from runtime.errors import RecordingError
 from runtime.estimator import Normalisation
 from runtime.manifest import Affine, affine_rows
 from runtime.preprocess.mask import VoxelMask
 from training.data.manifest import Split, TrialsManifest
 from training.data.nsd_betas import read_session, stored_scale
 from training.data.nsd_design import SESSIONS, NsdDesign, read_design
-from training.data.nsd_latents import Count, LatentsOf
+from training.data.nsd_latents import Count, LatentsOf, SharedPictures
+from training.data.nsd_regions import Regions
+from training.data.nsd_volume import read_volume
 from training.data.scoring import session_statistics, z_score
 from training.data.writer import TrialsWriter
 
@@ -57,6 +58,16 @@ class NsdTrials:
     def trials(self) -> int:
         """Of all sessions that are there."""
         return len(self.row)
+
+    @property
+    def test_pictures(self) -> Int64[np.ndarray, " images"]:
+        """`imgBrick` positions of the test's pictures, the last rows of the latents."""
+        return self.pictures[self.train_images :]
+
+    @property
+    def roi_folder(self) -> Path:
+        """Where the dataset's own volumes of regions are."""
+        return self.mask_file.parent
 
     @property
     def is_test(self) -> Bool[np.ndarray, " trials"]:
@@ -164,29 +175,13 @@ def _sessions(folder: Path) -> tuple[Path, ...]:
 
 
 def _read_mask(file: Path) -> tuple[VoxelMask, Affine]:
-    try:
-        import nibabel as nib
-        from nibabel.filebasedimages import ImageFileError
-    except ImportError as error:
-        raise BackendError(
-            "nibabel: expected the extra scanner, found it missing. "
-            "Install neuroflow-rt[scanner]"
-        ) from error
-    if not file.is_file():
-        raise RecordingError(f"{file}: expected the mask nsdgeneral, found no file")
-    try:
-        image = nib.load(file)
-        volume = np.asarray(image.dataobj)
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise RecordingError(
-            f"{file}: expected a whole NIfTI mask, found it cut or damaged ({error})"
-        ) from error
-    if volume.ndim != 3 or not (volume > 0).any():
+    volume, affine = read_volume(file, "mask nsdgeneral")
+    if not (volume > 0).any():
         raise RecordingError(
             f"{file}: values: expected three dimensions and voxels above 0, "
             f"found {list(volume.shape)} without"
         )
-    return VoxelMask.from_volume(volume > 0), affine_rows(np.asarray(image.affine))
+    return VoxelMask.from_volume(volume > 0), affine_rows(affine)
 
 
 def prepare_nsd(
@@ -196,6 +191,8 @@ def prepare_nsd(
     variant: Variant,
     latents: LatentsOf,
     *,
+    regions: Regions | None = None,
+    kept: SharedPictures | None = None,
     announce: Stage = lambda _line: None,
     count: Count = lambda _done, _all: None,
 ) -> TrialsManifest:
@@ -207,6 +204,8 @@ def prepare_nsd(
         out: The folder to write.
         variant: Whose trials the statistics of a session see.
         latents: Where z_v comes from.
+        regions: Which voxels belong to which; see `read_regions`.
+        kept: Where the test's pictures are, which are then kept.
         announce: Told what begins.
         count: Told how far it is.
 
@@ -228,22 +227,31 @@ def prepare_nsd(
         splits=trials.splits(),
         image_ids=tuple(f"nsd-{picture:05}" for picture in trials.pictures),
         visual=latents.source,
+        regions=tuple(regions or ()),
+        test_images=0 if kept is None else len(trials.test_pictures),
         files={},
     )
     images = len(trials.pictures)
     shape = (images, *latents.shape)
-    writer = TrialsWriter(out, manifest, trials.trials, shape, latents.dtype)
+    more = {} if kept is None else {"test_pictures": kept.array(trials.test_pictures)}
+    writer = TrialsWriter(out, manifest, trials.trials, shape, latents.dtype, more)
     announce(f"voxels of {len(trials.sessions)} sessions, {manifest.normalisation}")
     for session in range(writer.blocks_done, len(trials.sessions)):
         _write_session(writer, trials, session, variant)
         count(session + 1, len(trials.sessions))
     announce(f"z_v of {images} pictures by {latents.source.name}")
     latents.write(writer, trials.pictures, count)
+    if kept is not None:
+        announce(f"{len(trials.test_pictures)} pictures of the test")
+        kept.write(writer, trials.test_pictures, count)
     announce("hash what was written")
     return writer.finish(
         trials.indices(),
         np.arange(trials.train_images),
-        {"mask": trials.mask.volume()},
+        {
+            "mask": trials.mask.volume(),
+            "regions": np.stack(list(regions.values())) if regions else None,
+        },
         count,
     )
 

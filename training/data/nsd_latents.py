@@ -16,6 +16,9 @@ from training.visual.backbone import VisualBackbone, compute_latents, copy_laten
 Count = Callable[[int, int], None]
 Pictures = Int64[np.ndarray, " images"]
 
+_AT_ONCE = 64
+"""Pictures of 425 pixels that are read together: 35 MB."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatentsOf:
@@ -74,6 +77,30 @@ def latents_of_file(file: Path, shown: Pictures) -> LatentsOf:
 
     _, tokens, width = array.shape
     return LatentsOf(source, (tokens, width), array.dtype.name, write)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPictures:
+    """The test's pictures, kept as they are for the metrics of images."""
+
+    stimuli: Path
+
+    def array(self, pictures: Pictures) -> tuple[str, tuple[int, ...]]:
+        """Return type and shape of the array that they make.
+
+        Raises:
+            RecordingError: The file is missing or damaged.
+        """
+        with _ImgBrick(self.stimuli) as brick:
+            return "uint8", (len(pictures), *brick.read(pictures[:1]).shape[1:])
+
+    def write(self, writer: TrialsWriter, pictures: Pictures, count: Count) -> None:
+        """Write them, some at a time."""
+        with _ImgBrick(self.stimuli) as brick:
+            for first in range(0, len(pictures), _AT_ONCE):
+                some = brick.read(pictures[first : first + _AT_ONCE])
+                writer.write_rows("test_pictures", first, some)
+                count(first + len(some), len(pictures))
 
 
 class _ImgBrick:

@@ -34,9 +34,12 @@ OPTIONAL: Final = {
     "mask.npy": ("bool",),
     "reference.npy": ("float32",),
     "hrf_index.npy": ("int64",),
+    "regions.npy": ("bool",),
+    "test_pictures.npy": ("uint8",),
 }
 """The pictures; the volume whose true voxels the trials hold; what motion was told
-against, on its grid; and each voxel's place in the estimator's library of responses."""
+against, on its grid; each voxel's place in the estimator's library of responses; which
+voxels are in which region; and, where not all pictures are kept, those of the test."""
 
 Voxels = Float32[np.ndarray, "trials voxels"]
 
@@ -232,11 +235,39 @@ def _check_shapes(manifest: TrialsManifest, what: str) -> None:
             f"{what}: files.hrf_index.npy.shape: expected ({manifest.voxels},), "
             f"found {index.shape}"
         )
+    _check_optional(manifest, what)
     stimuli = manifest.files.get("stimuli.npy")
     if stimuli is not None and (len(stimuli.shape) != 4 or stimuli.shape[0] != images):
         raise ArtifactError(
             f"{what}: files.stimuli.npy.shape: expected ({images}, height, width, 3), "
             f"found {stimuli.shape}"
+        )
+
+
+def _check_optional(manifest: TrialsManifest, what: str) -> None:
+    """Compare regions and pictures of the test with what the manifest says of them."""
+    regions, kept = len(manifest.regions), manifest.test_images
+    shapes = {
+        name: None if entry is None else entry.shape
+        for name in ("regions.npy", "test_pictures.npy")
+        for entry in [manifest.files.get(name)]
+    }
+    wanted = (regions, manifest.voxels) if regions else None
+    if shapes["regions.npy"] != wanted:
+        raise ArtifactError(
+            f"{what}: files.regions.npy: expected {wanted or 'none'}, as the "
+            f"{regions} regions, found {shapes['regions.npy'] or 'none'}"
+        )
+    found = shapes["test_pictures.npy"] or (0, 0, 0, 3)
+    if len(found) != 4 or found[0] != kept or found[3] != 3:
+        raise ArtifactError(
+            f"{what}: files.test_pictures.npy: expected ({kept}, height, width, 3), "
+            f"as test_images, found {shapes['test_pictures.npy'] or 'none'}"
+        )
+    if kept > len(manifest.image_ids):
+        raise ArtifactError(
+            f"{what}: test_images: expected at most {len(manifest.image_ids)}, as "
+            f"image_ids, found {kept}"
         )
 
 

@@ -42,6 +42,8 @@ class TrialsWriter:
         manifest: All of it but `files`: what decides whether another may go on.
         trials: Rows of the arrays.
         latents: Images, tokens and width, and the type they are stored in.
+        more: Large arrays beside these, by name without ``.npy``: type and shape. They
+            are written by `write_rows`, all of them again where it goes on.
 
     Raises:
         ArtifactError: The folder holds something else, or the disk is too small.
@@ -54,6 +56,7 @@ class TrialsWriter:
         trials: int,
         latents: tuple[int, int, int],
         latent_dtype: str,
+        more: Mapping[str, tuple[str, tuple[int, ...]]] = MappingProxyType({}),
     ) -> None:
         self.folder, self._manifest = folder, manifest
         groups = len(manifest.groups)
@@ -62,6 +65,7 @@ class TrialsWriter:
             "mean": ("float32", (groups, manifest.voxels)),
             "std": ("float32", (groups, manifest.voxels)),
             "latents": (latent_dtype, latents),
+            **more,
         }
         self._note = self._begin()
         self._arrays: dict[str, np.memmap[Any, Any]] = {
@@ -162,6 +166,14 @@ class TrialsWriter:
         target.flush()
         self._say(replace(self._note, latents=first + len(stored)))
         self._reopen("latents")
+
+    def write_rows(
+        self, name: str, first: int, rows: Shaped[np.ndarray, "rows ..."]
+    ) -> None:
+        """Write rows of an array beside the voxels and latents."""
+        self._arrays[name][first : first + len(rows)] = rows
+        self._arrays[name].flush()
+        self._reopen(name)
 
     def _reopen(self, name: str) -> None:
         # Pages that were written stay in this process until the map goes.
