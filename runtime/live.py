@@ -1,7 +1,6 @@
 """An opened bundle and gallery, ready to decode run after run.
 
-The one place where the parts of the runtime are put together; the server, the offline
-evaluation and an embedding program all open the same thing.
+Here alone the runtime's parts are put together, for server, evaluation and embedding.
 """
 
 import time
@@ -360,8 +359,8 @@ def open_decoder(
             answer from then on says so.
         waiting: How TensorRT waits; None takes its defaults, or is another backend.
         overlay_folder: What `calibrate` wrote today; None serves the bundle as it is.
-        parts: Of the model; `runtime.graphs.SERVED` is enough for whoever never asks
-            for `RunDecoder.encoder`, and takes less memory and time.
+        parts: Of the model; `runtime.graphs.SERVED` is enough without
+            `RunDecoder.encoder`, and takes less memory and time.
 
     Raises:
         BundleError: One of them is not exactly what its manifest lists or not signed
