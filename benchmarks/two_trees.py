@@ -1,10 +1,10 @@
 """One stage of `neuroflow bench` in two source trees, in turns, on the same bundle.
 
-    python -m benchmarks.two_trees BEFORE AFTER [--stage outside] [--calls 10000]
+    python -m benchmarks.two_trees BEFORE AFTER [--stage volume] [--calls 10000]
 
 For a change of our own code: each tree has a process of its own, and both take turns in
 one run, so that what drifts meets both. Without --bundle it draws one of the published
-shapes with one block, which is all that `outside` depends on.
+shapes with one block: what is ours around the engines depends on no more.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("after", type=Path)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--backend", default="openvino")
-    parser.add_argument("--stage", default="outside")
+    parser.add_argument("--stage", default="volume")
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)

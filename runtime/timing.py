@@ -81,16 +81,24 @@ def summary(samples_ns: Sequence[int]) -> Summary:
     )
 
 
-def back_to_back(work: Callable[[], object], count: int, clock: Clock) -> list[int]:
+def back_to_back(
+    work: Callable[[], object],
+    count: int,
+    clock: Clock,
+    before: Callable[[], object] | None = None,
+) -> list[int]:
     """Return how long each of several calls took, one after the other.
 
     Args:
         work: What is measured.
         count: Calls.
         clock: Monotonic nanoseconds.
+        before: Called before each, and not measured.
     """
     samples = []
     for _ in range(count):
+        if before is not None:
+            before()
         begin = clock()
         work()
         samples.append(clock() - begin)

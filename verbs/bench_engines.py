@@ -1,8 +1,9 @@
 """The stages of a bundle in one of the runtime's engines, each as a call."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final, final
 
 import msgspec
 import numpy as np
@@ -10,16 +11,21 @@ import numpy as np
 from runtime.arrays import Float32
 from runtime.bundle import Bundle
 from runtime.engine import Array, Engine, Inputs, Precision, allocate, read_only
+from runtime.estimator import BetaEstimator, ExternalEstimator
+from runtime.gallery import Gallery
 from runtime.golden import check_golden, limits_of
-from runtime.graphs import graph_of, open_engines
+from runtime.graphs import Form, Part, graph_of, open_engines
 from runtime.heads import Retrieval
 from runtime.manifest import GraphSpec, Manifest
 from runtime.model import Model
 from runtime.preprocess import VoxelMask
 from runtime.solver import solver_from_name, time_grid
 from verbs.bench_orders import Job
+from verbs.bench_volume import Volumes
 
 Call = Callable[[], object]
+SERVED: Final[tuple[Part, ...]] = ("encoder", "decoder", "decode_flow")
+"""The maps whose stages are measured, in the form in which a server runs them."""
 
 
 @final
@@ -48,8 +54,10 @@ class Stages:
 
     calls: Mapping[str, Call]
     flow: Callable[[int], Call]
-    """A flow of so many evaluations."""
+    """A flow of so many evaluations, one by one."""
     close: Call
+    before: Mapping[str, Call] = field(default_factory=dict)
+    """What has to happen before each call of a stage, and is not measured."""
 
 
 def with_evaluations(manifest: Manifest, evaluations: int) -> Manifest:
@@ -73,23 +81,38 @@ def open_stages(bundle: Bundle, job: Job) -> Stages:
     """
     who, manifest, tensors = job.who, bundle.manifest, bundle.tensors
     precision: Precision = msgspec.convert(who.precision, Precision)
-    engines = open_engines(
-        bundle.folder,
-        manifest,
-        backend=who.peer,
-        precision=precision,
-        threads=who.threads,
-        form="step",
-    )
-    model = Model(manifest, engines, tensors)
     graph = graph_of(manifest, "step", who.peer, precision)
     limits = limits_of(graph.precision, precision)
-    check_golden(model, bundle.golden(), limits, str(who))
-    silent = {name: Silent(manifest.graph(name)) for name in engines}
+    with ExitStack() as stack:
+
+        def opened(form: Form | None, parts: Collection[Part]) -> dict[str, Engine]:
+            engines = open_engines(
+                bundle.folder,
+                manifest,
+                backend=who.peer,
+                precision=precision,
+                threads=who.threads,
+                form=form,
+                parts=parts,
+            )
+            model = stack.enter_context(Model(manifest, engines, tensors))
+            check_golden(model, bundle.golden(), limits, str(who))
+            return engines
+
+        served = opened(None, SERVED)
+        steps = served if "step" in served else opened("step", SERVED[2:])
+        close = stack.pop_all().close
+    model = Model(manifest, served, tensors)
+    silent = Model(
+        manifest, {name: Silent(manifest.graph(name)) for name in served}, tensors
+    )
+    volumes = _volumes(bundle, silent, job.gallery)
+    calls = _calls(bundle, model, silent, job.gallery)
     return Stages(
-        _calls(bundle, model, Model(manifest, silent, tensors), job.gallery),
-        lambda n: _flow(bundle, engines, n),
-        model.close,
+        calls | {name: one.take for name, one in volumes.items()},
+        lambda n: _flow(bundle, steps, n),
+        close,
+        {name: one.prepare for name, one in volumes.items()},
     )
 
 
@@ -104,6 +127,25 @@ def _flow(bundle: Bundle, engines: Mapping[str, Engine], evaluations: int) -> Ca
     )
     z_n = bundle.golden()["z_n"][0]
     return lambda: model.decode_latent(z_n)
+
+
+def _volumes(bundle: Bundle, silent: Model, items: int) -> dict[str, Volumes]:
+    """Return the stages of whole volumes; a bundle that is never served has none."""
+    estimator, mean = bundle.manifest.estimator, bundle.latent_mean
+    if isinstance(estimator, ExternalEstimator):
+        return {}
+    names = tuple(map(str, range(items)))
+    # Every item the same: heads make rows of their own of it.
+    one = np.random.default_rng(0).standard_normal(mean.shape, dtype=np.float32)
+    latents = np.broadcast_to(one, (items, *mean.shape))
+    gallery = Gallery(names, names, latents, None, None, sha256="0" * 64)
+    kinds = {"volume": False, "volume due": True}
+    if not isinstance(estimator, BetaEstimator):
+        del kinds["volume"]
+    return {
+        name: Volumes(bundle, silent, gallery, is_due=is_due)
+        for name, is_due in kinds.items()
+    }
 
 
 def _calls(
@@ -135,8 +177,9 @@ def _calls(
         "front": front,
         "encoder": lambda: model.encode_voxels(golden["voxels"]),
         "heads": lambda: retrieval.answer(golden["z_v"]),
+        "served flow": lambda: model.decode_latent(golden["z_n"]),
         "decoder": lambda: model.predict_voxels(golden["z_n"]),
         "decode": lambda: retrieval.answer(decode(model)),
-        # All that is ours but the heads, around engines that take no time.
+        # What of `decode` is ours, but the heads, around engines that take no time.
         "outside": lambda: decode(silent),
     }

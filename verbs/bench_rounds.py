@@ -17,6 +17,8 @@ from verbs.bench_orders import Child, Order, Reply
 
 MOST_CALLS = 2000
 """Of one stage in one round."""
+MODELS = ("encoder", "served flow", "decoder")
+"""Stages that are the model's, and so are compared with others'."""
 
 
 @final
@@ -129,7 +131,7 @@ class Turns:
         own = self.engines[who].ready.stages
         if who in first:
             return own
-        return tuple(name for name in own if name in ("encoder", "decoder"))
+        return tuple(name for name in own if name in MODELS)
 
     def _calibrate(self, stage: str, who: Who) -> None:
         """Find out how many calls fill a stage's share of a round; warms up as well."""

@@ -1,6 +1,15 @@
 """The sizes by which a benchmark knows what a model must compute."""
 
-from runtime.bench.work import Sizes, Work, decoder, encoder, evaluation, front, heads
+from runtime.bench.work import (
+    Sizes,
+    Work,
+    decoder,
+    encoder,
+    evaluation,
+    front,
+    heads,
+    total,
+)
 from runtime.errors import ConfigError
 from runtime.manifest import Manifest
 from training.config import ModelConfig, config_from_preset
@@ -60,9 +69,5 @@ def work_of(
         "decoder": decoder(sizes),
     }
     parts = [found["front"], found["encoder"], found["heads"]]
-    parts += [found["step"]] * evaluations
-    found["decode"] = Work(
-        flop=sum(part.flop for part in parts),
-        weights=sum(part.weights for part in parts),
-    )
-    return found
+    steps = [found["step"]] * evaluations
+    return found | {"served flow": total(steps), "decode": total([*parts, *steps])}

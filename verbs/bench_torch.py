@@ -99,7 +99,12 @@ def open_torch(bundle: Bundle, job: Job) -> Stages:
     def flow_of(n: int) -> Call:
         return lambda: run(n)
 
-    return Stages({"encoder": encoder, "decoder": decoder}, flow_of, lambda: None)
+    calls = {
+        "encoder": encoder,
+        "served flow": flow_of(flow.decode_evaluations),
+        "decoder": decoder,
+    }
+    return Stages(calls, flow_of, lambda: None)
 
 
 def _compiler(peer: str) -> Callable[[Any], Any]:

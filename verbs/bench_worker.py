@@ -108,10 +108,12 @@ def _measured(stages: Stages, order: Order) -> Reply:
         call = stages.flow(order.evaluations)
     else:
         call = stages.calls[order.stage]
+    prepare = stages.before.get(order.stage)
     before = time.process_time_ns()
     if order.period_ns is None:
-        samples = back_to_back(call, order.count, time.monotonic_ns)
-        cpu_ns = time.process_time_ns() - before
+        samples = back_to_back(call, order.count, time.monotonic_ns, prepare)
+        # Of what lies between the calls it cannot be told apart.
+        cpu_ns = 0 if prepare else time.process_time_ns() - before
         return Reply(samples_ns=tuple(samples), cpu_ns=cpu_ns)
     found = paced(
         call,

@@ -69,7 +69,8 @@ def stages(result: Result) -> str:
 def _stage(result: Result, series: Series) -> list[str]:
     samples = [ns for one in series.rounds_ns for ns in one]
     medians = round_medians(series)
-    share = sum(series.cpu_ns) / max(sum(samples), 1)
+    cpu_ns = sum(series.cpu_ns)
+    share = cpu_ns / max(sum(samples), 1) if cpu_ns else None
     return [
         series.stage,
         str(series.who),
@@ -190,7 +191,7 @@ def report(result: Result) -> str:
         "The machine's own limits": limits(result),
         f"Stages back to back (decode: {result.decode_evaluations} evaluations; "
         f"heads: {result.gallery} items)": stages(result),
-        "Flow step: T(N) = once + N x step": steps(result),
+        "Flow step, called step by step: T(N) = once + N x step": steps(result),
         "At the scanner's pace, from the instant at which a volume was due": paced(
             result
         ),

@@ -62,7 +62,8 @@ def _attention(positions: int, width: int) -> Work:
     return Work(flop=4 * positions**2 * width, weights=0)
 
 
-def _total(parts: Iterable[Work]) -> Work:
+def total(parts: Iterable[Work]) -> Work:
+    """Return the work of several parts, one after the other."""
     chosen = list(parts)
     return Work(
         flop=sum(part.flop for part in chosen),
@@ -80,7 +81,7 @@ def evaluation(sizes: Sizes) -> Work:
         _product(d, hidden, m),
         _product(hidden, d, m),
     ]
-    return _total([*block * sizes.depth, _product(d, d, m)])
+    return total([*block * sizes.depth, _product(d, d, m)])
 
 
 def _residual(inputs: int, outputs: int, length: int) -> Iterator[Work]:
@@ -105,7 +106,7 @@ def _level(inputs: int, outputs: int, blocks: int, length: int) -> Iterator[Work
 
 def encoder(sizes: Sizes) -> Work:
     """Return the work of voxels to z_n and retrieval features, first layer fused."""
-    return _total(_encoder(sizes))
+    return total(_encoder(sizes))
 
 
 def _encoder(sizes: Sizes) -> Iterator[Work]:
@@ -126,7 +127,7 @@ def _encoder(sizes: Sizes) -> Iterator[Work]:
 
 def decoder(sizes: Sizes) -> Work:
     """Return the work of z_n to voxels."""
-    return _total(_decoder(sizes))
+    return total(_decoder(sizes))
 
 
 def _decoder(sizes: Sizes) -> Iterator[Work]:

@@ -15,6 +15,9 @@ BF16 = msgspec.structs.replace(OURS, precision="bf16")
 TORCH = msgspec.structs.replace(OURS, peer="torch", precision="bf16")
 
 
+AROUND = "a volume around the engines, no trial due, p99, ms"
+
+
 def rows(one):
     lines = targets(one).splitlines()[2:]
     return {
@@ -44,7 +47,8 @@ def in_bf16(encoder_ms=2, torch_ms=10, step_limit_ms=9, **fields):
             series(BF16, "encoder", encoder_ms),
             series(TORCH, "encoder", torch_ms),
             series(BF16, "decode", 20),
-            series(BF16, "outside", 0.5, calls=200),
+            series(BF16, "volume", 0.5, calls=1667),
+            series(BF16, "volume due", 2.5, calls=200),
         ),
         "steps": (
             step(base.steps[0], who=BF16),
@@ -73,8 +77,9 @@ def test_a_machine_that_can_is_held_to_every_target():
     assert found["resident memory of the process that serves"] == [
         "<= 1,696 MB (1.3 x weights in bf16 + 500 MB)", "500 MB", "reached",
     ]  # fmt: skip
-    assert found["our time outside the engine, p99, ms"] == [
-        "<= 1.00", "0.500 (1,200 calls)", "reached",
+    assert found[AROUND] == ["<= 1.00", "0.500 (10,002 calls)", "reached"]
+    assert found["a volume around the engines, a trial due, p99, ms"] == [
+        "<= 1.00", "2.50 (1,200 calls)", "missed",
     ]  # fmt: skip
     cold = found["cold start to the first answer, from cache, s"]
     assert cold == ["<= 5.00", "1.00 [1.00, 1.00] (bf16)", "reached"]
@@ -124,7 +129,7 @@ def test_what_is_too_good_to_be_true_is_not_reached():
 def test_a_machine_that_cannot_says_why_in_every_row():
     found = rows(result())
 
-    assert len(found) == 9
+    assert len(found) == 10
     verdicts = {name: cells[2] for name, cells in found.items()}
     assert all(v.startswith("not run here, because ") for v in verdicts.values())
     assert verdicts["flow step over ONNX Runtime f32"].endswith("has no bfloat16")
@@ -138,8 +143,26 @@ def test_what_is_ours_alone_needs_the_latents_shape_and_not_the_depth():
 
     found = rows(in_bf16(sizes=shallow))
 
-    assert found["our time outside the engine, p99, ms"][2] == "reached"
+    assert found[AROUND][2] == "reached"
     assert found["flow step over ONNX Runtime f32"][2].endswith("is another size")
+
+
+@pytest.mark.parametrize(
+    ("calls", "ms", "verdict"),
+    [
+        (166, 0.5, "not run here, because 996 calls are too few for p99"),
+        (167, 0.5, "not run here, because 10,000 calls are wanted"),
+        (1666, 0.5, "not run here, because 10,000 calls are wanted"),
+        (1667, 0.5, "reached"),
+        (167, 1.5, "missed"),
+    ],
+)
+def test_too_few_calls_never_reach_a_p99(calls, ms, verdict):
+    one = in_bf16()
+    rounds = ((int(ms * 1e6),) * calls,) * ROUNDS
+    series = Series(stage="volume", who=BF16, rounds_ns=rounds, cpu_ns=(0,) * ROUNDS)
+
+    assert rows(msgspec.structs.replace(one, series=(series,)))[AROUND][2] == verdict
 
 
 def test_a_run_in_float32_is_not_held_to_a_target_of_bfloat16():

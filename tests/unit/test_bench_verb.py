@@ -1,5 +1,6 @@
 """`neuroflow bench` from its command line to its files, on models that take no time."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import neuroflow
 from runtime.bench.figures import values
 from runtime.bench.result import Who, decode_result
 from runtime.bundle import open_bundle
+from runtime.estimator import VolumeEstimator
 from training.config import PRESETS
 from verbs.bench_engines import open_stages, with_evaluations
 from verbs.bench_orders import Job, started
@@ -50,8 +52,8 @@ def test_a_bundle_is_measured_from_the_command_line(
     shown = capsys.readouterr()
     result = decode_result(file.read_bytes(), "a.json")
     assert {stage for stage, _ in values(result)} == {
-        "front", "encoder", "heads", "decoder", "decode", "outside", "step",
-        "intercept",
+        "front", "encoder", "served flow", "heads", "decoder", "decode", "outside",
+        "volume", "volume due", "step", "intercept",
     }  # fmt: skip
     assert all(len(v) == 6 for v in values(result).values())
     assert result.paced[0].paced.latency_ns[19] > 0
@@ -82,11 +84,65 @@ def test_a_generated_bundle_is_one_that_every_engine_agrees_on(preset, peer, pre
     with open_bundle(preset / "bundle") as bundle:
         # Held against the golden vectors of ONNX Runtime, or it would not open.
         stages = open_stages(bundle, Job(kind="stages", who=who, bundle=""))
-        for call in stages.calls.values():
+        for name, call in stages.calls.items():
+            stages.before.get(name, lambda: None)()
             call()
         stages.close()
         assert bundle.manifest.gates == ()
         assert min(np.abs(v).max() for v in bundle.golden().values()) > 0
+
+
+@pytest.mark.parametrize(("stage", "answers"), [("volume", 0), ("volume due", 1)])
+def test_a_whole_volume_is_measured_with_and_without_an_answer_due(
+    preset, stage, answers
+):
+    with open_bundle(preset / "bundle") as bundle:
+        stages = open_stages(bundle, Job(kind="stages", who=WHO, bundle="", gallery=3))
+        # More than a run has: another begins.
+        for _ in range(80):
+            stages.before[stage]()
+            report, trials = stages.calls[stage]()
+            assert "tsnr" in report.quality
+            assert [t.answer.decision for t in trials] == ["ANSWER"] * answers
+            assert all(len(t.answer.candidates) == 3 for t in trials)
+        stages.close()
+
+
+def test_a_volume_bundles_every_volume_has_an_answer_due(preset):
+    with open_bundle(preset / "bundle") as beta:
+        estimator = VolumeEstimator(warming_volumes=2)
+        manifest = msgspec.structs.replace(beta.manifest, estimator=estimator)
+        bundle = dataclasses.replace(beta, manifest=manifest)
+        stages = open_stages(bundle, Job(kind="stages", who=WHO, bundle="", gallery=3))
+        assert stages.before.keys() == {"volume due"}
+        stages.before["volume due"]()
+        report, _ = stages.calls["volume due"]()
+        stages.close()
+
+    assert report.answer.decision == "ANSWER"
+
+
+def test_the_flow_is_measured_as_it_is_served_and_its_step_by_itself(
+    preset, monkeypatch
+):
+    from runtime.engines.ort import OrtEngine
+
+    called = []
+    run = OrtEngine.run
+    monkeypatch.setattr(
+        OrtEngine, "run", lambda e, x: called.append(set(x)) or run(e, x)
+    )
+    with open_bundle(preset / "bundle") as bundle:
+        stages = open_stages(bundle, Job(kind="stages", who=WHO, bundle="", gallery=3))
+        for name, wanted in (
+            ("served flow", [{"z_n"}]),
+            ("decode", [{"voxels"}, {"z_n"}]),
+            ("outside", []),
+        ):
+            called.clear()
+            stages.calls[name]()
+            assert called == wanted
+        stages.close()
 
 
 def test_torch_computes_what_the_engines_compute(preset):
