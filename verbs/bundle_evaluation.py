@@ -14,7 +14,7 @@ from training.metrics.controls import (
     retrieval_control,
     similarity_control,
 )
-from training.metrics.encoding import encoding_figures
+from training.metrics.encoding import ceiling_of, encoding_figures
 from training.metrics.evaluation import (
     Design,
     Networks,
@@ -134,6 +134,7 @@ def evaluate_split(
         encoding_control(predicted, means, rng),
         *judged.pixel_controls(averaged),
     ]
+    ceiling = ceiling_of(trials.betas, shown_as, trials.repeats)
     return Everything(
         reconstructions=reconstructions,
         retrieval=retrieval,
@@ -158,6 +159,8 @@ def evaluate_split(
             predicted=maps.space.affine.normalise(predicted),
             measured=maps.space.affine.normalise(means),
             rois=trials.rois,
+            mask=np.asarray(maps.bundle.mask),
+            ceiling=None if isinstance(ceiling, Absent) else ceiling,
         ),
     )
 

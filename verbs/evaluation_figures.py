@@ -5,12 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from training.metrics.pixels import pixel_correlations
 from training.metrics.result import BundleEvaluation, EncodingFigures, Value
+from training.metrics.voxels import (
+    correlations_across_images,
+    normalised_by_ceiling,
+)
 from verbs.report.svg import Axis, line, rect, standalone, text, tick_text
+from verbs.voxel_maps import (
+    THEMES,
+    CategoryPanel,
+    FigurePanel,
+    Panel,
+    draw_maps,
+    smallest_region,
+)
 
 SIDE = 128
 """Pixels of a picture in the contact sheet."""
@@ -23,6 +35,10 @@ text{font:13px system-ui,"DejaVu Sans",sans-serif;fill:#171a20}
 .grid{stroke:#e6e9ee}.axis{stroke:#535b69}.bar{fill:#8db7dc}
 .interval{stroke:#171a20;stroke-width:1.5}.ceiling{stroke:#a8321a;stroke-width:3}
 .strong{font-weight:650}.paper{fill:#ffffff}
+@media (prefers-color-scheme:dark){
+text{fill:#eceff4}.tick-text{fill:#a0a8b6}.grid{stroke:#333a46}.axis{stroke:#a0a8b6}
+.bar{fill:#3f74a8}.interval{stroke:#eceff4}.ceiling{stroke:#ff805c}.paper{fill:#14171c}
+}
 """
 
 Pictures = UInt8[np.ndarray, "images height width 3"]
@@ -44,12 +60,19 @@ class Found:
     measured: Responses
     """Mean of the image's trials, in the same units."""
     rois: Mapping[str, Bool[np.ndarray, " voxels"]]
+    mask: Bool[np.ndarray, "x y z"]
+    """Where the voxels lie, in their order."""
+    ceiling: Float64[np.ndarray, " voxels"] | None = None
+    """Noise ceiling of `measured`; None where no image was shown twice."""
 
 
 def write_figures(out: Path, result: BundleEvaluation, found: Found) -> None:
-    """Write ``contact.png``, ``rois.svg`` and ``selectivity.svg`` into a folder.
+    """Write contact sheet, bars, grid and maps into a folder.
 
-    The first only where there are pictures, the last where there are categories.
+    ``contact.png`` where there are pictures; ``rois.svg``; ``selectivity.svg`` where
+    there are categories; ``voxels_r``, ``voxels_regions`` where there are regions, and
+    ``voxels_category`` where there are categories, each ``_light.png`` and
+    ``_dark.png``.
     """
     if found.seen is not None and found.decoded is not None:
         sheet = contact_sheet(found.seen, found.decoded, found.labels or found.names)
@@ -60,6 +83,66 @@ def write_figures(out: Path, result: BundleEvaluation, found: Found) -> None:
     if found.labels is not None:
         drawn = selectivity_map(found, found.labels)
         (out / "selectivity.svg").write_text(drawn, encoding="utf-8")
+    for name, (heading, panels, names) in voxel_panels(found).items():
+        for theme in THEMES:
+            drawn_map = draw_maps(found.mask, heading, panels, theme, names)
+            drawn_map.save(out / f"{name}_{theme.name}.png")
+
+
+def voxel_panels(found: Found) -> dict[str, tuple[str, list[Panel], list[str]]]:
+    """Return what the maps of voxels show: heading, panels and names, by file."""
+    r = correlations_across_images(found.predicted, found.measured)
+    shown: list[Panel] = [FigurePanel("r", r)]
+    if found.ceiling is not None:
+        ratios = normalised_by_ceiling(r, found.ceiling)
+        shown.append(FigurePanel("r / sqrt(NC), where NC is at least .05", ratios))
+    maps: dict[str, tuple[str, list[Panel], list[str]]] = {
+        "voxels_r": ("Correlation across images, voxel by voxel", shown, [])
+    }
+    regions, place = smallest_region(found.rois)
+    if regions:
+        means = [float(r[found.rois[name]].mean()) for name in regions]
+        of_region = np.array([*means, np.nan])[place]
+        maps["voxels_regions"] = (
+            "Regions; of several that a voxel is in, the smallest",
+            [
+                CategoryPanel("region", place),
+                FigurePanel("r, mean over the region", of_region),
+            ],
+            regions,
+        )
+    if found.labels is not None:
+        names, said = selectivity(found.predicted, found.labels)
+        _, real = selectivity(found.measured, found.labels)
+        a, b = _preferred(said), _preferred(real)
+        known = (a >= 0) & (b >= 0)
+        same = float((a == b)[known].mean()) if known.any() else 0.0
+        chance = sum(
+            float((a[known] == k).mean() * (b[known] == k).mean())
+            for k in range(len(names))
+            if known.any()
+        )
+        maps["voxels_category"] = (
+            "Category with the highest mean response",
+            [
+                CategoryPanel("synthesised responses", a),
+                CategoryPanel(
+                    f"measured responses; {same:.0%} of voxels agree, "
+                    f"{chance:.0%} would by chance",
+                    b,
+                ),
+            ],
+            names,
+        )
+    return maps
+
+
+def _preferred(
+    differences: Float64[np.ndarray, "categories voxels"],
+) -> Int64[np.ndarray, " voxels"]:
+    """Return each voxel's highest category; -1 where all are alike."""
+    is_flat = np.ptp(differences, axis=0) < 1e-12
+    return np.where(is_flat, -1, differences.argmax(axis=0)).astype(np.int64)
 
 
 def best_median_worst(
@@ -166,7 +249,7 @@ def roi_bars(encoding: EncodingFigures) -> str:
         body.append(text(width - 180, y + 4, said, "tick-text"))
         words.append(f"{roi.roi} {said}")
     body.append(line(axis(0.0), top - 6, axis(0.0), bottom, "axis"))
-    note = "bar: r; black: 95 % over images; red: noise ceiling sqrt(NC)"
+    note = "bar: r; thin line: 95 % over images; red: noise ceiling sqrt(NC)"
     body.append(text(150, bottom + 40, note, "tick-text"))
     return standalone(width, bottom + 54, body, "; ".join(words), STYLE)
 

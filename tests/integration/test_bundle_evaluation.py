@@ -202,6 +202,10 @@ def test_pictures_of_the_figures_are_written(evaluated):
     with Image.open(out / "contact.png") as sheet:
         assert sheet.width > 500
         assert len(sheet.getcolors(maxcolors=10**6) or []) > 50
+    for name in ("voxels_r", "voxels_regions", "voxels_category"):
+        for theme in ("light", "dark"):
+            with Image.open(out / f"{name}_{theme}.png") as drawn_map:
+                assert len(drawn_map.getcolors(maxcolors=10**6) or []) > 8
     for name in ("rois.svg", "selectivity.svg"):
         drawn = (out / name).read_text()
         assert drawn.startswith('<svg xmlns="http://www.w3.org/2000/svg"')

@@ -218,7 +218,9 @@ def test_released_betas_are_judged_and_what_cannot_be_had_is_named(made):
         "all voxels", "V1", "V2", "V3", "hV4", "OFA", "FFA-1",
     ]  # fmt: skip
     assert sorted(p.name for p in (made / "out/evaluation").iterdir()) == [
-        "evaluation.json", "evaluation.md", "rois.svg",
+        "contact.png", "evaluation.json", "evaluation.md", "evaluation_images.npz",
+        "rois.svg", "voxels_r_dark.png", "voxels_r_light.png",
+        "voxels_regions_dark.png", "voxels_regions_light.png",
     ]  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def encoding_figures(
     averaged = 1
     if design.trials == "averaged":
         averaged = int(np.unique(repeats_image, return_counts=True)[1].min())
-    ceiling = _ceiling(repeats, repeats_image, averaged)
+    ceiling = ceiling_of(repeats, repeats_image, averaged)
     across = {
         "mse": voxels.squared_errors(z_said, z_found),
         "pearson": voxels.correlations_across_voxels(z_said, z_found),
@@ -92,9 +92,10 @@ def encoding_figures(
     return figures
 
 
-def _ceiling(
+def ceiling_of(
     repeats: Responses, image: Int64[np.ndarray, " trials"], averaged: int
 ) -> Float64[np.ndarray, " voxels"] | Absent:
+    """Return the noise ceiling at so many averaged trials, or why there is none."""
     try:
         return voxels.noise_ceiling(repeats, image, averaged)
     except TensorMismatchError as error:
