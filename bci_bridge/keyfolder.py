@@ -29,6 +29,7 @@ from bci_bridge.keyring import (
     with_device,
     with_revoked,
 )
+from bci_bridge.names import DEVICE, require_name
 from runtime.errors import ArtifactError, UsageError
 from runtime.private_file import (
     OTHERS_READ,
@@ -123,6 +124,7 @@ def make_device(folder: Path, name: str, roles: tuple[Role, ...]) -> Path:
     """
     if name == SERVER:
         raise UsageError(f"--name: expected a device, found {SERVER!r}")
+    require_name("--name", name, DEVICE)
     pair = _new_pair(name)
     device = checked(
         Device(name=name, public_key=pair.public_key, roles=tuple(dict.fromkeys(roles)))

@@ -73,7 +73,20 @@ def checked(record: T, **changes: object) -> T:
         fields = msgspec.to_builtins(record) | changes
         return msgspec.convert(fields, type(record))
     except (msgspec.ValidationError, TypeError) as error:
-        raise UsageError(f"{type(record).__name__}: {error}") from error
+        told = _in_words(str(error), record, changes)
+        raise UsageError(f"{type(record).__name__}: {told}") from error
+
+
+def _in_words(error: str, record: Header, changes: dict[str, object]) -> str:
+    """Spell a name's regular expression out; any other error is given back."""
+    field = error.rpartition("`$.")[2].rstrip("`")
+    if "matching regex" not in error or field.endswith("sha256"):
+        return error
+    found = changes.get(field, getattr(record, field, None))
+    return (
+        f"{field}: expected up to 128 letters, digits and ._+-, found {found!r}. "
+        "Put - in the place of others"
+    )
 
 
 def decode(

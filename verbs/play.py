@@ -8,6 +8,7 @@ import msgspec
 
 from bci_bridge.header import LatePolicy
 from bci_bridge.keyfolder import read_credentials
+from bci_bridge.names import require_name
 from bci_bridge.player import play, run_start_from
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.unfinished import forget_spool, held_run
@@ -47,8 +48,9 @@ def play_recording(
 
     Raises:
         RecordingError: The recording is missing or damaged, or lacks a confound.
-        UsageError: The speed is not positive, one key file is named without other, or
-            the spool holds another run.
+        UsageError: The speed is not positive, one key file is named without other, a
+            run's name has other characters than one may, or the spool holds another
+            run.
         ArtifactError: A key file is missing, damaged or open to others; or the spool
             has lost messages that the server has.
         PeerError: The server refuses the run.
@@ -61,6 +63,8 @@ def play_recording(
         (f"{run.run_id}_{label}" if label else run.run_id, run)
         for run in recording.runs
     ]
+    for name, _ in named:
+        require_name("--label" if label else f"{folder}: name of a run", name)
     # All of them before the first volume leaves.
     runs_told = recording.runs if confounds else ()
     told = {run.run_id: run.confounds(confounds) for run in runs_told}

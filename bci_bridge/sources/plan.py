@@ -6,16 +6,9 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from bci_bridge.header import (
-    MAX_SIDE,
-    Count,
-    LatePolicy,
-    Name,
-    OptionalName,
-    Pace,
-    Text,
-)
+from bci_bridge.header import MAX_SIDE, Count, LatePolicy, Pace, Text
 from bci_bridge.messages import RunStart, slice_times_us
+from bci_bridge.names import BIDS, require_name
 from bci_bridge.sources.volume import Geometry
 from runtime.arrays import Float64
 from runtime.errors import UsageError
@@ -60,17 +53,13 @@ class Plan:
     """How many volumes may be held while an earlier one is awaited."""
 
     def __post_init__(self) -> None:
-        name = "expected letters, digits and ._+- up to 128, found"
-        for what, value, kind in (
-            ("--run", self.run, Name),
-            ("--subject", self.subject, OptionalName),
-            ("--session", self.session, OptionalName),
-            ("--task", self.task, OptionalName),
+        require_name("--run", self.run)
+        for what, value in (
+            ("--subject", self.subject),
+            ("--session", self.session),
+            ("--task", self.task),
         ):
-            try:
-                msgspec.convert(value, kind)
-            except msgspec.ValidationError as error:
-                raise UsageError(f"{what}: {name} {value!r}") from error
+            require_name(what, value, BIDS)
         if len(self.run) > _MAX_NAME:
             raise UsageError(
                 f"--run: expected up to {_MAX_NAME} characters, because RUN-2 and so "

@@ -10,6 +10,7 @@ came. Pure: no clock, no device, no socket.
 import re
 from dataclasses import dataclass, field
 
+from bci_bridge.names import require_name
 from runtime.errors import UsageError
 
 _MOST = 100_000
@@ -36,6 +37,7 @@ class PulsePlan:
     """After so long without a pulse counting begins anew."""
 
     def __post_init__(self) -> None:
+        require_name("--run", self.run)
         for what, found, low, high in (
             ("--runs", self.runs, 1, 1000),
             ("--discard", self.discard, 0, 1000),

@@ -79,8 +79,8 @@ def test_make_without_a_name_makes_the_servers_key(folder, capsys, monkeypatch):
         ),
         (
             ["make", "--name", "../a", "--roles", "scanner"],
-            "keys: Expected `str` matching regex "
-            "'^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\\\\Z' - at `$.name`",
+            "--name: expected a letter or digit, then up to 63 letters, digits, _ and "
+            "-, found '../a'. Put - in the place of others",
         ),
     ],
 )

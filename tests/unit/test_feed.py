@@ -408,7 +408,13 @@ def test_a_source_that_joins_in_the_middle_goes_on_with_the_run_under_way():
         ({"quiet_s": 0.0}, "--quiet-s: expected 0.1 to 3600, found 0.0"),
         (
             {"run": "a/b"},
-            "--run: expected letters, digits and ._+- up to 128, found 'a/b'",
+            "--run: expected a letter or digit, then up to 127 letters, digits and "
+            "._+-, found 'a/b'. Put - in the place of others",
+        ),
+        (
+            {"task": "a b"},
+            "--task: expected up to 128 letters, digits and ._+-, found 'a b'. "
+            "Put - in the place of others",
         ),
     ],
 )

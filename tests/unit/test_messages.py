@@ -40,8 +40,13 @@ def test_a_json_schema_can_be_published():
         ),
         (
             {"run": "../up"},
+            "RunStart: run: expected up to 128 letters, digits and ._+-, "
+            "found '../up'. Put - in the place of others",
+        ),
+        (
+            {"bundle_sha256": "A"},
             "RunStart: Expected `str` matching regex "
-            r"'^[A-Za-z0-9._+-]*$(?!\\n)' - at `$.run`",
+            r"'^[0-9a-f]{64}$(?!\\n)' - at `$.bundle_sha256`",
         ),
     ],
 )

@@ -167,11 +167,16 @@ def test_a_run_and_its_repetitions_are_followed(run, is_ours):
     [
         ({"every": 0}, "--every: expected 1 to 1000, found 0"),
         ({"tr_s": 6.0}, "--quiet-s: expected more than a TR of 6 s, found 5"),
+        (
+            {"run": "a/b"},
+            "--run: expected a letter or digit, then up to 127 letters, digits and "
+            "._+-, found 'a/b'. Put - in the place of others",
+        ),
     ],
 )
 def test_an_impossible_plan_is_refused(changes, message):
     with pytest.raises(UsageError) as refused:
-        PulsePlan(run="rest", **changes)
+        PulsePlan(**{"run": "rest", **changes})
 
     assert str(refused.value) == message
 
