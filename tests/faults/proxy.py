@@ -32,8 +32,9 @@ class Weather:
     """What is bad about the line now; change it at any time."""
 
     delay_s: float = 0.0
-    is_sliced: bool = False
-    """One byte in each packet."""
+    slices: int = 0
+    """So many bytes of each piece of up to `CHUNK` that comes go on one in each packet,
+    and what is left of the piece together; `CHUNK` slices all."""
     is_cut: bool = False
     """No connection is taken, and those there are were reset."""
     swallows: int = 0
@@ -50,6 +51,7 @@ class _Way:
     waiting: collections.deque[tuple[float, bytes]] = field(
         default_factory=collections.deque
     )
+    """Pieces, and when each is due: a sliced one byte by byte."""
     nbytes: int = 0
 
 
@@ -157,7 +159,9 @@ class Proxy:
             n_swallowed = min(self.weather.swallows, len(data))
             self.weather.swallows -= n_swallowed
             data = data[n_swallowed:]
-        way.waiting.append((time.monotonic() + self.weather.delay_s, data))
+        due_s, n_single = time.monotonic() + self.weather.delay_s, self.weather.slices
+        way.waiting.extend((due_s, bytes((one,))) for one in data[:n_single])
+        way.waiting.append((due_s, data[n_single:]))
         way.nbytes += len(data)
 
     def _write(self, way: _Way) -> None:
@@ -169,7 +173,7 @@ class Proxy:
                 due_s, data = way.waiting.popleft()
                 if not data:
                     continue
-                n_sent = way.sink.send(data[:1] if self.weather.is_sliced else data)
+                n_sent = way.sink.send(data)
                 way.nbytes -= n_sent
                 if n_sent < len(data):
                     way.waiting.appendleft((due_s, data[n_sent:]))

@@ -1,8 +1,9 @@
 """A server of four processes for faults that need one, and what its processes hold.
 
 The supervisor forks, so that it lives in a process of its own:
-``python -m tests.faults.supervised CONFIG [SABOTAGE]`` runs one until it is told to
-end, and writes what it knows, a line of JSON each time. `Supervised` is the other end.
+``python -m tests.faults.supervised CONFIG SABOTAGE WORKER`` runs one until it is told
+to end, and writes what it knows, a line of JSON each time. `Supervised` is the other
+end.
 """
 
 import contextlib
@@ -74,6 +75,7 @@ class Supervised:
 
     config: ServeConfig
     sabotage: str = ""
+    worker: tuple[str, ...] = WORKER
     peak_mib: dict[str, float] = field(default_factory=dict)
     endpoints: Endpoints | None = None
     pids: dict[str, int] = field(default_factory=dict)
@@ -83,7 +85,8 @@ class Supervised:
 
     def __enter__(self) -> "Supervised":
         config = msgspec.json.encode(self.config).decode()
-        command = [sys.executable, "-m", __spec__.name, config, self.sabotage]
+        worker = json.dumps(self.worker)
+        command = [sys.executable, "-m", __spec__.name, config, self.sabotage, worker]
         path = os.pathsep.join([str(ROOT), str(ROOT / "clients" / "python")])
         self._process = subprocess.Popen(
             command,
@@ -183,25 +186,25 @@ def main() -> int:
         signal.signal(number, lambda *_: stopping.set())
     os.set_blocking(0, False)
     with contextlib.ExitStack() as stack:
-        if sys.argv[2:] and sys.argv[2]:
+        if sys.argv[2]:
             target, instead = SABOTAGES[sys.argv[2]]
             stack.enter_context(mock.patch(target, instead))
         try:
-            _serve(config, stopping)
+            _serve(config, json.loads(sys.argv[3]), stopping)
         except NeuroFlowError as error:
             _say(failure=str(error))
             return error.exit_status
     return 0
 
 
-def _serve(config: ServeConfig, stopping: threading.Event) -> None:
+def _serve(config: ServeConfig, worker: list[str], stopping: threading.Event) -> None:
     def is_told() -> bool:
         with contextlib.suppress(BlockingIOError):
             if not os.read(0, 1):
                 stopping.set()
         return stopping.is_set()
 
-    with supervised(config, WORKER) as server:
+    with supervised(config, worker) as server:
         endpoints = server.start(is_told)
         if endpoints is None:
             return
