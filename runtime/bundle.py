@@ -5,13 +5,11 @@ says what a bundle can say; `runtime.sealed` keeps it from being anything else.
 """
 
 import hashlib
-import shutil
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 from msgspec import UNSET
@@ -41,7 +39,7 @@ from runtime.manifest import (
 from runtime.preprocess.feature_space import FeatureSpace
 from runtime.preprocess.mask import VoxelMask
 from runtime.preprocess.reference import Reference
-from runtime.sealed import copy_verified, read_manifest, read_signature
+from runtime.sealed import Copy, copy_verified, read_manifest, read_signature
 from runtime.signing import Signer, Trust, signer_of
 from runtime.strict_json import check_keys
 
@@ -79,20 +77,23 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
     """A verified bundle; everything is read from its private copy."""
 
     manifest: Manifest
     sha256: str
     """Hash of the manifest's bytes; an outcome cites it."""
-    folder: Path
-    """The private copy; gone after `close` where no cache was given."""
+    copy: Copy = field(repr=False)
     tensors: Mapping[str, Shaped[np.ndarray, "..."]] = field(repr=False)
     """Content of `tensors.safetensors`; read-only arrays."""
     signer: Signer | None = None
     """Whose signature it carries, if any."""
-    _release: Callable[[], Any] | None = field(default=None, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The private copy; gone after `close` where no cache was given."""
+        return self.copy.folder
 
     @property
     def mask(self) -> Bool[np.ndarray, "x y z"]:
@@ -138,8 +139,7 @@ class Bundle:
 
     def close(self) -> None:
         """Remove the private copy where it is temporary; do so after the engines."""
-        if self._release is not None:
-            self._release()
+        self.copy.remove()
 
     def __enter__(self) -> "Bundle":
         return self
@@ -198,6 +198,7 @@ def open_bundle(
     Raises:
         BundleError: The folder is not exactly what its manifest lists, or not signed
             as demanded.
+        ArtifactError: There is no room for the copy.
     """
     data = read_manifest(folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
     # Before a word of it is believed.
@@ -206,18 +207,12 @@ def open_bundle(
     sha256 = hashlib.sha256(data).hexdigest()
     copy = copy_verified(folder, MANIFEST, manifest.files, name=sha256, cache=cache)
     try:
-        tensors = load_tensors(copy, TENSORS, manifest.tensors)
+        tensors = load_tensors(copy.folder, TENSORS, manifest.tensors)
         _check_contents(manifest, tensors)
     except BaseException:
-        if cache is None:
-            shutil.rmtree(copy)
+        copy.remove()
         raise
-    bundle = Bundle(manifest, sha256, copy, tensors, signer)
-    if cache is not None:
-        return bundle
-    release = weakref.finalize(bundle, shutil.rmtree, copy, ignore_errors=True)
-    object.__setattr__(bundle, "_release", release)
-    return bundle
+    return Bundle(manifest, sha256, copy, tensors, signer)
 
 
 def _check_contents(

@@ -203,11 +203,11 @@ def open_gallery(
     sha256 = hashlib.sha256(data).hexdigest()
     copy = copy_verified(folder, GALLERY, manifest.files, name=sha256, cache=None)
     try:
-        tensors = load_tensors(copy, GALLERY_TENSORS, manifest.tensors)
+        tensors = load_tensors(copy.folder, GALLERY_TENSORS, manifest.tensors)
         _check_tensors(manifest, tensors, latent)
-        file, tensors = _mapped(copy / GALLERY_TENSORS, tensors)
+        file, tensors = _mapped(copy.folder / GALLERY_TENSORS, tensors)
     finally:
-        shutil.rmtree(copy)
+        copy.remove()
     return Gallery(
         ids=manifest.ids,
         labels=manifest.labels,

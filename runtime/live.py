@@ -343,6 +343,7 @@ def open_decoder(
     waiting: Waiting | None = None,
     overlay_folder: Path | None = None,
     parts: Collection[Part] = PARTS,
+    copies: Path | None = None,
 ) -> RunDecoder:
     """Verify and open a bundle and a gallery, and the day's overlay where there is one.
 
@@ -361,14 +362,17 @@ def open_decoder(
         overlay_folder: What `calibrate` wrote today; None serves the bundle as it is.
         parts: Of the model; `runtime.graphs.SERVED` is enough without
             `RunDecoder.encoder`, and takes less memory and time.
+        copies: Folder of mode 0700 that keeps verified copies of bundles, and may be
+            shared; None makes a temporary one.
 
     Raises:
         BundleError: One of them is not exactly what its manifest lists or not signed
             as demanded, they do not belong together, or the bundle cannot be served.
         BackendError: The engine library is missing or refuses a graph.
         ParityError: An engine does not give the golden vectors.
+        ArtifactError: There is no room for the private copies.
     """
-    bundle = open_bundle(bundle_folder, trust=trust)
+    bundle = open_bundle(bundle_folder, copies, trust=trust)
     try:
         # Said before engines are loaded, which takes long.
         live_estimator(bundle.manifest.estimator, str(bundle_folder))

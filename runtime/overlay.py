@@ -6,7 +6,6 @@ outcome cites the three hashes.
 """
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,9 +158,9 @@ def open_overlay(
     sha256 = hashlib.sha256(data).hexdigest()
     copy = copy_verified(folder, OVERLAY, manifest.files, name=sha256, cache=None)
     try:
-        tensors = load_tensors(copy, OVERLAY_TENSORS, manifest.tensors)
+        tensors = load_tensors(copy.folder, OVERLAY_TENSORS, manifest.tensors)
     finally:
-        shutil.rmtree(copy)
+        copy.remove()
     _check_tensors(manifest, tensors)
     correction = None
     if "correction" in manifest.holds:

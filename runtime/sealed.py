@@ -6,21 +6,23 @@ bundles and galleries are both sealed folders.
 """
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import stat
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Final
+from typing import Final, final
 
 import msgspec
 
-from runtime.errors import BundleError
+from runtime.errors import ArtifactError, BundleError
+from runtime.held_folder import HeldFolder
 
 WEIGHTS_MAGIC: Final = b"NEUROFLOW-WEIGHTS-1\n".ljust(64, b"\0")
 """First bytes of an external weights file; raw numbers alone could look like a pickle.
@@ -34,6 +36,7 @@ SIGNATURE: Final = "manifest.sig"
 _CHUNK: Final = 4 * 1024**2
 _HEAD: Final = 64
 _MAX_SIGNATURE_BYTES: Final = 4096  # it takes 250; whatever is longer is none
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _MAX_SAFETENSORS_HEADER: Final = 100_000_000  # the bound of the safetensors library
 
@@ -285,6 +288,96 @@ def _private(cache: Path) -> None:
         )
 
 
+@final
+class Copy:
+    """The private copy of a sealed folder, as far as it was asked for.
+
+    Every file in it was hashed while it was copied, or hashed again where an earlier
+    process left it here.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        files: Sequence[FileSpec],
+        folder: Path,
+        held: HeldFolder | None,
+    ) -> None:
+        self.folder = folder
+        """Gone after `remove` where it is temporary."""
+        self._source, self._held = source, held
+        self._files = {spec.path: spec for spec in files}
+        self._sound: set[str] = set()
+
+    def fetch(self, paths: Collection[str] | None = None) -> None:
+        """Hash and copy files that this has not yet; all of them by default.
+
+        Raises:
+            BundleError: One is not as listed.
+            ArtifactError: There is no room for the copies.
+        """
+        wanted = self._files if paths is None else paths
+        specs = [self._files[p] for p in wanted if p not in self._sound]
+        if self._held is not None:
+            self._copy(specs)
+        elif specs:
+            # Held while files are copied: two processes do not both write them.
+            with _locked(self.folder.parent):
+                self._copy([spec for spec in specs if not self._is_kept(spec)])
+        self._sound.update(spec.path for spec in specs)
+
+    def _copy(self, specs: Sequence[FileSpec]) -> None:
+        size = sum(spec.size for spec in specs)
+        free = shutil.disk_usage(self.folder.parent).free
+        if free < size:
+            raise self._no_room(size, f"{free} bytes free")
+        # A name that no listed file has, in the copy's own file system.
+        part = self.folder.with_name(f"{self.folder.name}.part")
+        try:
+            for spec in specs:
+                part.unlink(missing_ok=True)
+                _check_file(self._source, spec, part)
+                target = self.folder / spec.path
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                part.replace(target)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            if error.errno in _NO_ROOM:
+                raise self._no_room(size, reason) from error
+            raise ArtifactError(
+                f"{self._source}: expected to read and copy it, found {reason}"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _no_room(self, size: int, found: str) -> ArtifactError:
+        remedy = "Make room" + (
+            "." if self._held is None else ", or set TMPDIR to another folder."
+        )
+        held = self.folder.parent
+        place = held if self._held is None else held.parent
+        return ArtifactError(
+            f"{place}: expected room for a private copy of "
+            f"{self._source.name}, {size} bytes, found {found}. {remedy}"
+        )
+
+    def _is_kept(self, spec: FileSpec) -> bool:
+        """Say whether a file is here and is what it was; only we can write here."""
+        if not (self.folder / spec.path).exists():
+            return False
+        try:
+            _check_file(self.folder, spec)
+        except BundleError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        """Remove the copy where it is temporary."""
+        if self._held is not None:
+            self._held.remove()
+
+
 def copy_verified(
     folder: Path,
     manifest: str,
@@ -292,7 +385,7 @@ def copy_verified(
     *,
     name: str,
     cache: Path | None,
-) -> Path:
+) -> Copy:
     """Copy a sealed folder's files into a private place while checking every byte.
 
     Args:
@@ -305,45 +398,54 @@ def copy_verified(
             one, which the caller removes.
 
     Returns:
-        The private copy. An older copy in the cache is verified again before use.
+        The private copy. An older copy in the cache is verified again before use, and
+        what it has is not read from the folder once more.
 
     Raises:
         BundleError: Whatever is not as listed; nothing is left behind.
+        ArtifactError: There is no room for the copy.
     """
     check_listing(files)
     _check_exact(folder, manifest, files, SIGNATURE)
-    if cache is not None:
-        _private(cache)
-        if _is_sound(cache / name, files):
-            for spec in files:
-                _check_file(folder, spec)
-            return cache / name
-    copy = Path(tempfile.mkdtemp(prefix="neuroflow-", dir=cache))
-    try:
-        for spec in files:
-            _check_file(folder, spec, copy / spec.path)
-    except BaseException:
-        shutil.rmtree(copy)
-        raise
     if cache is None:
-        return copy
-    target = cache / name
-    shutil.rmtree(target, ignore_errors=True)
-    copy.rename(target)
-    return target
-
-
-def _is_sound(copy: Path, files: Sequence[FileSpec]) -> bool:
-    """Say whether a copy that was kept is what it was; it lies where only we write."""
-    if not copy.exists():
-        return False
+        held = HeldFolder()
+        place, is_new = held.path / name, True
+    else:
+        held = None
+        _private(cache)
+        place = cache / name
+        with _locked(cache):
+            _remove_unlisted(place, files)
+            is_new = not place.exists()
+    copy = Copy(folder, files, place, held)
     try:
-        _check_exact(copy, "", files)
-        for spec in files:
-            _check_file(copy, spec)
-    except BundleError:
-        return False
-    return True
+        place.mkdir(mode=0o700, exist_ok=True)
+        copy.fetch()
+    except BaseException:
+        if is_new:
+            shutil.rmtree(place, ignore_errors=True)
+        copy.remove()
+        raise
+    return copy
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_unlisted(copy: Path, files: Sequence[FileSpec]) -> None:
+    """Remove a copy that was kept where something else lies in it."""
+    if not copy.exists():
+        return
+    extra = set(_walk(copy)) - {spec.path for spec in files}
+    if extra - {f"{Path(spec.path).parent}/" for spec in files}:
+        shutil.rmtree(copy)
 
 
 def seal(folder: Path) -> tuple[FileSpec, ...]:

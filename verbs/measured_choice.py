@@ -32,9 +32,15 @@ class MeasuredChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measured_choice(
-    bundle: Path, *, trust: Trust, threads: int | None
+    bundle: Path, *, trust: Trust, threads: int | None, copies: Path | None = None
 ) -> MeasuredChoice:
     """Measure in a process of its own, of which no engine stays in this one.
+
+    Args:
+        bundle: What export wrote.
+        trust: Whose signature it must carry.
+        threads: Of one evaluation.
+        copies: Folder of verified copies; None makes a temporary one.
 
     Raises:
         BackendError: No engine gives the golden vectors, or the bundle is not sound.
@@ -45,7 +51,7 @@ def measured_choice(
 
     def work() -> str:
         cache = EngineCache(user_cache(os.environ), say)
-        with open_bundle(bundle, trust=trust) as opened:
+        with open_bundle(bundle, copies, trust=trust) as opened:
             choice = choose_engine(
                 opened, threads=threads, clock=time.perf_counter_ns, cache=cache
             )

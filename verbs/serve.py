@@ -23,6 +23,7 @@ from bci_bridge.supervisor import serve_supervised
 from runtime.engine import Precision, Wait, Waiting
 from runtime.errors import ArtifactError, UsageError
 from runtime.estimator import BetaEstimator, told_confounds
+from runtime.held_folder import HeldFolder
 from runtime.live import require_live
 from runtime.overlay import require_overlay
 from runtime.signing_keys import folder_signer, read_trust
@@ -71,7 +72,8 @@ def serve_bundle(
         UsageError: Fewer than one thread, a confidence outside 0 to 1, an address or
             limit that is not allowed, too little room for the recording, or flags of
             a rehearsal or of a backend that do not fit.
-        ArtifactError: A key file is missing, damaged or open to others.
+        ArtifactError: A key file is missing, damaged or open to others, or there is no
+            place for private copies.
         RecordingError: The recording cannot be signed.
     """
     if threads is not None and threads < 1:
@@ -143,28 +145,42 @@ def serve_bundle(
     _allow_many_connections()
     precision = precision or "f32"
     behind = tuple(name for name in IN_CASE_OF_FAILURE if name != backend)
-    if backend == AUTO:
-        choice = measured_choice(bundle, trust=trusted, threads=threads)
-        for reason in choice.reasons:
-            trouble(f"auto: {reason}")
-        backend, precision, behind = choice.backend, choice.precision, choice.behind
-    model = Model(
-        bundle=str(bundle.resolve()),
-        gallery=str(gallery.resolve()),
-        overlay=None if overlay is None else str(overlay.resolve()),
-        backend=backend,
-        precision=precision,
-        behind=behind,
-        waiting=waiting,
-        threads=threads,
-        abstain_below=abstain_below,
-        trust=trusted,
-        rig=rig_here(
-            backend, threads=threads, abstain_below=abstain_below, precision=precision
-        ),
-    )
-    worker = [sys.executable, "-m", "verbs.worker", msgspec.json.encode(model).decode()]
     with contextlib.ExitStack() as stack:
+        # The workers share one copy, which goes with this process, however it ends.
+        copies = stack.enter_context(HeldFolder()) / "copies"
+        copies.mkdir(mode=0o700)
+        if backend == AUTO:
+            choice = measured_choice(
+                bundle, trust=trusted, threads=threads, copies=copies
+            )
+            for reason in choice.reasons:
+                trouble(f"auto: {reason}")
+            backend, precision, behind = (
+                choice.backend,
+                choice.precision,
+                choice.behind,
+            )
+        model = Model(
+            bundle=str(bundle.resolve()),
+            gallery=str(gallery.resolve()),
+            overlay=None if overlay is None else str(overlay.resolve()),
+            backend=backend,
+            precision=precision,
+            behind=behind,
+            waiting=waiting,
+            threads=threads,
+            abstain_below=abstain_below,
+            copies=str(copies),
+            trust=trusted,
+            rig=rig_here(
+                backend,
+                threads=threads,
+                abstain_below=abstain_below,
+                precision=precision,
+            ),
+        )
+        told_json = msgspec.json.encode(model).decode()
+        worker = [sys.executable, "-m", "verbs.worker", told_json]
         is_told = is_over = stack.enter_context(stop_on_signals())
         if rehearsal is not None:
             stack.callback(rehearsal.close)

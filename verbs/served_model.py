@@ -22,6 +22,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How TensorRT waits; None for other backends."""
     threads: int | None
     abstain_below: float
+    copies: str | None = None
+    """Folder of verified copies that the workers share; None: each makes its own."""
     trust: Trust
     """Keys and not files: a worker that is started again trusts nobody else."""
     rig: RigNote

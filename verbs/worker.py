@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
                 cache=EngineCache(user_cache(os.environ), _say),
                 overlay_folder=None if model.overlay is None else Path(model.overlay),
                 parts=SERVED,
+                copies=None if model.copies is None else Path(model.copies),
             )
         )
 

@@ -2,8 +2,12 @@
 
 import os
 import pickle
+import resource
+import shutil
+import tempfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -338,6 +342,78 @@ def test_a_refused_bundle_leaves_nothing_in_the_cache(folder, tmp_path):
     refusal(folder, tmp_path / "cache")
 
     assert os.listdir(tmp_path / "cache") == []
+
+
+def sizes_of(folder: Path) -> int:
+    files = decode_manifest((folder / MANIFEST).read_bytes()).files
+    return sum(spec.size for spec in files)
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_disk_without_room_is_one_line_that_names_folder_and_bytes(
+    folder, tmp_path, monkeypatch, is_kept
+):
+    place = tmp_path / "place"
+    place.mkdir(mode=0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _path: SimpleNamespace(free=sizes_of(folder) - 1)
+    )
+
+    with pytest.raises(ArtifactError) as caught:
+        open_bundle(folder, place if is_kept else None)
+
+    end = "." if is_kept else ", or set TMPDIR to another folder."
+    assert str(caught.value) == (
+        f"{place}: expected room for a private copy of bundle, {sizes_of(folder)} "
+        f"bytes, found {sizes_of(folder) - 1} bytes free. Make room{end}"
+    )
+    assert os.listdir(place) == []
+
+
+def test_a_disk_that_fills_up_while_it_is_copied_to_is_the_same_line(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = set(tmp_path.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+    try:
+        with pytest.raises(ArtifactError) as caught:
+            open_bundle(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert str(caught.value) == (
+        f"{tmp_path}: expected room for a private copy of bundle, {sizes_of(folder)} "
+        "bytes, found file too large. Make room, or set TMPDIR to another folder."
+    )
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_kept_copy_that_is_sound_is_not_made_from_the_folder_again(folder, tmp_path):
+    cache = tmp_path / "cache"
+    first = open_bundle(folder, cache)
+    places = {path: path.stat().st_ino for path in first.folder.rglob("*")}
+    # Of the same size; whoever read it would refuse it.
+    (folder / GRAPH).write_bytes(b"\x08" * (folder / GRAPH).stat().st_size)
+
+    second = open_bundle(folder, cache)
+
+    assert {path: path.stat().st_ino for path in second.folder.rglob("*")} == places
+
+
+def test_a_kept_copy_with_a_file_too_many_is_made_anew(folder, tmp_path):
+    cache = tmp_path / "cache"
+    kept = open_bundle(folder, cache).folder
+    (kept / "graphs/other.onnx").write_bytes(b"\x08")
+
+    open_bundle(folder, cache)
+
+    assert sorted(p.name for p in (kept / "graphs").iterdir()) == [
+        "encoder.onnx",
+        "flow.weights",
+    ]
 
 
 def test_a_folder_without_manifest_is_one_clear_line(tmp_path):
