@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Final, final
 
 import numpy as np
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from runtime.arrays import Bool, Float32, Int64, Shaped
+from runtime.closing import Closing
 from runtime.errors import BundleError
 from runtime.estimator import BetaEstimator, motion_of
 from runtime.manifest import (
@@ -78,7 +79,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
-class Bundle:
+class Bundle(Closing):
     """A verified bundle; everything is read from its private copy."""
 
     manifest: Manifest
@@ -140,17 +141,6 @@ class Bundle:
     def close(self) -> None:
         """Remove the private copy where it is temporary; do so after the engines."""
         self.copy.remove()
-
-    def __enter__(self) -> "Bundle":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def load_tensors(

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from runtime.bundle import (
     decode_manifest,
     open_bundle,
 )
+from runtime.closing import Closing
 from runtime.decoder import DecodingModel, Reader, TrialDecoder, VolumeDecoder
 from runtime.encoder import Encoder
 from runtime.engine import Precision, Waiting
@@ -72,7 +72,7 @@ def require_live(bundle_folder: Path) -> BetaEstimator | VolumeEstimator:
     return live_estimator(decode_manifest(data).estimator, str(bundle_folder))
 
 
-class RunDecoder:
+class RunDecoder(Closing):
     """Decodes runs, one after another, with one model and one gallery."""
 
     def __init__(
@@ -316,17 +316,6 @@ class RunDecoder:
         """Close the engines, then the bundle's private copy."""
         self.model.close()
         self.bundle.close()
-
-    def __enter__(self) -> "RunDecoder":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_decoder(

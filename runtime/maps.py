@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import final
 
 import numpy as np
 
 from runtime.arrays import Float32, Shaped
+from runtime.closing import Closing
 from runtime.engine import Engine
 from runtime.engines.standby import Opener, StandbyEngine
 from runtime.errors import UsageError
@@ -21,7 +21,7 @@ Voxels = Float32[np.ndarray, " voxels"]
 
 
 @final
-class Model:
+class Model(Closing):
     """The engines of a bundle; not for use by two threads at once.
 
     Arrays that are returned belong to the caller.
@@ -234,17 +234,6 @@ class Model:
         """Close every engine."""
         for engine in self._engines.values():
             engine.close()
-
-    def __enter__(self) -> "Model":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Once:
