@@ -1,7 +1,10 @@
 """What is closed at the end of a ``with`` block."""
 
 import abc
-from typing import Self
+from typing import TypeVar
+
+# Not `Self`, which beartype refuses where it decorates functions one by one.
+T = TypeVar("T")
 
 
 class Closing(abc.ABC):
@@ -11,7 +14,7 @@ class Closing(abc.ABC):
     def close(self) -> None:
         """Give it back; nothing may be asked of this afterwards."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self: T) -> T:
         return self
 
     def __exit__(self, *_: object) -> None:

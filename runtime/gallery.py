@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, final
+from typing import Annotated, Final, Literal, final
 
 import msgspec
 import numpy as np
@@ -220,6 +220,12 @@ def open_gallery(
     )
 
 
+class _Place(msgspec.Struct, frozen=True):
+    """Where a tensor lies in its file; nowhere, for what is no tensor."""
+
+    data_offsets: tuple[int, int] = (0, 0)
+
+
 def _mapped(
     path: Path, known: Mapping[str, Shaped[np.ndarray, "..."]]
 ) -> tuple[mmap.mmap, dict[str, Shaped[np.ndarray, "..."]]]:
@@ -231,10 +237,10 @@ def _mapped(
     with path.open("rb") as stream:
         file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     data = 8 + int.from_bytes(file[:8], "little")
-    header = decode_once(file[8:data], dict[str, Any], GALLERY_TENSORS)
+    header = msgspec.json.decode(file[8:data], type=dict[str, _Place])
     tensors = {
         name: np.frombuffer(
-            file, array.dtype, array.size, data + header[name]["data_offsets"][0]
+            file, array.dtype, array.size, data + header[name].data_offsets[0]
         ).reshape(array.shape)
         for name, array in known.items()
     }
