@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 DISK_BYTES = 160 << 20
 """Each log that begins asks for room for a segment of 64 MiB."""
 COUNT = 40
+BUDGET_S = 60.0
+"""Time passes between two volumes while a process is replaced: none may be given up."""
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def require_whole(places, found, first_degraded):
 def test_whoever_is_killed_on_a_full_disk_is_replaced_and_nothing_is_lost(disk, victim):
     with supervised(disk / "log") as server:
         places = _made_places(disk / "log")
-        with opened(server, "run-1", COUNT) as sender:
+        with opened(server, "run-1", COUNT, budget_s=BUDGET_S) as sender:
             for index in range(COUNT):
                 if index == 10:
                     fill(disk)
@@ -141,7 +143,7 @@ def test_a_server_killed_as_a_whole_goes_on_although_the_disk_takes_nothing(disk
     with supervised(log) as first:
         places = _made_places(log)
         address = first.endpoints.address
-        sender = opened(first, "run-1", COUNT, budget_s=60.0)
+        sender = opened(first, "run-1", COUNT, budget_s=BUDGET_S)
         for index in range(10):
             send(sender, index)
         assert len(list(answers_so_far(first, 10))) == 10
@@ -170,7 +172,7 @@ def test_a_new_recording_at_an_old_path_answers_runs_of_the_same_name(disk):
     log = disk / "log"
     with supervised(log) as first:
         moment = _made_places(log).moment
-        with opened(first, "run-1", 20) as sender:
+        with opened(first, "run-1", 20, budget_s=BUDGET_S) as sender:
             for index in range(20):
                 if index == 5:
                     fill(disk)
@@ -182,7 +184,7 @@ def test_a_new_recording_at_an_old_path_answers_runs_of_the_same_name(disk):
         shutil.rmtree(path, ignore_errors=True)
     (disk / "other").unlink()
     with supervised(log) as second:
-        with opened(second, "run-1", COUNT) as sender:
+        with opened(second, "run-1", COUNT, budget_s=BUDGET_S) as sender:
             for index in range(COUNT):
                 send(sender, index)
         found = outcomes_of(second, "run-1")
