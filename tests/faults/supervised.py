@@ -49,7 +49,7 @@ def _leaky(frames: Sequence[bytes], **options: int) -> Envelope:
 
 SABOTAGES: dict[str, tuple[str, Callable[..., Any]]] = {
     # A server whose processes take what memory they want.
-    "uncapped": ("bci_bridge.parts.resource.setrlimit", lambda *_: None),
+    "uncapped": ("bci_bridge.parts.cap_memory", lambda *_: None),
     # One that keeps some of each message, and later dies of the first that is binary.
     "leaky": ("bci_bridge.ingress.decode", _leaky),
 }

@@ -1,13 +1,16 @@
 """Every fault's short form holds, and fails once the thing under test is broken."""
 
 import json
+import pkgutil
 import sys
+from unittest import mock
 
 import pytest
 
 from tests.faults import __main__ as command
 from tests.faults import registry
 from tests.faults.result import NONE, Bound, Fault, Finding, Settings, carry_out
+from tests.faults.supervised import SABOTAGES
 from tests.faults.table import table
 
 QUICK = {"recording-cut", "recording-flip"}
@@ -82,6 +85,16 @@ def test_the_sabotaged_short_form_fails_by_the_figure_that_is_sabotaged(name):
 
     assert not record["passed"]
     assert {*FOUND_BROKEN[name]} <= {*record["failed"]}
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_what_a_sabotaged_server_lacks_is_there_in_a_sound_one(name):
+    # Those of whole systems are tried by hand: here, that there is what they break.
+    target, instead = SABOTAGES[name]
+    sound = pkgutil.resolve_name(target)
+
+    with mock.patch(target, instead):
+        assert pkgutil.resolve_name(target) is instead is not sound
 
 
 def test_sabotage_is_over_when_the_fault_is():
