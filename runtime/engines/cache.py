@@ -132,9 +132,21 @@ class EngineCache:
             self._say_other(facts)
             return None
         try:
-            trouble, found = self._read(path, facts)
+            self._private()
+            secret = self._secret()
         except OSError as error:
-            trouble, found = (error.strerror or str(error)).lower(), None
+            # Of the engines themselves that says nothing: they stay.
+            self.counts.refused += 1
+            self._say(
+                f"engine cache: {facts.backend} {facts.name}: expected "
+                f"{self.folder} and its secret to be this user's alone, found "
+                f"{_reason(error)}; building anew, and leaving what is there"
+            )
+            return None
+        try:
+            trouble, found = self._read(path, facts, secret)
+        except OSError as error:
+            trouble, found = _reason(error), None
         if found is None:
             self.refuse(facts, trouble)
             return None
@@ -200,9 +212,8 @@ class EngineCache:
             self.counts.unstored += 1
             self._say(
                 f"engine cache: {facts.backend} {facts.name}: expected to store "
-                f"{what} in {self.folder}, found "
-                f"{(error.strerror or str(error)).lower()}; running without a cache, "
-                "and building again at the next start"
+                f"{what} in {self.folder}, found {_reason(error)}; "
+                "running without a cache, and building again at the next start"
             )
             return False
         return True
@@ -249,10 +260,8 @@ class EngineCache:
         return data
 
     def _read(
-        self, path: Path, facts: EngineFacts
+        self, path: Path, facts: EngineFacts, secret: bytes
     ) -> tuple[str, UInt8[np.ndarray, " bytes"] | None]:
-        self._private()
-        secret = self._secret()
         with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             head = _head(file.read(HEAD_BYTES))
@@ -287,6 +296,10 @@ class EngineCache:
                         f"{what} {wanted}, found an engine for {found}; building anew"
                     )
                     return
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _opened(path: Path) -> BinaryIO:

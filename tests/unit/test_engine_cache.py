@@ -244,6 +244,24 @@ def test_what_others_can_reach_is_not_trusted(cache, said, what, tmp_path):
     assert len(said) == 1
 
 
+@pytest.mark.parametrize("what", [".", SECRET])
+def test_what_is_only_not_private_enough_is_not_loaded_and_stays(cache, said, what):
+    cache.store(FACTS, ENGINE)
+    open_to_others = cache.folder / what
+    mode = open_to_others.stat().st_mode & 0o777
+    open_to_others.chmod(mode | 0o055)
+
+    assert cache.load(FACTS) is None
+    assert said[0].startswith(
+        f"engine cache: openvino step: expected {cache.folder} and its secret to be "
+        "this user's alone, found "
+    )
+    assert said[0].endswith("; building anew, and leaving what is there")
+    open_to_others.chmod(mode)
+    assert cache.load(FACTS) is not None
+    assert (cache.counts.refused, cache.counts.loaded) == (1, 1)
+
+
 def test_an_open_folder_gets_no_engine_and_that_is_said(cache, said):
     cache.folder.mkdir(mode=0o777)
     cache.folder.chmod(0o777)
