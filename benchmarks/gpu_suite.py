@@ -69,8 +69,8 @@ def arms_of(options, folder: Path) -> tuple[dict[str, Arm], list]:
         for t in (0.0, 0.5, 1.0):
             shape = (1, config.flow.tokens, config.flow.width)
             flow.ranges.watch(rng.standard_normal(shape), [t])
-    # Engines that are told a precision take the graph in float32.
-    is_told = options.backend == "openvino" and options.precision in ("f16", "bf16")
+    # An engine that is told a precision takes the graph in float32.
+    is_told = options.backend == "openvino" and options.precision == "bf16"
     specs = write_flow(flow.graphs("f32" if is_told else options.precision), folder)
     step = next(graph for graph in specs if graph.name == "step")
     inputs = {

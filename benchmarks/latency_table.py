@@ -1,6 +1,9 @@
-"""Write the tables of docs/latency.md anew from the files of raw samples."""
+"""Write the tables of docs/latency.md anew from the files of raw samples.
 
-import sys
+python -m benchmarks.latency_table SAMPLES.json ... PAGE.md
+"""
+
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,5 +33,9 @@ def replaced(page: str, part: str) -> str:
 
 
 if __name__ == "__main__":
-    *sources, page = map(Path, sys.argv[1:])
-    page.write_text(replaced(page.read_text("utf-8"), measured(sources)), "utf-8")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("samples", type=Path, nargs="+", help="of neuroflow bench")
+    parser.add_argument("page", type=Path, help="with the marks of what is generated")
+    options = parser.parse_args()
+    text = replaced(options.page.read_text("utf-8"), measured(options.samples))
+    options.page.write_text(text, "utf-8")

@@ -46,7 +46,7 @@ def graph_of(
 
     It is the one that is written in this precision, or else the float32 graph, which
     the backend may be told to compute in another. OpenVINO always takes the latter for
-    half precision: it types a graph anew, whatever casts are in it.
+    bfloat16: it types a graph anew, whatever casts are in it.
 
     Raises:
         BackendError: The backend does not compute what 8-bit floating point is.
@@ -57,7 +57,7 @@ def graph_of(
             f"fp8: expected one of the backends {', '.join(_FP8)}, found {backend}. "
             "Choose tensorrt, or another precision."
         )
-    is_told = backend == "openvino" and precision in ("f16", "bf16")
+    is_told = backend == "openvino" and precision == "bf16"
     written = {(graph.name, graph.precision) for graph in manifest.graphs}
     if precision in EIGHT_BITS and ("step", precision) not in written:
         # The other graphs of this precision are in float32, and would hide it.
@@ -101,9 +101,7 @@ def open_engines(
         TensorMismatchError: A file's inputs or outputs differ from the manifest's.
         UsageError: Fewer than one thread.
     """
-    # Libraries take 0, and some a negative number, for a choice of their own.
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads: expected at least 1, found {threads}")
+    check_threads(threads)
     if backend not in FORMS:
         raise BackendError(
             f"backend: expected one of {', '.join(FORMS)}, found {backend}"
@@ -136,6 +134,16 @@ def open_engines(
             engine.close()
         raise
     return engines
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse what libraries take for a choice of their own: 0, some any below it.
+
+    Raises:
+        UsageError: Fewer than one thread.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads: expected at least 1, found {threads}")
 
 
 def told_precision(graph: GraphSpec, backend: str, precision: Precision) -> Precision:

@@ -84,17 +84,44 @@ def run_bench(options: Options, *, json_file: Path | None) -> None:
         ParityError: Engines do not compute the same.
     """
     check_options(options)
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise ArtifactError(
-            f"{json_file}: expected a folder to write it into, found none. Make it."
-        )
+    if json_file is not None:
+        _check_writable(json_file)
     say = _progress()
     with TemporaryDirectory(prefix="neuroflow-bench-") as scratch:
         subject = _subject(options, Path(scratch), say)
         result = _measure(options, subject, Path(scratch), say)
+    # Before it is written, where a full disk would take the minutes with it.
+    print(report(result), flush=True)
     if json_file is not None:
-        json_file.write_bytes(encode_result(result))
-    print(report(result))
+        try:
+            json_file.write_bytes(encode_result(result))
+        except OSError as error:
+            raise ArtifactError(
+                f"{json_file}: expected to write the raw samples, found: "
+                f"{error.strerror}"
+            ) from error
+
+
+def _check_writable(file: Path) -> None:
+    """Refuse, before anything is measured, a file that cannot be written.
+
+    Raises:
+        ArtifactError: It is a folder, its folder is not there, or one may not.
+    """
+    if not file.absolute().parent.is_dir():
+        raise ArtifactError(
+            f"{file}: expected a folder to write it into, found none. Make it."
+        )
+    is_there = file.exists()
+    try:
+        with file.open("ab"):
+            pass
+    except OSError as error:
+        raise ArtifactError(
+            f"{file}: expected a file that can be written, found: {error.strerror}"
+        ) from error
+    if not is_there:
+        file.unlink()
 
 
 def check_options(options: Options) -> None:

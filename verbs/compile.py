@@ -10,7 +10,14 @@ import msgspec
 from runtime.bundle import Bundle, open_bundle
 from runtime.engine import Precision, open_engine
 from runtime.engines.cache import EngineCache, user_cache
-from runtime.graphs import flow_graphs, graph_of, kept_engine, told_precision
+from runtime.errors import ArtifactError
+from runtime.graphs import (
+    check_threads,
+    flow_graphs,
+    graph_of,
+    kept_engine,
+    told_precision,
+)
 from runtime.model import open_model
 
 
@@ -55,7 +62,10 @@ def compile_bundle(
         BundleError: The folder is not exactly what its manifest lists.
         BackendError: The library or a device is missing, or a graph does not compile.
         ParityError: What was built does not give the golden vectors.
+        UsageError: Fewer than one thread.
+        ArtifactError: An engine was built and judged, but could not be kept.
     """
+    check_threads(threads)
 
     def say(line: str) -> None:
         print(f"neuroflow: {line}", file=sys.stderr, flush=True)
@@ -67,6 +77,7 @@ def compile_bundle(
         for i, name in enumerate(names):
             say(f"compile {i + 1} of {len(names)}: {name} for {backend} {precision}")
             graphs.append(_compiled(bundle, name, backend, precision, threads, cache))
+        unstored = cache.counts.unstored
         # From the cache now: what is kept is what was judged.
         with open_model(bundle, backend, precision, threads, cache=cache) as model:
             version = model.backend
@@ -75,15 +86,22 @@ def compile_bundle(
         precision=precision,
         cache=str(cache.folder),
         graphs=tuple(graphs),
-        unstored=cache.counts.unstored,
+        unstored=unstored,
     )
     if as_json:
         print(msgspec.json.encode(result).decode())
-        return
-    for one in result.graphs:
-        how = "loaded from the cache" if one.from_cache else "built"
-        print(f"{one.graph:<12}{how} in {one.seconds:.2f} s")
-    print(f"{version} {precision}: gives the golden vectors; kept in {cache.folder}")
+    else:
+        for one in result.graphs:
+            how = "loaded from the cache" if one.from_cache else "built"
+            print(f"{one.graph:<12}{how} in {one.seconds:.2f} s")
+        kept = "not all kept" if unstored else "kept"
+        said = f"{version} {precision}: gives the golden vectors; {kept}"
+        print(f"{said} in {cache.folder}")
+    if unstored:
+        raise ArtifactError(
+            f"{cache.folder}: expected to keep {len(names)} engines, found {unstored} "
+            "that could not be. Each start builds them; see why above."
+        )
 
 
 def _compiled(

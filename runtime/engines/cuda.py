@@ -7,7 +7,7 @@ run without a GPU. Every call is checked: a device that disappears is a `Backend
 import ctypes
 import importlib
 from collections.abc import Callable
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Final, final
 
 import numpy as np
@@ -37,6 +37,15 @@ def import_cuda() -> ModuleType:
         ) from error
 
 
+_SAID: Final = MappingProxyType(
+    {
+        "cudaErrorInsufficientDriver": "no NVIDIA driver, or one that is too old",
+        "cudaErrorNoDevice": "none",
+    }
+)
+"""What a user meets, in words."""
+
+
 @final
 class Cuda:
     """One device, one stream, and all that was taken from it."""
@@ -53,7 +62,7 @@ class Cuda:
         """
         self._runtime, self._wait = runtime, wait
         self._free: list[Callable[[], Any]] = []
-        count = self._checked("look for a GPU", runtime.cudaGetDeviceCount())
+        count = self._checked("find a GPU", runtime.cudaGetDeviceCount())
         if not count:
             raise BackendError("cuda: expected a GPU, found none")
         self.stream = self._checked(
@@ -74,7 +83,8 @@ class Cuda:
         status, *values = result
         if int(status):
             name = getattr(status, "name", str(status))
-            raise BackendError(f"cuda: expected to {what}, found {name}")
+            said = f"{_SAID[name]} ({name})" if name in _SAID else name
+            raise BackendError(f"cuda: expected to {what}, found {said}")
         return values[0] if values else None
 
     def identity(self) -> str:

@@ -1,11 +1,14 @@
 """What measures nothing, or cannot be measured, is one line before any work."""
 
 import sys
+from pathlib import Path
+from unittest import mock
 
 import msgspec
 import pytest
 
-from runtime.bench.result import encode_result
+import verbs.bench
+from runtime.bench.result import decode_result, encode_result
 from runtime.errors import ArtifactError, NeuroFlowError
 from tests.bench_results import result
 from verbs.bench_commands import bench
@@ -87,6 +90,31 @@ def test_a_result_needs_a_folder(tmp_path):
     assert str(caught.value) == (
         f"{file}: expected a folder to write it into, found none. Make it."
     )
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path,
+):
+    with pytest.raises(ArtifactError) as caught:
+        bench(preset="tiny", json=tmp_path)
+
+    assert str(caught.value) == (
+        f"{tmp_path}: expected a file that can be written, found: Is a directory"
+    )
+
+
+def test_what_was_measured_is_printed_even_where_it_cannot_be_kept(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(verbs.bench, "_subject", mock.Mock())
+    monkeypatch.setattr(verbs.bench, "_measure", lambda *_: result())
+
+    with pytest.raises(ArtifactError, match=r"found: No space left on device$"):
+        bench(preset="tiny", json=Path("/dev/full"))
+    assert "| step |" in capsys.readouterr().out
+
+    bench(preset="tiny", json=tmp_path / "a.json")
+    assert decode_result((tmp_path / "a.json").read_bytes(), "a.json") == result()
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from runtime.errors import BackendError
+from runtime.errors import ArtifactError, BackendError, UsageError
 from tests.models import tiny_bundle
 from verbs.compile import Compiled, compile_bundle
 
@@ -53,6 +53,31 @@ def test_lines_for_people_say_the_same(capsys, cache):
         ["step", "built"],
     ]
     assert last.endswith(f"f32: gives the golden vectors; kept in {cache}")
+
+
+def test_a_wrong_number_of_threads_is_refused_before_anything_is_built(capsys, cache):
+    with pytest.raises(UsageError, match=r"^threads: expected at least 1, found 0$"):
+        compiled(capsys, threads=0)
+
+    assert capsys.readouterr().err == ""
+    assert not cache.exists()
+
+
+def test_engines_that_could_not_be_kept_are_a_failure(capsys, cache):
+    cache.parent.mkdir()
+    cache.write_text("no folder")
+
+    with pytest.raises(ArtifactError) as caught:
+        compile_bundle(
+            tiny_bundle(), backend="openvino", precision="f32", threads=1, as_json=False
+        )
+
+    assert str(caught.value) == (
+        f"{cache}: expected to keep 3 engines, found 3 that could not be. Each start "
+        "builds them; see why above."
+    )
+    assert caught.value.exit_status == 1
+    assert f"not all kept in {cache}" in capsys.readouterr().out
 
 
 def test_where_there_is_no_gpu_that_is_one_line(capsys, cache):

@@ -287,7 +287,8 @@ def test_no_device_and_no_driver_are_one_line(runtime):
 
     assert str(none.value) == "cuda: expected a GPU, found none"
     assert str(no_driver.value) == (
-        "cuda: expected to look for a GPU, found cudaErrorInsufficientDriver"
+        "cuda: expected to find a GPU, found no NVIDIA driver, or one that is too old "
+        "(cudaErrorInsufficientDriver)"
     )
 
 
