@@ -21,7 +21,7 @@ from runtime.errors import CheckpointError, ConfigError
 from training.compute import AS_PUBLISHED, Compute
 from training.config import ModelConfig
 from training.neurovae import NeuroVAE
-from training.provenance import Stopped, Synthetic
+from training.provenance import Rate, Stopped, Synthetic
 from training.sit import SiT
 
 WEIGHTS = "weights.safetensors"
@@ -72,6 +72,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """When training ended and why, where it was judged on held-out images."""
     synthetic: Synthetic | None = None
     """The trials among those it learned from that nobody measured."""
+    rates: tuple[Rate, ...] = ()
+    """Learning rates, where they changed on the way; else the configuration's."""
     fingerprint: str
     """sha256 over the weights' bytes followed by the canonical configuration."""
 
@@ -98,6 +100,7 @@ def save_checkpoint(
     compute: Compute = AS_PUBLISHED,
     stopped: Stopped | None = None,
     synthetic: Synthetic | None = None,
+    rates: tuple[Rate, ...] = (),
 ) -> Checkpoint:
     """Write a checkpoint, each file complete or not at all.
 
@@ -113,6 +116,7 @@ def save_checkpoint(
         compute: How the weights were computed.
         stopped: When training ended and why, where it was judged.
         synthetic: The trials that nobody measured, where there are any.
+        rates: Learning rates, where they changed on the way.
 
     Returns:
         What was written to ``config.json``.
@@ -135,6 +139,7 @@ def save_checkpoint(
         compute=compute,
         stopped=stopped,
         synthetic=synthetic,
+        rates=rates,
         fingerprint=_fingerprint(folder / WEIGHTS, config),
     )
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)

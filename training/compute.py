@@ -4,7 +4,7 @@ None of it is part of the model: `ModelConfig` and its fingerprint do not know i
 changes numbers is part of a run's identity, so that a run resumes as it began.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
@@ -60,6 +60,20 @@ class Compute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             return nullcontext()
         return torch.autocast(device.type, dtype=_HALVES[self.precision])
 
+    def slow_on(self, device: torch.device) -> str:
+        """Say that a processor has no instructions for this precision; else nothing.
+
+        It then computes by way of float32, and a step takes several times as long.
+        """
+        if self.precision == "fp32" or device.type != "cpu":
+            return ""
+        if _has_instructions(self.precision):
+            return ""
+        return (
+            f"--precision {self.precision}: this processor has no instructions for it, "
+            "so that a step takes several times as long as in fp32"
+        )
+
     def prepare(self, module: nn.Module) -> None:
         """Compile a module in place, where asked for: its names stay as they are."""
         if self.compile:
@@ -87,6 +101,19 @@ class Compute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 f"{type(cause).__name__}: {first}. Train without compiling, or install "
                 "what it needs."
             ) from error
+
+
+def _has_instructions(half: Precision) -> bool:
+    """Say whether the processor multiplies in 16 bits; True where torch cannot tell."""
+    # Not in every version of torch; on other processors with other names.
+    ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = ask()
+    if capabilities.get("architecture") != "x86_64":
+        return True
+    names = (
+        ("avx512_bf16", "amx_bf16") if half == "bf16" else ("avx512_fp16", "amx_fp16")
+    )
+    return any(bool(capabilities.get(name)) for name in names)
 
 
 AS_PUBLISHED = Compute()

@@ -14,7 +14,7 @@ from runtime.path import path_from_name
 from training.checkpoint import Checkpoint, load_neurovae
 from training.compute import AS_PUBLISHED, Compute
 from training.config import ModelConfig
-from training.ending import keep
+from training.ending import train_and_keep
 from training.first_layer import start_from_ridge
 from training.flow import flow_matching_loss, sample_times
 from training.latents import FrozenEncoder, latent_batch
@@ -24,7 +24,6 @@ from training.loop import (
     DivergedError,
     Observer,
     Progress,
-    train,
 )
 from training.losses import Cycle, CycleOutputs, compare
 from training.neurovae import Latent, NeuroVAE
@@ -144,11 +143,14 @@ def fit_neurovae(
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         compute=compute,
+        config=config,
         validation=_validation(judge, order, training.patience, trials, held),
     )
-    trained = train(
+    train_and_keep(
         stage,
         out,
+        config,
+        trials.synthetic,
         device=place,
         resume=resume,
         on_step=on_step,
@@ -156,7 +158,6 @@ def fit_neurovae(
         snapshot_every_s=snapshot_every_s,
         ranks=ranks,
     )
-    keep(out, trained, config, stage, ranks, trials.synthetic)
     return out
 
 
@@ -265,11 +266,14 @@ def fit_flow(
         gradient_norm=training.gradient_norm,
         ema_decay=training.ema_decay,
         compute=compute,
+        config=config,
         validation=_validation(judge, order, training.patience, trials, held),
     )
-    trained = train(
+    train_and_keep(
         stage,
         out,
+        config,
+        trials.synthetic,
         device=place,
         resume=resume,
         on_step=on_step,
@@ -277,7 +281,6 @@ def fit_flow(
         snapshot_every_s=snapshot_every_s,
         ranks=ranks,
     )
-    keep(out, trained, config, stage, ranks, trials.synthetic)
     return out
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from runtime.errors import CheckpointError, NeuroFlowError
 from training.checkpoint import StageName
 from training.history import History
-from training.provenance import Stopped
+from training.provenance import Rate, Stopped
 from training.ranks import ALONE, Ranks, is_main
 from training.scaler import SKIPS_LIMIT
-from training.snapshot import load_snapshot, save_snapshot
+from training.snapshot import forget_snapshot, load_snapshot, save_snapshot
 from training.state import Part, Stage, StepLosses, TrainingState
 
 __all__ = ["Part", "Stage", "StepLosses"]
@@ -28,7 +28,20 @@ SNAPSHOT_EVERY_S = 120.0
 
 
 class DivergedError(NeuroFlowError):
-    """Training met a loss or a gradient that is not finite."""
+    """Training met a loss or a gradient that is not finite.
+
+    Attributes:
+        step: Whoever goes on from here or later meets the same again: the state after
+            this many steps is where it came from.
+        snapshot_step: Step of the run's last snapshot; 0 for none.
+        kept: Folder of the checkpoint that was made of it; None where there is none.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+        self.snapshot_step = 0
+        self.kept: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,8 @@ class Trained:
     """Steps after which the weights were these."""
     stopped: Stopped | None
     """How training ended, where it was judged."""
+    rates: tuple[Rate, ...] = ()
+    """Learning rates, where they changed on the way; else empty."""
 
 
 def train(
@@ -78,16 +93,19 @@ def train(
 ) -> Trained:
     """Take every step of a stage that its snapshot has not yet taken.
 
-    A run that stops, by a signal or by an error, leaves a snapshot; on the same machine
-    the resumed run ends with the very bits of an uninterrupted one. Where the stage is
-    judged on held-out images, training ends when patience does.
+    A run that is interrupted leaves a snapshot; on the same machine the resumed run
+    ends with the very bits of an uninterrupted one. A run that diverges leaves the last
+    that it took before: the present state has led to what is not finite, and would
+    again. Where the stage is judged on held-out images, training ends when patience
+    does.
 
     Args:
         stage: What is trained.
         out: Folder of the snapshot and the log; made where it does not exist. Where
             several machines train, one that all of them see.
         device: Where the module lives.
-        resume: Go on from the snapshot in `out`, where there is one.
+        resume: Go on from the snapshot in `out`, where there is one; else it is
+            removed.
         on_step: Called after each step, by the main process; what it raises stops the
             run.
         clock: Seconds, monotonic.
@@ -99,16 +117,16 @@ def train(
 
     Raises:
         DivergedError: A loss or gradient is not finite, or overflowed in fp16 too many
-            times in a row; the last good state is kept.
+            times in a row.
         CheckpointError: The snapshot is damaged or belongs to another run, or the
             processes see different ones.
     """
     out.mkdir(parents=True, exist_ok=True)
     state = TrainingState(stage, device, ranks)
-    held = load_snapshot(out, stage.run) if resume else None
-    if held is not None:
-        snapshot, tensors = held
-        state.restore(out / snapshot.tensors, snapshot.step, tensors)
+    if resume:
+        _restore(stage, state, out)
+    elif is_main(ranks):
+        forget_snapshot(out)
     _check_same_start(out, ranks, state.step)
     with _log(stage, out, ranks, state) as history:
 
@@ -116,10 +134,12 @@ def train(
             tensors = state.tensors()
             if history is not None:
                 history.flush()
-                save_snapshot(out, stage.run, state.step, tensors)
+                save_snapshot(
+                    out, stage.run, state.step, tensors, stage.config, state.rates
+                )
 
         first_step, started = state.step, clock()
-        saved = started
+        saved, saved_step = started, first_step
         stage.module.train()
         try:
             # A run may have been interrupted between a step and its judgement.
@@ -133,23 +153,38 @@ def train(
                 is_due = ranks.agreed(int(now - saved >= snapshot_every_s))
                 if is_due or state.step == stage.steps or state.is_stopped:
                     save()
-                    saved = now
+                    saved, saved_step = now, state.step
                 if on_step is not None and is_main(ranks):
                     each = (now - started) / (state.step - first_step)
                     left = each * (stage.steps - state.step)
                     on_step(_progress(stage, state.step, values, left))
-        except (KeyboardInterrupt, DivergedError) as error:
+        except KeyboardInterrupt:
             # The update itself takes milliseconds; outside it the state is whole.
             # Shards have to be gathered, for which an interrupted process waits in
-            # vain: the others may be anywhere. A divergence meets all at one place.
-            can_gather = not ranks.is_sharded or isinstance(error, DivergedError)
-            if state.is_settled and state.step > first_step and can_gather:
+            # vain: the others may be anywhere.
+            if state.is_settled and state.step > first_step and not ranks.is_sharded:
                 save()
+            raise
+        except DivergedError as error:
+            error.snapshot_step = saved_step
             raise
     stage.module.eval()
     stopped = None if state.watch is None else state.watch.stopped(state.step)
     step = state.step if stopped is None else stopped.best_step
-    return Trained(state.weights(), step, stopped)
+    rates = state.rates if len(state.rates) > 1 else ()
+    return Trained(state.weights(), step, stopped, rates)
+
+
+def _restore(stage: Stage, state: TrainingState, out: Path) -> None:
+    """Become the folder's snapshot, where there is one.
+
+    A function of its own: at its end the file, which its tensors are a map of, is let
+    go, and with it memory of the size of the whole state.
+    """
+    held = load_snapshot(out, stage.run, stage.config)
+    if held is not None:
+        snapshot, tensors = held
+        state.restore(out / snapshot.tensors, snapshot.step, tensors, snapshot.rates)
 
 
 def _judge(
@@ -168,8 +203,8 @@ def _judge(
     if ranks.agreed(int(not math.isfinite(loss))):
         raise DivergedError(
             f"{stage.run.stage} step {state.step}: expected a finite loss on held-out "
-            f"images, found {loss}. The last good step is kept; lower the learning "
-            "rate."
+            f"images, found {loss}",
+            state.step,
         )
     is_better = bool(ranks.agreed(int(loss < watch.best_loss)))
     # The row first: one that the state does not know of is dropped on resumption.
@@ -230,8 +265,9 @@ def take_step(stage: Stage, state: TrainingState, ranks: Ranks) -> dict[str, flo
         if state.scaler.is_lost:
             raise DivergedError(
                 f"{stage.run.stage} step {state.step}: expected a gradient within "
-                f"fp16, found {SKIPS_LIMIT} overflows in a row. The last good step is "
-                "kept; use bf16 or lower the learning rate."
+                f"fp16, found {SKIPS_LIMIT} overflows in a row, which bf16 has not",
+                # The weights are those of before the first.
+                state.step - SKIPS_LIMIT,
             )
         return values
     _check_finite(stage, state, "gradient norm", values["gradient_norm"])
@@ -261,7 +297,8 @@ def _check_finite(stage: Stage, state: TrainingState, what: str, value: float) -
     if not math.isfinite(value):
         raise DivergedError(
             f"{stage.run.stage} step {state.step + 1}: expected a finite {what}, "
-            f"found {value}. The last good step is kept; lower the learning rate."
+            f"found {value}",
+            state.step,
         )
 
 

@@ -14,9 +14,10 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 class Stopped(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where training ended that was judged on held-out images."""
 
-    reason: Literal["patience", "last step"]
+    reason: Literal["patience", "last step", "diverged"]
     """``patience``: it had been no better for as many epochs as the configuration
-    allows; ``last step``: there was none left."""
+    allows; ``last step``: there was none left; ``diverged``: a later loss was not
+    finite."""
     step: Count
     """Steps taken when training ended; the weights may be of an earlier one."""
     best_step: Count
@@ -27,6 +28,14 @@ class Stopped(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Images held out, all trials of each."""
     trials: Count
     """Trials held out."""
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A learning rate, and since when."""
+
+    step: Annotated[int, msgspec.Meta(ge=0)]
+    """Steps taken before the first with it."""
+    learning_rate: float
 
 
 class Synthetic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

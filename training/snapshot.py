@@ -6,16 +6,18 @@ any instant leaves the old snapshot or the new one. Holds raw weights, which are
 resumption only; inference uses `training.checkpoint`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from torch import Tensor
 
-from runtime.errors import CheckpointError
+from runtime.errors import CheckpointError, ConfigError
 from training.checkpoint import StageName, read_tensors, save_tensors, write_bytes
 from training.compute import AS_PUBLISHED
+from training.config import ModelConfig
+from training.provenance import Rate
 
 MANIFEST = "snapshot.json"
 
@@ -48,15 +50,24 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Optimiser steps taken."""
     tensors: str
     """Name of the tensor file in the same folder."""
+    config: ModelConfig | None = None
+    """The run's configuration; None in snapshots of before it was kept."""
+    rates: tuple[Rate, ...] = ()
+    """Its learning rates so far."""
 
 
 def save_snapshot(
-    folder: Path, run: RunIdentity, step: int, tensors: Mapping[str, Tensor]
+    folder: Path,
+    run: RunIdentity,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    config: ModelConfig | None = None,
+    rates: tuple[Rate, ...] = (),
 ) -> None:
     """Replace the folder's snapshot."""
     name = f"snapshot-{step}.safetensors"
     save_tensors(folder / name, tensors)
-    snapshot = Snapshot(run=run, step=step, tensors=name)
+    snapshot = Snapshot(run=run, step=step, tensors=name, config=config, rates=rates)
     text = msgspec.json.format(msgspec.json.encode(snapshot), indent=2)
     write_bytes(folder / MANIFEST, text + b"\n")
     for old in folder.glob("snapshot-*.safetensors*"):
@@ -64,10 +75,23 @@ def save_snapshot(
             old.unlink()
 
 
+def forget_snapshot(folder: Path) -> None:
+    """Remove the folder's snapshot, so that no later run goes on from it."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+
+
 def load_snapshot(
-    folder: Path, run: RunIdentity
+    folder: Path, run: RunIdentity, config: ModelConfig | None = None
 ) -> tuple[Snapshot, dict[str, Tensor]] | None:
     """Return the folder's snapshot, or None where there is none yet.
+
+    The tensors are a map of the file for as long as one of them is held.
+
+    Args:
+        folder: Of the run.
+        run: The run that is to go on.
+        config: Its configuration, which may have another learning rate than the
+            snapshot's, and is otherwise told from it field by field.
 
     Raises:
         CheckpointError: It is damaged, or belongs to another run.
@@ -77,7 +101,7 @@ def load_snapshot(
         return None
     try:
         snapshot = msgspec.json.decode(path.read_bytes(), type=Snapshot)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
         raise CheckpointError(
             f"{path}: expected a snapshot, found another: {error}"
         ) from error
@@ -87,12 +111,38 @@ def load_snapshot(
         )
     for field in run.__struct_fields__:
         wanted, found = getattr(run, field), getattr(snapshot.run, field)
+        name = field
+        if wanted != found and field == "config" and config and snapshot.config:
+            name, wanted, found = _difference(config, snapshot.config, run.stage)
         if wanted != found:
             raise CheckpointError(
-                f"{path}: {field}: expected {_short(wanted)}, found {_short(found)}. "
+                f"{path}: {name}: expected {_short(wanted)}, found {_short(found)}. "
                 "Choose an empty folder, or start anew without resuming."
             )
     return snapshot, read_tensors(folder / snapshot.tensors)
+
+
+def _difference(
+    wanted: ModelConfig, found: ModelConfig, stage: StageName
+) -> tuple[str, str, str]:
+    """Return the first field that differs, and both values; the same if none does.
+
+    A stage's own learning rate is none: with a lower one a run may go on.
+    """
+    ours, theirs = (dict(_fields(msgspec.to_builtins(one))) for one in (wanted, found))
+    for name in ours | theirs:
+        one, other = (str(side.get(name, "none")) for side in (ours, theirs))
+        if one != other and name != f"{stage}_training.learning_rate":
+            return name, one, other
+    return "config", "", ""
+
+
+def _fields(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def _short(value: str) -> str:

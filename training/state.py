@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from training.checkpoint import check_tensors
 from training.compute import AS_PUBLISHED, Compute
+from training.config import ModelConfig
 from training.ema import WeightAverage
-from training.ranks import Ranks
+from training.provenance import Rate
+from training.ranks import Ranks, is_main
 from training.scaler import LossScaler
 from training.snapshot import RunIdentity
 from training.stopping import Validation, Watch
@@ -64,6 +67,8 @@ class Stage:
     ema_decay: float | None = None
     """Decay of the averaged weights; None where there is no average."""
     compute: Compute = AS_PUBLISHED
+    config: ModelConfig | None = None
+    """The whole configuration, which a snapshot keeps to say what differs from it."""
     validation: Validation | None = None
     """How the weights are judged on held-out images; None trains to the last step."""
 
@@ -102,6 +107,10 @@ class TrainingState:
         self.scaler = LossScaler() if stage.compute.precision == "fp16" else None
         self.generator = torch.Generator(device).manual_seed(stage.seed % 2**63)
         self.step = 0
+        self.rates: tuple[Rate, ...] = (
+            Rate(step=0, learning_rate=stage.learning_rate),
+        )
+        """Learning rates, the present one last."""
         self.is_settled = True
         """False while a step's update is half applied."""
         self.random_state = self.generator.get_state()
@@ -147,11 +156,13 @@ class TrainingState:
         return {name: self._ranks.whole(v) for name, v in self._inferring().items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights for inference in full, on every process.
+        """Return the weights for inference, as `tensors` returns all there is.
 
         The best ones where they were judged, else the present ones.
         """
-        return self.present_weights() if self.watch is None else self.watch.weights()
+        return self._gathered(
+            self._inferring() if self.watch is None else self.watch.weights()
+        )
 
     def _inferring(self) -> dict[str, Tensor]:
         if self.average is not None:
@@ -159,8 +170,22 @@ class TrainingState:
         return dict(self.module.state_dict())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything that a snapshot holds, in full; all processes must call."""
-        return {name: self._ranks.whole(v) for name, v in self._held().items()}
+        """Return everything that a snapshot holds, in full and on the CPU.
+
+        All processes must call; the main one alone is given anything.
+        """
+        return self._gathered(self._held())
+
+    def _gathered(self, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # One after another: where weights are in shards, all of them are not to stand
+        # whole beside each other on a device that was too small for them.
+        kept: dict[str, Tensor] = {}
+        for name, value in held.items():
+            whole = self._ranks.whole(value)
+            if is_main(self._ranks):
+                kept[name] = whole.detach().cpu()
+            del whole
+        return kept
 
     def _held(self) -> dict[str, Tensor]:
         out = {f"model.{k}": v for k, v in self.module.state_dict().items()}
@@ -175,8 +200,20 @@ class TrainingState:
             out["scaler"] = self.scaler.state()
         return out | {"generator": self.random_state}
 
-    def restore(self, path: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Become the state of a snapshot.
+    def restore(
+        self,
+        path: Path,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        rates: tuple[Rate, ...] = (),
+    ) -> None:
+        """Become the state of a snapshot, with this run's own learning rate.
+
+        Args:
+            path: File of the tensors, for messages.
+            step: Steps taken.
+            tensors: Copied.
+            rates: Learning rates until then; empty where it was always this run's.
 
         Raises:
             CheckpointError: The tensors are not those of this module.
@@ -188,6 +225,10 @@ class TrainingState:
                 value.copy_(self._ranks.part_of(tensors[name], value))
         if self.scaler is not None:
             self.scaler.load(tensors["scaler"])
-        self.random_state = tensors["generator"]
+        self.random_state = tensors["generator"].clone()
         self.generator.set_state(self.random_state)
         self.step = step
+        (present,) = self.rates
+        if rates and rates[-1].learning_rate != present.learning_rate:
+            rates += (msgspec.structs.replace(present, step=step),)
+        self.rates = rates or self.rates

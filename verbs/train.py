@@ -6,7 +6,7 @@ from typing import TypedDict
 import msgspec
 
 from runtime.closed_words import in_our_words
-from runtime.errors import CheckpointError, ConfigError, UsageError
+from runtime.errors import ConfigError, UsageError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
 from runtime.recording import open_recording
@@ -15,7 +15,7 @@ from training.compute import AS_PUBLISHED, Compute
 from training.config import ModelConfig, config_from_json, config_from_preset
 from training.data.store import PreparedTrials, open_trials
 from training.dataset import Dataset, open_dataset
-from training.fit import Observer, fit_flow, fit_neurovae
+from training.fit import DivergedError, Observer, fit_flow, fit_neurovae
 from training.learned_from import LearnedFrom, check_note, write_note
 from training.ranks import Ranks, is_main, launched_ranks
 from training.stimuli import open_stimuli
@@ -69,8 +69,9 @@ def train_stage(
     if dry_run:
         print(msgspec.json.format(msgspec.json.encode(config), indent=2).decode())
         return
-    if vae is not None and not vae.is_dir():
-        raise CheckpointError(f"{vae}: expected a checkpoint of stage 1, found none")
+    if vae is not None and stage == "flow":
+        # Before anything is estimated, which takes long.
+        read_manifest(vae, "vae")
     with launched_ranks() as ranks, screen(is_quiet=not is_main(ranks)) as shown:
         seed = config.vae_training.seed
         if prepared is not None:
@@ -96,6 +97,8 @@ def train_stage(
         if vae is not None and stage == "flow":
             check_note(vae, origin)
         _say_synthetic(learned, shown)
+        if slowly := compute.slow_on(ranks.device):
+            shown.say(slowly)
         if is_main(ranks):
             out.mkdir(parents=True, exist_ok=True)
         common: _Common = {
@@ -105,12 +108,17 @@ def train_stage(
             "compute": compute,
             "ranks": ranks,
         }
-        if vae is None or stage == "vae":
-            shown.stage("stage 1: NeuroVAE")
-            fit_neurovae(config, learned, out, **common)
-        else:
-            shown.stage("stage 2: the flow")
-            fit_flow(config, learned, vae, out, **common)
+        try:
+            if vae is None or stage == "vae":
+                shown.stage("stage 1: NeuroVAE")
+                fit_neurovae(config, learned, out, **common)
+            else:
+                shown.stage("stage 2: the flow")
+                fit_flow(config, learned, vae, out, **common)
+        except DivergedError as error:
+            if error.kept is not None and is_main(ranks):
+                _say_where_from(error.kept, origin)
+            raise
         if is_main(ranks):
             _say_ending(stage, out, shown)
     if is_main(ranks):

@@ -24,6 +24,7 @@ from runtime.errors import (
 from runtime.recording import open_recording
 from tests.participants import tiny_participant
 from training.checkpoint import load_flow, load_neurovae, read_manifest
+from training.compute import Compute
 from training.config import (
     FlowTraining,
     ModelConfig,
@@ -34,6 +35,8 @@ from training.config import (
 from training.data.manifest import Split, TrialsManifest, VisualSource
 from training.data.store import open_trials
 from training.data.writer import TrialsWriter
+from training.fit import DivergedError
+from training.learned_from import noted_subject
 from training.stimuli import open_stimuli, read_table
 from verbs.progress import Screen
 
@@ -344,7 +347,7 @@ def test_flags_that_need_each_other_are_wrong_usage(flags, line, tmp_path):
         neuroflow.train("vae", out=tmp_path / "o", trials=tmp_path, **flags)
 
 
-def test_a_diverging_run_ends_with_1_its_step_and_the_last_good_state(tmp_path):
+def test_a_diverging_run_ends_with_1_its_step_and_what_to_do(tmp_path):
     trials = write_trials(tmp_path / "trials", 19, 6, 10)
     wild = msgspec.structs.replace(
         config(19, 6, 10).vae_training, learning_rate=1e30, epochs=9
@@ -371,10 +374,57 @@ def test_a_diverging_run_ends_with_1_its_step_and_the_last_good_state(tmp_path):
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("neuroflow: vae step ")
-    assert "The last good step is kept" in last
+    assert last.endswith(
+        ". No earlier step is kept: begin anew with a lower learning rate (--config)"
+    )
     assert "Traceback" not in done.stderr
-    assert (out / "snapshot.json").is_file()
     assert not (out / "config.json").exists()
+
+
+def test_what_a_diverged_run_leaves_says_what_it_was_learned_from(
+    tmp_path, monkeypatch
+):
+    trials, out = write_trials(tmp_path / "trials", 19, 6, 10), tmp_path / "vae"
+    chosen, wild = (
+        write_config(
+            tmp_path / f"{name}.json",
+            config(19, 6, 10),
+            vae_training=VAETraining(epochs=2, batch=6, learning_rate=rate),
+        )
+        for name, rate in (("calm", 1e-4), ("wild", 1e30))
+    )
+
+    def interrupted(_screen, progress):
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Screen, "training", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            neuroflow.train("vae", trials=trials, config=chosen, out=out)
+    with pytest.raises(DivergedError, match="goes on from step 3, whose weights are"):
+        neuroflow.train("vae", trials=trials, config=wild, out=out)
+
+    # So that export compares it, and knows the estimator where there is one.
+    assert noted_subject(out / "last_good") == "own"
+    assert not (out / "config.json").exists()
+    assert read_manifest(out / "last_good", "vae").step == 3
+    neuroflow.train("vae", trials=trials, config=chosen, out=out)
+    assert read_manifest(out, "vae").step == 8
+
+
+def test_a_slow_precision_is_said_once_before_training(tmp_path, monkeypatch):
+    trials = write_trials(tmp_path / "trials", 19, 6, 10)
+    chosen = write_config(tmp_path / "c.json", config(19, 6, 10))
+    monkeypatch.setattr(Compute, "slow_on", lambda self, _: f"slow: {self.precision}")
+    said = []
+    monkeypatch.setattr(Screen, "say", lambda _screen, line: said.append(line))
+
+    neuroflow.train(
+        "vae", trials=trials, config=chosen, out=tmp_path / "vae", precision="bf16"
+    )
+
+    assert said == ["slow: bf16"]
 
 
 def test_a_checkpoint_of_before_opens_as_it_did(tmp_path):

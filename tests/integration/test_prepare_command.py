@@ -120,6 +120,34 @@ def test_training_takes_one_source_of_trials(arguments, line, tmp_path):
     assert error.startswith(f"neuroflow: {line}")
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_first_stage_that_is_no_checkpoint_is_named_as_one(exists, tmp_path):
+    vae = tmp_path / "vae"
+    if exists:
+        vae.mkdir()
+
+    status, _, error = said(
+        *("train", "flow", "--recording", tiny_participant(), "--vae", vae),
+        *("--out", tmp_path / "flow"),
+    )
+
+    assert status == 1
+    found = "no config.json" if exists else "no folder"
+    assert error == (
+        f"neuroflow: {vae}: expected a checkpoint folder with weights.safetensors and "
+        f"config.json, found {found}\n"
+    )
+
+
+def test_a_subject_belongs_to_a_recording(tmp_path):
+    status, _, error = said(
+        *("train", "vae", "--trials", "x", "--subject", "01", "--out", tmp_path)
+    )
+
+    assert status == 2
+    assert error.startswith("neuroflow: --subject: expected with --recording alone, ")
+
+
 def test_a_preparation_that_was_stopped_is_no_source(nsd, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "progress.json").write_text(json.dumps({}))

@@ -375,14 +375,28 @@ def test_overflows_are_skipped_until_they_are_twenty_in_a_row(
     longer = msgspec.structs.replace(config.flow_training, steps=100)
     config = msgspec.structs.replace(config, flow_training=longer)
 
-    with pytest.raises(DivergedError, match=r"^flow step 24: .* 20 overflows in a row"):
-        fit_flow(config, trials(), vae, tmp_path, compute=Compute(precision="fp16"))
+    with pytest.raises(DivergedError) as caught:
+        fit_flow(
+            config,
+            trials(),
+            vae,
+            tmp_path,
+            compute=Compute(precision="fp16"),
+            snapshot_every_s=0.0,
+        )
+    assert str(caught.value) == (
+        "flow step 24: expected a gradient within fp16, found 20 overflows in a row, "
+        "which bf16 has not. The last snapshot, of step 23, leads there again: begin "
+        "anew (--no-resume) with a lower learning rate (--config)"
+    )
+    # Its weights are those that overflow.
+    assert not (tmp_path / "last_good").exists()
 
     # Steps 1 and 3 were skipped, 2 and 4 were not, and after that none was taken.
     moved = [not torch.equal(a, b) for a, b in itertools.pairwise(weights)]
     assert moved == [False, True, False, True] + [False] * 19
-    held = load_file(tmp_path / "snapshot-24.safetensors")
-    assert held["scaler"].tolist() == [START / 2**22, 0, 20]
+    held = load_file(tmp_path / "snapshot-23.safetensors")
+    assert held["scaler"].tolist() == [START / 2**21, 0, 19]
 
 
 @pytest.mark.slow
@@ -395,3 +409,35 @@ def test_a_compiled_flow_learns_the_same(vae, tmp_path):
     assert losses_of(compiled) == pytest.approx(losses_of(plain), rel=1e-4)
     names = load_file(compiled / "weights.safetensors").keys()
     assert names == load_file(plain / "weights.safetensors").keys()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "slow"),
+    [
+        ({"architecture": "x86_64", "avx2": True}, {"bf16", "fp16"}),
+        ({"architecture": "x86_64", "avx512_bf16": True}, {"fp16"}),
+        ({"architecture": "x86_64", "amx_bf16": True, "avx512_fp16": True}, set()),
+        # Of others torch does not say it in these words.
+        ({"architecture": "aarch64"}, set()),
+        (None, set()),
+    ],
+)
+def test_a_precision_that_the_processor_lacks_is_said_to_be_slow(
+    monkeypatch, capabilities, slow
+):
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda: capabilities, raising=False
+        )
+
+    said = {
+        precision: Compute(precision=precision).slow_on(torch.device("cpu"))
+        for precision in ("fp32", "bf16", "fp16")
+    }
+
+    assert {precision for precision, line in said.items() if line} == slow
+    for precision in slow:
+        assert said[precision].startswith(f"--precision {precision}: this processor ")
+    assert not Compute(precision="bf16").slow_on(torch.device("cuda"))

@@ -175,13 +175,38 @@ def test_a_run_that_diverges_names_its_step_and_leaves_the_old_checkpoint(
     with pytest.raises(
         DivergedError,
         match=r"^vae step \d+: expected a finite .*, found (nan|inf)\. "
-        r"The last good step is kept",
+        r"No earlier step is kept: begin anew ",
     ):
         fit_neurovae(wild, trials(), tmp_path, resume=False)
 
-    assert (tmp_path / "snapshot.json").is_file()
+    assert not (tmp_path / "snapshot.json").exists()
     for name, data in before.items():
         assert (tmp_path / name).read_bytes() == data, name
+
+
+def test_the_best_weights_of_before_a_divergence_are_kept(tmp_path):
+    def stop(progress):
+        if progress.step == 5:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fit_neurovae(
+            few({"epochs": 5}), trials(), tmp_path, on_step=stop, snapshot_every_s=0.0
+        )
+    held = load_file(tmp_path / "snapshot-5.safetensors")
+    seen = judgements(tmp_path)
+
+    wild = few({"epochs": 5, "learning_rate": 1e30})
+    with pytest.raises(DivergedError, match="goes on from step 5, whose weights are"):
+        fit_neurovae(wild, trials(), tmp_path)
+
+    vae, manifest = load_neurovae(tmp_path / "last_good")
+    best = min(seen, key=lambda judgement: judgement[1])
+    assert manifest.stopped.reason == "diverged"
+    assert (manifest.stopped.best_step, manifest.stopped.loss) == best[:2]
+    assert (manifest.stopped.step, manifest.step) == (5, best[0])
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, held[f"best.{name}"]), name
 
 
 def test_stage_2_is_not_judged_on_images_that_stage_1_has_learned(tmp_path):
