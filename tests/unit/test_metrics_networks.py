@@ -149,6 +149,34 @@ def test_a_file_that_would_run_something_is_absent(tmp_path, capsys):
 
     assert isinstance(found, Absent)
     assert "planted" not in capsys.readouterr().out
+    assert found.reason == (
+        "w.pt: expected weights of inception, found no state dict that is read without "
+        "running code (an archive: cut, or of something else). Save the tensors as "
+        "safetensors"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("w.pt", b"", "it is empty"),
+        ("w.pt", b"<!doctype html>", "it is a page or another text"),
+        ("w.pt", b'{"weights": 1}', "it is JSON or another text"),
+        ("w.pt", b"\x80\x04K\x01", "a pickle: cut, or of something else than tensors"),
+        ("w.pt", b"\x01\x02\x03\x04\x05", "it begins with the bytes 01 02 03 04"),
+        ("w.safetensors", b"wild", "no whole safetensors file (it is text)"),
+    ],
+)
+def test_a_file_that_is_no_weights_is_named_for_what_it_is(tmp_path, name, data, words):
+    (tmp_path / name).write_bytes(data)
+
+    found = open_network("inception", tmp_path / name, specs=SPECS)
+
+    assert words in found.reason
+    assert found.reason.startswith(f"{name}: expected weights of inception, found no ")
+    # What torch says is to load it unsafely, cut in the middle.
+    assert "weights_only" not in found.reason
+    assert len(found.reason) < 200
 
 
 def test_a_cached_file_must_have_the_hash_that_its_name_says(tmp_path):

@@ -365,3 +365,34 @@ def test_the_manifest_says_of_the_betas_what_a_bundle_says(nsd, tmp_path):
     assert "betas_fithrf_GLMdenoise_RR" in train.detail
     assert train.normalisation == "session-train"
     assert leaky.normalisation == "session-published-leaky"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("wild.json", b'{"a": 1}', "another file (it is JSON or another text)"),
+        ("none.npy", None, "found none"),
+        ("cut.npy", b"\x93NUMPY\x01", "another file (an .npy file, cut or of objects)"),
+        ("some.pkl", b"\x80\x04K\x01.", "another file (a pickle: cut, or of"),
+    ],
+)
+def test_latents_that_are_no_npy_are_named_for_what_they_are(
+    tmp_path, name, data, words
+):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+
+    with pytest.raises(RecordingError) as caught:
+        latents_of_file(tmp_path / name, np.arange(3))
+
+    line = str(caught.value)
+    assert line.startswith(f"{tmp_path / name}: expected latents as .npy of plain num")
+    assert words in line
+    assert "pickle=" not in line
+
+
+def test_an_archive_of_latents_is_no_latents(tmp_path):
+    np.savez(tmp_path / "z.npz", z=np.zeros((3, 2, 2), np.float32))
+
+    with pytest.raises(RecordingError, match=r"one array, found an archive \(.npz\)"):
+        latents_of_file(tmp_path / "z.npz", np.arange(3))

@@ -203,7 +203,12 @@ def no_manifest(folder):
         (reshaped, "voxels.npy", r"shape: expected \(24, 37\) .* found \(37, 24\)"),
         (not_a_number, "voxels.npy", r"values: expected finite .* at \[3, 5\]"),
         (flipped, "voxels.npy", r"sha256: expected \w+\.\.\., found"),
-        (pickled, "voxels.npy", "expected an .npy file, found"),
+        (
+            pickled,
+            "voxels.npy",
+            "expected an .npy file of plain numbers, found another file "
+            r"\(an .npy file, cut or of objects\)",
+        ),
         (unknown_key, "manifest.json", "unknown field `more`"),
         (twice, "manifest.json", "found 'voxels' twice"),
         (fewer_images, "manifest.json", r"files.latents.npy.shape: expected \(7, 8, 1"),

@@ -17,6 +17,15 @@ READ_BYTES: Final = 2**22
 WHOLE_LIMIT_BYTES: Final = 2**25
 """Smaller files are hashed and looked at whole whenever they are opened."""
 
+_STARTS: Final = (
+    (b"\x93NUMPY", "an .npy file, cut or of objects"),
+    (b"PK", "an archive: cut, or of something else"),
+    (b"\x80", "a pickle: cut, or of something else than tensors"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"<", "it is a page or another text"),
+    (b"{", "it is JSON or another text"),
+)
+
 Array = Shaped[np.ndarray, "..."]
 
 
@@ -97,7 +106,9 @@ def open_array(file: Path, expected: StoredArray, *, whole: bool = False) -> Arr
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ArtifactError(f"{file}: expected an .npy file, found {error}") from error
+        raise ArtifactError(
+            f"{file}: expected an .npy file of plain numbers, found {_no_npy(file)}"
+        ) from error
     if array.dtype.name != expected.dtype:
         raise ArtifactError(
             f"{file}: dtype: expected {expected.dtype}, found {array.dtype.name}"
@@ -133,6 +144,30 @@ def _compare_content(
         )
 
 
+def begins(file: Path) -> str:
+    """Say in a few words what a file seems to be that was taken for another.
+
+    Not with numpy's or torch's words, which are advice to load it unsafely.
+    """
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(64)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if not head:
+        return "it is empty"
+    for start, what in _STARTS:
+        if head.startswith(start):
+            return what
+    if head.isascii() and head.decode("ascii").isprintable():
+        return "it is text"
+    return f"it begins with the bytes {head[:4].hex(' ')}"
+
+
+def _no_npy(file: Path) -> str:
+    return "none" if not file.is_file() else f"another file ({begins(file)})"
+
+
 def open_latents(file: Path) -> Float[np.ndarray, "images tokens width"]:
     """Map z_v that was computed elsewhere.
 
@@ -143,8 +178,13 @@ def open_latents(file: Path) -> Float[np.ndarray, "images tokens width"]:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise RecordingError(
-            f"{file}: expected latents as .npy, found {error}"
+            f"{file}: expected latents as .npy of plain numbers, found {_no_npy(file)}"
         ) from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise RecordingError(
+            f"{file}: expected latents as .npy, one array, found an archive (.npz)"
+        )
     if array.ndim != 3 or array.dtype not in (np.float16, np.float32):
         raise RecordingError(
             f"{file}: latents: expected float16 or float32 [images, tokens, width], "

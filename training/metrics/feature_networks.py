@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from training.data.files import begins
 from training.metrics.network_specs import NETWORKS, NetworkSpec
 from training.metrics.result import Absent
 
@@ -115,7 +116,12 @@ def open_network(
         )
     try:
         module = _with_weights(spec, _read_state(file))
-    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+    except SafetensorError:
+        return Absent(
+            f"{file.name}: expected weights of {name}, found no whole safetensors file "
+            f"({begins(file)})"
+        )
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
         return Absent(f"{file.name}: expected weights of {name}, found {_line(error)}")
     return FeatureNetwork(spec, module, file.name, digest)
 
@@ -148,14 +154,18 @@ def _read_state(file: Path) -> dict[str, Tensor]:
     try:
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # its kinds are torch's, zipfile's and the pickle's
-        raise ValueError(f"a file that torch does not read: {_line(error)}") from error
+        # Not its words: they are advice to load the file unsafely.
+        raise ValueError(
+            f"no state dict that is read without running code ({begins(file)}). Save "
+            "the tensors as safetensors"
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor)
         for name, value in state.items()
     ):
-        raise TypeError("no state dict")
+        raise TypeError("another thing than a state dict: names, each with a tensor")
     return state
 
 
