@@ -21,6 +21,7 @@ def prepare_nsd(
     out: Path,
     normalisation: Normalisation = "train",
     roi: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    labels: Path | None = None,
     latents: Path | None = None,
     backbone: Backbone = "open_clip",
     weights: Path | None = None,
@@ -36,6 +37,7 @@ def prepare_nsd(
             all of them as in the published preparation, which leaks the test into them.
         roi: A volume of regions: NAME of the dataset's own, such as prf-visualrois, or
             NAME=FILE; may be repeated. Default: all of its own that are there.
+        labels: Table of the pictures' categories, for what is said of these.
         latents: z_v as .npy instead of a backbone.
         backbone: What computes z_v.
         weights: Local file of the backbone's weights; nothing is downloaded.
@@ -53,6 +55,7 @@ def prepare_nsd(
         weights=weights,
         device=device,
         rois=roi,
+        labels=labels,
     )
 
 

@@ -7,6 +7,7 @@ import torch
 
 from runtime.errors import UsageError
 from training.data.nsd import Variant, open_nsd, prepare_nsd
+from training.data.nsd_labels import read_labels
 from training.data.nsd_latents import (
     LatentsOf,
     SharedPictures,
@@ -31,6 +32,7 @@ def prepare_nsd_trials(
     weights: Path | None,
     device: str,
     rois: Sequence[str] = (),
+    labels: Path | None = None,
 ) -> None:
     """Prepare one participant, or go on with what was begun.
 
@@ -50,6 +52,7 @@ def prepare_nsd_trials(
         if regions:
             said = (f"{name} {int(one.sum()):,}" for name, one in regions.items())
             shown.say(f"regions: {', '.join(said)}")
+        categories = () if labels is None else read_labels(labels, trials.pictures)
         source: LatentsOf
         stimuli = nsd / "nsddata_stimuli" / "stimuli" / "nsd" / "nsd_stimuli.hdf5"
         kept = SharedPictures(stimuli) if len(trials.test_pictures) else None
@@ -70,6 +73,7 @@ def prepare_nsd_trials(
             source,
             regions=regions,
             kept=kept,
+            labels=categories,
             announce=shown.stage,
             count=shown.count,
         )

@@ -59,8 +59,9 @@ def person(seed, names=NAMES, *, regions=("all voxels", "V1"), **changes):
         draws=draws, ledger=ledger,
     )  # fmt: skip
     result = BundleEvaluation(
-        bundle_sha256=f"{seed:064}", external=Absent("none"), recording="nsd",
-        subject=f"subj{seed:02}", responses="betas", split="test", backend="ort",
+        bundle_sha256=f"{seed}".ljust(64, "0"), external=Absent("none"),
+        recording="nsd", subject=f"subj{seed:02}", responses="betas", split="test",
+        backend="ort",
         trials=36, images=IMAGES, repeats=REPEATS, seed=0, reconstructions=[],
         retrieval=[retrieval], encoding=encoding, spread=spread,
         spread_from="residuals", controls=[], networks=[], versions={},
@@ -183,6 +184,9 @@ def test_evaluations_that_do_not_belong_together_are_refused():
         combine([one])
     with pytest.raises(UsageError, match="subj01 in out/1 and out/1"):
         combine([one, one])
+    renamed = person(1, subject="somebody else")
+    with pytest.raises(UsageError, match="bundle 100000000000 in out/1 and out/1"):
+        combine([one, renamed])
     with pytest.raises(UsageError, match="split: expected test as in out/1, found val"):
         combine([one, person(2, split="val")])
     with pytest.raises(UsageError, match="responses: expected betas"):
@@ -303,6 +307,6 @@ def test_the_page_says_who_was_combined_and_what_the_brackets_are():
 
     assert "2 participants (subj01, subj02), split test, 12 images, 12 of them" in text
     assert "other participants and other images" in text
-    assert "| subj02 | nsd | `000000000000` | 36 | 12 | 3 |" in text
+    assert "| subj02 | nsd | `200000000000` | 36 | 12 | 3 |" in text
     assert "| decoded latents, averaged trials, own | yes | 12 | " in text
     assert "## Negative control" not in text

@@ -193,6 +193,7 @@ def prepare_nsd(
     *,
     regions: Regions | None = None,
     kept: SharedPictures | None = None,
+    labels: tuple[str, ...] = (),
     announce: Stage = lambda _line: None,
     count: Count = lambda _done, _all: None,
 ) -> TrialsManifest:
@@ -206,6 +207,7 @@ def prepare_nsd(
         latents: Where z_v comes from.
         regions: Which voxels belong to which; see `read_regions`.
         kept: Where the test's pictures are, which are then kept.
+        labels: Category of each of the pictures, where they are known.
         announce: Told what begins.
         count: Told how far it is.
 
@@ -226,6 +228,7 @@ def prepare_nsd(
         runs=trials.runs()[1],
         splits=trials.splits(),
         image_ids=tuple(f"nsd-{picture:05}" for picture in trials.pictures),
+        labels=labels,
         visual=latents.source,
         regions=tuple(regions or ()),
         test_images=0 if kept is None else len(trials.test_pictures),

@@ -100,13 +100,14 @@ def _check_fit(judged: Sequence[Judged]) -> None:
     first = judged[0]
     people: dict[str, str] = {}
     for one in judged:
-        subject = one.result.subject
-        if subject in people:
-            raise UsageError(
-                f"--combine: expected different participants, found {subject} in "
-                f"{people[subject]} and {one.name}"
-            )
-        people[subject] = one.name
+        # A bundle is one person's, whatever the person is called.
+        for who in (one.result.subject, f"bundle {one.result.bundle_sha256[:12]}"):
+            if who in people:
+                raise UsageError(
+                    f"--combine: expected different participants, found {who} in "
+                    f"{people[who]} and {one.name}"
+                )
+            people[who] = one.name
         for what in ("split", "responses"):
             wanted, found = getattr(first.result, what), getattr(one.result, what)
             if wanted != found:

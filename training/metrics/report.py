@@ -92,7 +92,7 @@ def combined_to_markdown(result: CombinedEvaluation) -> str:
         *_warning(result.split),
         "Figures are means over participants. Brackets are 95 % intervals over other "
         "participants and other images, both drawn with replacement and apart from one "
-        f"another, seed {result.seed}. That many participants say little of others.",
+        f"another, seed {result.seed}. Few participants say little of others.",
         "",
         *head(["subject", "recording", "bundle", "trials", "images", "trials each"]),
     ]

@@ -106,9 +106,11 @@ def sampled_deviations(
             "spread", expected="residuals of at least two trials", found=str(pool)
         )
     alone, whole = [], []
-    for done, z_n in enumerate(maps.expected_latents(z_v), start=1):
+    for done, image in enumerate(z_v, start=1):
         chosen = rng.choice(pool, size=min(samples, pool), replace=False)
-        drawn = maps.responses(z_n + residuals.latents[chosen]).astype(np.float64)
+        # One image at a time: z_n of 1,000 images are 1.7 GB.
+        z_n = maps.expected_latents(image[None]) + residuals.latents[chosen]
+        drawn = maps.responses(z_n).astype(np.float64)
         alone.append(drawn.std(axis=0, ddof=1))
         whole.append((drawn + residuals.voxels[chosen]).std(axis=0, ddof=1))
         on_image(done, len(z_v))
