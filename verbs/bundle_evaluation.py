@@ -174,12 +174,12 @@ def _sampled(
 ) -> tuple[dict[SpreadSource, Betas] | Absent, str]:
     """Return the deviations of sampled trials, and whose residuals were drawn."""
     if isinstance(others, Absent):
-        return others, others.reason
+        return others, ""
     pool = others.trials.thinned(POOL)
     n = len(pool.betas)
     if n < 2:
-        few = Absent(f"split {others.split}: expected at least two trials, found {n}")
-        return few, few.reason
+        few = f"split {others.split}: expected at least two trials, found {n}"
+        return Absent(few), ""
     residuals = residuals_of(maps, pool.betas, pool.shown, pool.z_v)
     drawn = sampled_deviations(maps, z_v, residuals, rng, on_image=screen.count)
     said = f"{min(SAMPLES, n)} samples an image, residuals of {n} trials of "

@@ -100,7 +100,6 @@ def evaluation():
             Absent("nothing was sampled"), np.zeros((60, VOXELS), np.float32),
             SHOWN, rng(), draws=np.ones((1, IMAGES)),
         ),
-        spread_from="nothing was sampled",
         controls=[retrieval_control(np.eye(20), 20, rng())],
         networks=[
             NetworkRecord(

@@ -14,6 +14,7 @@ from jaxtyping import Float64
 
 from runtime.errors import ArtifactError, UsageError
 from training.metrics.crossed import crossed_interval
+from training.metrics.intervals import image_interval
 from training.metrics.ledger import Ledger, Row, row_name
 from training.metrics.result import (
     Absent,
@@ -88,7 +89,9 @@ def combine(judged: Sequence[Judged], seed: int = SEED) -> CombinedEvaluation:
         retrieval=people.rows(lambda result: result.retrieval),
         encoding=people.rows(lambda result: result.encoding),
         spread=people.rows(lambda result: result.spread),
-        spread_from="; ".join(sorted({one.result.spread_from for one in judged})),
+        spread_from="; ".join(
+            sorted({one.result.spread_from for one in judged} - {""})
+        ),
     )
 
 
@@ -152,6 +155,7 @@ class _People:
         self._judged, self._rng = judged, rng
         self.seen = [set(one.ledger.images) for one in judged]
         self.images = sorted(set.union(*self.seen))
+        self._shared = len(set.intersection(*self.seen))
         place = {name: number for number, name in enumerate(self.images)}
         self._places = [
             np.array([place[name] for name in one.ledger.images], dtype=np.int64)
@@ -233,7 +237,9 @@ class _People:
         images = [
             place[about] for place, (_, about) in zip(self._places, known, strict=True)
         ]
-        found = crossed_interval(
+        # Where nobody saw another's images, these are drawn within each person.
+        interval = crossed_interval if self._shared else image_interval
+        found = interval(
             np.concatenate([values for values, _ in known]),
             self._rng,
             images=np.concatenate(images),
@@ -256,8 +262,7 @@ class _People:
         are drawn over that. Where they saw some images in common and others not, the
         draws are of nothing that they share, and there is no interval.
         """
-        shared = len(set.intersection(*self.seen))
-        if shared and shared != len(self.images):
+        if self._shared and self._shared != len(self.images):
             return None, None
         draws = [one.ledger.draws[name] for one in self._judged]
         if len({len(one) for one in draws}) != 1:

@@ -139,7 +139,7 @@ def spread_table(
             cell(row.error_ratio, 1, absent, "error ratio"),
         ]
         lines.append(f"| {row.source} | " + " | ".join(cells) + " |")
-    return [*lines, "", f"Sampled: {sampled or 'not said'}."]
+    return [*lines, "", f"Sampled: {sampled}."] if sampled else lines
 
 
 def roi_tables(rows: Sequence[EncodingFigures], absent: Reasons) -> list[str]:

@@ -186,7 +186,7 @@ class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     encoding: list[EncodingFigures]
     spread: list[SpreadFigures]
     spread_from: str = ""
-    """Whose residuals were drawn, in a few words."""
+    """Whose residuals were drawn, in a few words; empty where none were."""
     controls: list[Control]
     networks: list[NetworkRecord]
     regions: Absent | None = None
