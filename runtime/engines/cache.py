@@ -183,7 +183,7 @@ class EngineCache:
         if not self._store(facts, write, "it"):
             return None
         try:
-            return self._read(self._path(facts), facts)[1]
+            return self._read(self._path(facts), facts, self._secret())[1]
         except OSError:
             return None
 
