@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.latency_table import measured, replaced
 from runtime.bench.result import decode_result
+from runtime.bench.table import ratios
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = [DOCS / name for name in ("latency.json", "latency_paper.json")]
@@ -14,6 +15,26 @@ PAGE = (DOCS / "latency.md").read_text("utf-8")
 
 def test_the_page_shows_its_raw_samples():
     assert replaced(PAGE, measured(FILES)) == PAGE
+
+
+def test_the_readmes_ratios_are_those_of_the_committed_run():
+    (_, *rows) = ratios(decode_result(FILES[0].read_bytes(), "latency.json")).split(
+        "\n"
+    )
+    found = {
+        (stage, over): ratio
+        for stage, _, _, over, ratio in (
+            [cell.strip() for cell in row.strip("|").split("|")] for row in rows if row
+        )
+    }
+    readme = " ".join((DOCS.parent / "README.md").read_text("utf-8").split())
+
+    for stage, over in (
+        ("step", "torch f32"),
+        ("encoder", "torch f32"),
+        ("step", "ort f32"),
+    ):
+        assert found[stage, over] in readme
 
 
 def test_every_target_has_a_row_with_a_figure_or_a_reason():
