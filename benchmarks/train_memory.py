@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from nsd_scale import TRAIN, peak_mib, rss_mib, sparse
 
@@ -47,9 +48,17 @@ def own_bytes(config: ModelConfig, stage: str) -> int:
     return 5 * FLOAT * sum(p.numel() for p in field.parameters()) + size_of_vae
 
 
-def one_step(stage: str, scratch: Path) -> dict[str, Any]:
-    """Take one step, be interrupted, and leave a snapshot."""
+def model(flow_batch: int | None) -> ModelConfig:
+    """Return the published configuration; rows of a flow's step may be fewer."""
     config = config_from_preset("paper-subj01")
+    if flow_batch is None:
+        return config
+    flow = msgspec.structs.replace(config.flow_training, batch=flow_batch)
+    return msgspec.structs.replace(config, flow_training=flow)
+
+
+def one_step(stage: str, scratch: Path, config: ModelConfig) -> dict[str, Any]:
+    """Take one step, be interrupted, and leave a snapshot."""
     before = rss_mib()
     trials = open_trials(scratch / "trials").split("train")
     taken: list[float] = []
@@ -85,24 +94,25 @@ def one_step(stage: str, scratch: Path) -> dict[str, Any]:
     }
 
 
-def measured(stage: str, scratch: Path) -> dict[str, Any]:
+def measured(stage: str, scratch: Path, config: ModelConfig) -> dict[str, Any]:
+    batch = str(config.flow_training.batch)
     command = [sys.executable, __file__, "--step", stage, "--scratch", str(scratch)]
+    command += ["--flow-batch", batch]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     print(stage, json.dumps(found), file=sys.stderr)
     return found
 
 
-def everything(scratch: Path) -> dict[str, Any]:
-    config = config_from_preset("paper-subj01")
+def everything(scratch: Path, config: ModelConfig) -> dict[str, Any]:
     found: dict[str, Any] = {"trials": sparse(scratch / "trials")}
     # The flow's frozen encoder: weights of the true shapes, drawn.
     torch.manual_seed(0)
     weights = NeuroVAE(config.vae).state_dict()
     save_checkpoint(scratch / "drawn", weights, config, stage="vae", seed=0, step=0)
     for stage in STAGES:
-        found[stage] = measured(stage, scratch)
-        found[f"{stage}, resumed"] = measured(stage, scratch)
+        found[stage] = measured(stage, scratch, config)
+        found[f"{stage}, resumed"] = measured(stage, scratch, config)
         shutil.rmtree(scratch / stage)
     return found
 
@@ -112,12 +122,15 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--step", choices=STAGES)
+    parser.add_argument(
+        "--flow-batch", type=int, help="rows of a flow's step; 24 as published"
+    )
     given = parser.parse_args()
+    config = model(given.flow_batch)
     if given.step:
-        print(json.dumps(one_step(given.step, given.scratch)))
+        print(json.dumps(one_step(given.step, given.scratch, config)))
         return
     given.scratch.mkdir(parents=True)
-    config = config_from_preset("paper-subj01")
     result: dict[str, Any] = {
         "preset": "paper-subj01",
         "training_trials": TRAIN,
@@ -127,7 +140,7 @@ def main() -> None:
         "load_before": os.getloadavg(),
     }
     try:
-        result |= everything(given.scratch)
+        result |= everything(given.scratch, config)
     finally:
         shutil.rmtree(given.scratch, ignore_errors=True)
     text = json.dumps(result, indent=1)

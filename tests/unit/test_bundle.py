@@ -26,7 +26,7 @@ from runtime.bundle import (
 )
 from runtime.errors import ArtifactError, BundleError, TensorMismatchError
 from runtime.estimator import BetaEstimator, VolumeEstimator
-from runtime.gallery import Confidence, open_gallery, write_gallery
+from runtime.gallery import Confidence, _mapped, open_gallery, write_gallery
 from runtime.manifest import LatentSpec
 from runtime.preprocess import Hrf
 from runtime.sealed import FileSpec, check_listing, seal
@@ -465,6 +465,17 @@ def test_what_a_gallery_let_go_can_be_read_again(tmp_path):
 
     np.testing.assert_array_equal(opened.latents, LATENTS)
     assert not opened.latents.flags.writeable
+
+
+def test_tensors_are_found_beside_a_files_own_metadata(tmp_path):
+    file = tmp_path / "with.safetensors"
+    arrays = {"latents": LATENTS, "images": np.ones((2, 3), np.uint8)}
+    save_file(arrays, file, metadata={"written": "by another"})
+
+    _, found = _mapped(file, arrays)
+
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_a_gallery_of_another_latent_shape_is_refused(tmp_path):
