@@ -13,7 +13,12 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.assemble import flow_of, write_flow
+from export.assemble import (
+    autoencoder_graphs,
+    flow_of,
+    write_autoencoder,
+    write_flow,
+)
 from export.eight_bits import Seen, quantised
 from export.graphs import Graph, write_graph
 from runtime.engine import Waiting, open_engine
@@ -514,9 +519,26 @@ def test_a_missing_library_names_the_extras(path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def rtx():
-    return pytest.importorskip(
-        "tensorrt_rtx", reason="the compile check needs tensorrt-rtx (extra dev)"
-    )
+    # The extra dev installs it: where it is missing, nothing below was checked.
+    import tensorrt_rtx
+
+    return tensorrt_rtx
+
+
+@pytest.fixture(scope="module")
+def model_graphs():
+    """The flow and the autoencoder of a random model, of the tiny preset."""
+    model = random_model()
+    steps = {"decode": 2, "encode": 2}
+    flow = flow_of(model.field, SOLVERS["rotation"], steps)
+    return flow, autoencoder_graphs(model.vae)
+
+
+def assert_compiles(rtx, folder, spec):
+    path = folder / spec.file
+    check_file(path, spec)
+    assert tensorrt_build.unsupported(rtx, path) == []
+    assert len(tensorrt_build.build_engine(rtx, path, spec.file)) > 1000
 
 
 @pytest.mark.slow
@@ -524,10 +546,30 @@ def test_every_graph_of_a_bundle_compiles_with_tensorrt_rtx(rtx):
     bundle = tiny_bundle()
     manifest = decode_manifest((bundle / "manifest.json").read_bytes())
 
+    assert {graph.precision for graph in manifest.graphs} == {"f32"}
     for graph in manifest.graphs:
-        path = bundle / graph.file
-        assert tensorrt_build.unsupported(rtx, path) == []
-        assert len(tensorrt_build.build_engine(rtx, path, graph.file)) > 1000
+        assert_compiles(rtx, bundle, graph)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["f16", "bf16"])
+def test_every_graph_in_half_precision_compiles_with_tensorrt_rtx(
+    rtx, model_graphs, tmp_path, precision
+):
+    flow, autoencoder = model_graphs
+    (tmp_path / "graphs").mkdir()
+
+    written = (
+        *write_flow(flow.graphs(precision), tmp_path),
+        *write_autoencoder(autoencoder, (precision,), tmp_path),
+    )
+
+    assert [(spec.name, spec.precision) for spec in written] == [
+        (name, precision)
+        for name in ("step", "decode_flow", "encode_flow", "encoder", "decoder")
+    ]
+    for spec in written:
+        assert_compiles(rtx, tmp_path, spec)
 
 
 @pytest.mark.parametrize("precision", EIGHT_BITS)
@@ -553,9 +595,8 @@ def test_an_engine_of_8_bits_keeps_a_byte_for_each_weight(rtx, tmp_path, precisi
 
 
 @pytest.mark.slow
-def test_a_flow_of_8_bits_compiles_with_tensorrt_rtx(rtx, tmp_path):
-    field = random_model().field
-    flow = flow_of(field, SOLVERS["rotation"], {"decode": 2, "encode": 2})
+def test_a_flow_of_8_bits_compiles_with_tensorrt_rtx(rtx, model_graphs, tmp_path):
+    flow, _ = model_graphs
     z = np.random.default_rng(0).normal(size=(3, 8, 12))
     flow.ranges.watch(z, [0.0, 0.5, 1.0])
     (tmp_path / "graphs").mkdir()
@@ -563,10 +604,7 @@ def test_a_flow_of_8_bits_compiles_with_tensorrt_rtx(rtx, tmp_path):
     for precision in EIGHT_BITS:
         # Encoding differs from decoding in its numbers alone.
         for spec in write_flow(flow.graphs(precision)[:2], tmp_path):
-            path = tmp_path / spec.file
-            check_file(path, spec)
-            assert tensorrt_build.unsupported(rtx, path) == []
-            assert len(tensorrt_build.build_engine(rtx, path, spec.file)) > 1000
+            assert_compiles(rtx, tmp_path, spec)
 
 
 def test_an_operator_that_rtx_has_not_is_named_with_its_node(rtx, path):
