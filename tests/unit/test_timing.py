@@ -81,6 +81,19 @@ def test_back_to_back_is_the_duration_of_each_call(durations):
     assert back_to_back(world.work, len(durations), world.clock) == durations
 
 
+@given(DURATIONS)
+def test_what_comes_before_each_call_is_not_measured(durations):
+    world = World(durations)
+
+    def before():
+        world.now += 77
+
+    taken = back_to_back(world.work, len(durations), world.clock, before)
+
+    assert taken == durations
+    assert world.now == 1000 + sum(durations) + 77 * len(durations)
+
+
 @pytest.mark.parametrize("name", ["period_ns", "deadline_ns"])
 def test_a_period_or_deadline_of_nothing_is_refused(name):
     options = {"period_ns": 1, "deadline_ns": 1, name: 0}
