@@ -114,7 +114,7 @@ def bids_files(
     if len(whose) > 1:
         raise RecordingError(
             f"{folder}: expected runs of one participant, found {', '.join(whose)}. "
-            "Name one with --subject, or its runs with --runs"
+            "Name one with --subject"
         )
     return (whose or [""])[0], files
 

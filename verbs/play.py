@@ -31,6 +31,7 @@ def play_recording(
     address: str,
     *,
     runs: tuple[str, ...],
+    subject: str | None = None,
     speed: float | None,
     label: str = "",
     key: Path | None = None,
@@ -47,7 +48,8 @@ def play_recording(
     before it are left out: they were sent.
 
     Raises:
-        RecordingError: The recording is missing or damaged, or lacks a confound.
+        RecordingError: The recording is missing or damaged, lacks a confound, or holds
+            several participants of whom none is named.
         UsageError: The speed is not positive, one key file is named without other, a
             run's name has other characters than one may, or the spool holds another
             run.
@@ -58,7 +60,7 @@ def play_recording(
     """
     check_speed(speed)
     credentials = read_credentials(key, server_key)
-    recording = open_recording(folder, runs or None)
+    recording = open_recording(folder, runs or None, subject=subject)
     named = [
         (f"{run.run_id}_{label}" if label else run.run_id, run)
         for run in recording.runs

@@ -34,6 +34,7 @@ _PR_SET_PDEATHSIG: Final = 1
 def rehearsal_of(
     recording: Path | None,
     *,
+    subject: str | None = None,
     speed: float | None,
     updates: bool = False,
     late: LatePolicy | None = None,
@@ -45,6 +46,7 @@ def rehearsal_of(
 
     Args:
         recording: What will be played; None for no rehearsal.
+        subject: Whose runs, where it has several participants.
         speed: 1 is real time, also where none is given.
         updates: Ask for earlier estimates of trials.
         late: What becomes of answers after their deadline; None leaves it to `play`.
@@ -59,6 +61,7 @@ def rehearsal_of(
     """
     if recording is None:
         for flag, is_given in (
+            ("--subject", subject is not None),
             ("--speed", speed is not None),
             ("--updates", updates),
             ("--late", late is not None),
@@ -69,6 +72,7 @@ def rehearsal_of(
         return None
     check_speed(speed)
     flags = [] if speed is None else ["--speed", repr(speed)]
+    flags += [] if subject is None else ["--subject", subject]
     flags += ["--updates"] if updates else []
     flags += [] if late is None else ["--late", late]
     if key is not None and keys is None:
@@ -83,7 +87,11 @@ def rehearsal_of(
         player, folder, server = key, keys, keys / f"{SERVER}.pub"
         apart("--rehearse-key", lambda: _check_key(player, folder, server))
         flags += ["--key", str(key), "--server-key", str(server)]
-    runs = apart("--rehearse", lambda: str(len(open_recording(recording).runs)))
+
+    def count() -> str:
+        return str(len(open_recording(recording, subject=subject).runs))
+
+    runs = apart("--rehearse", count)
     return Rehearsal(recording, flags, n_runs=int(runs), on_line=on_line)
 
 

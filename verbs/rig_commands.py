@@ -57,6 +57,7 @@ def serve(
     trust: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
     urgent: bool = True,
     rehearse: Path | None = None,
+    subject: str | None = None,
     speed: float | None = None,
     updates: bool = False,
     late: LatePolicy | None = None,
@@ -86,6 +87,7 @@ def serve(
         trust: NAME.pub or a folder of them; all must be signed by one of these.
         urgent: Run before all other programs, where the system allows it.
         rehearse: Play this recording (a BIDS or Haxby folder) as the scanner, then end.
+        subject: Of the rehearsal: whose runs, of several participants.
         speed: Of the rehearsal; 1, real time, by default.
         updates: Of the rehearsal: ask for earlier estimates of trials.
         late: Of the rehearsal: what becomes of late answers, as of `play`.
@@ -115,6 +117,7 @@ def serve(
         trust=trust,
         is_urgent=urgent,
         rehearse=rehearse,
+        subject=subject,
         speed=speed,
         updates=updates,
         late=late,
@@ -217,6 +220,7 @@ def play(
     *,
     to: str = "tcp://127.0.0.1:5760",
     runs: tuple[str, ...] = (),
+    subject: str | None = None,
     speed: float = 1.0,
     fast: bool = False,
     label: str = "",
@@ -234,6 +238,7 @@ def play(
         recording: A BIDS folder or a Haxby folder.
         to: The server's address.
         runs: Which runs, by name; all of them by default.
+        subject: Whose runs, where the folder has several participants (01 or sub-01).
         speed: 1 is real time, 10 ten times faster.
         fast: As fast as the server acknowledges; no deadlines.
         label: Added to the runs' names, so that a run can be played twice.
@@ -252,6 +257,7 @@ def play(
         recording,
         to,
         runs=runs,
+        subject=subject,
         speed=None if fast else speed,
         label=label,
         key=key,

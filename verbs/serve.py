@@ -52,6 +52,7 @@ def serve_bundle(
     trust: tuple[Path, ...],
     is_urgent: bool = True,
     rehearse: Path | None = None,
+    subject: str | None = None,
     speed: float | None = None,
     updates: bool = False,
     late: LatePolicy | None = None,
@@ -122,6 +123,7 @@ def serve_bundle(
         read_allow_list(keys)
     rehearsal = rehearsal_of(
         rehearse,
+        subject=subject,
         speed=speed,
         updates=updates,
         late=late,

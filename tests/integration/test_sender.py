@@ -416,7 +416,7 @@ class _Breathing(PlayedRun):
 
 def test_the_verb_sends_a_recordings_confounds_with_its_volumes(monkeypatch):
     recording = _Recording((_Breathing("run-1", 3),))
-    monkeypatch.setattr("verbs.play.open_recording", lambda *_: recording)
+    monkeypatch.setattr("verbs.play.open_recording", lambda *_, **__: recording)
 
     with restarting() as server:
         play_recording(
@@ -435,7 +435,7 @@ def test_the_verb_sends_a_recordings_confounds_with_its_volumes(monkeypatch):
 
 def test_the_verb_goes_on_with_the_run_that_was_killed(tmp_path, monkeypatch, capsys):
     runs = tuple(PlayedRun(f"run-{n}", 6 + n) for n in range(3))
-    monkeypatch.setattr("verbs.play.open_recording", lambda *_: _Recording(runs))
+    monkeypatch.setattr("verbs.play.open_recording", lambda *_, **__: _Recording(runs))
     options = {"runs": (), "speed": None, "label": "x", "spool": tmp_path}
 
     with restarting() as server, monkeypatch.context() as death:
@@ -443,7 +443,9 @@ def test_the_verb_goes_on_with_the_run_that_was_killed(tmp_path, monkeypatch, ca
         with pytest.raises(_KilledError):
             play_recording(Path("x"), server.address, **options)
         death.undo()
-        monkeypatch.setattr("verbs.play.open_recording", lambda *_: _Recording(runs))
+        monkeypatch.setattr(
+            "verbs.play.open_recording", lambda *_, **__: _Recording(runs)
+        )
         held = _held(tmp_path)
         play_recording(Path("x"), server.address, **options)
 

@@ -202,7 +202,7 @@ def test_runs_of_two_people_are_never_pooled(bids):
     second_person(bids)
     several = (
         "REC: expected runs of one participant, found sub-01, sub-02. "
-        "Name one with --subject, or its runs with --runs"
+        "Name one with --subject"
     )
     own = np.ones((4, 3, 2), dtype=np.uint8)
     write_image(bids / "derivatives/masks/sub-02/mask.nii.gz", own)

@@ -62,6 +62,7 @@ def refusal(rehearsal, outcomes):
 def test_without_a_recording_there_is_no_rehearsal_and_no_flag_of_one(planned):
     assert planned(None) is None
     for flag, options in (
+        ("--subject", {"subject": "01"}),
         ("--speed", {"speed": 1.0}),
         ("--updates", {"updates": True}),
         ("--late", {"late": "flag"}),
@@ -75,13 +76,15 @@ def test_without_a_recording_there_is_no_rehearsal_and_no_flag_of_one(planned):
 def test_what_fits_is_planned(planned):
     keyed = planned(key=planned.keys / "player.key", keys=planned.keys)
 
-    assert isinstance(planned(speed=2.0), Rehearsal)
+    assert isinstance(planned(speed=2.0, subject="01"), Rehearsal)
     assert isinstance(keyed, Rehearsal)
 
 
 def test_a_wrong_speed_or_recording_is_refused_before_anything_is_loaded(planned):
     with pytest.raises(UsageError, match="--speed: expected a number above 0, found 0"):
         planned(speed=0.0)
+    with pytest.raises(BackendError, match="expected runs of sub-7, found sub-01"):
+        planned(subject="7")
     with pytest.raises(BackendError) as caught:
         planned(planned.recording / "none")
 
