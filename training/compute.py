@@ -70,8 +70,8 @@ class Compute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if _has_instructions(self.precision):
             return ""
         return (
-            f"--precision {self.precision}: this processor has no instructions for it, "
-            "so that a step takes several times as long as in fp32"
+            f"this processor lacks {self.precision}: steps take several times those of "
+            "fp32"
         )
 
     def prepare(self, module: nn.Module) -> None:

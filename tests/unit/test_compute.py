@@ -439,5 +439,7 @@ def test_a_precision_that_the_processor_lacks_is_said_to_be_slow(
 
     assert {precision for precision, line in said.items() if line} == slow
     for precision in slow:
-        assert said[precision].startswith(f"--precision {precision}: this processor ")
+        assert said[precision].startswith(f"this processor lacks {precision}: ")
+        # A line of the terminal, behind the margin of `verbs.progress.Screen.say`.
+        assert len(said[precision]) < 70
     assert not Compute(precision="bf16").slow_on(torch.device("cuda"))
