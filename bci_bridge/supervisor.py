@@ -136,6 +136,9 @@ class Supervisor:
     def start(self, stop: Callable[[], bool]) -> Endpoints | None:
         """Start one after the other; return when peers can connect.
 
+        The worker that stands by then only begins to load: nobody waits for it, and
+        until it is there `vitals` says that the server is degraded.
+
         Raises:
             NeuroFlowError: A process cannot begin its work.
         """
@@ -144,7 +147,7 @@ class Supervisor:
         for name in self._children:
             path_of(self._places.moment, name, "account").unlink(missing_ok=True)
         # One worker loads alone: two would share the processors and both be late.
-        for name in (PUBLISHER, WORKERS[0], WORKERS[1], INGRESS):
+        for name in (PUBLISHER, WORKERS[0], INGRESS):
             self._start(self._children[name])
             if not self._wait_until(functools.partial(self._is_ready, name), stop):
                 return None
@@ -157,6 +160,8 @@ class Supervisor:
         outlet = self._setup.outlet
         if not ready or outlet is None:
             return None
+        for name in WORKERS[1:]:
+            self._start(self._children[name])
         self._overseer.ready()
         return Endpoints(
             address=self._setup.config.address,

@@ -4,10 +4,10 @@ Pure: plain values and judgement. `bci_bridge.examination` reads them, while
 `bci_bridge.pages` and `bci_bridge.metrics` put them into words.
 
 Readiness is strict: a server that is not sure is not ready. It needs a worker that
-answers (whose bundle was verified and has computed its golden vectors before it could
-say so), sockets that held against the server's own attack, a log that can be written
-with room to spare, and a sign of life of every process. Without standby it is ready and
-says that it is degraded.
+answers (which verified what it read of the bundle and computed golden vectors before it
+could say so), sockets that held against the server's own attack, a log that can be
+written with room to spare, and a sign of life of every process. Without standby it is
+ready and says that it is degraded.
 """
 
 from dataclasses import dataclass, field

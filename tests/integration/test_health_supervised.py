@@ -80,6 +80,11 @@ def until(found, is_enough):
         time.sleep(0.05)
 
 
+def is_whole(found):
+    """Say whether a page tells of a server that lacks nothing, standby included."""
+    return found == (200, "ready\n")
+
+
 def samples(endpoint):
     _, text = asked(endpoint, "/metrics")
     lines = (line for line in text.splitlines() if not line.startswith("#"))
@@ -100,7 +105,7 @@ def test_a_server_says_how_it_is_through_the_death_of_its_processes(tmp_path):
     with served(tmp_path) as process:
         endpoints = json.loads(process.stdout.readline())
         health = endpoints["health"]
-        ready = until(lambda: asked(health, "/readyz"), lambda found: found[0] == 200)
+        ready = until(lambda: asked(health, "/readyz"), is_whole)
         kserve = asked(health, "/v2/health/ready")
         play(PlayedRun("run-1", 20), endpoints["address"], None)
         counted = until(
@@ -134,10 +139,33 @@ def test_a_server_says_how_it_is_through_the_death_of_its_processes(tmp_path):
     assert status == 0
 
 
+def test_a_run_is_taken_while_the_standby_still_loads(tmp_path):
+    go = tmp_path / "go"
+    with served(tmp_path / "log", STANDBY_WAITS_FOR=str(go)) as process:
+        endpoints = json.loads(process.stdout.readline())
+        health = endpoints["health"]
+        alone = until(lambda: asked(health, "/readyz"), lambda found: found[0] == 200)
+        play(PlayedRun("run-1", 5), endpoints["address"], None)
+        counted = until(
+            lambda: samples(health), lambda found: counted_by(found) == (1, 6)
+        )
+        go.touch()
+        until(lambda: asked(health, "/readyz"), is_whole)
+        # What was answered without it, it now knows.
+        os.kill(pids_of(tmp_path / "log")["worker-a"], signal.SIGKILL)
+        play(PlayedRun("run-2", 5), endpoints["address"], None)
+        until(lambda: samples(health), lambda found: counted_by(found) == (2, 12))
+
+    assert alone[1] == (
+        "ready\ndegraded: worker-b: expected it to stand by, found it starting\n"
+    )
+    assert counted["neuroflow_degraded"] == 1
+
+
 def test_a_standing_process_makes_the_server_unready(tmp_path):
     with served(tmp_path) as process:
         health = json.loads(process.stdout.readline())["health"]
-        until(lambda: asked(health, "/readyz"), lambda found: found[0] == 200)
+        until(lambda: asked(health, "/readyz"), is_whole)
         pid = pids_of(tmp_path)["ingress"]
         os.kill(pid, signal.SIGSTOP)
         # It is told after half the time after which the supervisor shoots it.
@@ -224,7 +252,7 @@ def test_a_sender_with_a_poor_clock_degrades_the_server_until_it_leaves(tmp_path
     with served(tmp_path) as process:
         endpoints = json.loads(process.stdout.readline())
         health = endpoints["health"]
-        before = until(lambda: asked(health, "/readyz"), lambda found: found[0] == 200)
+        before = until(lambda: asked(health, "/readyz"), is_whole)
         with dealer(endpoints["address"]) as line:
             for record, payload in (
                 (Hello(stream="scanner", role="scanner"), b""),
