@@ -134,10 +134,7 @@ class Supervisor:
         return came.trouble or went.trouble or lacking(self._places.recording, state)
 
     def start(self, stop: Callable[[], bool]) -> Endpoints | None:
-        """Start one after the other; return when peers can connect.
-
-        The worker that stands by then only begins to load: nobody waits for it, and
-        until it is there `vitals` says that the server is degraded.
+        """Start all in turn, at last the standby; return when peers can connect.
 
         Raises:
             NeuroFlowError: A process cannot begin its work.
@@ -146,7 +143,7 @@ class Supervisor:
         gc.freeze()
         for name in self._children:
             path_of(self._places.moment, name, "account").unlink(missing_ok=True)
-        # One worker loads alone: two would share the processors and both be late.
+        # One worker loads alone: two would both be late.
         for name in (PUBLISHER, WORKERS[0], INGRESS):
             self._start(self._children[name])
             if not self._wait_until(functools.partial(self._is_ready, name), stop):

@@ -40,9 +40,10 @@ from runtime.manifest import (
 from runtime.preprocess.feature_space import FeatureSpace
 from runtime.preprocess.mask import VoxelMask
 from runtime.preprocess.reference import Reference
-from runtime.sealed import Copy, copy_verified, read_manifest, read_signature
+from runtime.sealed import read_manifest, read_signature
 from runtime.signing import Signer, Trust, signer_of
 from runtime.strict_json import check_keys
+from runtime.verified_copy import Copy, copy_verified
 
 __all__ = [
     "GOLDEN",

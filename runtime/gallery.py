@@ -21,15 +21,10 @@ from runtime.arrays import Float32, Shaped, UInt8
 from runtime.bundle import load_tensors
 from runtime.errors import ArtifactError, BundleError, TensorMismatchError
 from runtime.manifest import LatentSpec, Sha256, TensorSpec
-from runtime.sealed import (
-    FileSpec,
-    copy_verified,
-    read_manifest,
-    read_signature,
-    seal,
-)
+from runtime.sealed import FileSpec, read_manifest, read_signature, seal
 from runtime.signing import Signer, Trust, signer_of
 from runtime.strict_json import decode_once
+from runtime.verified_copy import copy_verified
 
 GALLERY: Final = "gallery.json"
 GALLERY_TENSORS: Final = "gallery.safetensors"

@@ -28,14 +28,10 @@ from runtime.errors import BundleError
 from runtime.estimator import estimator_sha256
 from runtime.manifest import Manifest, Positive, Sha256, TensorSpec
 from runtime.preprocess import AffineNormaliser, FeatureSpace
-from runtime.sealed import (
-    FileSpec,
-    copy_verified,
-    read_manifest,
-    read_signature,
-)
+from runtime.sealed import FileSpec, read_manifest, read_signature
 from runtime.signing import Signer, Trust, signer_of
 from runtime.strict_json import decode_once
+from runtime.verified_copy import copy_verified
 
 OVERLAY: Final = "overlay.json"
 OVERLAY_TENSORS: Final = "overlay.safetensors"

@@ -6,23 +6,19 @@ bundles and galleries are both sealed folders.
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import re
-import shutil
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Final, final
+from typing import Final
 
 import msgspec
 
-from runtime.errors import ArtifactError, BundleError
-from runtime.held_folder import HeldFolder
+from runtime.errors import BundleError
 
 WEIGHTS_MAGIC: Final = b"NEUROFLOW-WEIGHTS-1\n".ljust(64, b"\0")
 """First bytes of an external weights file; raw numbers alone could look like a pickle.
@@ -36,7 +32,6 @@ SIGNATURE: Final = "manifest.sig"
 _CHUNK: Final = 4 * 1024**2
 _HEAD: Final = 64
 _MAX_SIGNATURE_BYTES: Final = 4096  # it takes 250; whatever is longer is none
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _MAX_SAFETENSORS_HEADER: Final = 100_000_000  # the bound of the safetensors library
 
@@ -130,7 +125,7 @@ def check_listing(files: Sequence[FileSpec], *, max_bytes: int = MAX_BYTES) -> N
         )
 
 
-def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
+def walk(folder: Path, prefix: str = "") -> Iterator[str]:
     """Yield every path below a folder, and every empty folder with a last slash.
 
     A directory must be a directory, not a link.
@@ -139,7 +134,7 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
         for entry in sorted(entries, key=lambda entry: entry.name):
             path = prefix + entry.name
             if entry.is_dir(follow_symlinks=False):
-                inside = list(_walk(folder / entry.name, path + "/"))
+                inside = list(walk(folder / entry.name, path + "/"))
                 yield from inside or [path + "/"]
             else:
                 yield path
@@ -215,11 +210,15 @@ def read_signature(folder: Path) -> bytes | None:
         return file.read(_MAX_SIGNATURE_BYTES + 1)
 
 
-def _check_file(folder: Path, spec: FileSpec, target: Path | None = None) -> None:
+def check_file(folder: Path, spec: FileSpec, target: Path | None = None) -> None:
     """Hold a file against its listing, and copy it while it is read, if asked for.
 
     What is hashed is what is written, byte for byte; both take as long, and so they
     take turns with two pieces.
+
+    Raises:
+        BundleError: It is not as listed.
+        OSError: It cannot be read, or the copy not be written.
     """
     with contextlib.ExitStack() as stack:
         source = _open_plain(folder / spec.path, spec.path)
@@ -260,11 +259,22 @@ def _check_format(spec: FileSpec, head: bytes) -> None:
         raise BundleError(f"{spec.path}: expected {wanted}, found {_kind(head)}")
 
 
-def _check_exact(
+def check_exact(
     folder: Path, manifest: str, files: Sequence[FileSpec], *beside: str
 ) -> None:
+    """Refuse a folder that lacks a listed file or holds another.
+
+    Args:
+        folder: The sealed folder.
+        manifest: Its name, which it does not list.
+        files: What is listed.
+        *beside: What else may be there and need not.
+
+    Raises:
+        BundleError: Naming what is missing or extra.
+    """
     listed = {spec.path for spec in files}
-    found = set(_walk(folder)) - {manifest, *beside}
+    found = set(walk(folder)) - {manifest, *beside}
     differences = [
         f"{words} {', '.join(sorted(paths))}"
         for words, paths in (("missing", listed - found), ("extra", found - listed))
@@ -277,177 +287,6 @@ def _check_exact(
         )
 
 
-def _private(cache: Path) -> None:
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = cache.lstat()
-    mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or mode & 0o077:
-        raise BundleError(
-            f"cache {cache}: expected your own folder with mode 0700, "
-            f"found mode {mode:04o} of user {status.st_uid}. Run chmod 700 on it."
-        )
-
-
-@final
-class Copy:
-    """The private copy of a sealed folder, as far as it was asked for.
-
-    Every file in it was hashed while it was copied, or hashed again where an earlier
-    process left it here.
-    """
-
-    def __init__(
-        self,
-        source: Path,
-        files: Sequence[FileSpec],
-        folder: Path,
-        held: HeldFolder | None,
-    ) -> None:
-        self.folder = folder
-        """Gone after `remove` where it is temporary."""
-        self._source, self._held = source, held
-        self._files = {spec.path: spec for spec in files}
-        self._sound: set[str] = set()
-
-    def fetch(self, paths: Collection[str] | None = None) -> None:
-        """Hash and copy files that this has not yet; all of them by default.
-
-        Raises:
-            BundleError: One is not as listed.
-            ArtifactError: There is no room for the copies.
-        """
-        wanted = self._files if paths is None else paths
-        specs = [self._files[p] for p in wanted if p not in self._sound]
-        if self._held is not None:
-            self._copy(specs)
-        elif specs:
-            # Held while files are copied: two processes do not both write them.
-            with _locked(self.folder.parent):
-                self._copy([spec for spec in specs if not self._is_kept(spec)])
-        self._sound.update(spec.path for spec in specs)
-
-    def _copy(self, specs: Sequence[FileSpec]) -> None:
-        size = sum(spec.size for spec in specs)
-        free = shutil.disk_usage(self.folder.parent).free
-        if free < size:
-            raise self._no_room(size, f"{free} bytes free")
-        # A name that no listed file has, in the copy's own file system.
-        part = self.folder.with_name(f"{self.folder.name}.part")
-        try:
-            for spec in specs:
-                part.unlink(missing_ok=True)
-                _check_file(self._source, spec, part)
-                target = self.folder / spec.path
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                part.replace(target)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            if error.errno in _NO_ROOM:
-                raise self._no_room(size, reason) from error
-            raise ArtifactError(
-                f"{self._source}: expected to read and copy it, found {reason}"
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-
-    def _no_room(self, size: int, found: str) -> ArtifactError:
-        remedy = "Make room" + (
-            "." if self._held is None else ", or set TMPDIR to another folder."
-        )
-        held = self.folder.parent
-        place = held if self._held is None else held.parent
-        return ArtifactError(
-            f"{place}: expected room for a private copy of "
-            f"{self._source.name}, {size} bytes, found {found}. {remedy}"
-        )
-
-    def _is_kept(self, spec: FileSpec) -> bool:
-        """Say whether a file is here and is what it was; only we can write here."""
-        if not (self.folder / spec.path).exists():
-            return False
-        try:
-            _check_file(self.folder, spec)
-        except BundleError:
-            return False
-        return True
-
-    def remove(self) -> None:
-        """Remove the copy where it is temporary."""
-        if self._held is not None:
-            self._held.remove()
-
-
-def copy_verified(
-    folder: Path,
-    manifest: str,
-    files: Sequence[FileSpec],
-    *,
-    name: str,
-    cache: Path | None,
-) -> Copy:
-    """Copy a sealed folder's files into a private place while checking every byte.
-
-    Args:
-        folder: The sealed folder.
-        manifest: File name of the manifest, which `files` does not list. Nor does it
-            list the signature, the one file that may stand beside it and need not.
-        files: Exactly what else the folder must hold.
-        name: Name of the copy inside `cache`; the sha256 of the manifest's bytes.
-        cache: Folder of mode 0700 that keeps verified copies; None makes a temporary
-            one, which the caller removes.
-
-    Returns:
-        The private copy. An older copy in the cache is verified again before use, and
-        what it has is not read from the folder once more.
-
-    Raises:
-        BundleError: Whatever is not as listed; nothing is left behind.
-        ArtifactError: There is no room for the copy.
-    """
-    check_listing(files)
-    _check_exact(folder, manifest, files, SIGNATURE)
-    if cache is None:
-        held = HeldFolder()
-        place, is_new = held.path / name, True
-    else:
-        held = None
-        _private(cache)
-        place = cache / name
-        with _locked(cache):
-            _remove_unlisted(place, files)
-            is_new = not place.exists()
-    copy = Copy(folder, files, place, held)
-    try:
-        place.mkdir(mode=0o700, exist_ok=True)
-        copy.fetch()
-    except BaseException:
-        if is_new:
-            shutil.rmtree(place, ignore_errors=True)
-        copy.remove()
-        raise
-    return copy
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_unlisted(copy: Path, files: Sequence[FileSpec]) -> None:
-    """Remove a copy that was kept where something else lies in it."""
-    if not copy.exists():
-        return
-    extra = set(_walk(copy)) - {spec.path for spec in files}
-    if extra - {f"{Path(spec.path).parent}/" for spec in files}:
-        shutil.rmtree(copy)
-
-
 def seal(folder: Path) -> tuple[FileSpec, ...]:
     """Return the specification of every file now below a folder, sorted by path.
 
@@ -455,7 +294,7 @@ def seal(folder: Path) -> tuple[FileSpec, ...]:
         BundleError: A file that could never be opened again.
     """
     specs = []
-    for path in _walk(folder):
+    for path in walk(folder):
         digest = hashlib.sha256()
         with os.fdopen(_open_plain(folder / path, path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
