@@ -132,7 +132,7 @@ def bids_mask(folder: Path, subject: str) -> Path:
     """
     place = folder / "derivatives" / "masks"
     stems = {f.parent for end in IMAGE_ENDINGS for f in place.glob(f"**/mask{end}")}
-    found = sorted(one_image(parent, "mask") for parent in stems)
+    found = [one_image(parent, "mask") for parent in sorted(stems)]
     of_whom = {
         file: [p for p in file.relative_to(place).parts if p.startswith("sub-")]
         for file in found
@@ -172,8 +172,8 @@ def bids_run(folder: Path, file: Path) -> RecordedRun:
 def _images(folder: Path) -> list[Path]:
     patterns = [f"sub-*/**/func/*_bold{ending}" for ending in IMAGE_ENDINGS]
     files = {file for pattern in patterns for file in folder.glob(pattern)}
-    # Which refuses the same image twice.
-    return sorted({one_image(file.parent, image_stem(file)) for file in files})
+    # Which refuses the same image twice, and always the first such one.
+    return sorted({one_image(file.parent, image_stem(file)) for file in sorted(files)})
 
 
 def _subject(folder: Path, file: Path) -> str:
