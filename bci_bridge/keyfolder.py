@@ -6,8 +6,6 @@ it. Files are replaced whole, so that a server that reloads never sees half of o
 """
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +32,7 @@ from runtime.errors import ArtifactError, UsageError
 from runtime.private_file import (
     OTHERS_READ,
     OTHERS_WRITE,
+    locked,
     read_private,
     refuse_open_folder,
     replace_whole,
@@ -175,9 +174,5 @@ def _read(file: Path, forbidden: int) -> bytes:
 def _locked(folder: Path) -> Iterator[None]:
     # Two people who make keys at once must not lose one another's entry.
     refuse_open_folder(folder)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(folder):
         yield
-    finally:
-        os.close(descriptor)

@@ -5,8 +5,11 @@ list of who is trusted is refused where others can write it. Knows nothing of wh
 files mean.
 """
 
+import contextlib
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -87,3 +90,18 @@ def replace_whole(file: Path, data: bytes, mode: int) -> None:
         raise ArtifactError(
             f"{file}: expected a place to write, found: {error.strerror}"
         ) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let nobody else who asks for it into a folder meanwhile; wait for who is.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

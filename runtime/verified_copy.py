@@ -6,16 +6,16 @@ hashed, for one process or into a cache that several share.
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, final
 
 from runtime.errors import ArtifactError, BundleError
 from runtime.held_folder import HeldFolder
+from runtime.private_file import locked
 from runtime.sealed import (
     SIGNATURE,
     FileSpec,
@@ -69,7 +69,7 @@ class Copy:
             self._copy(self._files)
             return
         # Held while files are copied: two processes do not both write them.
-        with _locked(self.folder.parent):
+        with locked(self.folder.parent):
             self._copy([spec for spec in self._files if not self._is_kept(spec)])
 
     def _copy(self, specs: Sequence[FileSpec]) -> None:
@@ -160,7 +160,7 @@ def copy_verified(
         held = None
         _private(cache)
         place = cache / name
-        with _locked(cache):
+        with locked(cache):
             _remove_unlisted(place, files)
             is_new = not place.exists()
     copy = Copy(folder, files, place, held)
@@ -173,16 +173,6 @@ def copy_verified(
         copy.remove()
         raise
     return copy
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _remove_unlisted(copy: Path, files: Sequence[FileSpec]) -> None:

@@ -37,6 +37,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tests.faults.checker import FIGURES
 from tests.faults.jsonlog import LogReader
 from tests.faults.live_system import Part, Server, part, plan_in, serving, wait_until
 from tests.faults.outage import WINDOW_NS, Heard, Kill, outages_ms, percentile
@@ -216,15 +217,7 @@ def run(settings: Settings) -> Finding:
         f"outage_other_{worst}_ms": Bound(at_most=other_ms),
         "cold_start_worker_ms": Bound(at_most=start_ms),
     }
-    zero = (
-        "lost",
-        "duplicated",
-        "corrupt",
-        "out_of_order",
-        "missing",
-        "invented",
-        "announced_twice",
-    )
+    zero = (*FIGURES, "announced_twice")
     return Finding(figures, bounds | dict.fromkeys(zero, NONE), examples)
 
 
