@@ -9,15 +9,16 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 import msgspec
 
+from bci_bridge.children import Child
 from bci_bridge.histogram import Histogram
 from bci_bridge.notify import Notifier
 from bci_bridge.outages import Outages
-from bci_bridge.setup import Beat, path_of, write_whole
-from bci_bridge.vitals import SUPERVISOR, shows_life
+from bci_bridge.setup import path_of, write_whole
+from bci_bridge.vitals import SUPERVISOR
 
 TELL_NS: Final = 1_000_000_000
 
@@ -33,30 +34,13 @@ class Oversight(msgspec.Struct, frozen=True, kw_only=True):
     """How long a place was empty that somebody fills again."""
 
 
-@runtime_checkable
-class Child(Protocol):
-    """One place of a server, and who fills it now."""
-
-    name: str
-    beat: Beat
-    pid: int
-    started_ns: int
-    restarts: int
-
-
 class Overseer:
     """Tells how the processes are, about once a second."""
 
-    def __init__(self, moment: Path, hang_s: float) -> None:
-        """Find out whether systemd listens.
-
-        Args:
-            moment: Folder of the moment.
-            hang_s: Silence of a process that is too long.
-        """
+    def __init__(self, moment: Path) -> None:
+        """Find out whether systemd listens; `moment` is the folder of the moment."""
         self._file = path_of(moment, SUPERVISOR, "account")
         self._file.unlink(missing_ok=True)
-        self._hang_ns = round(hang_s * 1e9)
         self._notifier = Notifier.from_environment(os.environ)
         self._told_ns, self._told = 0, {"": 0}
         self._outages = Outages()
@@ -92,11 +76,5 @@ class Overseer:
         # A full memory must not end a server that keeps answering.
         with contextlib.suppress(OSError):
             write_whole(self._file, seen)
-        if all(self._is_alive(one, now_ns) for one in children):
+        if all(one.is_alive(now_ns) for one in children):
             self._notifier.say("WATCHDOG=1")
-
-    def _is_alive(self, child: Child, now_ns: int) -> bool:
-        last_ns, started_ns = child.beat.last_ns(), child.started_ns
-        return child.pid != 0 and shows_life(
-            last_ns, started_ns, now_ns, hang_ns=self._hang_ns
-        )

@@ -41,6 +41,9 @@ class ServeConfig(
     answer. None for no limit: what an engine needs is the bundle's to say."""
     hang_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     """A process that shows no sign of life for this long is replaced."""
+    load_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    """A worker that has shown none since it was started may be loading for this long;
+    an engine that must be built first can take minutes."""
     input_queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     """Messages per peer that wait in memory before the peer is held back."""
     health: str | None = None

@@ -13,14 +13,13 @@ import contextlib
 import functools
 import gc
 import os
-import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bci_bridge.children import Child, died
 from bci_bridge.endpoints import check_address
 from bci_bridge.examination import resident_bytes
 from bci_bridge.health import checked_health
@@ -51,6 +50,7 @@ from bci_bridge.setup import (
     write_whole,
 )
 from bci_bridge.urgency import ORDINARY, SUPERVISOR, urgent
+from bci_bridge.vitals import Patience
 from runtime.errors import BackendError, NeuroFlowError, UsageError
 
 POLL_MS: Final = 20
@@ -63,20 +63,6 @@ QUICK_DEATHS: Final = 20
 QUICK_NS: Final = 1_000_000_000
 LOOK_NS: Final = 1_000_000_000
 """How often the accounts of the others are read for trouble."""
-
-
-@dataclass(slots=True)
-class _Child:
-    """One of the four places, and who fills it now."""
-
-    name: str
-    start: Callable[[], int]
-    beat: Beat
-    pid: int = 0
-    pidfd: int = -1
-    started_ns: int = 0
-    quick_deaths: int = 0
-    restarts: int = field(default=0)
 
 
 class Supervisor:
@@ -98,7 +84,7 @@ class Supervisor:
             worker: Command of a worker, to which setup file and name are added.
         """
         self._places, self._worker = places, tuple(worker)
-        self._overseer = Overseer(places.moment, config.hang_s)
+        self._overseer = Overseer(places.moment)
         self.guard = MemoryGuard(config.worker_memory_mb, self._held)
         recording = None if places.recording is None else str(places.recording)
         self._setup = Setup(
@@ -107,8 +93,11 @@ class Supervisor:
             moment=str(places.moment),
             supervisor=os.getpid(),
         )
+        self._deaths: list[str] = []
         self._children = {
-            name: _Child(name, start, Beat(places.moment, name))
+            name: Child(
+                name, start, Beat(places.moment, name), Patience.of(config, name)
+            )
             for name, start in (
                 (PUBLISHER, self._start_publisher),
                 *((name, self._worker_starter(name)) for name in WORKERS),
@@ -120,6 +109,12 @@ class Supervisor:
     def restarts(self) -> dict[str, int]:
         """Deaths so far, by name of the process."""
         return {name: child.restarts for name, child in self._children.items()}
+
+    def notices(self) -> list[str]:
+        """Give once what ended nothing but must be told: deaths, and what led there."""
+        notices = [*self.guard.notices(), *self._deaths]
+        self._deaths.clear()
+        return notices
 
     @property
     def pids(self) -> dict[str, int]:
@@ -173,17 +168,15 @@ class Supervisor:
         Raises:
             NeuroFlowError: One dies again and again, or its sockets are not guarded.
         """
-        for child in self._died(POLL_MS):
+        for child in died(self._children.values(), POLL_MS):
             self._replace(child)
         now_ns = time.monotonic_ns()
         too_large = self.guard.whom_to_end(now_ns)
         for child in self._children.values():
-            last_ns = child.beat.last_ns()
-            is_still = last_ns is not None and now_ns - last_ns > self._hang_ns
-            if child.pid and (is_still or child.name == too_large):
-                child.beat.still()
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGKILL)
+            if child.name == too_large:
+                child.condemn("too much memory")
+            elif not child.is_alive(now_ns):
+                child.condemn("no sign of life")
         self._overseer.tell(self._children.values())
 
     def stop(self) -> ServeReport:
@@ -197,23 +190,15 @@ class Supervisor:
     def kill(self) -> None:
         """End all processes at once."""
         for child in self._children.values():
+            child.tell(signal.SIGKILL)
             if child.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGKILL)
-                self._bury(child)
+                child.bury()
             child.beat.close()
 
-    @property
-    def _hang_ns(self) -> int:
-        return round(self._setup.config.hang_s * 1e9)
-
-    def _start(self, child: _Child) -> None:
+    def _start(self, child: Child) -> None:
         for what in ("ready", "failure"):
             path_of(self._places.moment, child.name, what).unlink(missing_ok=True)
-        child.beat.still()
-        child.started_ns = time.monotonic_ns()
-        child.pid = child.start()
-        child.pidfd = os.pidfd_open(child.pid)
+        child.start()
 
     def _start_publisher(self) -> int:
         return forked(run_publisher, self._setup)
@@ -268,61 +253,50 @@ class Supervisor:
         while not stop():
             if is_done():
                 return True
-            for child in self._died(POLL_MS):
-                self._bury(child)
+            for child in died(self._children.values(), POLL_MS):
+                child.bury()
                 raise self._reason(child)
         return False
 
-    def _died(self, timeout_ms: int) -> list[_Child]:
-        poller, by_fd = select.poll(), {}
-        for child in self._children.values():
-            if child.pid:
-                poller.register(child.pidfd, select.POLLIN)
-                by_fd[child.pidfd] = child
-        return [by_fd[fd] for fd, _ in poller.poll(timeout_ms)]
-
-    def _bury(self, child: _Child) -> None:
-        os.waitpid(child.pid, 0)
-        os.close(child.pidfd)
-        child.pid, child.pidfd = 0, -1
-
-    def _replace(self, child: _Child) -> None:
-        self._bury(child)
+    def _replace(self, child: Child) -> None:
+        child.bury()
         failure = self._failure(child)
         if failure is not None and failure.is_final:
             raise self._reason(child)
+        if failure is not None:
+            child.ended = failure.message
         child.restarts += 1
         is_quick = time.monotonic_ns() - child.started_ns < QUICK_NS
         child.quick_deaths = child.quick_deaths + 1 if is_quick else 0
         if child.quick_deaths == QUICK_DEATHS:
             raise self._reason(child)
+        self._deaths.append(f"{child.name} died ({child.ended}) and was replaced")
         self._start(child)
 
-    def _failure(self, child: _Child) -> Failure | None:
+    def _failure(self, child: Child) -> Failure | None:
         path = path_of(self._places.moment, child.name, "failure")
         return read_if_there(path, Failure)
 
-    def _reason(self, child: _Child) -> NeuroFlowError:
+    def _reason(self, child: Child) -> NeuroFlowError:
         failure = self._failure(child)
         if failure is None:
-            return BackendError(f"{child.name}: expected it to run, found it dead")
+            return BackendError(
+                f"{child.name}: expected it to run, found it dead ({child.ended})"
+            )
         kind = UsageError if failure.exit_status == UsageError.exit_status else None
         return (kind or BackendError)(failure.message)
 
-    def _end(self, children: list[_Child]) -> None:
+    def _end(self, children: list[Child]) -> None:
         for child in children:
-            if child.pid:
-                os.kill(child.pid, signal.SIGTERM)
+            child.tell(signal.SIGTERM)
         until_ns = time.monotonic_ns() + round(STOP_S * 1e9)
         for child in children:
             if not child.pid:
                 continue
             left_ms = max(until_ns - time.monotonic_ns(), 0) // 1_000_000
-            poller = select.poll()
-            poller.register(child.pidfd, select.POLLIN)
-            if not poller.poll(left_ms):
-                os.kill(child.pid, signal.SIGKILL)
-            self._bury(child)
+            if not child.is_over(left_ms):
+                child.tell(signal.SIGKILL)
+            child.bury()
 
 
 @contextlib.contextmanager
@@ -381,15 +355,11 @@ def serve_supervised(
         endpoints = server.start(stop)
         if endpoints is not None:
             on_ready(endpoints)
-        told, restarts, looked_ns = "", server.restarts, 0
+        told, looked_ns = "", 0
         while not stop():
             server.turn()
-            for notice in server.guard.notices():
+            for notice in server.notices():
                 on_trouble(notice)
-            for name, count in server.restarts.items():
-                if count > restarts[name]:
-                    on_trouble(f"{name} died and was replaced")
-            restarts = server.restarts
             if time.monotonic_ns() - looked_ns < LOOK_NS:
                 continue
             trouble, looked_ns = server.trouble, time.monotonic_ns()

@@ -26,8 +26,8 @@ from bci_bridge.settings import (
 from bci_bridge.setup import Ready
 
 SUPERVISOR: Final = "supervisor"
-START_NS: Final = 120_000_000_000
-"""A process that has shown no sign of life may be loading for this long."""
+START_S: Final = 120.0
+"""A copy of the supervisor may take as long to show life: it reads a log at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +78,32 @@ class Vitals:
         return max(self.came.acquisitions - (self.went.answered if is_known else 0), 0)
 
 
-def shows_life(
-    last_ns: int | None, started_ns: int, now_ns: int, *, hang_ns: int
-) -> bool:
-    """Say whether a process that runs can be taken for alive.
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a process may be silent and is taken for alive, in nanoseconds."""
 
-    Args:
-        last_ns: Its last sign of life; None before the first.
-        started_ns: When it was started.
-        now_ns: This instant.
-        hang_ns: Silence that is too long.
-    """
-    if last_ns is None:
-        return now_ns - started_ns <= START_NS
-    return now_ns - last_ns <= hang_ns
+    load_ns: int
+    """Before its first sign of life."""
+    hang_ns: int
+    """After one."""
+
+    @classmethod
+    def of(cls, config: ServeConfig, name: str) -> "Patience":
+        """Take that with one process, by its name, from a server's configuration."""
+        load_s = config.load_s if name in WORKERS else START_S
+        return cls(round(load_s * 1e9), round(config.hang_s * 1e9))
+
+    def covers(self, last_ns: int | None, started_ns: int, now_ns: int) -> bool:
+        """Say whether a process that runs can be taken for alive.
+
+        Args:
+            last_ns: Its last sign of life; None before the first.
+            started_ns: When it was started.
+            now_ns: This instant.
+        """
+        if last_ns is None:
+            return now_ns - started_ns <= self.load_ns
+        return now_ns - last_ns <= self.hang_ns
 
 
 def why_not_live(vitals: Vitals, config: ServeConfig) -> list[str]:

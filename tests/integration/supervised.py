@@ -46,7 +46,7 @@ def main() -> int:
                     trouble = server.trouble
                     complain(trouble)
                 server.turn()
-                for notice in server.guard.notices():
+                for notice in server.notices():
                     sys.stderr.write(f"neuroflow: {notice}\n")
             say(msgspec.json.encode(server.stop()).decode())
     except NeuroFlowError as error:

@@ -160,6 +160,36 @@ def test_a_worker_that_stands_still_is_replaced(tmp_path):
     assert found == expected(20)
 
 
+def test_a_standby_that_never_has_loaded_is_replaced_and_it_is_said_why(
+    tmp_path, monkeypatch
+):
+    file = tmp_path / "loaded"
+    monkeypatch.setitem(ENVIRONMENT, "STANDBY_WAITS_FOR", str(file))
+    with process(recording=str(tmp_path / "rec"), load_s=3.0) as started:
+        server = Supervised(started)
+        with opened(server, "run-1", 20) as sender:
+            for index in range(10):
+                send(sender, index)
+            hung = server.pids.get("worker-b")
+            while server.pids.get("worker-b", hung) == hung:
+                server.pids = json.loads(started.stdout.readline())
+            file.touch()
+            ready = _made_places(tmp_path / "rec").moment / "worker-b.ready"
+            while not ready.exists():
+                time.sleep(0.02)
+            # Whom it stands by for may then die.
+            server.kill("worker-a")
+            for index in range(10, 20):
+                send(sender, index)
+        found = answers(server, "run-1")
+        server.stop()
+        told = started.stderr.read()
+
+    assert found == expected(20)
+    assert "worker-b died (no sign of life) and was replaced" in told
+    assert "worker-a died (SIGKILL) and was replaced" in told
+
+
 def test_a_worker_that_holds_more_than_it_may_is_ended_and_the_other_answers(tmp_path):
     with process(
         "tests.integration.leaky_worker", recording=str(tmp_path), worker_memory_mb=150

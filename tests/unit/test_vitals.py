@@ -8,10 +8,9 @@ from bci_bridge.pages import page_of
 from bci_bridge.settings import IngressReport, PublisherReport, ServeConfig
 from bci_bridge.setup import Ready
 from bci_bridge.vitals import (
-    START_NS,
     Log,
+    Patience,
     Process,
-    shows_life,
     what_is_degraded,
     why_not_live,
     why_not_ready,
@@ -162,12 +161,15 @@ def test_who_starts_is_live_and_who_hangs_is_not():
 
 
 def test_a_process_may_load_for_long_and_then_be_silent_for_a_moment():
-    hang_ns = 5_000_000_000
+    patience = Patience.of(ServeConfig(load_s=60, hang_s=5), "worker-b")
 
-    assert shows_life(None, 0, START_NS, hang_ns=hang_ns)
-    assert not shows_life(None, 0, START_NS + 1, hang_ns=hang_ns)
-    assert shows_life(0, 0, hang_ns, hang_ns=hang_ns)
-    assert not shows_life(0, 0, hang_ns + 1, hang_ns=hang_ns)
+    assert patience.covers(None, 0, 60_000_000_000)
+    assert not patience.covers(None, 0, 60_000_000_001)
+    assert patience.covers(0, 0, 5_000_000_000)
+    assert not patience.covers(0, 0, 5_000_000_001)
+    # Who reads a log and no engine is given two minutes, whatever workers are given.
+    ingress = Patience.of(ServeConfig(load_s=600), "ingress")
+    assert ingress.load_ns == 120_000_000_000
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""The processes of a server as its supervisor holds them: started, watched, buried."""
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from bci_bridge.setup import Beat
+from bci_bridge.vitals import Patience
+
+
+@dataclass(slots=True)
+class Child:
+    """One of the four places, and who fills it now."""
+
+    name: str
+    begin: Callable[[], int]
+    """Start a process for this place, and give its number."""
+    beat: Beat
+    patience: Patience
+    pid: int = 0
+    pidfd: int = -1
+    started_ns: int = 0
+    quick_deaths: int = 0
+    restarts: int = field(default=0)
+    ended: str = ""
+    """How the last one ended, in words; empty before that."""
+    condemned: str = ""
+    """Why who fills it was killed by its supervisor; empty where it was not."""
+
+    def start(self) -> None:
+        """Fill the place."""
+        self.beat.still()
+        self.started_ns = time.monotonic_ns()
+        self.pid = self.begin()
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def is_alive(self, now_ns: int) -> bool:
+        """Say whether it runs and can be taken for alive at this instant."""
+        return self.pid != 0 and self.patience.covers(
+            self.beat.last_ns(), self.started_ns, now_ns
+        )
+
+    def tell(self, what: signal.Signals) -> None:
+        """Send a signal to who fills the place, if anyone does."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, what)
+
+    def condemn(self, why: str) -> None:
+        """Kill who fills the place, if anyone does, and remember why."""
+        self.beat.still()
+        self.condemned = self.condemned or why
+        self.tell(signal.SIGKILL)
+
+    def is_over(self, timeout_ms: int) -> bool:
+        """Wait at most so long for its end, and say whether it has come."""
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return bool(poller.poll(timeout_ms))
+
+    def bury(self) -> None:
+        """Wait for its end, and empty the place."""
+        _, status = os.waitpid(self.pid, 0)
+        self.ended = self.condemned or how_ended(os.waitstatus_to_exitcode(status))
+        self.condemned = ""
+        os.close(self.pidfd)
+        self.pid, self.pidfd = 0, -1
+
+
+def how_ended(exit_code: int) -> str:
+    """Put into words how a process ended.
+
+    Args:
+        exit_code: Its exit status, or a signal as a number below zero.
+    """
+    if exit_code >= 0:
+        return f"exit status {exit_code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-exit_code).name
+    return f"signal {-exit_code}"
+
+
+def died(children: Iterable[Child], timeout_ms: int) -> list[Child]:
+    """Sleep until one of them has died, or so long; give those that have."""
+    poller, by_fd = select.poll(), {}
+    for child in children:
+        if child.pid:
+            poller.register(child.pidfd, select.POLLIN)
+            by_fd[child.pidfd] = child
+    return [by_fd[fd] for fd, _ in poller.poll(timeout_ms)]
