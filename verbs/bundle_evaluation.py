@@ -33,12 +33,11 @@ from training.metrics.result import (
     RetrievalFigures,
     RetrievalSource,
     SpreadFigures,
-    SpreadSource,
 )
 from training.metrics.retrieval import SUBSET_SIZE, similarities
 from training.metrics.spread import (
     POOL,
-    SAMPLES,
+    Sampled,
     residuals_of,
     sampled_deviations,
     spread_figures,
@@ -171,8 +170,8 @@ def _sampled(
     others: Others | Absent,
     rng: np.random.Generator,
     screen: Screen,
-) -> tuple[dict[SpreadSource, Betas] | Absent, str]:
-    """Return the deviations of sampled trials, and whose residuals were drawn."""
+) -> tuple[Sampled | Absent, str]:
+    """Return how sampled trials spread, and whose residuals were drawn."""
     if isinstance(others, Absent):
         return others, ""
     pool = others.trials.thinned(POOL)
@@ -182,7 +181,7 @@ def _sampled(
         return Absent(few), ""
     residuals = residuals_of(maps, pool.betas, pool.shown, pool.z_v)
     drawn = sampled_deviations(maps, z_v, residuals, rng, on_image=screen.count)
-    said = f"{min(SAMPLES, n)} samples an image, residuals of {n} trials of "
+    said = f"{drawn.samples} samples an image, residuals of {n} trials of "
     said += f"split {others.split}, which the model has "
     return drawn, said + ("learned from" if others.is_learned else "not seen")
 

@@ -7,6 +7,7 @@ from runtime.errors import TensorMismatchError
 from training.metrics.ledger import shared_draws
 from training.metrics.result import Absent
 from training.metrics.spread import (
+    Sampled,
     check_spread,
     residuals_of,
     sampled_deviations,
@@ -64,7 +65,27 @@ def test_a_spread_by_hand():
     assert found.coverage == 1.0
     assert found.repeat_ratio == pytest.approx(2.0)
     assert found.error_ratio == pytest.approx(0.8)
-    assert check_spread(predicted, np.array([[0.6]]), betas, image).coverage == 0.5
+    narrow = np.array([[0.6]])
+    assert check_spread(predicted, narrow, betas, image).coverage == 0.5
+    # Of three samples: t of two degrees is 4.30, and 3 +- 2.58 holds 2 alone as well;
+    # of two, t of one degree is 12.7, and both lie within.
+    assert check_spread(predicted, narrow, betas, image, samples=3).coverage == 0.5
+    assert check_spread(predicted, narrow, betas, image, samples=2).coverage == 1.0
+
+
+@pytest.mark.parametrize("samples", [4, 12, 64])
+def test_a_true_forecast_covers_95_percent_of_however_many_samples(samples):
+    images, voxels = 40, 400
+    drawn = rng(1).normal(size=(samples, images, voxels))
+    image = np.repeat(np.arange(images), 3)
+    betas = rng(2).normal(size=(len(image), voxels))
+
+    found = check_spread(
+        np.zeros((images, voxels)), drawn.std(axis=0, ddof=1), betas, image, samples
+    )
+
+    # 48 000 numbers, three to a deviation.
+    assert found.coverage == pytest.approx(0.95, abs=0.004)
 
 
 def test_images_with_more_repeats_count_by_their_freedom():
@@ -108,8 +129,10 @@ def test_samples_of_a_linear_model_spread_as_its_residuals_do():
     left = np.array([-0.2, -1.2, 1.0, 0.0])
 
     found = residuals_of(maps, betas, shown, z_v)
-    deviations = sampled_deviations(maps, z_v, found, rng(), samples=4)
+    sampled = sampled_deviations(maps, z_v, found, rng(), samples=4)
+    deviations = sampled.deviations
 
+    assert sampled.samples == 4
     np.testing.assert_allclose(found.latents[:, 0, 0], left, atol=1e-6)
     np.testing.assert_allclose(
         deviations[ALONE], 2 * [left.std(ddof=1) * np.array([0.6, 0.8, 0])], rtol=1e-5
@@ -144,8 +167,8 @@ def test_of_a_true_model_whole_samples_are_calibrated_and_latents_alone_too_narr
     )
 
     assert (alone.source, whole.source) == (ALONE, WHOLE)
-    # 120 trials of 30 voxels, deviations known to 9 %: .945 expected.
-    assert whole.coverage.mean == pytest.approx(0.945, abs=0.012)
+    # 120 trials of 30 voxels.
+    assert whole.coverage.mean == pytest.approx(0.95, abs=0.012)
     for figure in (whole.repeat_ratio, whole.error_ratio):
         assert figure.mean == pytest.approx(1, abs=0.1)
         assert figure.low < figure.mean < figure.high
@@ -163,7 +186,9 @@ def test_what_cannot_be_sampled_or_held_against_repeats_says_so():
         check_spread(betas, betas, betas, once)
     with pytest.raises(TensorMismatchError, match="trials of all 3 images"):
         check_spread(betas, betas, betas, np.array([0, 0, 1]))
-    (absent,) = spread_figures(betas, {ALONE: betas}, betas, once, rng(), draws=draws)
+    (absent,) = spread_figures(
+        betas, Sampled(3, {ALONE: betas}), betas, once, rng(), draws=draws
+    )
     assert "more than once" in absent.coverage.reason
     (absent,) = spread_figures(
         betas, Absent("no split"), betas, once, rng(), draws=draws

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, Shaped
+from scipy.special import stdtrit
 
 from runtime.errors import TensorMismatchError
 from training.metrics.correlation import check_paired
@@ -24,8 +25,7 @@ from training.metrics.voxels import image_means
 POOL: Final = 128
 """Trials whose residuals are drawn: with 256 x 1664 latents they take 220 MB."""
 SAMPLES: Final = 64
-"""Of each image. A deviation of so many is itself known to 9 %, so that an ideal
-forecast covers 94.5 %, not 95."""
+"""Of each image. A deviation of so many is itself known to 9 %."""
 
 Responses = Float32[np.ndarray, "rows voxels"]
 Latents = Float32[np.ndarray, "rows tokens width"]
@@ -78,6 +78,16 @@ def residuals_of(
     return Residuals(found - expected[shown], betas - maps.responses(found))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """How far sampled trials of each image spread."""
+
+    samples: int
+    """Of each image."""
+    deviations: Mapping[SpreadSource, Responses]
+    """Their standard deviation, an image and voxel; by what they are sampled from."""
+
+
 def sampled_deviations(
     maps: Maps,
     z_v: Latents,
@@ -86,8 +96,8 @@ def sampled_deviations(
     *,
     samples: int = SAMPLES,
     on_image: Count = lambda _done, _all: None,
-) -> dict[SpreadSource, Responses]:
-    """Return the standard deviation of sampled single trials of each image, a voxel.
+) -> Sampled:
+    """Sample single trials of each image, and return how far they spread.
 
     Args:
         maps: The model.
@@ -105,19 +115,20 @@ def sampled_deviations(
         raise TensorMismatchError(
             "spread", expected="residuals of at least two trials", found=str(pool)
         )
-    alone, whole = [], []
+    alone, whole, samples = [], [], min(samples, pool)
     for done, image in enumerate(z_v, start=1):
-        chosen = rng.choice(pool, size=min(samples, pool), replace=False)
+        chosen = rng.choice(pool, size=samples, replace=False)
         # One image at a time: z_n of 1,000 images are 1.7 GB.
         z_n = maps.expected_latents(image[None]) + residuals.latents[chosen]
         drawn = maps.responses(z_n).astype(np.float64)
         alone.append(drawn.std(axis=0, ddof=1))
         whole.append((drawn + residuals.voxels[chosen]).std(axis=0, ddof=1))
         on_image(done, len(z_v))
-    return {
+    deviations: dict[SpreadSource, Responses] = {
         "latents": np.stack(alone).astype(np.float32),
         "latents and what they leave out": np.stack(whole).astype(np.float32),
     }
+    return Sampled(samples, deviations)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,8 +136,7 @@ class SpreadCheck:
     """A predicted spread beside that of real repeats."""
 
     inside: Float64[np.ndarray, " trials"]
-    """Share of each trial's voxels within 1.96 predicted deviations of the prediction.
-    """
+    """Share of each trial's voxels within the predicted 95 % about the prediction."""
     predicted: PerImage
     """Predicted variance, mean over voxels."""
     repeats: PerImage
@@ -162,6 +172,7 @@ def check_spread(
     deviation: Shaped[np.ndarray, "images voxels"],
     betas: Shaped[np.ndarray, "trials voxels"],
     image: Int64[np.ndarray, " trials"],
+    samples: int | None = None,
 ) -> SpreadCheck:
     """Hold a predicted variance of single trials against real repeats.
 
@@ -173,6 +184,8 @@ def check_spread(
         deviation: Standard deviation of a single trial, of each image.
         betas: Single trials, in the same units.
         image: Row of `predicted` that belongs to each trial; each row has some.
+        samples: Of which `deviation` is that, at least two; None where it is known
+            exactly. The fewer, the wider is what holds 95 % (Student's t).
 
     Raises:
         TensorMismatchError: Other shapes, or no image shown more than once.
@@ -190,11 +203,12 @@ def check_spread(
             expected=f"trials of all {len(predicted)} images",
             found=f"trials of {len(means)}",
         )
+    width = Z_95 if samples is None else float(stdtrit(samples - 1, 0.975))
     # Trial by trial: all of a large split at once take gigabytes in float64.
     inside, about_mean, about_said = (np.empty(len(betas)) for _ in range(3))
     for row, (trial, of) in enumerate(zip(betas, image, strict=True)):
         error = trial.astype(np.float64) - predicted[of]
-        inside[row] = (np.abs(error) <= Z_95 * deviation[of]).mean()
+        inside[row] = (np.abs(error) <= width * deviation[of]).mean()
         about_said[row] = (error**2).mean()
         about_mean[row] = ((trial - means[of]) ** 2).mean()
     return SpreadCheck(
@@ -208,7 +222,7 @@ def check_spread(
 
 def spread_figures(
     predicted: Responses,
-    deviations: Mapping[SpreadSource, Responses] | Absent,
+    sampled: Sampled | Absent,
     betas: Responses,
     image: Int64[np.ndarray, " trials"],
     rng: np.random.Generator,
@@ -220,36 +234,35 @@ def spread_figures(
 
     Args:
         predicted: Mean response of each image.
-        deviations: By what they are sampled from; absent where nothing was sampled.
+        sampled: Of each image; absent where nothing was sampled.
         betas: Single trials, in the same units.
         image: Row of `predicted` that belongs to each trial.
         rng: Draws the images of the coverage's interval.
         draws: How often each image is in each draw, for the ratios'.
         ledger: Keeps what the figures come to by trial and by draw.
     """
-    if isinstance(deviations, Absent):
-        return [_absent("latents", deviations)]
-    return [
-        _figures(source, predicted, deviation, betas, image, rng, draws, ledger)
-        for source, deviation in deviations.items()
-    ]
+    if isinstance(sampled, Absent):
+        return [_absent("latents", sampled)]
+    found = []
+    for source, deviation in sampled.deviations.items():
+        try:
+            checked = check_spread(predicted, deviation, betas, image, sampled.samples)
+        except TensorMismatchError as error:
+            found.append(_absent(source, Absent(str(error))))
+            continue
+        found.append(_figures(source, checked, image, rng, draws, ledger))
+    return found
 
 
 def _figures(
     source: SpreadSource,
-    predicted: Responses,
-    deviation: Responses,
-    betas: Responses,
+    checked: SpreadCheck,
     image: Int64[np.ndarray, " trials"],
     rng: np.random.Generator,
     draws: Float64[np.ndarray, "draws images"],
     ledger: Ledger | None,
 ) -> SpreadFigures:
-    try:
-        checked = check_spread(predicted, deviation, betas, image)
-    except TensorMismatchError as error:
-        return _absent(source, Absent(str(error)))
-    n = len(predicted)
+    n = len(checked.predicted)
     said = draws @ checked.predicted / n
     repeats = (draws @ checked.repeats) / np.maximum(draws @ checked.freedom, 1)
     drawn = {
