@@ -176,7 +176,7 @@ def _shown(frames: list[bytes]) -> str:
 
 def run(settings: Settings) -> Finding:
     """Fuzz in this process, or in the long form in two."""
-    count = settings.tries(short=200_000, full=20_000_000)
+    count = settings.tries(short=200_000, full=100_000_000)
     if settings.form == "short":
         tallies = [fuzz(settings.seed, count, is_broken=settings.sabotage)]
     else:
