@@ -7,7 +7,6 @@ Reads files only; images are read when asked for, not before. nibabel comes from
 extra `scanner`.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +15,12 @@ from typing import Final, final
 import numpy as np
 
 from runtime.errors import RecordingError
+from runtime.image_file import one_image, open_image, read_mask, shape_of
 from runtime.preprocess.mask import VoxelMask
 from runtime.recording_bids import bids_files, bids_mask, bids_run
 from runtime.recording_run import (
     RecordedEvent,
     RecordedRun,
-    one_image,
-    open_image,
-    shape_of,
     text_of,
     timeline,
 )
@@ -35,6 +32,7 @@ __all__ = [
     "RecordedRun",
     "Recording",
     "open_recording",
+    "regions_file",
     "timeline",
 ]
 
@@ -81,14 +79,14 @@ def open_recording(
     """
     if not folder.is_dir():
         raise RecordingError(f"{folder}: expected a folder, found none")
-    if (folder / "attributes.txt").is_file():
+    if _is_haxby(folder):
         found = _haxby_runs(folder, runs, subject)
         file = one_image(folder, "mask")
     else:
         whose, files = bids_files(folder, runs, subject)
         found = [bids_run(folder, file) for file in files]
         file = bids_mask(folder, whose)
-    mask = _read_mask(file)
+    mask, _ = read_mask(file)
     for run in found:
         if run.shape != mask.shape:
             raise RecordingError(
@@ -96,6 +94,21 @@ def open_recording(
                 f"found {list(run.shape)}"
             )
     return Recording(folder, tuple(replace(run, mask=mask) for run in found), mask)
+
+
+def regions_file(recording: Recording) -> Path:
+    """Return where a recording's volume of regions belongs: beside its mask.
+
+    Raises:
+        RecordingError: It is there twice.
+    """
+    folder = recording.folder
+    place = folder if _is_haxby(folder) else bids_mask(folder, recording.subject).parent
+    return one_image(place, "rois")
+
+
+def _is_haxby(folder: Path) -> bool:
+    return (folder / "attributes.txt").is_file()
 
 
 def _haxby_runs(
@@ -167,17 +180,3 @@ def _events_from_labels(
                 )
             )
     return tuple(events)
-
-
-def _read_mask(file: Path) -> VoxelMask:
-    image = open_image(file, dimensions=3)
-    try:
-        volume = np.asarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise RecordingError(
-            f"{file}: expected a whole mask, found a torn or damaged file ({error}). "
-            "Copy it again"
-        ) from error
-    if not (volume > 0).any():
-        raise RecordingError(f"{file}: expected at least one voxel above 0, found none")
-    return VoxelMask.from_volume(volume.reshape(shape_of(image)) > 0)

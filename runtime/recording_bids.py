@@ -16,16 +16,14 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from runtime.errors import RecordingError
-from runtime.recording_run import (
+from runtime.image_file import (
     IMAGE_ENDINGS,
-    RecordedEvent,
-    RecordedRun,
     image_stem,
     one_image,
     open_image,
     shape_of,
-    text_of,
 )
+from runtime.recording_run import RecordedEvent, RecordedRun, text_of
 
 
 class Sidecar(msgspec.Struct, frozen=True):

@@ -3,21 +3,19 @@
 Reads NIfTI with nibabel, from the extra `scanner`.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, final
+from typing import final
 
 import numpy as np
 
 from runtime.arrays import Float64, Shaped
 from runtime.confounds import confounds_from_table
-from runtime.errors import BackendError, RecordingError
+from runtime.errors import RecordingError
+from runtime.image_file import DAMAGE, image_stem, open_image
 from runtime.preprocess.mask import VOLUME_DTYPES, VoxelMask
 from runtime.preprocess.timing import end_s
-
-IMAGE_ENDINGS: Final = (".nii.gz", ".nii")
 
 
 @final
@@ -81,7 +79,7 @@ class RecordedRun:
         last = self.first_volume + self.volume_count
         try:
             data = np.asarray(image.dataobj[..., self.first_volume : last])
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+        except DAMAGE as error:
             raise RecordingError(
                 f"{self.file}: expected {last} whole volumes, found a torn or damaged "
                 f"file ({error}). Copy it again"
@@ -175,65 +173,6 @@ def timeline(run: RecordedRun) -> Iterator[RecordedEvent | int]:
             yield events[position]
             position += 1
         yield index
-
-
-def image_stem(file: Path) -> str:
-    """Return an image's name without ``.nii`` or ``.nii.gz``."""
-    return file.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def one_image(folder: Path, stem: str) -> Path:
-    """Return ``STEM.nii.gz`` of a folder, or ``STEM.nii`` where only that is there.
-
-    Raises:
-        RecordingError: Both are.
-    """
-    zipped, plain = (folder / f"{stem}{ending}" for ending in IMAGE_ENDINGS)
-    if not plain.is_file():
-        return zipped
-    if zipped.is_file():
-        raise RecordingError(
-            f"{plain}: expected one file of this image, found {zipped.name} beside it. "
-            "Remove one of the two"
-        )
-    return plain
-
-
-def open_image(file: Path, dimensions: int) -> Any:
-    """Open an image's header; nibabel has no types.
-
-    Raises:
-        RecordingError: The file is missing, damaged, or has other dimensions.
-        BackendError: nibabel is missing.
-    """
-    try:
-        import nibabel as nib
-        from nibabel.filebasedimages import ImageFileError
-    except ImportError as error:
-        raise BackendError(
-            "nibabel: expected the extra scanner, found it missing. "
-            "Install neuroflow-rt[scanner]"
-        ) from error
-    if not file.is_file():
-        raise RecordingError(f"{file}: expected a file, found none")
-    try:
-        image = nib.load(file)
-    except (ImageFileError, OSError, EOFError, zlib.error) as error:
-        raise RecordingError(
-            f"{file}: expected a NIfTI image, found a torn or damaged file ({error}). "
-            "Copy it again"
-        ) from error
-    if len(image.shape) != dimensions:
-        raise RecordingError(
-            f"{file}: expected {dimensions} dimensions, found {list(image.shape)}"
-        )
-    return image
-
-
-def shape_of(image: Any) -> tuple[int, int, int]:
-    """Return an image's voxels along x, y and z."""
-    x, y, z = (int(size) for size in image.shape[:3])
-    return x, y, z
 
 
 def text_of(file: Path) -> str:

@@ -12,9 +12,9 @@ from runtime.live import backbone_of
 from runtime.preprocess import VoxelMask
 from runtime.recording import Recording, open_recording
 from runtime.recording_bids import known_subject
+from training.data.regions import read_regions, recorded_volumes
 from training.features import Progress, trial_betas
 from training.metrics.result import Absent
-from training.participant import open_participant
 from training.shown import shown_pictures
 from training.stimuli import open_stimuli
 from verbs.split_trials import WHOLE_MASK, SplitTrials
@@ -76,7 +76,7 @@ def read_trials(
     rows = [stimuli.row(event.stimulus_id) for event in betas.events]
     images, shown = np.unique(rows, return_inverse=True)
     pictures = stimuli.pixels[images]
-    rois, absent = _regions(folder, whole.mask, mask)
+    rois, absent = _regions(whole, mask)
     return SplitTrials(
         betas=betas.betas,
         shown=shown.astype(np.int64),
@@ -90,15 +90,12 @@ def read_trials(
 
 
 def _regions(
-    folder: Path, recorded: VoxelMask, mask: VoxelMask
+    whole: Recording, mask: VoxelMask
 ) -> tuple[dict[str, Bool[np.ndarray, " voxels"]], Absent | None]:
-    regions = {WHOLE_MASK: np.ones(len(mask.indices), dtype=np.bool_)}
-    if recorded.sha256 != mask.sha256:
+    regions = {WHOLE_MASK: np.ones(mask.voxels, dtype=np.bool_)}
+    if whole.mask.sha256 != mask.sha256:
         return regions, Absent("the recording's mask is not the bundle's")
-    try:
-        names = np.array(open_participant(folder).roi_names())
-    except (RecordingError, OSError, KeyError) as error:
-        return regions, Absent(f"no regions beside the mask: {error}")
-    for name in sorted(set(names.tolist())):
-        regions[name] = names == name
-    return regions, None
+    found = read_regions(recorded_volumes(whole).values(), mask)
+    if not found:
+        return regions, Absent("the recording holds no rois.nii.gz beside its mask")
+    return regions | found, None

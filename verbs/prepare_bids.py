@@ -9,9 +9,10 @@ from runtime.errors import UsageError
 from runtime.estimator import LONGEST_DELAY_S, BetaEstimator
 from training.data.bids import open_bids, prepare_bids
 from training.data.manifest import Betas
+from training.data.regions import chosen_volumes, read_regions, recorded_volumes
 from training.data.store import open_trials
 from training.visual.stored import StoredLatents
-from verbs.prepare_nsd import chosen_backbone
+from verbs.prepare_nsd import chosen_backbone, listed
 from verbs.progress import screen
 from verbs.train import read_estimator
 
@@ -26,6 +27,7 @@ def prepare_bids_trials(
     test_runs: Sequence[str],
     subject: str | None = None,
     trial_types: Sequence[str] = (),
+    rois: Sequence[str] = (),
     latents: Path | None,
     backbone: str,
     weights: Path | None,
@@ -36,7 +38,8 @@ def prepare_bids_trials(
     Raises:
         RecordingError: A file is missing or damaged, or a trial has no picture or z_v.
         ArtifactError: `out` holds something else, or the weights are missing.
-        UsageError: A delay that is impossible, or means nothing for these betas.
+        UsageError: A delay that is impossible, or means nothing for these betas; or no
+            such volume of regions.
     """
     if betas == "offline" and delay is not None:
         raise UsageError(
@@ -55,6 +58,10 @@ def prepare_bids_trials(
         )
         if left_out := trials.shown.left_out():
             shown.say(left_out)
+        volumes = chosen_volumes(rois, recorded_volumes(trials.recording))
+        regions = read_regions(volumes, trials.recording.mask)
+        if regions:
+            shown.say(listed(regions))
         manifest = prepare_bids(
             trials,
             out,
@@ -63,6 +70,7 @@ def prepare_bids_trials(
             else StoredLatents(latents, trials.pictures),
             estimator,
             betas,
+            regions=regions,
             announce=shown.stage,
             count=shown.count,
         )

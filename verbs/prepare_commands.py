@@ -69,6 +69,7 @@ def prepare_bids(
     test_run: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     subject: str | None = None,
     trial_type: tuple[str, ...] = (),
+    roi: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     latents: Path | None = None,
     backbone: Backbone = "patch_dct",
     weights: Path | None = None,
@@ -85,6 +86,8 @@ def prepare_bids(
         test_run: A run whose trials are the test; may be given several times.
         subject: Whose runs, where the folder has several participants (01 or sub-01).
         trial_type: Which events count, by their trial_type; all that show a picture.
+        roi: A volume of regions as NAME=FILE; may be repeated. Default: rois.nii.gz
+            beside the mask, if it is there.
         latents: z_v as .npy instead of a backbone: a row per picture, by name.
         backbone: What computes z_v.
         weights: Local file of the backbone's weights; nothing is downloaded.
@@ -101,6 +104,7 @@ def prepare_bids(
         test_runs=test_run,
         subject=subject,
         trial_types=trial_type,
+        rois=roi,
         latents=latents,
         backbone=backbone,
         weights=weights,

@@ -14,7 +14,8 @@ from training.data.nsd_latents import (
     latents_of_backbone,
     latents_of_file,
 )
-from training.data.nsd_regions import read_regions
+from training.data.nsd_regions import nsd_volumes
+from training.data.regions import Regions, chosen_volumes, read_regions
 from training.data.store import open_trials
 from training.visual.backbone import PatchDctBackbone, VisualBackbone
 from training.visual.open_clip import OpenClipBackbone
@@ -48,10 +49,10 @@ def prepare_nsd_trials(
             f"{len(trials.sessions)} sessions, {trials.trials} trials, "
             f"{trials.mask.voxels} voxels, {len(trials.pictures)} pictures"
         )
-        regions = read_regions(trials.roi_folder, trials.mask, rois)
+        volumes = chosen_volumes(rois, nsd_volumes(trials.roi_folder))
+        regions = read_regions(volumes, trials.mask)
         if regions:
-            said = (f"{name} {int(one.sum()):,}" for name, one in regions.items())
-            shown.say(f"regions: {', '.join(said)}")
+            shown.say(listed(regions))
         categories = () if labels is None else read_labels(labels, trials.pictures)
         source: LatentsOf
         stimuli = nsd / "nsddata_stimuli" / "stimuli" / "nsd" / "nsd_stimuli.hdf5"
@@ -80,6 +81,12 @@ def prepare_nsd_trials(
         open_trials(out)
         shown.stage(f"done: {manifest.normalisation}, z_v from {manifest.visual.name}")
     print(out)
+
+
+def listed(regions: Regions) -> str:
+    """Say which regions there are, and of how many voxels."""
+    said = (f"{name} {int(one.sum()):,}" for name, one in regions.items())
+    return f"regions: {', '.join(said)}"
 
 
 def chosen_backbone(name: str, weights: Path | None, device: str) -> VisualBackbone:

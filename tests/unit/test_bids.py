@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from runtime.preprocess.motion_settings import Motion
 from runtime.recording import open_recording
 from tests.participants import tiny_participant
 from training.data.bids import open_bids, prepare_bids
+from training.data.regions import read_regions, recorded_volumes
 from training.data.store import open_trials
 from training.dataset import open_dataset
 from training.features import trial_betas
@@ -34,7 +36,10 @@ def tiny_participant_name():
 
 def prepare(folder, out, betas="causal", estimator=ESTIMATOR, test_runs=()):
     trials = open_bids(folder, test_runs)
-    prepare_bids(trials, out, PatchDctBackbone(), estimator, betas)
+    regions = read_regions(
+        recorded_volumes(trials.recording).values(), trials.recording.mask
+    )
+    prepare_bids(trials, out, PatchDctBackbone(), estimator, betas, regions=regions)
     return open_trials(out, whole=True)
 
 
@@ -99,6 +104,21 @@ def test_a_folder_without_a_table_of_pictures_has_no_gallery(copy, tmp_path):
 
     assert (opened.manifest.gallery, opened.manifest.labels) == ((), ())
     assert len(opened.manifest.image_ids) == len(np.unique(opened.arrays["image"]))
+
+
+def test_regions_beside_the_mask_are_kept(prepared):
+    place = tiny_participant() / "derivatives" / "masks" / tiny_participant_name()
+    labels, mask = (
+        np.asarray(nibabel.load(place / f"{name}.nii.gz").dataobj)
+        for name in ("rois", "mask")
+    )
+    table = (place / "rois.tsv").read_text().splitlines()[1:]
+
+    names = [line.split("\t")[1] for line in table]
+    assert list(prepared.manifest.regions) == names
+    for row, line in zip(prepared.arrays["regions"], table, strict=True):
+        number = int(line.split("\t")[0])
+        np.testing.assert_array_equal(row, labels[mask > 0] == number)
 
 
 def test_betas_come_back_in_percent(prepared):

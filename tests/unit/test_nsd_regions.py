@@ -9,7 +9,8 @@ from runtime.preprocess.mask import VoxelMask
 from tests.nsd_folder import MASK, SIDE, STIMULI, write_labels, write_nsd
 from training.data.nsd import open_nsd, prepare_nsd
 from training.data.nsd_latents import SharedPictures, latents_of_backbone
-from training.data.nsd_regions import COLLECTIONS, read_regions
+from training.data.nsd_regions import COLLECTIONS, nsd_volumes
+from training.data.regions import chosen_volumes, read_regions
 from training.data.store import check_manifest, open_trials
 from training.visual.backbone import PatchDctBackbone
 from verbs.prepared import _pictures, _regions
@@ -18,6 +19,10 @@ SHAPE = (2, 3, 2)
 LABELS = np.array([[[1, 2], [3, 4], [5, 7]], [[0, -1], [2, 6], [7, 7]]])
 # In C order: 1 2 3 4 5 7 0 -1 2 6 7 7; the mask leaves out the first and the last.
 VOXELS = VoxelMask.from_volume((np.arange(12) % 11 > 0).reshape(SHAPE))
+
+
+def read(folder, wanted=()):
+    return read_regions(chosen_volumes(wanted, nsd_volumes(folder)), VOXELS)
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def listed(found):
 
 
 def test_the_datasets_own_are_all_taken_and_have_their_names(folder):
-    found = read_regions(folder, VOXELS)
+    found = read(folder)
 
     assert listed(found) == {
         # V1 is ventral (label 1, outside of the mask) and dorsal (2) together.
@@ -49,45 +54,43 @@ def test_the_datasets_own_are_all_taken_and_have_their_names(folder):
 
 
 def test_one_may_choose_among_them(folder):
-    assert list(read_regions(folder, VOXELS, ["floc-faces"])) == ["OFA", "FFA-1"]
+    assert list(read(folder, ["floc-faces"])) == ["OFA", "FFA-1"]
 
 
 def test_volumes_of_ones_own_take_names_from_a_table_or_their_number(folder):
     own = folder / "mine.nii.gz"
     write_labels(own, LABELS)
-    by_number = read_regions(folder, VOXELS, [f"mine={own}"])
+    by_number = read(folder, [f"mine={own}"])
     assert list(by_number)[:2] == ["mine 2", "mine 3"]
 
     (folder / "mine.tsv").write_text("index\tname\n" + "".join(
         f"{k}\tarea {k % 2}\n" for k in range(1, 8)
     ))  # fmt: skip
-    named = read_regions(folder, VOXELS, [f"mine={own}"])
+    named = read(folder, [f"mine={own}"])
     # Labels with one name are one region.
     assert listed(named) == {"area 0": [0, 2, 7, 8], "area 1": [1, 3, 4, 9]}
 
     write_labels(folder / "one.nii.gz", LABELS == 7)
-    assert listed(read_regions(folder, VOXELS, [f"x={folder / 'one.nii.gz'}"])) == {
-        "x": [4, 9]
-    }
+    assert listed(read(folder, [f"x={folder / 'one.nii.gz'}"])) == {"x": [4, 9]}
 
 
 def test_without_volumes_there_are_no_regions(tmp_path):
-    assert read_regions(tmp_path, VOXELS) == {}
+    assert read(tmp_path) == {}
 
 
 def test_what_is_no_volume_of_regions_is_refused_in_one_line(folder):
     def refused(kind, line, *wanted):
         with pytest.raises(kind, match=line) as caught:
-            read_regions(folder, VOXELS, wanted)
+            read(folder, wanted)
         assert "\n" not in str(caught.value)
 
     refused(UsageError, "prf-visualrois.*, found Kastner2015", "Kastner2015")
     refused(UsageError, "expected NAME=FILE", f"x={folder / 'none.nii.gz'}")
     refused(UsageError, "expected NAME=FILE", f"={folder / 'floc-faces.nii.gz'}")
     (folder / "cut.nii.gz").write_bytes(b"\x1f\x8b")
-    refused(RecordingError, "cut or damaged", f"x={folder / 'cut.nii.gz'}")
+    refused(RecordingError, "torn or damaged", f"x={folder / 'cut.nii.gz'}")
     write_labels(folder / "flat.nii.gz", np.zeros((2, 3)))
-    refused(RecordingError, "three dimensions", f"x={folder / 'flat.nii.gz'}")
+    refused(RecordingError, "3 dimensions", f"x={folder / 'flat.nii.gz'}")
     write_labels(folder / "other.nii.gz", np.zeros((2, 3, 3)))
     refused(
         RecordingError, r"\[2, 3, 2\] as the mask's", f"x={folder / 'other.nii.gz'}"
@@ -116,7 +119,8 @@ def prepared(tmp_path_factory):
     labels = np.arange(nsd.mask.size).reshape(nsd.mask.shape) % 8
     write_labels((root / MASK).parent / "prf-visualrois.nii.gz", labels)
     trials = open_nsd(root, 2)
-    regions = read_regions(trials.roi_folder, trials.mask)
+    volumes = chosen_volumes((), nsd_volumes(trials.roi_folder))
+    regions = read_regions(volumes, trials.mask)
     out = tmp_path_factory.mktemp("out") / "trials"
     stimuli = root / STIMULI
     prepare_nsd(

@@ -23,6 +23,7 @@ from runtime.preprocess.normalise import AffineNormaliser
 from runtime.recording import RecordedEvent, RecordedRun, Recording, open_recording
 from training.data.manifest import Betas, Split, TrialsManifest
 from training.data.offline import offline_betas, offline_detail
+from training.data.regions import Regions
 from training.data.writer import TrialsWriter
 from training.features import TrialBetas, reference_of, trial_betas
 from training.responses import choose_responses
@@ -156,6 +157,7 @@ def prepare_bids(
     estimator: BetaEstimator,
     betas: Betas = "causal",
     *,
+    regions: Regions | None = None,
     announce: Stage = lambda _line: None,
     count: Count = lambda _done, _all: None,
 ) -> TrialsManifest:
@@ -170,6 +172,7 @@ def prepare_bids(
         backbone: What computes z_v, or has it.
         estimator: Of causal betas; offline ones take its drift cutoff alone.
         betas: ``causal`` or ``offline``.
+        regions: Which voxels belong to which; see `read_regions`.
         announce: Told what begins.
         count: Told how far it is.
 
@@ -224,6 +227,7 @@ def prepare_bids(
         if trials.labels
         else (),
         gallery=trials.gallery,
+        regions=tuple(regions or ()),
         visual=backbone.source,
         files={},
     )
@@ -266,6 +270,7 @@ def prepare_bids(
             "mask": recording.mask.volume(),
             "reference": None if reference is None else reference.volume,
             "hrf_index": hrf_index,
+            "regions": np.stack(list(regions.values())) if regions else None,
         },
         count,
     )

@@ -16,14 +16,14 @@ from jaxtyping import Bool, Int64
 
 from runtime.errors import RecordingError
 from runtime.estimator import Normalisation
+from runtime.image_file import read_mask
 from runtime.manifest import Affine, affine_rows
 from runtime.preprocess.mask import VoxelMask
 from training.data.manifest import Split, TrialsManifest
 from training.data.nsd_betas import read_session, stored_scale
 from training.data.nsd_design import SESSIONS, NsdDesign, read_design
 from training.data.nsd_latents import Count, LatentsOf, SharedPictures
-from training.data.nsd_regions import Regions
-from training.data.nsd_volume import read_volume
+from training.data.regions import Regions
 from training.data.scoring import session_statistics, z_score
 from training.data.writer import TrialsWriter
 
@@ -148,9 +148,16 @@ def open_nsd(folder: Path, subject: int) -> NsdTrials:
             f"shows, found picture {both[0] + 1} in both"
         )
     pictures = np.concatenate([train, test])
-    mask, affine = _read_mask(roi)
+    mask, affine = read_mask(roi)
     return NsdTrials(
-        design, sessions, mask, roi, affine, row, pictures, train_images=len(train)
+        design,
+        sessions,
+        mask,
+        roi,
+        affine_rows(affine),
+        row,
+        pictures,
+        train_images=len(train),
     )
 
 
@@ -172,16 +179,6 @@ def _sessions(folder: Path) -> tuple[Path, ...]:
             f"found {strays[0] if strays else 'none'}"
         )
     return tuple(found)
-
-
-def _read_mask(file: Path) -> tuple[VoxelMask, Affine]:
-    volume, affine = read_volume(file, "mask nsdgeneral")
-    if not (volume > 0).any():
-        raise RecordingError(
-            f"{file}: values: expected three dimensions and voxels above 0, "
-            f"found {list(volume.shape)} without"
-        )
-    return VoxelMask.from_volume(volume > 0), affine_rows(affine)
 
 
 def prepare_nsd(

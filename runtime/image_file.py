@@ -1,0 +1,108 @@
+"""NIfTI images on disk, read with nibabel, from the extra `scanner`."""
+
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from runtime.arrays import Float64, Shaped
+from runtime.errors import BackendError, RecordingError
+from runtime.preprocess.mask import VoxelMask
+
+IMAGE_ENDINGS: Final = (".nii.gz", ".nii")
+
+DAMAGE: Final = (OSError, EOFError, ValueError, zlib.error)
+"""What reading a torn or damaged image raises."""
+
+
+def image_stem(file: Path) -> str:
+    """Return an image's name without ``.nii`` or ``.nii.gz``."""
+    return file.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def one_image(folder: Path, stem: str) -> Path:
+    """Return ``STEM.nii.gz`` of a folder, or ``STEM.nii`` where only that is there.
+
+    Raises:
+        RecordingError: Both are.
+    """
+    zipped, plain = (folder / f"{stem}{ending}" for ending in IMAGE_ENDINGS)
+    if not plain.is_file():
+        return zipped
+    if zipped.is_file():
+        raise RecordingError(
+            f"{plain}: expected one file of this image, found {zipped.name} beside it. "
+            "Remove one of the two"
+        )
+    return plain
+
+
+def open_image(file: Path, dimensions: int) -> Any:
+    """Open an image's header; nibabel has no types.
+
+    Raises:
+        RecordingError: The file is missing, damaged, or has other dimensions.
+        BackendError: nibabel is missing.
+    """
+    try:
+        import nibabel as nib
+        from nibabel.filebasedimages import ImageFileError
+    except ImportError as error:
+        raise BackendError(
+            "nibabel: expected the extra scanner, found it missing. "
+            "Install neuroflow-rt[scanner]"
+        ) from error
+    if not file.is_file():
+        raise RecordingError(f"{file}: expected a file, found none")
+    try:
+        image = nib.load(file)
+    except (ImageFileError, *DAMAGE) as error:
+        raise RecordingError(
+            f"{file}: expected a NIfTI image, found a torn or damaged file ({error}). "
+            "Copy it again"
+        ) from error
+    if len(image.shape) != dimensions:
+        raise RecordingError(
+            f"{file}: expected {dimensions} dimensions, found {list(image.shape)}"
+        )
+    return image
+
+
+def shape_of(image: Any) -> tuple[int, int, int]:
+    """Return an image's voxels along x, y and z."""
+    x, y, z = (int(size) for size in image.shape[:3])
+    return x, y, z
+
+
+def read_volume(
+    file: Path,
+) -> tuple[Shaped[np.ndarray, "x y z"], Float64[np.ndarray, "4 4"]]:
+    """Read an image of three dimensions and its affine.
+
+    Raises:
+        RecordingError: It is missing, damaged or not of three dimensions.
+        BackendError: nibabel is missing.
+    """
+    image = open_image(file, dimensions=3)
+    try:
+        volume = np.asarray(image.dataobj).reshape(shape_of(image))
+    except DAMAGE as error:
+        raise RecordingError(
+            f"{file}: expected a whole image, found a torn or damaged file ({error}). "
+            "Copy it again"
+        ) from error
+    return volume, np.asarray(image.affine, dtype=np.float64)
+
+
+def read_mask(file: Path) -> tuple[VoxelMask, Float64[np.ndarray, "4 4"]]:
+    """Read a mask, which is where an image is above 0, and its affine.
+
+    Raises:
+        RecordingError: As of `read_volume`, or no voxel is above 0.
+        BackendError: nibabel is missing.
+    """
+    volume, affine = read_volume(file)
+    if not (volume > 0).any():
+        raise RecordingError(f"{file}: expected at least one voxel above 0, found none")
+    return VoxelMask.from_volume(volume > 0), affine
