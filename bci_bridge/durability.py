@@ -6,7 +6,7 @@ each stream.
 """
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 
 class Durability:
@@ -46,9 +46,9 @@ class Durability:
         """Wait for no sync: the log does not reach its disk."""
         self._waiting.clear()
 
-    def keep_only(self, run: str) -> None:
+    def keep_only(self, runs: Collection[str]) -> None:
         """Forget the other runs."""
-        for known in [key for key in self._durable if key[0] != run]:
+        for known in [key for key in self._durable if key[0] not in runs]:
             del self._durable[known]
 
     def upto(self, run: str, stream: str) -> int:

@@ -124,8 +124,9 @@ class Ingress:
         stack.callback(self._gate.stop_attack)
         self._gate.attack([("inputs", self.endpoint, zmq.DEALER)], is_proven=is_restart)
         self._durability = Durability()
-        for stream, upto in ledger.received.items():
-            self._durability.logged(first_order - 1, ledger.run_id, stream, upto)
+        for heard in ledger.heard:
+            for stream, upto in heard.received.items():
+                self._durability.logged(first_order - 1, heard.run_id, stream, upto)
         self._runs, self._has_logged = 0, False
         self._rejected, self._clocks = Counter[str](), Clocks()
 
@@ -182,14 +183,17 @@ class Ingress:
     def report(self) -> IngressReport:
         """Account for everything."""
         protocol, is_kept = self._protocol, self._is_recording
-        run, received = protocol.run_id, protocol.ledger.received
+        run, heard = protocol.run_id, protocol.ledger.heard_of(protocol.run_id)
+        received = {} if heard is None else heard.received
         return IngressReport(
             runs=self._runs,
             run=run,
             acquisitions=protocol.next_index,
             ack_lag=self._durability.lag(run, received) if is_kept else None,
             syncs=self._recorder.syncs if is_kept else Histogram(),
-            uncertainty_ns=self._clocks.of({one for _, one, _ in protocol.streams()}),
+            uncertainty_ns=self._clocks.of(
+                {one.stream for one in protocol.standings()}
+            ),
             rejected=dict(self._rejected),
             recording=self._recording,
             self_attacks=self._gate.attacks_passed,
@@ -300,7 +304,9 @@ class Ingress:
         if not is_on:
             self._durability.give_up()
         if self._durability.settle(self._recorder.durable) or not is_on:
-            run = self._protocol.run_id
-            self._durability.keep_only(run)
-            for peer, stream, received in self._protocol.streams():
-                self._acknowledge(do.Acknowledge(peer, run, stream, received))
+            # Also of the run before: another may begin while its end is on the way to
+            # the disk, and its sender waits to hear that it is there.
+            heard = self._protocol.ledger.heard
+            self._durability.keep_only([one.run_id for one in heard])
+            for standing in self._protocol.standings():
+                self._acknowledge(standing)

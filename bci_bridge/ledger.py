@@ -59,6 +59,14 @@ def _mark(run_id: str) -> bytes:
     return hashlib.blake2b(run_id.encode(), digest_size=MARK_BYTES).digest()
 
 
+class HeardState(msgspec.Struct, frozen=True, kw_only=True):
+    """What was heard of a run that is over."""
+
+    run: str
+    crcs: dict[str, bytes] = {}
+    users: dict[str, str] = {}
+
+
 class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
     """All that a ledger knows, as a log's segments begin with it."""
 
@@ -73,9 +81,31 @@ class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
     acquisitions: AcquisitionsState | None = None
     former: bytes = b""
     """The runs before, as `_mark` writes them, one after the other."""
+    before: HeardState | None = None
+    """The last of them."""
 
 
 _DECODER = msgspec.msgpack.Decoder(LedgerState)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What has come of a run, which its senders may ask about even when it is over."""
+
+    run_id: str
+    crcs: dict[str, list[int]] = field(default_factory=dict)
+    """Per stream, the CRC of each message: position is sequence."""
+    users: dict[str, str] = field(default_factory=dict)
+    """Per stream, the key of its first message: no other may go on with it."""
+
+    @property
+    def received(self) -> dict[str, int]:
+        """By stream, the sequence that its next message has."""
+        return {name: len(crcs) for name, crcs in self.crcs.items()}
+
+    def expected(self, stream: str) -> int:
+        """Return the sequence that a stream's next message has."""
+        return len(self.crcs.get(stream, ()))
 
 
 @dataclass(slots=True)
@@ -85,10 +115,7 @@ class Run:
     start: RunStart
     segment: int
     acquisitions: Acquisitions
-    crcs: dict[str, list[int]] = field(default_factory=dict)
-    """Per stream, the CRC of each message: position is sequence."""
-    users: dict[str, str] = field(default_factory=dict)
-    """Per stream, the key of its first message: no other may go on with it."""
+    heard: Heard
 
 
 class Ledger:
@@ -97,11 +124,14 @@ class Ledger:
     Attributes:
         state: Where the run stands.
         run: None before the first.
+        before: What was heard of the run before it, whose sender may not know yet that
+            its last messages are on disk. None where there is none.
     """
 
     def __init__(self) -> None:
         self.state: State = "IDLE"
         self.run: Run | None = None
+        self.before: Heard | None = None
         # Marks, one after the other: a process that lives for months keeps them all.
         self._former = bytearray()
 
@@ -126,16 +156,22 @@ class Ledger:
         return 0 if self.run is None else self.run.acquisitions.next_index
 
     @property
-    def received(self) -> dict[str, int]:
-        """By stream of the run, the sequence that its next message has."""
-        run = self.run
-        return (
-            {} if run is None else {name: len(crcs) for name, crcs in run.crcs.items()}
-        )
+    def heard(self) -> list[Heard]:
+        """What was heard of the runs that a sender may ask about, the newest last."""
+        now = [] if self.run is None else [self.run.heard]
+        return now if self.before is None else [self.before, *now]
+
+    def heard_of(self, run_id: str) -> Heard | None:
+        """Return what was heard of a run; None where its senders are not answered."""
+        return next((one for one in self.heard if one.run_id == run_id), None)
+
+    def answering(self, run_id: str) -> Heard | None:
+        """Return what concerns a sender: of the run that it names, or of the newest."""
+        return self.heard_of(run_id) or next(iter(self.heard[::-1]), None)
 
     def expected(self, stream: str) -> int:
-        """Return the sequence that a stream's next message has."""
-        return 0 if self.run is None else len(self.run.crcs.get(stream, ()))
+        """Return the sequence that a stream's next message has in the current run."""
+        return 0 if self.run is None else self.run.heard.expected(stream)
 
     def begin_in(self, segment: int) -> None:
         """Note in which segment of the log the run began."""
@@ -169,9 +205,9 @@ class Ledger:
         run = self.run
         if run is None:
             return []
-        run.crcs.setdefault(record.stream, []).append(envelope.crc32)
+        run.heard.crcs.setdefault(record.stream, []).append(envelope.crc32)
         if user:
-            run.users.setdefault(record.stream, user)
+            run.heard.users.setdefault(record.stream, user)
         match record:
             case RunStart():
                 return [StartRun(record)]
@@ -182,9 +218,10 @@ class Ledger:
     def _begin(self, start: RunStart, segment: int) -> None:
         if self.run is not None:
             self._former += _mark(self.run_id)
+            self.before = self.run.heard
         if len(self._former) > MOST_FORMER * MARK_BYTES:
             del self._former[:MARK_BYTES]
-        self.run = Run(start, segment, Acquisitions(start))
+        self.run = Run(start, segment, Acquisitions(start), Heard(start.run))
         self.state = "RUNNING"
 
     def _decided(self, note: DecisionNote) -> list[Action]:
@@ -196,7 +233,7 @@ class Ledger:
         if note.what == "LATE_VOLUME_NOT_USED":
             return []  # follows from the volume before it
         if note.what == "STREAM_KEY":
-            run.users[note.stream] = note.detail
+            run.heard.users[note.stream] = note.detail
             return []
         self.state = "ENDED"
         end = RunEnd(run=note.run, stream="server", count=self.next_index, aborted=True)
@@ -212,13 +249,17 @@ class Ledger:
                 state=self.state,
                 start=run.start,
                 segment=run.segment,
-                crcs={
-                    stream: struct.pack(f"<{len(crcs)}I", *crcs)
-                    for stream, crcs in run.crcs.items()
-                },
-                users=run.users,
+                crcs=_packed(run.heard.crcs),
+                users=run.heard.users,
                 acquisitions=run.acquisitions.state(),
                 former=bytes(self._former),
+                before=None
+                if self.before is None
+                else HeardState(
+                    run=self.before.run_id,
+                    crcs=_packed(self.before.crcs),
+                    users=self.before.users,
+                ),
             )
         note = StateNote(run=self.run_id, stream="server")
         return encode(note, msgspec.msgpack.encode(known))
@@ -250,16 +291,26 @@ class Ledger:
                 known.start,
                 known.segment,
                 Acquisitions.from_state(known.start, known.acquisitions),
-                {
-                    stream: [
-                        int.from_bytes(crcs[at : at + 4], "little")
-                        for at in range(0, len(crcs), 4)
-                    ]
-                    for stream, crcs in known.crcs.items()
-                },
-                dict(known.users),
+                Heard(known.start.run, _unpacked(known.crcs), dict(known.users)),
+            )
+        if (before := known.before) is not None:
+            ledger.before = Heard(
+                before.run, _unpacked(before.crcs), dict(before.users)
             )
         return ledger
+
+
+def _packed(crcs: dict[str, list[int]]) -> dict[str, bytes]:
+    return {stream: struct.pack(f"<{len(one)}I", *one) for stream, one in crcs.items()}
+
+
+def _unpacked(crcs: dict[str, bytes]) -> dict[str, list[int]]:
+    return {
+        stream: [
+            int.from_bytes(one[at : at + 4], "little") for at in range(0, len(one), 4)
+        ]
+        for stream, one in crcs.items()
+    }
 
 
 def _without_notes(actions: list[Action]) -> list[Action]:

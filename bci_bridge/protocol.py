@@ -11,13 +11,14 @@ Theory of operation
 `bci_bridge.ledger`; the next
 RUN_START leaves ENDED (or IDLE) again. What the table does not list is refused.
 
-**Streams.** A peer says HELLO and thereby leases a stream name. It keeps the lease
-while it is heard from within `LEASE_NS`; a second peer with that name is BUSY until
-then, and takes over where the first one stopped afterwards, or at once with the first
-one's secret and key. The stream that starts a run is its scanner: only it sends
-volumes. A scanner that is silent beyond its lease cannot block the rig: another
-RUN_START then aborts its run, and begins when it is sent again. GOODBYE gives a lease
-back at once.
+**Streams** are leased by HELLO (`bci_bridge.leases`). The stream that starts a run is
+its scanner: only it sends volumes. A scanner that is silent beyond its lease cannot
+block the rig: another RUN_START then aborts its run, and begins when it is sent again.
+GOODBYE gives a lease back at once.
+
+**The run before.** Another run may begin while the end of the last one is on its way to
+the disk, or its acknowledgement to the sender. So the senders of the run before are
+still answered: how far it was received, and the same message again.
 
 **Keys.** Where peers have keys, each message comes with the device whose key it came
 under. Its roles must allow what it says; a routing id belongs to one key while its
@@ -46,7 +47,6 @@ A volume that was read in time but decided too late is LATE, which the worker se
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from bci_bridge.actions import (
@@ -57,9 +57,10 @@ from bci_bridge.actions import (
     Reply,
 )
 from bci_bridge.authority import ROLES, check_authority
-from bci_bridge.header import VERSION, Role
+from bci_bridge.header import VERSION
 from bci_bridge.keyring import Device
-from bci_bridge.ledger import TRANSITIONS, Ledger, State
+from bci_bridge.leases import LEASE_NS, Leases, Peer
+from bci_bridge.ledger import TRANSITIONS, Heard, Ledger, State
 from bci_bridge.messages import (
     DecisionNote,
     Goodbye,
@@ -74,23 +75,10 @@ from bci_bridge.messages import (
 from bci_bridge.wire import Envelope, encode
 from runtime.errors import PeerError
 
-LEASE_NS: Final = 5_000_000_000
 RETURN_NS: Final = 250_000_000
 """A scanner that is back sends again what it has within this time."""
 
 MAX_AHEAD: Final = 64
-MAX_PEERS: Final = 64
-
-
-@dataclass(slots=True)
-class _Peer:
-    role: Role
-    stream: str
-    seen_ns: int
-    user: str
-    """Public key; empty where there are none."""
-    proof: tuple[str, str]
-    """Secret of its HELLO and key: what takes its stream over at once."""
 
 
 def _admit_all(start: RunStart) -> None:
@@ -120,7 +108,7 @@ class Protocol:
         """
         self._ledger = Ledger() if ledger is None else ledger
         self._publish, self._replay, self._admit = publish, replay, admit
-        self._peers: dict[bytes, _Peer] = {}
+        self._peers = Leases()
         # The peer from which the run's volumes came last; none has come back yet.
         self._scanner, self._restored_ns = b"", now_ns
         # Until then, silence is this server's own fault and no acquisition's loss.
@@ -146,12 +134,17 @@ class Protocol:
         """The first acquisition of the run that has no outcome yet."""
         return self._ledger.next_index
 
-    def streams(self) -> list[tuple[bytes, str, int]]:
-        """List peer, stream and sequence expected next, for all that hold a lease."""
+    @property
+    def streams(self) -> set[str]:
+        """The streams that somebody holds a lease on."""
+        return {known.stream for known in self._peers.values() if known.stream}
+
+    def standings(self) -> list[Acknowledge]:
+        """Say to all that hold a lease how far their stream is."""
         return [
-            (peer, known.stream, self._ledger.expected(known.stream))
+            standing
             for peer, known in self._peers.items()
-            if known.stream
+            for standing in self._standing(peer, known)
         ]
 
     def receive(
@@ -178,10 +171,10 @@ class Protocol:
             check_authority(device, record)
             user = device.public_key
         known = self._peers.get(peer)
-        if known is not None and known.user != user:
-            is_silent = now_ns - known.seen_ns >= LEASE_NS
-            if not (is_silent and isinstance(record, Hello)):
-                raise PeerError("UNAUTHORISED", "the routing id is another key's")
+        is_anothers = known is not None and known.user != user
+        is_free = known is not None and known.is_silent(now_ns)
+        if is_anothers and not (is_free and isinstance(record, Hello)):
+            raise PeerError("UNAUTHORISED", "the routing id is another key's")
         match record:
             case Hello():
                 return self._hello(peer, record, now_ns, user)
@@ -193,25 +186,19 @@ class Protocol:
             case Heartbeat():
                 known.seen_ns = now_ns
                 # The answer to a stream repeats what an earlier, lost one said.
-                return self._standing(peer, known.stream, record.sent_ns)
+                return [*self._standing(peer, known, record.sent_ns)]
         if not known.stream or record.stream != known.stream:
             raise PeerError(
                 "WRONG_STREAM",
                 f"expected stream {known.stream!r}, found {record.stream!r}",
             )
-        run = self._ledger.run
-        if run is not None and record.run == run.start.run:
-            owner = run.users.get(known.stream, user)
-            if owner != user:
-                raise PeerError(
-                    "UNAUTHORISED", f"stream {known.stream!r} is another key's"
-                )
-        repeated = self._repeated(peer, envelope)
-        if repeated is not None:
-            known.seen_ns = now_ns
-            return repeated
-        actions = self._accept(peer, known, envelope, now_ns)
-        known.seen_ns = now_ns
+        heard = self._ledger.heard_of(record.run)
+        if heard is not None and heard.users.get(known.stream, user) != user:
+            raise PeerError("UNAUTHORISED", f"stream {known.stream!r} is another key's")
+        actions = None if heard is None else self._repeated(peer, envelope, heard)
+        if actions is None:
+            actions = self._accept(peer, known, envelope, now_ns)
+        known.seen_ns, known.run = now_ns, record.run
         return actions
 
     def expel(self, allowed: frozenset[str]) -> None:
@@ -252,25 +239,8 @@ class Protocol:
             )
         if hello.role != "observer" and not hello.stream:
             raise PeerError("WRONG_STREAM", f"expected a stream for {hello.role}")
-        peers, proof = self._peers, (hello.lease, user)
-        rivals = [
-            other
-            for other, known in peers.items()
-            if other != peer and hello.stream and known.stream == hello.stream
-        ]
-        # The same sender, come back after a crash: its secret, under its key.
-        former = {r for r in rivals if hello.lease and peers[r].proof == proof}
-        if any(now_ns - peers[r].seen_ns < LEASE_NS for r in {*rivals} - former):
-            raise PeerError("BUSY", f"stream {hello.stream!r} has a sender")
-        silent = [r for r, known in peers.items() if now_ns - known.seen_ns >= LEASE_NS]
-        if peer not in peers and len(peers) - len(silent) >= MAX_PEERS:
-            raise PeerError("BUSY", f"{MAX_PEERS} peers are connected")
-        if len(peers) >= MAX_PEERS:
-            rivals += silent
-        for rival in rivals:
-            peers.pop(rival, None)
-        stream = "" if hello.role == "observer" else hello.stream
-        peers[peer] = _Peer(hello.role, stream, now_ns, user, proof)
+        former = self._peers.lease(peer, hello, now_ns, user)
+        stream = self._peers[peer].stream
         run = self._ledger.run
         is_scanner = run is not None and stream and stream == run.start.stream
         if is_scanner and not self._scanner:
@@ -278,31 +248,36 @@ class Protocol:
             self._patient_until_ns = patient_ns
         if self._scanner in former or (is_scanner and not self._scanner):
             self._scanner = peer
+        heard = self._ledger.answering(hello.run) or Heard("")
         welcome = Welcome(
-            run=self.run_id,
+            run=heard.run_id,
             stream=stream,
             publish=self._publish,
             replay=self._replay,
-            received=self._ledger.expected(stream),
-            is_running=self.state == "RUNNING",
+            received=heard.expected(stream),
+            is_running=self.state == "RUNNING" and heard.run_id == self.run_id,
         )
         return [Reply(peer, welcome)]
 
-    def _standing(self, peer: bytes, stream: str, echo_ns: int) -> list[Action]:
-        run = self._ledger.run
-        if not stream or run is None:
+    def _standing(
+        self, peer: bytes, known: Peer, echo_ns: int | None = None
+    ) -> list[Acknowledge]:
+        heard, stream = self._ledger.answering(known.run), known.stream
+        if not stream or heard is None:
             return []
-        expected = self._ledger.expected(stream)
-        return [Acknowledge(peer, run.start.run, stream, expected, echo_ns)]
+        received = heard.expected(stream)
+        return [Acknowledge(peer, heard.run_id, stream, received, echo_ns)]
 
-    def _repeated(self, peer: bytes, envelope: Envelope) -> list[Action] | None:
-        record, run = envelope.record, self._ledger.run
-        if run is None or record.run != run.start.run:
-            return None
-        crcs = run.crcs.get(record.stream, [])
+    def _repeated(
+        self, peer: bytes, envelope: Envelope, heard: Heard
+    ) -> list[Action] | None:
+        record = envelope.record
+        crcs = heard.crcs.get(record.stream, [])
         if record.sequence >= len(crcs):
             return None
         if crcs[record.sequence] != envelope.crc32:
+            if isinstance(record, RunStart) and heard.run_id != self.run_id:
+                return None  # not the same run again, but its name
             raise PeerError(
                 "CONFLICT", f"sequence {record.sequence} came before, different"
             )
@@ -310,7 +285,7 @@ class Protocol:
         return [Acknowledge(peer, record.run, record.stream, accepted, record.sent_ns)]
 
     def _accept(
-        self, peer: bytes, known: _Peer, envelope: Envelope, now_ns: int
+        self, peer: bytes, known: Peer, envelope: Envelope, now_ns: int
     ) -> list[Action]:
         record = envelope.record
         if known.role not in ROLES.get(type(record), frozenset()):
@@ -377,7 +352,7 @@ class Protocol:
             Acknowledge(peer, start.run, start.stream, 1, start.sent_ns),
         ]
 
-    def _owned(self, known: _Peer, *, is_first: bool) -> list[Action]:
+    def _owned(self, known: Peer, *, is_first: bool) -> list[Action]:
         """Put on record whose key a stream began with, for whoever restores it."""
         if not known.user or not is_first:
             return []
@@ -390,7 +365,7 @@ class Protocol:
         if not self._scanner:
             return now_ns - self._restored_ns < LEASE_NS
         owner = self._peers.get(self._scanner)
-        return owner is not None and now_ns - owner.seen_ns < LEASE_NS
+        return owner is not None and not owner.is_silent(now_ns)
 
     def _abort(self, why: Literal["RUN_TAKEN_OVER", "SERVER_STOPPED"]) -> list[Action]:
         note = DecisionNote(run=self.run_id, stream="server", what=why)

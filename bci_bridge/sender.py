@@ -111,7 +111,10 @@ class Sender:
         except BaseException:
             self._release_spool()
             raise
-        hello = Hello(stream=stream, role=role, software="neuroflow-rt", lease=lease)
+        # Another run may have begun by the time this one's last answer is waited for.
+        hello = Hello(
+            run=run.run, stream=stream, role=role, software="neuroflow-rt", lease=lease
+        )
         patience = Patience(round(timeout_s * 1e9), round(outage_s * 1e9), is_cancelled)
         try:
             self._delivery = Delivery(

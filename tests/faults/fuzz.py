@@ -140,9 +140,9 @@ def _one(
 
 
 def _aim(protocol: Protocol, peer: bytes) -> dict[str, Any]:
-    for known, stream, expected in protocol.streams():
-        if known == peer:
-            return {"run": protocol.run_id, "stream": stream, "sequence": expected}
+    for one in protocol.standings():
+        if one.peer == peer:
+            return {"run": one.run, "stream": one.stream, "sequence": one.received}
     return {}
 
 
@@ -152,7 +152,7 @@ _Standing = tuple[object, ...]
 
 def _standing(protocol: Protocol) -> _Standing:
     state = protocol.state, protocol.run_id, protocol.next_index
-    return (*state, protocol.streams(), protocol.deadline_ns())
+    return (*state, protocol.standings(), protocol.deadline_ns())
 
 
 def _answer(envelope: Envelope | None, error: PeerError) -> None:

@@ -260,10 +260,9 @@ class Server:
                 record = logged.envelope.record
                 self._on_disk[record.run, record.stream] = record.sequence + 1
         self._counted = len(self.inputs)
-        run = "" if self.protocol is None else self.protocol.run_id
-        if self.protocol is not None and run:
-            for peer, stream, received in self.protocol.streams():
-                self._acknowledge(do.Acknowledge(peer, run, stream, received))
+        if self.protocol is not None:
+            for standing in self.protocol.standings():
+                self._acknowledge(standing)
 
     def _set_alarm(self) -> None:
         due_ns = None if self.protocol is None else self.protocol.deadline_ns()

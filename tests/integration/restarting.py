@@ -65,7 +65,7 @@ class Restarting:
         if power_cut and self._protocol.ledger.run is not None:
             left = self.durable
             del self.log[left:]
-            for crcs in self._protocol.ledger.run.crcs.values():
+            for crcs in self._protocol.ledger.run.heard.crcs.values():
                 del crcs[left:]
             forgets = left == 0
         if forgets:

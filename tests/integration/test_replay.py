@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 from neuroflow_client import Client
 
-from bci_bridge import protocol
+from bci_bridge import leases, protocol
 from bci_bridge.configuration import Configuration
 from bci_bridge.messages import ConfigurationNote, DecisionNote, Hello, RunEnd, Volume
 from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
@@ -294,7 +294,8 @@ def test_a_run_that_another_took_over_replays_identical(running, tmp_path):
 
 
 def test_a_killed_servers_successor_answers_the_rest(running, tmp_path, monkeypatch):
-    monkeypatch.setattr(protocol, "LEASE_NS", 1_500_000_000)
+    for module in (protocol, leases):
+        monkeypatch.setattr(module, "LEASE_NS", 1_500_000_000)
     first = running()
     play(PlayedRun("run-1", 10), first.address, None)
     first.stop()

@@ -1,5 +1,7 @@
 """A sender through outages and its own death: nothing lost, twice, or waited for."""
 
+import contextlib
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import zmq
 from msgspec import UNSET, structs
 from neuroflow_client import Client, TrialOutcome, VolumeOutcome
 
-from bci_bridge import delivery
+from bci_bridge import delivery, recorder
 from bci_bridge.messages import Event, RunEnd, RunStart, Volume
 from bci_bridge.player import play, run_start_from
 from bci_bridge.sender import Sender
@@ -487,3 +489,33 @@ def test_without_a_spool_a_full_memory_waits_for_the_server(monkeypatch):
         crash(sender)
 
     assert 0 < sender._said.volumes < 20
+
+
+def test_a_run_that_begins_before_the_last_ones_end_is_on_disk_keeps_nobody_waiting(
+    running, monkeypatch
+):
+    is_slow, sync = threading.Event(), recorder.os.fdatasync
+
+    def held_up(descriptor):
+        is_slow.wait(10)
+        sync(descriptor)
+
+    monkeypatch.setattr(recorder.os, "fdatasync", held_up)
+    address = running().address
+    first = Sender(address, _run("run-1"), stream="one", outage_s=5.0)
+    _send(first, range(3))
+    closed = threading.Event()
+    ending = threading.Thread(target=lambda: (first.close(), closed.set()))
+    ending.start()
+    second, until_s = None, time.monotonic() + 10
+    while second is None:
+        assert time.monotonic() < until_s, "the first run never ended"
+        with contextlib.suppress(PeerError):  # BUSY while the first run lasts
+            second = Sender(address, _run("run-2"), stream="two")
+    with second:
+        is_waiting = ending.is_alive()
+        is_slow.set()
+        ending.join(4)
+
+        assert is_waiting
+        assert closed.is_set()

@@ -67,7 +67,7 @@ def _state(protocol: Protocol) -> object:
                 peer: (known.role, known.stream, known.seen_ns)
                 for peer, known in protocol._peers.items()
             },
-            None if run is None else (run.start, protocol._scanner, run.crcs),
+            None if run is None else (run.start, protocol._scanner, run.heard.crcs),
             acquisitions,
         )
     )

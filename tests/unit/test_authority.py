@@ -6,6 +6,7 @@ from msgspec import structs
 from bci_bridge.authority import SAYS, check_authority
 from bci_bridge.endpoints import beside, check_address
 from bci_bridge.keyring import Device, z85_from_bytes
+from bci_bridge.leases import LEASE_NS
 from bci_bridge.messages import (
     Ack,
     Event,
@@ -18,7 +19,7 @@ from bci_bridge.messages import (
     Shown,
     Trigger,
 )
-from bci_bridge.protocol import LEASE_NS, ROLES, Protocol
+from bci_bridge.protocol import ROLES, Protocol
 from bci_bridge.self_attack import verdict_from
 from bci_bridge.wire import encode
 from runtime.errors import PeerError, UsageError
@@ -117,7 +118,7 @@ def test_a_routing_id_is_one_keys_while_its_lease_lasts(record):
     with pytest.raises(PeerError, match="UNAUTHORISED: the routing id is another key"):
         rig.say(b"p", record, THIEF)
 
-    assert [stream for _, stream, _ in rig.protocol.streams()] == ["scanner"]
+    assert rig.protocol.streams == {"scanner"}
 
 
 def test_a_routing_id_whose_lease_is_over_needs_a_hello_of_the_new_key():
@@ -170,7 +171,7 @@ def test_expelled_peers_are_forgotten_and_the_others_are_not():
 
     rig.protocol.expel(frozenset({THIEF.public_key}))
 
-    assert [peer for peer, _, _ in rig.protocol.streams()] == [b"q"]
+    assert rig.protocol.streams == {"other"}
 
 
 @pytest.mark.parametrize(

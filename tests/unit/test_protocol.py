@@ -4,6 +4,7 @@ from msgspec import structs
 
 from bci_bridge import actions as do
 from bci_bridge.keyring import Device, z85_from_bytes
+from bci_bridge.leases import LEASE_NS
 from bci_bridge.ledger import MOST_FORMER, Ledger
 from bci_bridge.messages import (
     Event,
@@ -15,7 +16,7 @@ from bci_bridge.messages import (
     RunStart,
     Volume,
 )
-from bci_bridge.protocol import LEASE_NS, Protocol
+from bci_bridge.protocol import Protocol
 from bci_bridge.wire import encode
 from runtime.errors import PeerError
 
@@ -329,6 +330,65 @@ def test_the_secret_of_the_lease_takes_the_stream_over_at_once():
     ]  # fmt: skip
 
 
+def two_runs():
+    """Of which the first has ended, and the second is another scanner's."""
+    rig = Rig().begin()
+    rig.volume(0)
+    rig.send(RunEnd(count=1))
+    rig.hello(b"other", "scanner", "other")
+    rig.give(b"other", rig.start, run="run-2", stream="other")
+    return rig
+
+
+def test_who_waits_for_the_run_before_still_hears_how_far_it_is():
+    rig = two_runs()
+
+    (beat,) = rig.give(SCANNER, Heartbeat(), stream="scanner")
+
+    # START, a volume and the end.
+    assert (beat.run, beat.stream, beat.received) == ("run-1", "scanner", 3)
+    assert [(one.run, one.received) for one in rig.protocol.standings()] == [
+        ("run-1", 3), ("run-2", 1),
+    ]  # fmt: skip
+
+
+def test_what_was_sent_again_of_the_run_before_is_acknowledged():
+    rig = two_runs()
+
+    (again,) = rig.give(
+        SCANNER, RunEnd(count=1), run="run-1", stream="scanner", sequence=2
+    )
+    assert (again.run, again.received) == ("run-1", 3)
+    with pytest.raises(PeerError, match="CONFLICT"):
+        rig.give(SCANNER, RunEnd(count=7), run="run-1", stream="scanner", sequence=2)
+    with pytest.raises(PeerError, match="WRONG_RUN: expected 'run-2'"):
+        rig.give(SCANNER, RunEnd(count=1), run="run-1", stream="scanner", sequence=3)
+
+
+def test_a_sender_of_the_run_before_is_greeted_with_it_and_others_with_the_newest():
+    rig = two_runs()
+
+    def greeted(run, peer, stream):
+        hello = Hello(role="stimulus", stream=stream, run=run)
+        (reply,) = rig.protocol.receive(peer, encode(hello), rig.now)
+        welcome = reply.record
+        return welcome.run, welcome.received, welcome.is_running
+
+    rig.give(SCANNER, Goodbye(), stream="scanner")
+    assert greeted("run-1", b"back", "scanner") == ("run-1", 3, False)
+    assert greeted("", b"new", "stimulus") == ("run-2", 0, True)
+    assert greeted("run-3", b"newer", "other-2") == ("run-2", 0, True)
+
+
+def test_a_ledger_that_was_read_back_knows_the_run_before_as_well():
+    rig = two_runs()
+
+    known = Ledger.from_note(rig.protocol.ledger.note())
+
+    assert known.heard == rig.protocol.ledger.heard
+    assert [one.run_id for one in known.heard] == ["run-1", "run-2"]
+
+
 def test_a_run_whose_stream_was_taken_over_is_not_an_abandoned_one():
     rig = Rig()
     _hello(rig, SCANNER, "secret")
@@ -350,7 +410,7 @@ def test_without_the_secret_of_the_lease_the_stream_is_busy(first, second):
     with pytest.raises(PeerError, match="BUSY: stream 'scanner' has a sender"):
         _hello(rig, b"scanner-2", second)
 
-    assert rig.protocol.streams() == [(SCANNER, "scanner", 0)]
+    assert list(rig.protocol._peers) == [SCANNER]
 
 
 def test_under_another_key_the_secret_of_the_lease_opens_nothing():

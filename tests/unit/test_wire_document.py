@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from bci_bridge import header, protocol, publisher, schema, wire
+from bci_bridge import header, leases, protocol, publisher, schema, wire
 from bci_bridge.authority import SAYS
 from bci_bridge.header import Header, RejectReason, VoxelType
 from bci_bridge.messages import Hello
@@ -79,7 +79,7 @@ def test_the_shared_fields_are_all_described():
         f"at most {header.MAX_PAYLOAD_BYTES} bytes",
         f"the server takes {header.VERSION} or",
         f"up to {protocol.MAX_AHEAD} beyond",
-        f"at least every {protocol.LEASE_NS // 10**9} seconds",
+        f"at least every {leases.LEASE_NS // 10**9} seconds",
         f"every {publisher.HEARTBEAT_NS // 10**6} ms",
         f"one of {', '.join(f'`{name}`' for name in get_args(VoxelType))};",
         ", ".join(f"`{name}`" for name in get_args(RejectReason)),
