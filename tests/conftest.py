@@ -26,13 +26,20 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item):
-    """Let what is marked ``unchecked`` run as users run it, its fixtures included.
+    """Hold the calls of fast tests against their annotations, and of no others.
 
-    A check costs ten times what a small function does. Who reads a graph of thousands
-    of nodes makes the same calls as the tests of one node, which are checked.
+    A check costs ten times what a small function does. Slow tests, their fixtures
+    included, run the code as users do: they make the calls of fast ones, many times
+    over. ``checked`` and ``unchecked`` mark what is to be otherwise.
     """
-    is_unchecked = item.get_closest_marker("unchecked") is not None
-    jaxtyping_config.update("jaxtyping_disable", is_unchecked)
+
+    def is_marked(name):
+        return item.get_closest_marker(name) is not None
+
+    is_checked = is_marked("checked") or not (
+        is_marked("slow") or is_marked("unchecked")
+    )
+    jaxtyping_config.update("jaxtyping_disable", not is_checked)
     try:
         return (yield)
     finally:

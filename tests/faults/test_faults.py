@@ -57,7 +57,7 @@ EVERY = [
         name,
         marks=[
             *([] if name in QUICK else [pytest.mark.slow]),
-            *([] if name in CHECKED else [pytest.mark.unchecked]),
+            *([pytest.mark.checked] if name in CHECKED else []),
         ],
     )
     for name in registry.MODULES

@@ -38,7 +38,6 @@ def test_a_seed_repeats_exactly_and_another_does_not():
 
 
 @pytest.mark.slow
-@pytest.mark.unchecked
 def test_a_seed_repeats_exactly_in_other_processes():
     # The order of sets of names differs between processes, unless it is seeded.
     said = [

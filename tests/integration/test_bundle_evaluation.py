@@ -23,7 +23,7 @@ from training.metrics.result import Absent, Value
 from training.metrics.voxels import image_means
 from verbs.pipeline import build
 
-pytestmark = [pytest.mark.slow, pytest.mark.unchecked]
+pytestmark = pytest.mark.slow
 
 
 def small_bundle(out, dataset, seed=0):

@@ -18,7 +18,7 @@ from bci_bridge.player import play
 from tests.integration.test_supervisor import ENVIRONMENT, ROOT, supervised
 from tests.integration.tiny import PlayedRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.unchecked]
+pytestmark = pytest.mark.slow
 
 FLOODERS = 10
 RUN_VOLUMES = 20

@@ -25,7 +25,6 @@ print("done", flush=True)
 
 
 @pytest.mark.slow
-@pytest.mark.unchecked
 def test_a_player_killed_again_and_again_loses_and_doubles_nothing(running, tmp_path):
     server = running(recording=str(tmp_path / "log"))
     spool, dice = tmp_path / "spool", random.Random(20)
@@ -73,7 +72,6 @@ play(PlayedRun("run-1", 60, tr_s=0.1), sys.argv[1], 1.0, spool=Path(sys.argv[2])
 
 
 @pytest.mark.slow
-@pytest.mark.unchecked
 def test_a_live_player_that_was_killed_keeps_the_time_base_of_its_run(
     running, tmp_path
 ):

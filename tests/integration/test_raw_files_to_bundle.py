@@ -36,7 +36,7 @@ from training.metrics.result import Value
 from training.stimuli import open_stimuli
 
 # Two trainings of two stages each, by as many processes as there are commands.
-pytestmark = [pytest.mark.slow, pytest.mark.unchecked, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "training.md"

@@ -31,7 +31,7 @@ from training.checkpoint import load_flow, load_neurovae
 from training.fit import fit_flow, fit_neurovae
 from training.trials import TrialSet
 
-pytestmark = [pytest.mark.slow, pytest.mark.unchecked]
+pytestmark = pytest.mark.slow
 
 HALVES = ("f16", "bf16")
 PRECISIONS = ("f32", *HALVES, *EIGHT_BITS)

@@ -21,7 +21,7 @@ from verbs.bench_sizes import sizes_of_bundle, sizes_of_config
 from verbs.bench_torch import open_torch
 
 # An export stands behind them, and most of it is torch's exporter.
-pytestmark = [pytest.mark.slow, pytest.mark.unchecked]
+pytestmark = pytest.mark.slow
 WHO = Who(peer="ort", precision="f32", threads=1)
 
 

@@ -350,7 +350,6 @@ def exported(module, shapes, inputs, outputs):
 
 
 @pytest.mark.slow
-@pytest.mark.unchecked
 def test_every_exported_graph_is_torch_in_float64():
     model = random_model()
     voxels, flow = model.config.vae.voxels, model.config.flow
@@ -377,7 +376,6 @@ def test_every_exported_graph_is_torch_in_float64():
 
 
 @pytest.mark.slow
-@pytest.mark.unchecked
 def test_a_bundles_graphs_agree_with_onnx_runtime_and_its_golden_vectors():
     with open_bundle(tiny_bundle()) as bundle:
         for graph in bundle.manifest.graphs:
