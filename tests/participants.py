@@ -11,6 +11,7 @@ import numpy as np
 from runtime.answers import RunGeometry, Trial
 from runtime.estimator import BetaEstimator
 from runtime.preprocess import VoxelMask
+from runtime.recording import open_recording
 from training.participant import generate_participant, tiny
 
 SHAPE = (4, 3, 3)
@@ -47,3 +48,21 @@ def tiny_participant() -> Path:
     scratch = Path(tempfile.mkdtemp(prefix="neuroflow-participant-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     return generate_participant(scratch / "participant", tiny(), seed=3).root
+
+
+def with_buttons(folder):
+    """Put a button press without a picture before every trial; return how many."""
+    for file in sorted(folder.glob("sub-*/**/func/*_events.tsv")):
+        head, *rows = file.read_text().splitlines()
+        names = head.split("\t")
+        lines = [head]
+        for number, row in enumerate(rows):
+            press = dict.fromkeys(names, "n/a") | {
+                "onset": row.split("\t")[names.index("onset")],
+                "duration": "0",
+                "trial_type": "button",
+                "trial_id": f"press-{number}",
+            }
+            lines += ["\t".join(press[name] for name in names), row]
+        file.write_text("\n".join(lines) + "\n")
+    return sum(len(run.events) for run in open_recording(folder).runs) // 2

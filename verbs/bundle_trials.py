@@ -1,5 +1,6 @@
 """A recording's trials of one split, estimated as a bundle's server would have."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,12 @@ from verbs.split_trials import WHOLE_MASK, SplitTrials
 
 
 def read_trials(
-    folder: Path, bundle: Bundle, split: str, on_run: Progress | None = None
+    folder: Path,
+    bundle: Bundle,
+    split: str,
+    on_run: Progress | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
 ) -> SplitTrials:
     """Estimate the trials of a split as the bundle's server would have.
 
@@ -30,6 +36,7 @@ def read_trials(
         bundle: Says which voxels, and how a trial is estimated.
         split: Runs without it are not read.
         on_run: Told after each run.
+        say: Told which events are no trials, if any.
 
     Raises:
         UsageError: The bundle decodes volumes, which have no trials, or betas that
@@ -54,7 +61,10 @@ def read_trials(
         )
     stimuli = open_stimuli(folder)
     subject = known_subject(folder, bundle.manifest.subject)
-    whole = shown_pictures(open_recording(folder, subject=subject)).recording
+    trials = shown_pictures(open_recording(folder, subject=subject))
+    whole = trials.recording
+    if left_out := trials.left_out():
+        say(left_out)
     runs = tuple(r for r in whole.runs if any(e.split == split for e in r.events))
     if not runs:
         found = sorted({event.split for run in whole.runs for event in run.events})

@@ -105,7 +105,7 @@ def evaluate_bundle(
             others = others_of_trials(prepared, own, split)
         else:
             folder = recording or Path()
-            found = read_trials(folder, own, split, shown.count)
+            found = read_trials(folder, own, split, shown.count, say=shown.say)
             others = others_of_recording(folder, own, split, shown.count)
         rng = np.random.default_rng(SEED)
         judged = evaluate_split(maps, other, found, others, networks, rng, shown)

@@ -1,6 +1,7 @@
 """`neuroflow evaluate --bundle` on a small participant: everything that can be had."""
 
 import io
+import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from unittest import mock
 
@@ -15,12 +16,13 @@ from runtime.estimator import BetaEstimator
 from runtime.model import open_model
 from runtime.patch_dct import PatchDct
 from tests.models import tiny_bundle
-from tests.participants import tiny_participant
+from tests.participants import tiny_participant, with_buttons
 from training.config import config_from_preset
 from training.dataset import open_dataset
 from training.metrics.report import from_json
 from training.metrics.result import Absent, Value
 from training.metrics.voxels import image_means
+from verbs.bundle_trials import read_trials
 from verbs.pipeline import build
 
 pytestmark = pytest.mark.slow
@@ -105,6 +107,21 @@ def test_the_verb_says_what_it_wrote_and_every_figure_of_the_split(evaluated):
         assert isinstance(row.clip, Absent)
     assert "absent" in text
     assert "inception_v3_google" in text.split("## Absent")[1]
+
+
+def test_events_that_show_no_picture_are_left_out_and_counted(bundle, tmp_path):
+    folder = shutil.copytree(tiny_participant(), tmp_path / "bids")
+    pressed = with_buttons(folder)
+    lines = []
+
+    with open_bundle(bundle) as opened:
+        found = read_trials(folder, opened, "test", say=lines.append)
+        wanted = read_trials(tiny_participant(), opened, "test")
+
+    assert lines == [f"events left out: {pressed} without a picture"]
+    np.testing.assert_array_equal(found.betas, wanted.betas)
+    # Regions by label; one stands beside all voxels.
+    assert list(found.rois)[1:3] == ["V1", "V2"]
 
 
 def test_figures_agree_with_a_second_way_to_compute_them(evaluated, bundle, dataset):

@@ -16,7 +16,7 @@ from runtime.patch_dct import PatchDct
 from runtime.preprocess import Hrf, VoxelMask, register
 from runtime.preprocess.motion_settings import Motion
 from runtime.recording import open_recording
-from tests.participants import tiny_participant
+from tests.participants import tiny_participant, with_buttons
 from training.data.bids import open_bids, prepare_bids
 from training.data.regions import read_regions, recorded_volumes
 from training.data.store import open_trials
@@ -304,24 +304,6 @@ def test_a_trial_whose_picture_is_missing_is_named(copy, value, line):
 
     with pytest.raises(RecordingError, match=line):
         open_bids(copy)
-
-
-def with_buttons(folder):
-    """Put a button press without a picture before every trial of every run."""
-    for file in sorted(folder.glob("sub-*/**/func/*_events.tsv")):
-        head, *rows = file.read_text().splitlines()
-        names = head.split("\t")
-        lines = [head]
-        for number, row in enumerate(rows):
-            press = dict.fromkeys(names, "n/a") | {
-                "onset": row.split("\t")[names.index("onset")],
-                "duration": "0",
-                "trial_type": "button",
-                "trial_id": f"press-{number}",
-            }
-            lines += ["\t".join(press[name] for name in names), row]
-        file.write_text("\n".join(lines) + "\n")
-    return sum(len(run.events) for run in open_recording(folder).runs) // 2
 
 
 def test_events_without_a_picture_are_no_trials_and_are_counted(
