@@ -97,6 +97,8 @@ class Delivery:
         )
         if self._window.next > 0:
             self._stand(self.welcome)
+        elif self.welcome.run == run and self.welcome.received > 0:
+            self._join(self.welcome.received)
 
     @property
     def count(self) -> int:
@@ -296,13 +298,30 @@ class Delivery:
         if window.received > 0:
             self._received(now_ns)
 
+    def _join(self, received: int) -> None:
+        """Go on with a stream of which nothing is held here, but the server has some.
+
+        Raises:
+            ArtifactError: Its sender held the run's beginning, or had a spool.
+        """
+        if self._spool is not None or self._hello.role != "stimulus":
+            raise ArtifactError(
+                f"run {self._run!r}: expected a server that has nothing of this "
+                f"stream, found {received} messages of an earlier sender. Go on with "
+                "its spool, or name the run anew."
+            )
+        # Events do not rest on each other: what comes now follows what came.
+        self._window = Window(received, after=received)
+        self._highest_sent = received
+        self._is_whole, self._is_known = False, True
+
     def _rejected(self, reject: Reject) -> None:
         if reject.is_consumed:
             self.refusals.append(reject)
         elif reject.reason == "NO_HELLO":
             if not self._is_greeting:
                 self._greet(self._clock_ns())
-        elif reject.reason == "BUSY" and self._is_greeting and not reject.run:
+        elif reject.reason == "BUSY" and self._is_greeting:
             return  # another routing id of ours still has the lease: ask again
         elif reject.reason not in _HARMLESS:
             raise PeerError(reject.reason, reject.detail)

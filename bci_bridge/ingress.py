@@ -30,7 +30,7 @@ from bci_bridge.places import INPUTS as LOG
 from bci_bridge.places import Places
 from bci_bridge.protocol import Protocol
 from bci_bridge.recorder import Recorder
-from bci_bridge.recovery import is_spilt_since, recovered_ledger
+from bci_bridge.recovery import recovered_ledger, spilt_runs
 from bci_bridge.rejects import FLOOD, consumed, reject_from
 from bci_bridge.settings import (
     INGRESS,
@@ -96,14 +96,14 @@ class Ingress:
             now_ns=clock_ns(),
         )
         self._tokens = Tokens(config.rate_per_s, config.burst)
-        run = ledger.run if ledger.state == "RUNNING" else None
+        self._spilt = spilt_runs(places, LOG, ledger)
         self._recorder = Recorder(
             places.log(LOG),
             spill=places.spill(LOG),
             first_order=first_order,
             preface=ledger.note,
             keeps_all=self._is_recording,
-            is_degraded=run is not None and is_spilt_since(places, LOG, run.segment),
+            is_degraded=ledger.state == "RUNNING" and ledger.run_id in self._spilt,
         )
         stack.callback(self._recorder.close)
         self._bell = Bell(places.moment, INGRESS)
@@ -126,7 +126,9 @@ class Ingress:
         self._durability = Durability()
         for heard in ledger.heard:
             for stream, upto in heard.received.items():
-                self._durability.logged(first_order - 1, heard.run_id, stream, upto)
+                if heard.run_id not in self._spilt:
+                    place = first_order - 1
+                    self._durability.logged(place, heard.run_id, stream, upto)
         self._runs, self._has_logged = 0, False
         self._rejected, self._clocks = Counter[str](), Clocks()
 
@@ -191,9 +193,7 @@ class Ingress:
             acquisitions=protocol.next_index,
             ack_lag=self._durability.lag(run, received) if is_kept else None,
             syncs=self._recorder.syncs if is_kept else Histogram(),
-            uncertainty_ns=self._clocks.of(
-                {one.stream for one in protocol.standings()}
-            ),
+            uncertainty_ns=self._clocks.of(protocol.streams),
             rejected=dict(self._rejected),
             recording=self._recording,
             self_attacks=self._gate.attacks_passed,
@@ -204,6 +204,13 @@ class Ingress:
     @property
     def _recording(self) -> Literal["ON", "DEGRADED", "OFF"]:
         return self._recorder.state if self._is_recording else "OFF"
+
+    def _recording_of(self, run_id: str) -> Literal["ON", "DEGRADED", "OFF"]:
+        protocol = self._protocol
+        is_over = run_id != protocol.run_id or protocol.state != "RUNNING"
+        # Its end may be in memory alone, whatever has become of the disk since.
+        is_unsafe = is_over and run_id in self._spilt and self._recording == "ON"
+        return "DEGRADED" if is_unsafe else self._recording
 
     def _read_inputs(self) -> bool:
         for _ in range(READ_AT_ONCE):
@@ -286,7 +293,7 @@ class Ingress:
             sent_ns=self._clock_ns(),
             received=action.received,
             durable=self._durability.upto(action.run, action.stream),
-            recording=self._recording,
+            recording=self._recording_of(action.run),
             echo_ns=action.echo_ns,
         )
         self._send(action.peer, encode(ack))

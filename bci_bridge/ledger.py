@@ -53,6 +53,13 @@ MOST_FORMER: Final = 4096
 
 MARK_BYTES: Final = 8
 
+MOST_BEFORE: Final = 8
+"""Runs that are over and whose senders are still answered."""
+
+MOST_HEARD: Final = 65_536
+"""Messages of these runs together: each is 4 bytes of every segment. One of two hours
+at a TR of 0.5 s with a trigger for each volume has 28,800."""
+
 
 def _mark(run_id: str) -> bytes:
     """Stand for a run's name, in few bytes: each segment of the log begins with all."""
@@ -63,6 +70,7 @@ class HeardState(msgspec.Struct, frozen=True, kw_only=True):
     """What was heard of a run that is over."""
 
     run: str
+    segment: int = 0
     crcs: dict[str, bytes] = {}
     users: dict[str, str] = {}
 
@@ -81,8 +89,8 @@ class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
     acquisitions: AcquisitionsState | None = None
     former: bytes = b""
     """The runs before, as `_mark` writes them, one after the other."""
-    before: HeardState | None = None
-    """The last of them."""
+    heard_before: tuple[HeardState, ...] = ()
+    """The last of them, the newest at the end."""
 
 
 _DECODER = msgspec.msgpack.Decoder(LedgerState)
@@ -93,10 +101,17 @@ class Heard:
     """What has come of a run, which its senders may ask about even when it is over."""
 
     run_id: str
+    segment: int = 0
+    """The log's segment in which the run began."""
     crcs: dict[str, list[int]] = field(default_factory=dict)
     """Per stream, the CRC of each message: position is sequence."""
     users: dict[str, str] = field(default_factory=dict)
     """Per stream, the key of its first message: no other may go on with it."""
+
+    @property
+    def messages(self) -> int:
+        """How many, of all streams."""
+        return sum(map(len, self.crcs.values()))
 
     @property
     def received(self) -> dict[str, int]:
@@ -113,7 +128,6 @@ class Run:
     """The run that is under way, or was the last."""
 
     start: RunStart
-    segment: int
     acquisitions: Acquisitions
     heard: Heard
 
@@ -124,14 +138,14 @@ class Ledger:
     Attributes:
         state: Where the run stands.
         run: None before the first.
-        before: What was heard of the run before it, whose sender may not know yet that
-            its last messages are on disk. None where there is none.
+        before: What was heard of the last runs before it, the newest at the end. Their
+            senders may not know yet that their last messages are on disk.
     """
 
     def __init__(self) -> None:
         self.state: State = "IDLE"
         self.run: Run | None = None
-        self.before: Heard | None = None
+        self.before: list[Heard] = []
         # Marks, one after the other: a process that lives for months keeps them all.
         self._former = bytearray()
 
@@ -158,8 +172,7 @@ class Ledger:
     @property
     def heard(self) -> list[Heard]:
         """What was heard of the runs that a sender may ask about, the newest last."""
-        now = [] if self.run is None else [self.run.heard]
-        return now if self.before is None else [self.before, *now]
+        return [*self.before, *([] if self.run is None else [self.run.heard])]
 
     def heard_of(self, run_id: str) -> Heard | None:
         """Return what was heard of a run; None where its senders are not answered."""
@@ -176,7 +189,7 @@ class Ledger:
     def begin_in(self, segment: int) -> None:
         """Note in which segment of the log the run began."""
         if self.run is not None:
-            self.run.segment = segment
+            self.run.heard.segment = segment
 
     def fold(
         self,
@@ -218,11 +231,19 @@ class Ledger:
     def _begin(self, start: RunStart, segment: int) -> None:
         if self.run is not None:
             self._former += _mark(self.run_id)
-            self.before = self.run.heard
+            self._remember(self.run.heard)
         if len(self._former) > MOST_FORMER * MARK_BYTES:
             del self._former[:MARK_BYTES]
-        self.run = Run(start, segment, Acquisitions(start), Heard(start.run))
+        self.run = Run(start, Acquisitions(start), Heard(start.run, segment))
         self.state = "RUNNING"
+
+    def _remember(self, over: Heard) -> None:
+        self.before.append(over)
+        while (
+            len(self.before) > MOST_BEFORE
+            or sum(one.messages for one in self.before) > MOST_HEARD
+        ):
+            del self.before[0]
 
     def _decided(self, note: DecisionNote) -> list[Action]:
         run = self.run
@@ -248,17 +269,19 @@ class Ledger:
             known = LedgerState(
                 state=self.state,
                 start=run.start,
-                segment=run.segment,
+                segment=run.heard.segment,
                 crcs=_packed(run.heard.crcs),
                 users=run.heard.users,
                 acquisitions=run.acquisitions.state(),
                 former=bytes(self._former),
-                before=None
-                if self.before is None
-                else HeardState(
-                    run=self.before.run_id,
-                    crcs=_packed(self.before.crcs),
-                    users=self.before.users,
+                heard_before=tuple(
+                    HeardState(
+                        run=one.run_id,
+                        segment=one.segment,
+                        crcs=_packed(one.crcs),
+                        users=one.users,
+                    )
+                    for one in self.before
                 ),
             )
         note = StateNote(run=self.run_id, stream="server")
@@ -289,14 +312,18 @@ class Ledger:
         if known.start is not None and known.acquisitions is not None:
             ledger.run = Run(
                 known.start,
-                known.segment,
                 Acquisitions.from_state(known.start, known.acquisitions),
-                Heard(known.start.run, _unpacked(known.crcs), dict(known.users)),
+                Heard(
+                    known.start.run,
+                    known.segment,
+                    _unpacked(known.crcs),
+                    dict(known.users),
+                ),
             )
-        if (before := known.before) is not None:
-            ledger.before = Heard(
-                before.run, _unpacked(before.crcs), dict(before.users)
-            )
+        ledger.before = [
+            Heard(one.run, one.segment, _unpacked(one.crcs), dict(one.users))
+            for one in known.heard_before
+        ]
         return ledger
 
 

@@ -16,9 +16,9 @@ its scanner: only it sends volumes. A scanner that is silent beyond its lease ca
 block the rig: another RUN_START then aborts its run, and begins when it is sent again.
 GOODBYE gives a lease back at once.
 
-**The run before.** Another run may begin while the end of the last one is on its way to
-the disk, or its acknowledgement to the sender. So the senders of the run before are
-still answered: how far it was received, and the same message again.
+**Runs before.** Another run may begin while the end of the last one is on its way to
+the disk, or its sender is away. So the senders of the last few are still answered: how
+far theirs was received, and the same message again.
 
 **Keys.** Where peers have keys, each message comes with the device whose key it came
 under. Its roles must allow what it says; a routing id belongs to one key while its
@@ -242,7 +242,12 @@ class Protocol:
         former = self._peers.lease(peer, hello, now_ns, user)
         stream = self._peers[peer].stream
         run = self._ledger.run
-        is_scanner = run is not None and stream and stream == run.start.stream
+        # Who names another run comes for the end of that, and not to go on with this.
+        is_scanner = (
+            run is not None
+            and stream == run.start.stream
+            and hello.run in ("", run.start.run)
+        )
         if is_scanner and not self._scanner:
             patient_ns = min(self._patient_until_ns, now_ns + RETURN_NS)
             self._patient_until_ns = patient_ns

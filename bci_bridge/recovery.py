@@ -3,6 +3,8 @@
 The last segment tells: it begins with all that was known then, and the rest is folded.
 """
 
+import math
+
 from bci_bridge.ledger import Ledger
 from bci_bridge.outbox import KEPT_RUNS
 from bci_bridge.places import INPUTS, OUTCOMES, Places
@@ -52,8 +54,24 @@ def recovered_ledger(places: Places) -> tuple[Ledger, int]:
 
 def is_spilt_since(places: Places, name: str, segment: int) -> bool:
     """Say whether a log has been in memory since a segment was begun."""
+    return any(number >= segment for number in _spilt(places, name))
+
+
+def spilt_runs(places: Places, name: str, ledger: Ledger) -> frozenset[str]:
+    """Name the runs whose senders are answered, and of which memory may hold a part."""
+    begun = [one.segment for one in ledger.heard]
+    # A run ends in the segment in which the next begins, or before it.
+    ends = [*begun[1:], math.inf]
+    return frozenset(
+        one.run_id
+        for one, end in zip(ledger.heard, ends, strict=False)
+        if any(one.segment <= number <= end for number in _spilt(places, name))
+    )
+
+
+def _spilt(places: Places, name: str) -> tuple[int, ...]:
     spill = places.spill(name)
-    return spill is not None and any(n >= segment for n in segments_in([spill]))
+    return () if spill is None else tuple(segments_in([spill]))
 
 
 def is_folded(logged: Logged) -> bool:
@@ -85,7 +103,7 @@ def run_segment(places: Places) -> int:
     if preface is None:
         return 0
     run = Ledger.from_note(preface.envelope).run
-    return number if run is None else min(run.segment, number)
+    return number if run is None else min(run.heard.segment, number)
 
 
 def runs_before(places: Places, known: frozenset[str]) -> frozenset[str]:

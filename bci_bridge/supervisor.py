@@ -355,12 +355,14 @@ def serve_supervised(
         endpoints = server.start(stop)
         if endpoints is not None:
             on_ready(endpoints)
-        told, looked_ns = "", 0
-        while not stop():
+        told, looked_ns, is_over = "", 0, stop()
+        while not is_over:
             server.turn()
+            is_over = stop()
             for notice in server.notices():
                 on_trouble(notice)
-            if time.monotonic_ns() - looked_ns < LOOK_NS:
+            # At the end once more: what came within the last second is told, too.
+            if time.monotonic_ns() - looked_ns < LOOK_NS and not is_over:
                 continue
             trouble, looked_ns = server.trouble, time.monotonic_ns()
             if trouble and trouble != told:

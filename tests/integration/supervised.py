@@ -38,7 +38,9 @@ def main() -> int:
             say(msgspec.json.encode(endpoints).decode())
             told: dict[str, int] = {}
             trouble = ""
-            while not stop():
+            is_over = stop()
+            while not is_over:
+                is_over = stop()
                 if server.pids != told:
                     told = server.pids
                     say(json.dumps(told))
@@ -47,7 +49,7 @@ def main() -> int:
                     complain(trouble)
                 server.turn()
                 for notice in server.notices():
-                    sys.stderr.write(f"neuroflow: {notice}\n")
+                    complain(f"neuroflow: {notice}")
             say(msgspec.json.encode(server.stop()).decode())
     except NeuroFlowError as error:
         sys.stderr.write(f"neuroflow: {error}\n")

@@ -14,11 +14,12 @@ from msgspec import UNSET, structs
 from neuroflow_client import Client, TrialOutcome, VolumeOutcome
 
 from bci_bridge import delivery, recorder
-from bci_bridge.messages import Event, RunEnd, RunStart, Volume
+from bci_bridge.messages import Event, Goodbye, Hello, RunEnd, RunStart, Volume
 from bci_bridge.player import play, run_start_from
 from bci_bridge.sender import Sender
 from bci_bridge.unfinished import finish_spool, held_run
 from bci_bridge.window import WINDOW
+from bci_bridge.wire import encode
 from runtime.errors import ArtifactError, BackendError, PeerError, UsageError
 from tests.integration.restarting import crash, restarting, said
 from tests.integration.tiny import SHAPE, PlayedEvent, PlayedRun
@@ -519,3 +520,57 @@ def test_a_run_that_begins_before_the_last_ones_end_is_on_disk_keeps_nobody_wait
 
         assert is_waiting
         assert closed.is_set()
+
+
+def test_a_rival_that_greets_a_server_first_is_waited_for():
+    with restarting() as server:
+        sender = Sender(server.address, _run())
+        _send(sender, range(3))
+        server.down()
+        server.up()
+        with zmq.Context() as context, context.socket(zmq.DEALER) as rival:
+            rival.setsockopt(zmq.LINGER, 0)
+            rival.connect(server.address)
+            hello = Hello(role="scanner", stream="scanner", lease="another")
+            rival.send_multipart(encode(hello).frames)
+            assert rival.poll(5000)
+            # Greeted anew, it hears that its stream has a sender.
+            until_s = time.monotonic() + 0.5
+            while time.monotonic() < until_s:
+                sender.pump(20)
+            rival.send_multipart(encode(Goodbye()).frames)
+            _send(sender, range(3, 6))
+            sender.close()
+
+    assert _is_whole(server.log)
+    assert _indices(server.log) == list(range(6))
+
+
+def test_stimulus_software_started_again_goes_on_with_its_stream():
+    def event(trial_id):
+        with Sender(server.address, _run(), role="stimulus") as software:
+            software.event(trial_id, 0.0, 1.0)
+
+    with restarting() as server, Sender(server.address, _run()):
+        for trial_id in ("t-1", "t-2", "t-3"):
+            event(trial_id)
+
+    events = [record for record in server.log if isinstance(record, Event)]
+    assert [(one.trial_id, one.sequence) for one in events] == [
+        ("t-1", 0), ("t-2", 1), ("t-3", 2),
+    ]  # fmt: skip
+
+
+def test_a_scanner_that_holds_nothing_of_its_run_is_refused():
+    with restarting() as server:
+        sender = Sender(server.address, _run())
+        _send(sender, range(3))
+        _pump_until(sender, lambda: len(server.log) == 4)
+        sender._line.close()  # says GOODBYE, so that the stream is free
+        with pytest.raises(ArtifactError) as caught:
+            Sender(server.address, _run())
+
+    assert str(caught.value) == (
+        "run 'run-1': expected a server that has nothing of this stream, found 4 "
+        "messages of an earlier sender. Go on with its spool, or name the run anew."
+    )

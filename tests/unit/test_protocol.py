@@ -3,9 +3,10 @@ import pytest
 from msgspec import structs
 
 from bci_bridge import actions as do
+from bci_bridge import ledger
 from bci_bridge.keyring import Device, z85_from_bytes
 from bci_bridge.leases import LEASE_NS
-from bci_bridge.ledger import MOST_FORMER, Ledger
+from bci_bridge.ledger import MOST_BEFORE, MOST_FORMER, Ledger
 from bci_bridge.messages import (
     Event,
     Goodbye,
@@ -387,6 +388,47 @@ def test_a_ledger_that_was_read_back_knows_the_run_before_as_well():
 
     assert known.heard == rig.protocol.ledger.heard
     assert [one.run_id for one in known.heard] == ["run-1", "run-2"]
+
+
+def test_the_last_few_runs_are_answered_for_and_no_more():
+    rig = Rig()
+    rig.hello()
+    for number in range(MOST_BEFORE + 3):
+        header = {"run": f"run-{number}", "stream": "scanner"}
+        rig.give(SCANNER, rig.start, **header)
+        rig.give(SCANNER, RunEnd(count=0), sequence=1, **header)
+
+    found = [one.run_id for one in rig.protocol.ledger.heard]
+
+    assert found == [f"run-{number}" for number in range(2, MOST_BEFORE + 3)]
+
+
+def test_a_flood_of_messages_is_not_remembered_beyond_its_run(monkeypatch):
+    monkeypatch.setattr(ledger, "MOST_HEARD", 5)
+    rig = Rig().begin()
+    for index in range(4):
+        rig.volume(index)
+    rig.send(RunEnd(count=4))
+    rig.give(SCANNER, rig.start, run="run-2", stream="scanner")
+
+    # Six messages are too many, of one run as of all.
+    assert [one.run_id for one in rig.protocol.ledger.heard] == ["run-2"]
+
+
+def test_who_comes_for_the_end_of_another_run_is_not_the_scanner_that_is_back():
+    rig = Rig().begin()
+    rig.volume(0)
+    known = Ledger.from_note(rig.protocol.ledger.note())
+    rig.protocol = Protocol(ledger=known, now_ns=rig.now)
+    patient_ns = rig.protocol.deadline_ns()
+
+    hello = Hello(role="scanner", stream="scanner", run="run-0")
+    rig.protocol.receive(b"other", encode(hello), rig.now)
+    assert rig.protocol.deadline_ns() == patient_ns
+    rig.protocol.receive(b"other", encode(Goodbye(stream="scanner")), rig.now)
+    hello = Hello(role="scanner", stream="scanner", run="run-1")
+    rig.protocol.receive(SCANNER, encode(hello), rig.now)
+    assert rig.protocol.deadline_ns() < patient_ns
 
 
 def test_a_run_whose_stream_was_taken_over_is_not_an_abandoned_one():
