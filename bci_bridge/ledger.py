@@ -146,6 +146,8 @@ class Ledger:
         self.state: State = "IDLE"
         self.run: Run | None = None
         self.before: list[Heard] = []
+        # The same as notes write it: once a run, and not once a segment.
+        self._told_before: list[HeardState] = []
         # Marks, one after the other: a process that lives for months keeps them all.
         self._former = bytearray()
 
@@ -176,11 +178,15 @@ class Ledger:
 
     def heard_of(self, run_id: str) -> Heard | None:
         """Return what was heard of a run; None where its senders are not answered."""
-        return next((one for one in self.heard if one.run_id == run_id), None)
+        # Asked for every message, nearly always of the newest.
+        if self.run is not None and self.run.heard.run_id == run_id:
+            return self.run.heard
+        return next((one for one in self.before if one.run_id == run_id), None)
 
     def answering(self, run_id: str) -> Heard | None:
         """Return what concerns a sender: of the run that it names, or of the newest."""
-        return self.heard_of(run_id) or next(iter(self.heard[::-1]), None)
+        newest = None if self.run is None else self.run.heard
+        return self.heard_of(run_id) or newest
 
     def expected(self, stream: str) -> int:
         """Return the sequence that a stream's next message has in the current run."""
@@ -239,11 +245,19 @@ class Ledger:
 
     def _remember(self, over: Heard) -> None:
         self.before.append(over)
+        self._told_before.append(
+            HeardState(
+                run=over.run_id,
+                segment=over.segment,
+                crcs=_packed(over.crcs),
+                users=over.users,
+            )
+        )
         while (
             len(self.before) > MOST_BEFORE
             or sum(one.messages for one in self.before) > MOST_HEARD
         ):
-            del self.before[0]
+            del self.before[0], self._told_before[0]
 
     def _decided(self, note: DecisionNote) -> list[Action]:
         run = self.run
@@ -274,15 +288,7 @@ class Ledger:
                 users=run.heard.users,
                 acquisitions=run.acquisitions.state(),
                 former=bytes(self._former),
-                heard_before=tuple(
-                    HeardState(
-                        run=one.run_id,
-                        segment=one.segment,
-                        crcs=_packed(one.crcs),
-                        users=one.users,
-                    )
-                    for one in self.before
-                ),
+                heard_before=tuple(self._told_before),
             )
         note = StateNote(run=self.run_id, stream="server")
         return encode(note, msgspec.msgpack.encode(known))
@@ -320,6 +326,7 @@ class Ledger:
                     dict(known.users),
                 ),
             )
+        ledger._told_before = list(known.heard_before)
         ledger.before = [
             Heard(one.run, one.segment, _unpacked(one.crcs), dict(one.users))
             for one in known.heard_before
