@@ -174,7 +174,8 @@ def test_a_recording_that_was_changed_consistently_is_found_by_its_chain(
     assert whole == (
         0,
         "".join(
-            f"{name}: 1 segments as chained, head {heads[name]['head']}\n"
+            f"{name}: {len(list((recorded / 'log' / name).glob('*.mcap')))} segments "
+            f"as chained, head {heads[name]['head']}\n"
             for name in ("inputs", "outcomes")
         )
         + "signature: none\n",
@@ -193,8 +194,10 @@ def test_a_recording_that_was_changed_consistently_is_found_by_its_chain(
 
 @pytest.mark.slow
 def test_a_server_begins_its_log_with_what_it_computes_with(recorded):
-    (rig,) = survey(scan_recording(recorded / "log" / "outcomes")).rigs
+    # One, or two where the standby was told to end after the other had ended.
+    rig, *same = survey(scan_recording(recorded / "log" / "outcomes")).rigs
 
+    assert same in ([], [rig])
     assert rig == rig_here("ort", threads=1, abstain_below=0.3)
     assert {"numpy", "scipy", "python"} < set(rig.versions)
 

@@ -18,7 +18,7 @@ from training.metrics.evaluation import Design, retrieval_figures
 from training.metrics.ledger import Ledger, decode_ledger, shared_draws
 from training.metrics.report import combined_to_markdown, to_json
 from training.metrics.result import Absent, BundleEvaluation, CombinedEvaluation, Value
-from training.metrics.spread import spread_figures
+from training.metrics.spread import Sampled, spread_figures
 
 IMAGES, REPEATS, VOXELS = 12, 3, 8
 NAMES = [f"picture-{i:02}" for i in range(IMAGES)]
@@ -55,7 +55,7 @@ def person(seed, names=NAMES, *, regions=("all voxels", "V1"), **changes):
         source="decoded latents", is_mean_subtracted=True, ledger=ledger,
     )  # fmt: skip
     spread = spread_figures(
-        said, {"latents": np.ones_like(said)}, betas, SHOWN, rng(seed),
+        said, Sampled(64, {"latents": np.ones_like(said)}), betas, SHOWN, rng(seed),
         draws=draws, ledger=ledger,
     )  # fmt: skip
     result = BundleEvaluation(
