@@ -16,6 +16,22 @@ DAMAGE: Final = (OSError, EOFError, ValueError, zlib.error)
 """What reading a torn or damaged image raises."""
 
 
+def nibabel() -> Any:
+    """Return the library, which has no types.
+
+    Raises:
+        BackendError: It is missing.
+    """
+    try:
+        import nibabel as nib
+    except ImportError as error:
+        raise BackendError(
+            "nibabel: expected the extra scanner, found it missing. "
+            "Install neuroflow-rt[scanner]"
+        ) from error
+    return nib
+
+
 def image_stem(file: Path) -> str:
     """Return an image's name without ``.nii`` or ``.nii.gz``."""
     return file.name.removesuffix(".gz").removesuffix(".nii")
@@ -45,19 +61,12 @@ def open_image(file: Path, dimensions: int) -> Any:
         RecordingError: The file is missing, damaged, or has other dimensions.
         BackendError: nibabel is missing.
     """
-    try:
-        import nibabel as nib
-        from nibabel.filebasedimages import ImageFileError
-    except ImportError as error:
-        raise BackendError(
-            "nibabel: expected the extra scanner, found it missing. "
-            "Install neuroflow-rt[scanner]"
-        ) from error
+    nib = nibabel()
     if not file.is_file():
         raise RecordingError(f"{file}: expected a file, found none")
     try:
         image = nib.load(file)
-    except (ImageFileError, *DAMAGE) as error:
+    except (nib.filebasedimages.ImageFileError, *DAMAGE) as error:
         raise RecordingError(
             f"{file}: expected a NIfTI image, found a torn or damaged file ({error}). "
             "Copy it again"

@@ -15,7 +15,8 @@ import numpy as np
 
 from bci_bridge.exports.facts import RunFacts
 from runtime.arrays import Float64, Shaped
-from runtime.errors import BackendError, RecordingError
+from runtime.errors import RecordingError
+from runtime.image_file import nibabel
 
 LONGEST: Final = 32_767
 """Volumes that NIfTI-1 can count; beyond, the file is NIfTI-2."""
@@ -121,13 +122,7 @@ def _header(
     run: RunFacts, affine: Float64[np.ndarray, "4 4"] | None
 ) -> tuple[Any, int]:
     """Make the header; nibabel has no types."""
-    try:
-        import nibabel as nib
-    except ImportError as error:
-        raise BackendError(
-            "nibabel: expected the extra scanner, found it missing. "
-            "Install neuroflow-rt[scanner]"
-        ) from error
+    nib = nibabel()
     version = 1 if run.count <= LONGEST else 2
     header = (nib.Nifti1Header if version == 1 else nib.Nifti2Header)(endianness="<")
     header.set_data_dtype(run.dtype)
