@@ -5,13 +5,13 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from runtime.held_folder import PREFIX, HeldFolder
 from tests.integration.served_model import write_model
 from tests.integration.test_replay_command import ENVIRONMENT, ROOT, command
+from tests.processes import children, command_of, is_gone
 
 pytestmark = pytest.mark.slow
 
@@ -51,12 +51,7 @@ def until(is_so, process):
 
 def workers_of(process):
     """Process ids of the workers that have been started."""
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return {
-        int(pid)
-        for pid in found.split()
-        if b"verbs.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    }
+    return {pid for pid in children(process.pid) if b"verbs.worker" in command_of(pid)}
 
 
 @pytest.fixture
@@ -98,10 +93,7 @@ def test_what_a_killed_server_leaves_behind_goes_with_the_next_one(
         until(lambda: len(workers_of(process)) == 2, process)
         gone = workers_of(process)
     assert len(copies_in(scratch)) == 1
-    deadline_s = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in gone):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+    assert all(is_gone(pid, within_s=30) for pid in gone)
 
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     with HeldFolder() as mine:

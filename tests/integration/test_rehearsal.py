@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -20,6 +19,7 @@ from tests.integration.served_model import (
     write_model,
     write_recording,
 )
+from tests.processes import children, command_of, is_gone
 
 pytestmark = pytest.mark.slow
 
@@ -40,27 +40,14 @@ def records(log):
     return [one.envelope for one in read_recording(log)]
 
 
-def children(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
 def player_of(process):
     """Wait for the player of a rehearsal; return its process id."""
     while process.poll() is None:
         for pid in children(process.pid):
-            if b"\0play\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return int(pid)
+            if b"\0play\0" in command_of(pid):
+                return pid
         time.sleep(0.02)
     raise AssertionError(process.communicate())
-
-
-def is_gone(pid, within_s=10.0):
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        if not Path(f"/proc/{pid}").exists():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_a_rehearsal_is_the_whole_way_and_ends_the_server(made, tmp_path):

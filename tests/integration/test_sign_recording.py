@@ -16,6 +16,7 @@ from tests.integration.served_model import (
     write_recording,
 )
 from tests.integration.test_replay_command import said
+from tests.processes import children
 
 pytestmark = pytest.mark.slow
 
@@ -46,10 +47,6 @@ def holds(pid, wanted):
             if any(one in data for one in wanted):
                 return True
     return False
-
-
-def children(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def test_a_recording_is_signed_at_each_orderly_end_and_at_no_other(made, tmp_path):
@@ -97,7 +94,7 @@ def test_no_process_of_a_server_holds_the_secret(made, tmp_path):
     flags = ["--log", tmp_path / "log", "--sign-recording", made / "rig.key"]
     with serving(made, *flags, "--ready-file", tmp_path / "ready") as process:
         wait_for(process, tmp_path / "ready")
-        pids = [str(process.pid), *children(process.pid)]
+        pids = [process.pid, *children(process.pid)]
 
         assert len(pids) == 5
         # That the search finds what is there: the public half is kept until the end.

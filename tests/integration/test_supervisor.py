@@ -22,6 +22,7 @@ from bci_bridge.settings import Endpoints, ServeReport
 from bci_bridge.urgency import SERVER, urgent
 from tests.integration.replaying import require_identity
 from tests.integration.tiny import SHAPE, PlayedRun
+from tests.processes import is_gone
 
 pytestmark = pytest.mark.slow
 
@@ -254,16 +255,8 @@ def test_a_server_killed_as_a_whole_goes_on_with_its_run(tmp_path):
         second.stop()
 
     require_identity(log)
-    assert all(_is_dying(pid) for pid in left)
+    assert all(is_gone(pid) for pid in left)
     assert found == expected(count)
-
-
-def _is_dying(pid):
-    for _ in range(200):
-        if not Path(f"/proc/{pid}").exists():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_two_servers_never_share_a_recording(tmp_path):
