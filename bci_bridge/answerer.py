@@ -98,6 +98,7 @@ class Answerer:
             rig: What the decoder computes with, for the record.
         """
         self.is_active = self._is_busy = self.has_caught_up = False
+        self._is_ending = False
         self._places, self._clock_ns, self._rig = places, clock_ns, rig
         self._stack = stack
         self._recorder: Recorder | None = None
@@ -130,7 +131,7 @@ class Answerer:
             is_ours = self._turn.is_ours
             # Read after the lock is ours: these are the last words of the other one.
             self._follow()
-            if is_ours:
+            if is_ours and (not self._is_ending or self._owes()):
                 self._take_over()
         if self.is_active:
             self._answer()
@@ -142,7 +143,12 @@ class Answerer:
         return 0 if self._is_busy else POLL_MS
 
     def drain(self) -> None:
-        """Answer all that has come, before the end."""
+        """Answer all that has come, before the end.
+
+        Who stands by and finds the other one gone takes over only where that one left
+        something unsaid: a segment of its own would hold nothing.
+        """
+        self._is_ending = True
         self.turn()
         while self._is_busy:
             self.turn()
@@ -179,6 +185,12 @@ class Answerer:
             if self._clock_ns() > until_ns:
                 self._is_busy = True
                 return
+
+    def _owes(self) -> bool:
+        """Take all that has come; say whether it leads to what is not on record."""
+        while self._has_input():
+            self._answering.take(self._waiting.popleft())
+        return not self._answering.is_all_said
 
     def _has_input(self) -> bool:
         while not self._waiting and (logged := self._inputs.read()):

@@ -57,6 +57,11 @@ class Answering:
         """How much waits for `emit`; much of it may be on record by then."""
         return len(self._pending)
 
+    @property
+    def is_all_said(self) -> bool:
+        """Whether all that the inputs taken so far lead to is on record."""
+        return not any(map(self._is_owed, self._pending))
+
     def know(self, logged: Logged) -> None:
         """Take a message of the outcomes' log: this need not be answered again."""
         record = logged.envelope.record
@@ -116,22 +121,27 @@ class Answering:
         """
         pending, self._pending = self._pending, []
         emitted: list[Envelope] = []
-        for item in pending:
+        for item in filter(self._is_owed, pending):
             if isinstance(item, RunStart):
-                known = self._records.get(item.run)
-                if known is not None and known.count == 0:
-                    emitted += [encode(item), self._frozen(item.run)]
+                emitted += [encode(item), self._frozen(item.run)]
                 continue
             outcome, payload = item
-            # A run that is forgotten is on record as a whole.
-            record = self._records.get(outcome.run)
-            if record is not None and not _is_on_record(record, outcome):
-                if degraded:
-                    outcome = structs.replace(
-                        outcome, degraded=(*outcome.degraded, *degraded)
-                    )
-                emitted.append(sealed(outcome, payload, record, self._clock_ns()))
+            if degraded:
+                outcome = structs.replace(
+                    outcome, degraded=(*outcome.degraded, *degraded)
+                )
+            record = self._records[outcome.run]
+            emitted.append(sealed(outcome, payload, record, self._clock_ns()))
         return emitted
+
+    def _is_owed(self, item: Outgoing | RunStart) -> bool:
+        # A run that is forgotten is on record as a whole.
+        known = self._records.get(_run_of(item))
+        if known is None:
+            return False
+        if isinstance(item, RunStart):
+            return known.count == 0
+        return not _is_on_record(known, item[0])
 
     def update(self, degraded: tuple[str, ...] = ()) -> Envelope | None:
         """Give an earlier estimate of a trial, numbered; it must go on record now.

@@ -1,6 +1,7 @@
 """A worker takes over: what it writes goes on where the log ends, at once."""
 
 import contextlib
+import select
 import time
 
 import numpy as np
@@ -164,3 +165,40 @@ def test_who_starts_late_answers_no_run_again_that_is_further_back(tmp_path):
 
     said = [(one.run, getattr(one, "volume_index", "end")) for one in found]
     assert said == [(run, what) for run in runs for what in (0, 1, "end")]
+
+
+@pytest.mark.parametrize("is_owed", [False, True])
+def test_who_stands_by_at_the_end_takes_over_only_to_say_what_is_owed(
+    tmp_path, is_owed
+):
+    with held_places(tmp_path / "recording") as places, contextlib.ExitStack() as stack:
+        inputs = stack.enter_context(contextlib.closing(Recorder(places.log(INPUTS))))
+
+        def say(*envelopes):
+            for envelope in envelopes:
+                inputs.append("in/scanner", envelope, time.monotonic_ns())
+
+        def opened(name, until):
+            return Answerer(name, places, MeanDecoder(), time.monotonic_ns, until)
+
+        with contextlib.ExitStack() as other:
+            first = opened("worker-a", other)
+            while not first.is_active:
+                first.turn()
+            second = opened("worker-b", stack)
+            say(encode(start_of("run-1")), volume_of("run-1", 0), volume_of("run-1", 1))
+            first.drain()
+            second.turn()
+            if is_owed:
+                say(volume_of("run-1", 2))
+        # The bell that rings now is the turn's: the other one writes no more.
+        assert select.select([second.socket], [], [], 10)[0]
+        second.drain()
+        tail, said = Tail(places.folders(OUTCOMES)), []
+        while logged := tail.read():
+            said += [one.envelope.record for one in logged if one.topic == "out"]
+        tail.close()
+
+        assert second.is_active is is_owed
+        assert len(segments_in(places.folders(OUTCOMES))) == 1 + is_owed
+        assert [one.volume_index for one in said] == [0, 1, 2][: 2 + is_owed]
