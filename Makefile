@@ -14,6 +14,8 @@ setup: .venv/.installed
 
 # Two workers share the cores: a thread for each, and what a file sets up made once.
 test check: export OMP_NUM_THREADS = 1
+# Tests start hundreds of processes: none should compile our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: setup
