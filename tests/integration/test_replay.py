@@ -294,18 +294,22 @@ def test_a_run_that_another_took_over_replays_identical(running, tmp_path):
 
 
 def test_a_killed_servers_successor_answers_the_rest(running, tmp_path, monkeypatch):
-    for module in (protocol, leases):
-        monkeypatch.setattr(module, "LEASE_NS", 1_500_000_000)
+    def lease(ns):
+        for module in (protocol, leases):
+            monkeypatch.setattr(module, "LEASE_NS", ns)
+
     first = running()
     play(PlayedRun("run-1", 10), first.address, None)
     first.stop()
     for log, kept in (("inputs", -200), ("outcomes", 2000)):
         (segment,) = (tmp_path / log).glob("*.mcap")
         segment.write_bytes(segment.read_bytes()[:kept])
+    # A restored run's scanner has a lease's time to come back in.
+    lease(3600 * 1_000_000_000)
     second = running()
     with pytest.raises(PeerError, match="BUSY: run 'run-1' is under way"):
         play(PlayedRun("run-2", 3), second.address, None)
-    time.sleep(1.6)  # the lease that a restored run's scanner has to come back in
+    lease(0)
     play(PlayedRun("run-2", 3), second.address, None)
     answered = [(o.volume_index, o.label) for o in Client(second.address, run="run-1")]
     second.stop()

@@ -49,6 +49,15 @@ def state_of(index):
     return TrainingState(stage, torch.device("cpu"), ranks), ranks
 
 
+@pytest.fixture
+def _few_to_look_through():
+    """Collect from what the test makes alone: all that tests hold takes a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_few_to_look_through")
 @pytest.mark.parametrize("what", ["tensors", "weights"])
 def test_processes_that_write_nothing_hold_one_whole_tensor_at_a_time(what):
     other, ranks = state_of(1)
