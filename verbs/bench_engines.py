@@ -106,7 +106,7 @@ def open_stages(bundle: Bundle, job: Job) -> Stages:
     silent = Model(
         manifest, {name: Silent(manifest.graph(name)) for name in served}, tensors
     )
-    volumes = _volumes(bundle, silent, job.gallery)
+    volumes = volumes_of(bundle, silent, job.gallery)
     calls = _calls(bundle, model, silent, job.gallery)
     return Stages(
         calls | {name: one.take for name, one in volumes.items()},
@@ -129,7 +129,7 @@ def _flow(bundle: Bundle, engines: Mapping[str, Engine], evaluations: int) -> Ca
     return lambda: model.decode_latent(z_n)
 
 
-def _volumes(bundle: Bundle, silent: Model, items: int) -> dict[str, Volumes]:
+def volumes_of(bundle: Bundle, silent: Model, items: int) -> dict[str, Volumes]:
     """Return the stages of whole volumes; a bundle that is never served has none."""
     estimator, mean = bundle.manifest.estimator, bundle.latent_mean
     if isinstance(estimator, ExternalEstimator):

@@ -54,8 +54,10 @@ class PercentSignal:
         if prior_mean is not None and prior_weight > 0:
             require_voxels("prior_mean", prior_mean, voxels)
             self._sum += prior_weight * prior_mean.astype(np.float64)
+        # Percent signal is gain * voxels - level: both 0 without a positive baseline.
         self._gain = np.zeros(voxels, dtype=np.float64)
-        self._is_valid = np.zeros(voxels, dtype=np.bool_)
+        self._level = np.zeros(voxels, dtype=np.float64)
+        self._invalid = 0
         self._work = np.empty(voxels, dtype=np.float64)
 
     @property
@@ -66,7 +68,7 @@ class PercentSignal:
     @property
     def invalid_voxels(self) -> int:
         """Voxels whose frozen baseline is not positive; their signal is 0."""
-        return int(self._voxels - self._is_valid.sum()) if self.is_warm else 0
+        return self._invalid
 
     def update(
         self,
@@ -98,15 +100,16 @@ class PercentSignal:
         else:
             require_voxels("out", out, self._voxels)
         np.multiply(voxels, self._gain, out=self._work)
-        self._work -= 100.0
-        self._work *= self._is_valid
+        self._work -= self._level
         out[:] = self._work
         return out
 
     def _freeze(self) -> None:
         baseline = self._sum / (self._weight + self._count)
-        np.greater(baseline, 0.0, out=self._is_valid)
-        np.divide(100.0, baseline, out=self._gain, where=self._is_valid)
+        is_valid = baseline > 0.0
+        self._invalid = self._voxels - int(np.count_nonzero(is_valid))
+        np.divide(100.0, baseline, out=self._gain, where=is_valid)
+        self._level[is_valid] = 100.0
 
     def state(self) -> dict[str, np.ndarray | int | float]:
         """Return what `from_state` needs to go on exactly here; arrays are copies."""

@@ -181,29 +181,27 @@ class RunQuality:
         percent = None
         if change is not None and level > 0:
             percent = 100.0 * math.sqrt(change) / level
+        constant = self._step.size - int(np.count_nonzero(self._a["squares"]))
         return VolumeQuality(
-            tsnr=self._tsnr(),
+            tsnr=self._tsnr(constant) if kept > 1 else None,
             dvars_percent=percent,
             dvars_standardised=standardised,
             is_spike=is_spike,
             spike_share=n["spikes"] / n["volumes"],
             drift_percent=self._drift_percent(level),
-            constant_voxels=(
-                int(self._step.size - np.count_nonzero(self._a["squares"]))
-                if kept > 1
-                else None
-            ),
+            constant_voxels=constant if kept > 1 else None,
         )
 
-    def _tsnr(self) -> float | None:
-        if self._n["kept"] < 2:
-            return None
-        deviations = np.sqrt(self._a["squares"] / (self._n["kept"] - 1))
-        varies = deviations > 0
-        means = self._a["mean"]
-        if not varies.all():
+    def _tsnr(self, constant: int) -> float | None:
+        means, deviations = self._a["mean"], self._work
+        np.divide(self._a["squares"], self._n["kept"] - 1, out=deviations)
+        np.sqrt(deviations, out=deviations)
+        if constant:
+            varies = deviations > 0
             means, deviations = means[varies], deviations[varies]
-        return _median(means / deviations) if deviations.size else None
+        if not deviations.size:
+            return None
+        return _median(np.divide(means, deviations, out=deviations))
 
     def _drift_percent(self, level: float) -> float | None:
         n, kept = self._n, int(self._n["kept"])
