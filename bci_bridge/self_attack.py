@@ -250,7 +250,10 @@ class SelfAttack:
 
     def _claim(self, line: "zmq.Socket[bytes]") -> Verdict:
         hello = Hello(role="scanner", stream="self-attack", software="self-attack")
-        line.send_multipart(encode(hello).frames)
+        try:
+            line.send_multipart(encode(hello).frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return "UNANSWERED"
         for _ in self._slices():
             if line.poll(50):
                 try:

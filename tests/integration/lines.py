@@ -14,6 +14,8 @@ def dealer(address: str) -> Iterator["zmq.Socket[bytes]"]:
     """A bare socket, to say what no decent peer would."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
+        # Who is refused while connecting has nobody to send to, for ever.
+        socket.setsockopt(zmq.SNDTIMEO, 5000)
         socket.connect(address)
         yield socket
 

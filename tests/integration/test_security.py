@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import zmq
 import zmq.utils.monitor
 from msgspec import structs
 from neuroflow_client import Client, RefusedError, SilenceError, VolumeOutcome
+from neuroflow_client.frames import request
 
 from bci_bridge import gate, self_attack, zap
 from bci_bridge.endpoints import Lock, bound
@@ -259,7 +260,10 @@ def test_a_client_without_security_or_with_a_password_is_never_heard(rig):
                 peer.disconnect(rig.address)
                 peer.plain_username = peer.plain_password = password.encode()
                 peer.connect(rig.address)
-            peer.send_multipart(encode(Hello(role="scanner", stream="s")).frames)
+            # Refused already, it has nobody to send to.
+            with suppress(zmq.Again):
+                hello = Hello(role="scanner", stream="s")
+                peer.send_multipart(encode(hello).frames, zmq.NOBLOCK)
             assert not peer.poll(300)
     with pytest.raises(BackendError, match="Is it running"):
         Sender(rig.address, _run(), timeout_s=0.3)
@@ -267,6 +271,22 @@ def test_a_client_without_security_or_with_a_password_is_never_heard(rig):
         list(Client(rig.address, timeout_s=0.3))
 
     assert rig.stop().rejected == {}
+
+
+@pytest.mark.timeout(60)
+def test_a_client_that_is_refused_before_it_speaks_waits_no_longer_than_it_was_told(
+    rig, monkeypatch
+):
+    revoke_device(rig.folder, "chief", datetime.now(UTC))
+    rig.start()
+
+    def late(*arguments, **named):
+        time.sleep(0.5)
+        return request(*arguments, **named)
+
+    monkeypatch.setattr("neuroflow_client.client.request", late)
+    with pytest.raises(SilenceError, match=r"sign of life within 0\.3 s, found none"):
+        list(rig.client("chief", timeout_s=0.3))
 
 
 def test_a_key_that_is_not_in_force_is_let_in_nowhere(rig):

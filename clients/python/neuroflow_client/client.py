@@ -1,5 +1,6 @@
 """The client: announcements in order, whatever was missed asked for again."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -141,9 +142,9 @@ class Client:
                     f"server {self._address}: expected tcp://HOST:PORT, found {error}"
                 ) from error
             hello = request("HELLO", versions=[VERSION], role="observer")
-            socket.send_multipart(hello)
+            _say(socket, hello)
             said = self._next(socket).said
-            socket.send_multipart(request("GOODBYE"))
+            _say(socket, request("GOODBYE"))
         self._check_refusal(said)
         if said.kind != "WELCOME":
             raise ProtocolError(f"server: expected WELCOME, found {said.kind}")
@@ -207,7 +208,7 @@ class Client:
     def _told_of(self, replay: Any, run: str) -> Said:
         """Ask how a run stands, without its outcomes."""
         question = self._question(run, _NO_OUTCOME)
-        replay.send_multipart(question)
+        _say(replay, question)
         while True:
             said = self._next(replay, question).said
             self._check_refusal(said)
@@ -223,7 +224,7 @@ class Client:
         attempts = 0
         while True:
             question = self._question(self.run, self.next_index)
-            replay.send_multipart(question)
+            _say(replay, question)
             before = self.next_index
             while True:
                 frames = self._next(replay, question)
@@ -283,7 +284,7 @@ class Client:
                 return frames_from(socket.recv_multipart())
             left_ms -= slice_ms
             if question is not None:
-                socket.send_multipart(question)
+                _say(socket, question)
         remedy = "Is it running?"
         if self._keys is not None:
             remedy += " If so, is this key allowed, and is the server's key right?"
@@ -291,6 +292,13 @@ class Client:
             f"server {self._address}: expected a sign of life within "
             f"{self._timeout_s:g} s, found none. {remedy}"
         )
+
+
+def _say(socket: Any, frames: "list[bytes]") -> None:
+    # A server that refuses this end's key, or the lack of one, takes the connection
+    # away for good, and with it whatever could be waited for: its silence is told.
+    with contextlib.suppress(zmq.Again):
+        socket.send_multipart(frames, zmq.NOBLOCK)
 
 
 def _count(said: Said) -> int:
