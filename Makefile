@@ -12,11 +12,12 @@ BIN := .venv/bin
 
 setup: .venv/.installed
 
-# Two workers share the cores: a thread for each, and what a file sets up made once.
+# Three workers for two cores, as each waits for sockets and processes a third of the
+# time: a thread for each, and what a file sets up made once.
 test check: export OMP_NUM_THREADS = 1
 # Tests start hundreds of processes: none should compile our modules again.
 unexport PYTHONDONTWRITEBYTECODE
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 
 demo: setup
 	$(BIN)/neuroflow demo --out out/demo

@@ -62,7 +62,11 @@ def new_glm(run, values, responses):
 
 
 def batch(design, signal):
-    """Coefficient and standard error of column 1 by numpy; None unless kept."""
+    """Coefficient and variance of column 1 by numpy, and what rounding may do to each.
+
+    Cross-products square the condition of the columns, and what is left of the signal
+    is a difference of sums as large as it. None unless the column is kept.
+    """
     kept = kept_columns(design)
     if 1 not in kept:
         return None
@@ -71,10 +75,16 @@ def batch(design, signal):
     norms = np.linalg.norm(design[:, kept], axis=0)
     X = design[:, kept] / norms
     beta, *_ = np.linalg.lstsq(X, signal, rcond=None)
-    squares = np.square(signal - X @ beta).sum()
     inverse = np.linalg.inv(np.linalg.qr(X, mode="r"))
-    variance = squares / (len(X) - len(kept)) * np.square(inverse[place]).sum()
-    return beta[place] / norms[place], np.sqrt(variance) / norms[place]
+    per_square = np.square(inverse[place] / norms[place]).sum()
+    freedom = len(X) - len(kept)
+    variance = np.square(signal - X @ beta).sum() / freedom * per_square
+    rounding = 16 * np.finfo(float).eps * np.linalg.cond(X) ** 2
+    all_of_it = np.square(signal).sum() * per_square
+    return (
+        (beta[place] / norms[place], rounding * np.sqrt(all_of_it)),
+        (variance, rounding * all_of_it / freedom),
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,11 +113,9 @@ def test_at_every_volume_an_estimate_is_the_batch_solution_of_the_rows_seen(draw
             if wanted is None:
                 assert (beta[voxel], error[voxel]) == (0.0, np.inf)
                 continue
-            # A coefficient near zero has no digits of its own: its error is the scale.
-            room = 1e-8 * max(abs(wanted[0]), wanted[1])
-            assert abs(beta[voxel] - wanted[0]) <= room
-            # With one degree of freedom the residual itself cancels.
-            assert error[voxel] == pytest.approx(wanted[1], rel=1e-6, abs=1e-7)
+            (coefficient, its_room), (variance, room) = wanted
+            assert beta[voxel] == pytest.approx(coefficient, rel=1e-9, abs=its_room)
+            assert error[voxel] ** 2 == pytest.approx(variance, rel=1e-9, abs=room)
 
 
 @settings(max_examples=20, deadline=None)
