@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from runtime.errors import TensorMismatchError
+from training.metrics.evaluation import Design, retrieval_figures
 from training.metrics.intervals import image_interval
+from training.metrics.result import Absent
 from training.metrics.retrieval import (
     expected_top1,
     published,
@@ -91,6 +94,90 @@ def test_the_published_interval_by_hand():
     found = published(cosines, subsets=5, size=2)
 
     assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+PLACES, GROUPS = 400, 60
+
+
+def rivalled():
+    """Return the brain's answers to 400 images, of which 180 stand in groups of three.
+
+    The first two of a group look more like the third than like themselves, and the
+    third is also like what no image is: forward the first two are wrong whenever the
+    third is a candidate, backward the third whenever one of these is.
+    """
+    latents = np.eye(PLACES, PLACES + 1, dtype=np.float32)
+    brain = latents.copy()
+    for first in range(0, 3 * GROUPS, 3):
+        brain[first : first + 2, first + 2] = 2
+        brain[first + 2, PLACES] = 1
+    return brain, latents
+
+
+def replayed():
+    """Return what the 30 draws of 300 give, counted and not computed."""
+    rng = np.random.default_rng(0)
+    forward, backward = [], []
+    for _ in range(30):
+        drawn = set(rng.choice(400, size=300, replace=False).tolist())
+        groups = [
+            [place in drawn for place in range(first, first + 3)]
+            for first in range(0, 3 * GROUPS, 3)
+        ]
+        forward.append(300 - sum((a + b) * c for a, b, c in groups))
+        backward.append(300 - sum((a or b) and c for a, b, c in groups))
+    return forward, backward
+
+
+def test_the_published_draws_mean_and_interval_by_counting():
+    brain, latents = rivalled()
+    forward, backward = replayed()
+
+    found = retrieval_figures(
+        brain[:, None], latents[:, None], Design.averaged(np.arange(PLACES)),
+        np.random.default_rng(5), source="decoded latents", is_mean_subtracted=False,
+    )  # fmt: skip
+
+    # Right of 9,000: other draws, or draws of another seed, give other numbers.
+    assert (sum(forward), sum(backward)) == (6977, 7728)
+    for value, right in (
+        (found.published_forward, forward),
+        (found.published_backward, backward),
+    ):
+        mean = sum(right) / 30 / 300
+        variance = sum((hits / 300 - mean) ** 2 for hits in right) / 30
+        error = (variance / 30) ** 0.5
+        assert error > 1e-4
+        assert value.mean == pytest.approx(mean, abs=1e-12)
+        assert value.high - value.mean == pytest.approx(norm.ppf(0.975) * error)
+        assert value.mean - value.low == pytest.approx(norm.ppf(0.975) * error)
+        assert value.chance == pytest.approx(1 / 300)
+        assert value.n == PLACES
+    # All of them are candidates for one another at the chance of 300 in 400.
+    assert found.forward.mean == pytest.approx(
+        1 - 2 * GROUPS / PLACES * 299 / 399, abs=1e-9
+    )
+
+
+def test_the_published_protocol_is_for_averaged_trials_of_enough_images():
+    brain, latents = rivalled()
+    twice = Design.single(np.tile(np.arange(PLACES), 2))
+    few = Design.averaged(np.arange(299))
+
+    single = retrieval_figures(
+        np.tile(brain, (2, 1))[:, None], np.tile(latents, (2, 1))[:, None], twice,
+        np.random.default_rng(5), source="decoded latents", is_mean_subtracted=False,
+    )  # fmt: skip
+    fewer = retrieval_figures(
+        brain[:299, None], latents[:299, None], few,
+        np.random.default_rng(5), source="decoded latents", is_mean_subtracted=False,
+    )  # fmt: skip
+
+    for found, reason in (
+        (single, "the published protocol is for averaged trials"),
+        (fewer, "expected at least 300 images, found 299"),
+    ):
+        assert found.published_forward == found.published_backward == Absent(reason)
 
 
 def test_the_honest_interval_is_wider_than_the_published_one():
