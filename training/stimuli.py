@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image, UnidentifiedImageError
 
 from runtime.errors import RecordingError
 from runtime.patch_dct import PatchDct
+from training.pictures import read_picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +105,7 @@ def read_table(folder: Path) -> StimulusTable:
 
 
 def _stacked(files: list[Path]) -> UInt8[np.ndarray, "images height width 3"]:
-    pictures = [_pixels(file) for file in files]
+    pictures = [read_picture(file) for file in files]
     height, width, _ = pictures[0].shape
     for file, picture in zip(files, pictures, strict=True):
         if picture.shape != pictures[0].shape:
@@ -114,11 +114,3 @@ def _stacked(files: list[Path]) -> UInt8[np.ndarray, "images height width 3"]:
                 f"found {picture.shape[1]} x {picture.shape[0]}"
             )
     return np.stack(pictures)
-
-
-def _pixels(file: Path) -> UInt8[np.ndarray, "height width 3"]:
-    try:
-        with Image.open(file) as picture:
-            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except (OSError, UnidentifiedImageError) as error:
-        raise RecordingError(f"{file}: expected a picture, found {error}") from error

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int64
 
 from runtime.errors import RecordingError, UsageError
 from runtime.recording import open_recording
-from training.data.bids import read_picture
 from training.data.files import open_latents
 from training.data.store import PreparedTrials
 from training.dataset import Dataset
+from training.pictures import read_picture
 from training.shown import shown_pictures
 from training.synthetic import known_among, open_encoder, with_synthetic
 from training.trials import TrialSet, take_rows

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from msgspec import UNSET
-from PIL import Image, UnidentifiedImageError
 
 from runtime.errors import ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
@@ -26,6 +25,7 @@ from training.data.offline import offline_betas, offline_detail
 from training.data.regions import Regions
 from training.data.writer import TrialsWriter
 from training.features import TrialBetas, reference_of, trial_betas
+from training.pictures import read_picture
 from training.responses import choose_responses
 from training.shown import ShownPictures, shown_pictures
 from training.stimuli import read_table, table_file
@@ -338,16 +338,3 @@ class _Layout:
             "run": found.run[self.rows],
             "position": self.rows,
         }
-
-
-def read_picture(file: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """Read a picture as RGB.
-
-    Raises:
-        RecordingError: It is missing or damaged.
-    """
-    try:
-        with Image.open(file) as picture:
-            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except (OSError, UnidentifiedImageError) as error:
-        raise RecordingError(f"{file}: expected a picture, found {error}") from error
