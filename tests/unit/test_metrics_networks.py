@@ -87,6 +87,16 @@ def test_images_are_resized_and_normalised():
     assert found[0, 0].numpy() == pytest.approx(-0.08145466 / 0.26862954, abs=1e-5)
 
 
+def test_pictures_may_be_read_only_as_those_of_a_map_are():
+    mapped = pictures()
+    mapped.flags.writeable = False
+
+    # Torch warns of such arrays, and a warning is an error here.
+    found = NETWORKS["clip"].prepare(mapped)
+
+    assert torch.equal(found, NETWORKS["clip"].prepare(pictures()))
+
+
 def test_without_weights_a_network_is_absent_with_the_reason(tmp_path):
     for name in NETWORKS:
         found = open_network(name)

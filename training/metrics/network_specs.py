@@ -61,7 +61,8 @@ class NetworkSpec:
         """Return images as the network was trained to see them."""
         from torchvision.transforms.v2 import functional as transforms
 
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        # A copy: kept pictures are mapped read-only, which torch has no tensors for.
+        pixels = torch.from_numpy(np.array(images, order="C")).permute(0, 3, 1, 2)
         resized = transforms.resize(
             pixels.float() / 255,
             [self.size],
