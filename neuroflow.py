@@ -275,6 +275,8 @@ def evaluate(
     bundle: Path | None = None,
     split: str = "test",
     external: Path | None = None,
+    reconstructions: Path | None = None,
+    save_latents: bool = False,
     weights: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     download: bool = False,
     backend: Backend = "ort",
@@ -294,6 +296,10 @@ def evaluate(
         split: With --bundle, whose trials.
         external: With --bundle, one of another training that decodes its predictions,
             and whose predictions it decodes.
+        reconstructions: With --bundle, a folder of pictures that were rendered
+            elsewhere from its latents, one an image, named by it.
+        save_latents: With --bundle and --out, write the latents that these are rendered
+            from.
         weights: With --bundle, NAME=FILE of a feature network; may be repeated.
         download: With --bundle, let torchvision download the weights that it has.
         backend: With --bundle, the engine library.
@@ -323,6 +329,8 @@ def evaluate(
             weights=weights,
             download=download,
             external=external,
+            reconstructions=reconstructions,
+            save_latents=save_latents,
             backend=backend,
             as_json=json,
         )

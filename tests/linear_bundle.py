@@ -30,7 +30,7 @@ from runtime.bundle import (
     Voxels,
     write_manifest,
 )
-from runtime.estimator import BetaEstimator
+from runtime.estimator import BetaEstimator, ExternalEstimator, units_of
 from runtime.gallery import write_gallery
 from runtime.manifest import affine_rows
 from runtime.patch_dct import PatchDct
@@ -104,7 +104,7 @@ def write_linear_bundle(
     space: FeatureSpace,
     mask: VoxelMask,
     latent_mean: np.ndarray,
-    estimator: BetaEstimator = BETAS,
+    estimator: BetaEstimator | ExternalEstimator = BETAS,
     backbone: BackboneSpec | None = None,
 ) -> Path:
     """Write a bundle whose decoder is `readout` and whose encoder is `patterns`.
@@ -156,6 +156,7 @@ def write_linear_bundle(
             mask_sha256=hashlib.sha256(tensors["mask"].tobytes()).hexdigest(),
             voxel_order_sha256=mask.sha256,
             affine=affine_rows(np.eye(4)),
+            units=units_of(estimator),
         ),
         estimator=estimator,
         preprocessing_sha256=SHA,

@@ -1,7 +1,7 @@
 """What a bundle makes of a split, put through every metric."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -44,14 +44,24 @@ from training.metrics.spread import (
 )
 from verbs.evaluation_figures import Found
 from verbs.progress import Screen
-from verbs.split_trials import Betas, BundleMaps, Decoded, Latents, SplitTrials
+from verbs.split_trials import (
+    Betas,
+    BundleMaps,
+    Decoded,
+    Latents,
+    Pictures,
+    SplitTrials,
+)
 
 SyntheticSource = Literal["predicted responses", "external encoder's responses"]
 Synthetic = tuple[SyntheticSource, Decoder, Decoded]
 """Whose predictions, read by whose decoder, and what it made of them."""
 
 EXTERNAL_ENCODER: Final = "external encoder's responses"
-NO_PICTURES = Absent("the bundle's latents are no images (unCLIP is not part of this)")
+NO_PICTURES = Absent(
+    "the bundle's latents are no images; of averaged trials, pictures that were "
+    "rendered elsewhere are taken (--reconstructions)"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +75,8 @@ class Everything:
     spread_from: str
     controls: list[Control]
     ledger: Ledger
+    latents: Latents
+    """z_v as decoded from the mean response to each image."""
     found: Found
 
 
@@ -86,6 +98,7 @@ def evaluate_split(
     networks: Networks,
     rng: np.random.Generator,
     screen: Screen,
+    rendered: Pictures | None = None,
 ) -> Everything:
     """Decode, predict and judge.
 
@@ -97,12 +110,16 @@ def evaluate_split(
         networks: For the image metrics.
         rng: Draws intervals and permutations.
         screen: Told what begins, and how far it is.
+        rendered: One picture an image that stands for what is decoded from the mean
+            response to it; None: what the bundle makes of its latents, if anything.
     """
     shown_as, z_v = trials.shown, trials.z_v
     screen.stage("decode single trials, then the images' means")
     single = maps.decode(trials.betas, screen.count)
     means = trials.averaged(trials.betas)
     averaged = maps.decode(means, screen.count)
+    if rendered is not None:
+        averaged = replace(averaged, pictures=rendered, rendered="elsewhere")
     screen.stage("predict responses, and decode them again")
     predicted = maps.predict(z_v, screen.count)
     once, mean = Design.single(shown_as), Design.averaged(trials.images)
@@ -150,6 +167,7 @@ def evaluate_split(
         spread_from=spread_from,
         controls=controls,
         ledger=ledger,
+        latents=averaged.latents,
         found=Found(
             seen=None if isinstance(trials.pictures, Absent) else trials.pictures,
             decoded=averaged.pictures,
@@ -231,6 +249,7 @@ class _Judged:
             self.rng,
             source=source,
             decoder=decoder,
+            rendered=decoded.rendered,
             ledger=self.ledger,
         )
 

@@ -13,6 +13,7 @@ from runtime.estimator import description
 from runtime.model import open_model
 from training.checkpoint import library_versions
 from training.data.store import open_trials
+from training.learned_from import backbone_words
 from training.metrics.feature_networks import (
     NAMES,
     FeatureNetwork,
@@ -28,6 +29,7 @@ from verbs.evaluation_figures import write_figures
 from verbs.other_trials import others_of_recording, others_of_trials
 from verbs.prepared import split_of
 from verbs.progress import screen
+from verbs.reconstructions import read_reconstructions, write_latents
 from verbs.split_trials import BundleMaps, check_external
 
 SEED = 0
@@ -47,6 +49,8 @@ def evaluate_bundle(
     weights: Sequence[str] = (),
     download: bool = False,
     external: Path | None = None,
+    reconstructions: Path | None = None,
+    save_latents: bool = False,
     backend: str = "ort",
     as_json: bool = False,
 ) -> BundleEvaluation:
@@ -62,15 +66,20 @@ def evaluate_bundle(
         download: Let torchvision download what it has.
         external: A bundle of another training, which decodes our predictions and
             predicts what our decoder reads.
+        reconstructions: A folder of pictures that were rendered elsewhere from what the
+            bundle decodes from the mean response to each image.
+        save_latents: Write into `out` what these can be rendered from.
         backend: Engine library.
         as_json: Print the JSON instead of the tables.
 
     Raises:
         UsageError: Neither a recording nor trials, or both; the bundle has no trials
-            or no images, or a weight no network.
+            or no images, or a weight no network; latents to be saved nowhere, or
+            reconstructions of pictures that nobody kept.
         BundleError: A bundle is damaged, or the external one does not fit.
         RecordingError: The recording is damaged or has no such split.
-        ArtifactError: The trials are damaged, or not those of the bundle.
+        ArtifactError: The trials are damaged, or not those of the bundle; or the
+            reconstructions are not one sound picture an image.
     """
     if (recording is None) == (trials is None):
         raise UsageError(
@@ -80,6 +89,8 @@ def evaluate_bundle(
     files = parse_weights(weights)
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out: expected a folder, found the file {out}")
+    if save_latents and out is None:
+        raise UsageError("--save-latents: expected --out, a folder, found none")
     with screen() as shown, ExitStack() as opened:
         shown.stage("open the bundle")
         own = opened.enter_context(open_bundle(bundle))
@@ -107,8 +118,15 @@ def evaluate_bundle(
             folder = recording or Path()
             found = read_trials(folder, own, split, shown.count, say=shown.say)
             others = others_of_recording(folder, own, split, shown.count)
+        rendered, record = None, None
+        if reconstructions is not None:
+            shown.stage("pictures rendered elsewhere")
+            given = read_reconstructions(reconstructions, found)
+            rendered, record = given.pictures, given.record
         rng = np.random.default_rng(SEED)
-        judged = evaluate_split(maps, other, found, others, networks, rng, shown)
+        judged = evaluate_split(
+            maps, other, found, others, networks, rng, shown, rendered
+        )
         result = BundleEvaluation(
             bundle_sha256=own.sha256,
             external=NO_EXTERNAL if other is None else other.bundle.sha256,
@@ -121,6 +139,7 @@ def evaluate_bundle(
             images=len(found.images),
             repeats=found.repeats,
             seed=SEED,
+            rendered_elsewhere=record,
             reconstructions=judged.reconstructions,
             retrieval=judged.retrieval,
             encoding=judged.encoding,
@@ -138,6 +157,10 @@ def evaluate_bundle(
             (out / LEDGER).write_bytes(judged.ledger.encode())
             (out / "evaluation.md").write_text(to_markdown(result), encoding="utf-8")
             write_figures(out, result, judged.found)
+            if save_latents:
+                visual = backbone_words(own.manifest.backbone)
+                said = {"bundle_sha256": own.sha256, "split": split, "visual": visual}
+                write_latents(out, found.names, judged.latents, said)
     print(to_json(result).decode() if as_json else to_markdown(result), end="")
     return result
 

@@ -75,7 +75,10 @@ def write_figures(out: Path, result: BundleEvaluation, found: Found) -> None:
     ``_dark.png``.
     """
     if found.seen is not None and found.decoded is not None:
-        sheet = contact_sheet(found.seen, found.decoded, found.labels or found.names)
+        given = result.rendered_elsewhere
+        note = "" if given is None else f"rendered elsewhere: {given.sha256[:12]}"
+        names = found.labels or found.names
+        sheet = contact_sheet(found.seen, found.decoded, names, note)
         sheet.save(out / "contact.png")
     averaged = [row for row in result.encoding if row.trials == "averaged"]
     for row in averaged:
@@ -170,11 +173,12 @@ def best_median_worst(
 
 
 def contact_sheet(
-    seen: Pictures, decoded: Pictures, names: Sequence[str]
+    seen: Pictures, decoded: Pictures, names: Sequence[str], note: str = ""
 ) -> Image.Image:
     """Draw the best, median and worst reconstructions by PixCorr, what was seen above.
 
-    All of them, chosen by the score alone: nothing is picked by eye.
+    All of them, chosen by the score alone: nothing is picked by eye. A note stands
+    below the heading.
     """
     scores = pixel_correlations(seen, decoded)
     groups = best_median_worst(scores, COLUMNS)
@@ -184,7 +188,8 @@ def contact_sheet(
     sheet = Image.new("RGB", (width, 60 + 3 * cell_h + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     head = f"Seen above, decoded below: {len(scores)} images by PixCorr"
-    draw.text((GAP, 18), head, fill=INK, font=_font(22))
+    draw.text((GAP, 14), head, fill=INK, font=_font(22))
+    draw.text((GAP, 41), note, fill=SOFT, font=_font(14))
     for number, (name, rows) in enumerate(groups.items()):
         top = 60 + number * cell_h
         draw.text((GAP, top + SIDE // 2 - 10), name, fill=INK, font=_font(20))

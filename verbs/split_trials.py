@@ -12,7 +12,7 @@ from runtime.live import backbone_of
 from runtime.model import Model
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import FeatureSpace
-from training.metrics.result import Absent
+from training.metrics.result import Absent, Rendered
 from training.metrics.voxels import image_means
 
 WHOLE_MASK = "all voxels"
@@ -110,6 +110,8 @@ class Decoded:
     retrieval: Latents
     pictures: Pictures | None
     """None where the latents are no images."""
+    rendered: Rendered = "here"
+    """Elsewhere: the pictures were not made of these latents, but given."""
 
 
 class BundleMaps:

@@ -69,6 +69,12 @@ def test_the_sheet_holds_seen_above_decoded():
     top = sheet[60 : 60 + SIDE, 110 : 110 + SIDE].astype(int)
     below = sheet[60 + SIDE + 4 : 60 + 2 * SIDE + 4, 110 : 110 + SIDE].astype(int)
     assert (top + below == 255).all()
+    # A note changes the heading alone.
+    noted = np.asarray(
+        contact_sheet(drawn.seen, drawn.decoded, drawn.labels, "rendered elsewhere")
+    )
+    changed = np.flatnonzero((noted != sheet).any(axis=(1, 2)))
+    assert 41 <= changed.min() < changed.max() < 60
 
 
 def test_selectivity_by_hand():

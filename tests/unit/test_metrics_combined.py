@@ -14,10 +14,16 @@ from runtime.preprocess import AffineNormaliser
 from training.metrics.combined import SEED, Judged, combine
 from training.metrics.crossed import crossed_interval
 from training.metrics.encoding import encoding_figures
-from training.metrics.evaluation import Design, retrieval_figures
+from training.metrics.evaluation import Design, image_figures, retrieval_figures
 from training.metrics.ledger import Ledger, decode_ledger, shared_draws
 from training.metrics.report import combined_to_markdown, to_json
-from training.metrics.result import Absent, BundleEvaluation, CombinedEvaluation, Value
+from training.metrics.result import (
+    Absent,
+    BundleEvaluation,
+    CombinedEvaluation,
+    RenderedElsewhere,
+    Value,
+)
 from training.metrics.spread import Sampled, spread_figures
 
 IMAGES, REPEATS, VOXELS = 12, 3, 8
@@ -176,6 +182,35 @@ def test_what_one_person_lacks_is_absent_with_whose_it_is():
     assert found.spread[0].coverage == Absent("out/2: no repeats")
     assert isinstance(found.spread[0].error_ratio, Value)
     assert [roi.roi for roi in found.encoding[0].rois] == ["all voxels"]
+
+
+def with_pictures(seed, rendered):
+    """Somebody's evaluation with image metrics of pictures from here or elsewhere."""
+    one = person(seed)
+    seen = rng(1).integers(0, 256, (IMAGES, 8, 8, 3)).astype(np.uint8)
+    made = rng(seed).integers(0, 256, seen.shape).astype(np.uint8)
+    row = image_figures(
+        seen, made, Design.averaged(np.arange(IMAGES)), {}, rng(seed),
+        source="measured responses", decoder="own", rendered=rendered,
+        ledger=one.ledger,
+    )  # fmt: skip
+    record = RenderedElsewhere(sha256=f"{seed}" * 64, images=IMAGES, side=8)
+    changes = {"rendered_elsewhere": record if rendered == "elsewhere" else None}
+    result = replace(one.result, reconstructions=[row], **changes)
+    return Judged(one.name, result, one.ledger)
+
+
+def test_pictures_from_elsewhere_are_combined_with_such_alone_and_named():
+    two = combine([with_pictures(1, "elsewhere"), with_pictures(2, "elsewhere")])
+    mixed = combine([with_pictures(1, "elsewhere"), with_pictures(2, "here")])
+
+    (row,) = two.reconstructions
+    assert row.rendered == "elsewhere"
+    assert row.pixcorr.low <= row.pixcorr.mean <= row.pixcorr.high
+    text = combined_to_markdown(two)
+    for who, digest in (("subj01", "1" * 12), ("subj02", "2" * 12)):
+        assert f"{who} 12 pictures of 8 x 8 pixels, sha256 `{digest}`" in text
+    assert mixed.reconstructions == []
 
 
 def test_evaluations_that_do_not_belong_together_are_refused():

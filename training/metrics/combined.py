@@ -77,6 +77,7 @@ def combine(judged: Sequence[Judged], seed: int = SEED) -> CombinedEvaluation:
                 trials=one.result.trials,
                 images=one.result.images,
                 repeats=one.result.repeats,
+                rendered_elsewhere=one.result.rendered_elsewhere,
             )
             for one in judged
         ],

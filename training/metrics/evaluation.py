@@ -21,6 +21,7 @@ from training.metrics.result import (
     Figure,
     ImageFigures,
     ImageSource,
+    Rendered,
     RetrievalFigures,
     RetrievalSource,
     Trials,
@@ -95,6 +96,7 @@ def image_figures(
     *,
     source: ImageSource,
     decoder: Decoder,
+    rendered: Rendered = "here",
     ledger: Ledger | None = None,
 ) -> ImageFigures:
     """Compute the papers' eight image metrics.
@@ -107,6 +109,7 @@ def image_figures(
         rng: Draws the intervals.
         source: As in `ImageFigures`.
         decoder: As in `ImageFigures`.
+        rendered: As in `ImageFigures`.
         ledger: Keeps the value of each image.
     """
     about = design.about
@@ -146,6 +149,7 @@ def image_figures(
         source=source,
         decoder=decoder,
         trials=design.trials,
+        rendered=rendered,
         pixcorr=interval_value(kept["pixcorr"], about, rng, 0.0),
         ssim=interval_value(kept["ssim"], about, rng),
         alex2=seen("alex2", "alexnet", "layer2", two_way, CHANCE),

@@ -36,6 +36,8 @@ def row_name(row: Row) -> str:
     match row:
         case ImageFigures():
             parts = ["images", row.trials, row.source, row.decoder]
+            if row.rendered == "elsewhere":
+                parts.append("rendered elsewhere")
         case RetrievalFigures():
             mean = "without mean" if row.is_mean_subtracted else "with mean"
             parts = ["retrieval", row.trials, row.source, row.decoder, mean]

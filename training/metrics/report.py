@@ -4,6 +4,8 @@ Published rows stand beside ours, with where they were read. What is absent is s
 absent, with the reason below the table.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from training.metrics import published_tables, report_tables
@@ -11,7 +13,12 @@ from training.metrics.controls import PERMUTATIONS
 from training.metrics.published import ABLATIONS, DECODING, ENCODING
 from training.metrics.published_tables import head
 from training.metrics.report_tables import Reasons
-from training.metrics.result import Absent, BundleEvaluation, CombinedEvaluation
+from training.metrics.result import (
+    Absent,
+    BundleEvaluation,
+    CombinedEvaluation,
+    RenderedElsewhere,
+)
 
 LEARNED = (
     "The model was trained on this split: none of the figures says how it does on "
@@ -59,6 +66,7 @@ def to_markdown(result: BundleEvaluation) -> str:
         "Brackets are 95 % intervals over images, resampled with "
         f"seed {result.seed}; they say nothing of other people.",
         "",
+        *_elsewhere([("", result.rendered_elsewhere)]),
         *_figures(result, absent),
         "## Negative control",
         "",
@@ -101,12 +109,31 @@ def combined_to_markdown(result: CombinedEvaluation) -> str:
         f"{one.trials} | {one.images} | {one.repeats} |"
         for one in result.participants
     ]
-    parts += ["", *_figures(result, absent)]
+    given = [(one.subject, one.rendered_elsewhere) for one in result.participants]
+    parts += ["", *_elsewhere(given), *_figures(result, absent)]
     return _ended(parts[:-1], absent)
 
 
 def _warning(split: str) -> list[str]:
     return [f"**{LEARNED}**", ""] if split == "train" else []
+
+
+def _elsewhere(given: Sequence[tuple[str, RenderedElsewhere | None]]) -> list[str]:
+    """Say which pictures no bundle made, by what they are."""
+    sets = [
+        f"{who} {one.images} pictures of {one.side} x {one.side} pixels, sha256 "
+        f"`{one.sha256[:12]}`".lstrip()
+        for who, one in given
+        if one is not None
+    ]
+    if not sets:
+        return []
+    return [
+        "Averaged trials are judged by pictures that were rendered elsewhere: "
+        f"{'; '.join(sets)}. That they show what the bundle decoded, and nothing else, "
+        "is the word of whoever rendered them.",
+        "",
+    ]
 
 
 def _figures(

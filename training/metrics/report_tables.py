@@ -56,6 +56,8 @@ def image_table(
             for name, title, factor in IMAGE_COLUMNS
         ]
         label = f"ours, {row.trials} trials, {row.source}, {row.decoder} decoder"
+        if row.rendered == "elsewhere":
+            label += ", rendered elsewhere"
         lines.append(f"| **{label}** | " + " | ".join(cells) + " | here |")
     for known in published:
         cells = [

@@ -15,6 +15,7 @@ from training.metrics.published import (
 
 Trials = Literal["single", "averaged"]
 Decoder = Literal["own", "external"]
+Rendered = Literal["here", "elsewhere"]
 ImageSource = Literal[
     "measured responses", "predicted responses", "external encoder's responses"
 ]
@@ -60,6 +61,9 @@ class ImageFigures(
     independently trained encoder through it are not."""
     decoder: Decoder
     trials: Trials
+    rendered: Rendered = "here"
+    """Elsewhere: the pictures were given, and the decoder's latents are only what they
+    are said to be made from."""
     pixcorr: Figure
     ssim: Figure
     alex2: Figure
@@ -163,6 +167,18 @@ class NetworkRecord(
     absent: Absent | None
 
 
+class RenderedElsewhere(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """The pictures of averaged trials, where they were not made by the bundle."""
+
+    sha256: str
+    """Of the lines that `sha256sum` prints of the files, sorted by their paths."""
+    images: int
+    side: int
+    """Pixels along each side."""
+
+
 class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was found of one bundle on one recording."""
 
@@ -181,6 +197,8 @@ class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     repeats: int
     """Trials that every image has at least; what is averaged is all that it has."""
     seed: int
+    rendered_elsewhere: RenderedElsewhere | None = None
+    """None: every picture was made from the bundle's latents, or there is none."""
     reconstructions: list[ImageFigures]
     retrieval: list[RetrievalFigures]
     encoding: list[EncodingFigures]
@@ -208,6 +226,7 @@ class Participant(
     trials: int
     images: int
     repeats: int
+    rendered_elsewhere: RenderedElsewhere | None = None
 
 
 class CombinedEvaluation(
