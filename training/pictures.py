@@ -12,6 +12,8 @@ from runtime.errors import RecordingError
 from training.data.files import begins
 
 PLAIN: Final = ("PNG", "JPEG")
+KINDS: Final = (*PLAIN, "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
+"""Never EPS, which Pillow gives to Ghostscript: a program in the place of a picture."""
 _DAMAGED: Final = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises of a damaged file; the second and third of a PNG's chunks."""
 
@@ -22,7 +24,7 @@ def read_picture(
     """Read a picture as RGB.
 
     Args:
-        file: Of any kind that Pillow reads.
+        file: Of one of `KINDS`, whatever its name says.
         data: The file's bytes, where they have been read.
         is_plain: Convert nothing: take PNG and JPEG alone, and of these RGB alone.
 
@@ -33,7 +35,7 @@ def read_picture(
     try:
         with Image.open(
             file if data is None else io.BytesIO(data),
-            formats=PLAIN if is_plain else None,
+            formats=PLAIN if is_plain else KINDS,
         ) as picture:
             if is_plain and picture.mode != "RGB":
                 raise RecordingError(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from runtime.errors import RecordingError
-from training.pictures import read_picture
+from training.pictures import KINDS, read_picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 
@@ -121,3 +121,27 @@ def test_a_chunk_that_pillow_calls_a_syntax_error_is_a_damaged_picture(tmp_path)
 
     with pytest.raises(RecordingError, match="expected a picture, found broken PNG"):
         read_picture(file)
+
+
+@pytest.mark.parametrize("name", ["picture.eps", "picture.png"])
+def test_no_file_is_given_to_another_program(tmp_path, monkeypatch, name):
+    """Pillow opens PostScript too, by running Ghostscript on it."""
+    drawn = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(drawn, "EPS")
+    (tmp_path / name).write_bytes(drawn.getvalue())
+
+    def ran(*_arguments, **_named):
+        raise AssertionError("expected no process")
+
+    monkeypatch.setattr("subprocess.check_call", ran)
+    monkeypatch.setattr("subprocess.Popen", ran)
+    with pytest.raises(RecordingError, match="expected a picture, found another file"):
+        read_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_that_is_read_is_read(tmp_path, kind):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture", kind)
+
+    np.testing.assert_array_equal(read_picture(tmp_path / "picture"), pixels)

@@ -12,13 +12,13 @@ import msgspec
 import nibabel
 import numpy as np
 from jaxtyping import Bool, Float64, Int16, UInt8
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from runtime.errors import RecordingError
 from runtime.recording_bids import Sidecar
 from training.participant.parameters import ParticipantParameters
+from training.pictures import read_picture
 
 T = TypeVar("T")
 
@@ -70,9 +70,12 @@ class Stimulus:
     in_gallery: bool
 
     def pixels(self) -> UInt8[np.ndarray, "rows columns 3"]:
-        """Read the picture, RGB."""
-        with Image.open(self.path) as picture:
-            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+        """Read the picture, RGB.
+
+        Raises:
+            RecordingError: It is missing or damaged.
+        """
+        return read_picture(self.path)
 
 
 @dataclass(frozen=True, slots=True)
