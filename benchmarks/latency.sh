@@ -5,7 +5,7 @@
 # minutes. With `--depth 12` the whole model, which takes 8 GB of memory and longer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python}
+python=${PYTHON:-$PWD/.venv/bin/python}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 "$python" -m neuroflow bench --preset paper-subj01 --depth 2 --against ort,torch \
     --rounds 12 --seconds 6 --json docs/latency.json "$@" >/dev/null

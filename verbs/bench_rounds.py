@@ -1,5 +1,6 @@
 """Turns: every engine and the machine's limits once a round, in changing order."""
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from statistics import median_low
@@ -94,17 +95,26 @@ class Turns:
         for who in whos:
             for stage in self._stages(who, first):
                 self._calibrate(stage, who)
+        turns: list[Callable[[Taken], None]] = [
+            *(functools.partial(self._limit, threads) for threads in self.limits),
+            *(functools.partial(self._engine, who, first) for who in whos),
+        ]
         for i in range(self.plan.rounds):
             self.say(f"round {i + 1} of {self.plan.rounds}")
-            for threads, child in self.limits.items():
-                taken.limits.setdefault(threads, []).append(_limit(child))
             # Whoever comes first finds another cache and clock than who comes last.
-            for who in whos[i % len(whos) :] + whos[: i % len(whos)]:
-                for stage in self._stages(who, first):
-                    order = Order(stage=stage, count=self._counts[stage, who])
-                    taken.stage(stage, who, self.engines[who].ask(order))
-                taken.flow(who, self._flow(who))
+            for one in turns[i % len(turns) :] + turns[: i % len(turns)]:
+                one(taken)
         return taken
+
+    def _limit(self, threads: int, taken: Taken) -> None:
+        rounds = taken.limits.setdefault(threads, [])
+        rounds.append(_limit(self.limits[threads]))
+
+    def _engine(self, who: Who, first: Collection[Who], taken: Taken) -> None:
+        for stage in self._stages(who, first):
+            order = Order(stage=stage, count=self._counts[stage, who])
+            taken.stage(stage, who, self.engines[who].ask(order))
+        taken.flow(who, self._flow(who))
 
     def pace(self, whos: list[Who]) -> list[PacedSeries]:
         """Measure whole decodes at the scanner's pace, one engine at a time."""

@@ -32,7 +32,11 @@ class Engine:
 
 
 class Limit:
+    def __init__(self, log):
+        self.log = log
+
     def ask(self, order: Order) -> Reply:
+        self.log.append(("limit", order))
         rate = Rate(per_s=1.0, by="numpy")
         return Reply(flop=rate, memory=rate)
 
@@ -41,7 +45,7 @@ def turns(plan=PLAN):
     log = []
     stages = ("front", "encoder", "decode")
     engines = {who: Engine(who, stages, log) for who in (OURS, THEIRS)}
-    return Turns(plan, lambda _: None, engines=engines, limits={1: Limit()}), log
+    return Turns(plan, lambda _: None, engines=engines, limits={1: Limit(log)}), log
 
 
 def test_all_rounds_are_kept_and_others_do_the_models_stages_only():
@@ -65,8 +69,17 @@ def test_whoever_comes_first_changes_from_round_to_round():
     rounds, log = turns()
     rounds.take(first=[OURS])
 
-    encoders = [p for p, order in log if order.stage == "encoder" and order.count == 10]
-    assert encoders == ["ort", "torch", "torch", "ort"] * 2
+    found = [
+        peer
+        for peer, order in log
+        if peer == "limit" or (order.stage == "encoder" and order.count == 10)
+    ]
+    assert [found[i : i + 3] for i in range(0, 12, 3)] == [
+        ["limit", "ort", "torch"],
+        ["ort", "torch", "limit"],
+        ["torch", "limit", "ort"],
+        ["limit", "ort", "torch"],
+    ]
 
 
 def test_a_fast_stage_is_not_called_for_ever():

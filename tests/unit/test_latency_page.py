@@ -56,3 +56,10 @@ def test_no_figure_rests_on_fewer_rounds_than_an_interval_needs(file):
 
 def test_every_interval_has_its_confidence_but_that_of_three_starts():
     assert "too few rounds" not in PAGE
+
+
+@pytest.mark.parametrize("name", ["latency.sh", "gpu_suite.sh"])
+def test_a_command_of_the_page_runs_in_the_environment_that_make_made(name):
+    script = (DOCS.parent / "benchmarks" / name).read_text("utf-8")
+
+    assert "\npython=${PYTHON:-$PWD/.venv/bin/python}\n" in script
