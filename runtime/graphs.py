@@ -14,6 +14,7 @@ from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache, KeptEngine
 from runtime.errors import BackendError, UsageError
 from runtime.manifest import EIGHT_BITS, GraphSpec, Manifest
+from runtime.solver import Direction
 
 Form = Literal["unrolled", "step"]
 Part = Literal["encoder", "decoder", "decode_flow", "encode_flow"]
@@ -34,6 +35,10 @@ FORMS: Final[Mapping[str, Form]] = MappingProxyType(
 )
 """How a backend runs the flow. OpenVINO keeps a copy of the weights per unrolled step.
 """
+UNROLLED: Final[Mapping[str, Direction]] = MappingProxyType(
+    {"decode_flow": "decode", "encode_flow": "encode"}
+)
+"""Graphs that have all steps of the flow, and which way they go."""
 _FP8: Final = ("tensorrt", "ort", "reference")
 """What computes 8-bit floating point as a graph says it. OpenVINO 2026.4 makes NaN a
 number there; of ONNX Runtime on a GPU nobody knows, and TensorRT is the faster one."""
@@ -169,7 +174,7 @@ def flow_graphs(
         form: How the flow runs; None takes what suits the backend.
         parts: Which maps are asked for. One step graph is enough for both directions.
     """
-    unrolled = tuple(n for n in ("decode_flow", "encode_flow") if n in parts)
+    unrolled = tuple(name for name in UNROLLED if name in parts)
     is_step = (form or FORMS.get(backend)) == "step"
     return ("step",) if is_step and unrolled else unrolled
 

@@ -14,7 +14,8 @@ from runtime.errors import UsageError
 from runtime.golden import Map
 from runtime.graphs import PARTS, Form, Part
 from runtime.manifest import Manifest
-from runtime.solver import Direction, Solver, solver_from_name, trajectory
+from runtime.solver import Direction
+from runtime.stepped import Course, course_of, driven
 
 Latent = Float32[np.ndarray, "tokens width"]
 Voxels = Float32[np.ndarray, " voxels"]
@@ -44,18 +45,14 @@ class Model(Closing):
             parts: The maps that will be called, of those that the engines compute: one
                 step engine computes the flow in either direction.
         """
-        flow = manifest.flow
         self.manifest, self.parts = manifest, frozenset(parts)
         self.latent_mean: Latent = tensors["latent_mean"]
         """Mean of z_v over the training images; read-only."""
         self._engines = dict(engines)
-        self._tables: Mapping[
-            Direction, Float32[np.ndarray, "evaluations modulation"]
-        ] = {
-            "decode": tensors["conditioning_decode"],
-            "encode": tensors["conditioning_encode"],
+        self._courses: Mapping[Direction, Course] = {
+            "decode": course_of(manifest, tensors, "decode"),
+            "encode": course_of(manifest, tensors, "encode"),
         }
-        self._solver: Solver = solver_from_name(flow.solver, flow.path)
 
     @property
     def form(self) -> Form:
@@ -218,17 +215,7 @@ class Model(Closing):
     def _trajectory(
         self, z: Latent, direction: Direction
     ) -> Iterator[Float32[np.ndarray, "1 tokens width"]]:
-        step, rows = self._engines["step"], iter(self._tables[direction])
-
-        def velocity(
-            z: Shaped[np.ndarray, "..."], _t: float
-        ) -> Float32[np.ndarray, "1 tokens width"]:
-            out = step.run({"z": z, "modulation": next(rows)[None]})["velocity"]
-            # A copy where a step holds two velocities at once: the engine has one.
-            return out if self._solver.evaluations == 1 else out.copy()
-
-        grid = self.manifest.flow.times(direction)
-        return trajectory(velocity, z[None], grid, self._solver)
+        return driven(self._engines["step"], self._courses[direction], z[None])
 
     def close(self) -> None:
         """Close every engine."""

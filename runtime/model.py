@@ -17,9 +17,10 @@ from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache
 from runtime.engines.standby import Opener
 from runtime.golden import LIMITS, check_golden, limits_of
-from runtime.graphs import PARTS, Form, Part, graph_of, open_engines
-from runtime.manifest import Manifest
+from runtime.graphs import FORMS, PARTS, UNROLLED, Form, Part, graph_of, open_engines
+from runtime.manifest import GraphSpec, Manifest
 from runtime.maps import Model
+from runtime.stepped import SteppedFlow, course_of
 
 __all__ = ["SAMPLES", "Model", "model_from_folder", "open_model"]
 
@@ -51,7 +52,8 @@ def open_model(
         form: Run the flow as one unrolled graph or step by step; None takes what
             suits the backend.
         cache: Where compiled engines are kept between starts; None keeps none.
-        behind: Backends that take over, in f32, where an engine fails later on.
+        behind: Backends that take over, in f32, where an engine fails later on; each
+            runs the flow as suits itself.
         waiting: How TensorRT waits; None takes its defaults, or is another backend.
         samples: How many golden samples to judge by; None takes all. An engine that is
             wrong is wrong at the first: it has the same weights for each.
@@ -91,13 +93,26 @@ def open_model(
 def _standbys(
     bundle: Bundle, name: str, behind: Sequence[str], threads: int | None
 ) -> list[Opener]:
-    graph = bundle.manifest.graph(name)
-    return [
-        functools.partial(
-            open_engine, one, bundle.folder / graph.file, graph, threads=threads
-        )
-        for one in behind
-    ]
+    return [functools.partial(_standby, bundle, name, one, threads) for one in behind]
+
+
+def _standby(bundle: Bundle, name: str, backend: str, threads: int | None) -> Engine:
+    """Open another engine of a graph, in the form that suits its backend.
+
+    Raises:
+        BackendError: The library is missing or refuses the graph.
+    """
+    manifest = bundle.manifest
+
+    def opened(graph: GraphSpec) -> Engine:
+        return open_engine(backend, bundle.folder / graph.file, graph, threads=threads)
+
+    graph = manifest.graph(name)
+    direction = UNROLLED.get(name)
+    if direction is None or FORMS.get(backend) != "step":
+        return opened(graph)
+    step = opened(manifest.graph("step"))
+    return SteppedFlow(step, graph, course_of(manifest, bundle.tensors, direction))
 
 
 def _judge_alone(

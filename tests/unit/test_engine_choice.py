@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import runtime.model as model_module
 from runtime.auto import candidates_of, choose_engine
 from runtime.bundle import open_bundle
+from runtime.engine import open_engine
 from runtime.engines.choice import MARGIN, Candidate, Measured, choose
+from runtime.engines.openvino import OpenVinoEngine
 from runtime.engines.ort import OrtEngine
 from runtime.engines.standby import StandbyEngine
 from runtime.errors import (
@@ -21,6 +24,7 @@ from runtime.errors import (
     ParityError,
     TensorMismatchError,
 )
+from runtime.golden import LIMITS, judge
 from runtime.graphs import graph_of, told_precision
 from runtime.manifest import EIGHT_BITS
 from runtime.model import open_model
@@ -328,6 +332,48 @@ def test_a_model_whose_engine_fails_goes_on_with_the_next_one(monkeypatch):
             assert model.troubles == (
                 "ENGINE_FAILED encoder: reference: gone; ort took over",
             )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["unrolled", "step"])
+@pytest.mark.parametrize(
+    ("call", "source", "wanted"),
+    [("decode_latent", "z_n", "z_v"), ("encode_latent", "z_v", "z_n_encoded")],
+)
+def test_who_takes_over_a_flow_runs_it_as_suits_itself_and_within_the_gate(
+    monkeypatch, form, call, source, wanted
+):
+    """OpenVINO keeps a copy of the weights for each step of an unrolled graph."""
+    opened, calls = [], []
+    run = OpenVinoEngine.run
+
+    def recorded(backend, path, graph, **options):
+        opened.append((backend, path.name, graph.name))
+        return open_engine(backend, path, graph, **options)
+
+    def counted(engine, inputs):
+        calls.append(set(inputs))
+        return run(engine, inputs)
+
+    with open_bundle(tiny_bundle()) as bundle:
+        golden = {k: v.astype(np.float32) for k, v in bundle.golden().items()}
+        evaluations = bundle.manifest.flow.decode_evaluations
+        with open_model(bundle, "ort", form=form, behind=["openvino"]) as model:
+            monkeypatch.setattr(model_module, "open_engine", recorded)
+            monkeypatch.setattr(OpenVinoEngine, "run", counted)
+            monkeypatch.setattr(
+                OrtEngine, "run", lambda *_: (_ for _ in ()).throw(BackendError("gone"))
+            )
+
+            first = getattr(model, call)(golden[source][0])
+            calls.clear()
+            again = getattr(model, call)(golden[source][0])
+
+            assert opened == [("openvino", "step.onnx", "step")]
+            assert calls == [{"z", "modulation"}] * evaluations
+            assert judge("all", golden[wanted][0], again).rel_l2 <= LIMITS["f32"].rel_l2
+            np.testing.assert_array_equal(first, again)
+            assert model.troubles[0].endswith("openvino took over")
 
 
 @pytest.mark.slow
