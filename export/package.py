@@ -55,6 +55,7 @@ from runtime.estimator import motion_of
 from runtime.manifest import EIGHT_BITS, input_kind
 from runtime.sealed import seal
 from runtime.solver import Direction, Solver, solver_from_name, time_grid
+from runtime.writing import writing
 from training.config import ModelConfig
 from training.neurovae import NeuroVAE
 from training.sit import SiT
@@ -168,23 +169,28 @@ def _check_inputs(
 
 @contextlib.contextmanager
 def _staged(out: Path) -> Iterator[Path]:
-    """Give a folder that becomes `out` if all goes well, and vanishes if not."""
+    """Give a folder that becomes `out` if all goes well, and vanishes if not.
+
+    Raises:
+        ArtifactError: `out` exists, or the system refuses to write it.
+    """
     if out.exists() or out.is_symlink():
         raise ArtifactError(f"{out}: expected no such folder yet, found one")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield staging
-        for folder, _, files in os.walk(staging):
-            for name in files:
-                Path(folder, name).chmod(0o644)
-                _sync(Path(folder, name))
-            _sync(Path(folder))
-        staging.chmod(0o755)
-        staging.rename(out)
-        _sync(out.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            yield staging
+            for folder, _, files in os.walk(staging):
+                for name in files:
+                    Path(folder, name).chmod(0o644)
+                    _sync(Path(folder, name))
+                _sync(Path(folder))
+            staging.chmod(0o755)
+            staging.rename(out)
+            _sync(out.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
@@ -235,7 +241,7 @@ def export_bundle(
         `out`.
 
     Raises:
-        ArtifactError: `out` exists.
+        ArtifactError: `out` exists, or cannot be written.
         ConfigError: Unknown solver, or one that does not fit the path; precisions
             without f32.
         TensorMismatchError: An array does not fit the model.

@@ -25,6 +25,7 @@ from runtime.sealed import FileSpec, read_manifest, read_signature, seal
 from runtime.signing import Signer, Trust, signer_of
 from runtime.strict_json import decode_once
 from runtime.verified_copy import copy_verified
+from runtime.writing import writing
 
 GALLERY: Final = "gallery.json"
 GALLERY_TENSORS: Final = "gallery.safetensors"
@@ -130,7 +131,7 @@ def write_gallery(
         Its sha256.
 
     Raises:
-        ArtifactError: `out` exists.
+        ArtifactError: `out` exists, or cannot be written.
         TensorMismatchError: The items do not agree in number, or latents are not
             finite.
     """
@@ -148,6 +149,18 @@ def write_gallery(
         raise TensorMismatchError(
             "gallery", expected="consistent items", found=f"{wrong}"
         )
+    with writing(out):
+        data = _written(out, tensors, ids, labels, confidence)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _written(
+    out: Path,
+    tensors: Mapping[str, Shaped[np.ndarray, "..."]],
+    ids: Sequence[str],
+    labels: Sequence[str],
+    confidence: Confidence | None,
+) -> bytes:
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -155,8 +168,9 @@ def write_gallery(
             {name: np.ascontiguousarray(array) for name, array in tensors.items()},
             staging / GALLERY_TENSORS,
         )
+        _, tokens, width = tensors["latents"].shape
         manifest = GalleryManifest(
-            latent=LatentSpec(tokens=latents.shape[1], width=latents.shape[2]),
+            latent=LatentSpec(tokens=tokens, width=width),
             ids=tuple(ids),
             labels=tuple(labels),
             confidence=confidence,
@@ -174,7 +188,7 @@ def write_gallery(
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return hashlib.sha256(data).hexdigest()
+    return data
 
 
 def open_gallery(

@@ -26,6 +26,7 @@ from runtime.overlay import (
     decode_overlay,
 )
 from runtime.sealed import seal
+from runtime.writing import writing
 
 
 def write_overlay(
@@ -56,12 +57,8 @@ def write_overlay(
     """
     if out.exists() or out.is_symlink():
         raise ArtifactError(f"{out}: expected no such folder yet, found one")
-    try:
+    with writing(out):
         return _written(out, calibration, bundle, label, created, runs)
-    except OSError as error:
-        raise ArtifactError(
-            f"{out}: expected a place to write, found {error.strerror}"
-        ) from error
 
 
 def _written(
