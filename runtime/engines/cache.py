@@ -293,9 +293,16 @@ class EngineCache:
                 if head.facts.name == facts.name and wanted != found:
                     self._say(
                         f"engine cache: {facts.backend} {facts.name}: expected "
-                        f"{what} {wanted}, found an engine for {found}; building anew"
+                        f"{what} {_shown(wanted)}, found an engine for "
+                        f"{_shown(found)}; building anew"
                     )
                     return
+
+
+def _shown(fact: str | tuple[tuple[str, str], ...]) -> str:
+    if isinstance(fact, str):
+        return fact
+    return " ".join(f"{name}={value}" for name, value in fact) or "none"
 
 
 def _reason(error: OSError) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, final
+from types import MappingProxyType
+from typing import Any, Final, Literal, final
 
 from runtime.engine import (
     Array,
@@ -18,6 +19,12 @@ from runtime.engines.cache import KeptEngine
 from runtime.errors import BackendError
 from runtime.manifest import GraphSpec
 
+OrtBackend = Literal["ort", "ort_cuda"]
+DISTRIBUTIONS: Final[Mapping[OrtBackend, tuple[str, str]]] = MappingProxyType(
+    {"ort": ("onnxruntime", "cpu"), "ort_cuda": ("onnxruntime-gpu", "gpu")}
+)
+"""What a backend needs, and the extra that has it."""
+
 
 def installed(name: str) -> bool:
     """Say whether a distribution of this name is installed."""
@@ -28,36 +35,53 @@ def installed(name: str) -> bool:
     return True
 
 
-def check_distributions(*, cpu: bool, gpu: bool) -> None:
+def check_distributions(*, cpu: bool, gpu: bool, backend: OrtBackend = "ort") -> None:
     """Refuse the combinations of distributions in which the import is not what it says.
+
+    Args:
+        cpu: Whether onnxruntime is installed.
+        gpu: Whether onnxruntime-gpu is.
+        backend: Which is asked for.
 
     Raises:
         BackendError: Neither distribution, or both: they share one import package, and
             CUDA vanishes silently (microsoft/onnxruntime#26996).
     """
+    wanted, extra = DISTRIBUTIONS[backend]
     if cpu and gpu:
         raise BackendError(
-            "ort: expected one of onnxruntime and onnxruntime-gpu, found both, which "
-            "overwrite each other. Uninstall both, then install the extra cpu or gpu."
+            f"{backend}: expected one of onnxruntime and onnxruntime-gpu, found both, "
+            "which overwrite each other. "
+            f"Uninstall both, then install the extra {extra}."
         )
     if not (cpu or gpu):
         raise BackendError(
-            "ort: expected the library onnxruntime, found none. Install the extra cpu."
+            f"{backend}: expected the library {wanted}, found none. "
+            f"Install the extra {extra}."
         )
 
 
-def import_ort() -> Any:
+def import_ort(backend: OrtBackend = "ort") -> Any:
     """Import ONNX Runtime, whichever of its distributions is installed.
+
+    Args:
+        backend: Which is asked for.
 
     Raises:
         BackendError: None or both are, or it does not load.
     """
-    check_distributions(cpu=installed("onnxruntime"), gpu=installed("onnxruntime-gpu"))
+    check_distributions(
+        cpu=installed("onnxruntime"),
+        gpu=installed("onnxruntime-gpu"),
+        backend=backend,
+    )
+    wanted, extra = DISTRIBUTIONS[backend]
     try:
         import onnxruntime
     except ImportError as error:
         raise BackendError(
-            f"ort: expected onnxruntime to load, found {error}. Install the extra cpu."
+            f"{backend}: expected {wanted} to load, found {line(error)}. "
+            f"Install the extra {extra} anew."
         ) from error
     return onnxruntime
 

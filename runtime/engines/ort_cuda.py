@@ -116,7 +116,7 @@ def open_engine(
     kept: KeptEngine | None = None,  # noqa: ARG001  # it compiles faster than it loads
 ) -> Engine:
     """Compile a graph for the GPU; see `runtime.engine.open_engine`."""
-    ort = import_ort()
+    ort = import_ort("ort_cuda")
     check_provider(ort.get_available_providers())
     if precision != graph.precision:
         raise BackendError(

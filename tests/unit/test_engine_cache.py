@@ -1,5 +1,6 @@
 """A kept engine is loaded only as it was stored, by whom and for what it was."""
 
+import errno
 import os
 import resource
 from pathlib import Path
@@ -140,6 +141,18 @@ def test_folder_and_files_are_this_users_alone(cache):
             "x86_64 Two",
             "engine cache: openvino step: expected device x86_64 Two, found an engine "
             "for x86_64 One; building anew",
+        ),
+        (
+            "settings",
+            (("HINT", "LATENCY"), ("THREADS", "2")),
+            "engine cache: openvino step: expected settings HINT=LATENCY THREADS=2, "
+            "found an engine for THREADS=1; building anew",
+        ),
+        (
+            "settings",
+            (),
+            "engine cache: openvino step: expected settings none, found an engine for "
+            "THREADS=1; building anew",
         ),
     ],
 )
@@ -308,6 +321,46 @@ def test_a_full_disk_is_said_of_an_engine_that_its_library_writes(cache, said):
     assert said == [
         f"engine cache: openvino step: expected to store it in {cache.folder}, found "
         "file too large; running without a cache, and building again at the next start"
+    ]
+    assert [path.name for path in cache.folder.iterdir()] == [SECRET]
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("store", "what"),
+    [
+        (lambda cache: cache.store(FACTS, ENGINE), "10240 bytes"),
+        (lambda cache: cache.store_written(FACTS, written), "it"),
+    ],
+    ids=["bytes", "written"],
+)
+def test_a_disk_that_is_full_only_when_it_is_synced_is_said(
+    cache, said, monkeypatch, store, what
+):
+    """Room is given out late: the last write succeeds, and the sync does not."""
+    monkeypatch.setattr(os, "fsync", full)
+
+    assert store(cache) is None
+
+    assert said == [
+        f"engine cache: openvino step: expected to store {what} in {cache.folder}, "
+        "found no space left on device; running without a cache, and building again at "
+        "the next start"
+    ]
+    assert [path.name for path in cache.folder.iterdir()] == [SECRET]
+    assert (cache.counts.built, cache.counts.unstored) == (1, 1)
+
+
+def test_a_library_that_meets_a_full_disk_while_it_writes_is_said(cache, said):
+    assert cache.store_written(FACTS, full) is None
+
+    assert said == [
+        f"engine cache: openvino step: expected to store it in {cache.folder}, "
+        "found no space left on device; running without a cache, and building again at "
+        "the next start"
     ]
     assert [path.name for path in cache.folder.iterdir()] == [SECRET]
 

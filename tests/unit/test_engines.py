@@ -10,8 +10,7 @@ import onnxruntime
 import pytest
 
 from runtime.engine import READ_BYTES, open_engine
-from runtime.engines.ort import check_distributions
-from runtime.engines.ort_cuda import BoundEngine, check_provider
+from runtime.engines.ort_cuda import BoundEngine
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
 from tests.affine_graph import SPEC, WEIGHT, X, write_affine
@@ -145,14 +144,77 @@ def test_ort_says_that_it_has_no_bfloat16(path):
     )
 
 
-def test_both_distributions_of_onnx_runtime_are_refused_by_name():
-    with pytest.raises(BackendError) as caught:
-        check_distributions(cpu=True, gpu=True)
+@pytest.mark.parametrize(
+    ("backend", "cpu", "gpu", "message"),
+    [
+        (
+            "ort",
+            True,
+            True,
+            "ort: expected one of onnxruntime and onnxruntime-gpu, found both, which "
+            "overwrite each other. Uninstall both, then install the extra cpu.",
+        ),
+        (
+            "ort_cuda",
+            True,
+            True,
+            "ort_cuda: expected one of onnxruntime and onnxruntime-gpu, found both, "
+            "which overwrite each other. Uninstall both, then install the extra gpu.",
+        ),
+        (
+            "ort",
+            False,
+            False,
+            "ort: expected the library onnxruntime, found none. Install the extra cpu.",
+        ),
+        (
+            "ort_cuda",
+            False,
+            False,
+            "ort_cuda: expected the library onnxruntime-gpu, found none. "
+            "Install the extra gpu.",
+        ),
+    ],
+)
+def test_the_distribution_that_a_backend_lacks_is_named_with_its_extra(
+    path, monkeypatch, backend, cpu, gpu, message
+):
+    there = {"onnxruntime": cpu, "onnxruntime-gpu": gpu}
+    monkeypatch.setattr("runtime.engines.ort.installed", there.__getitem__)
 
-    assert str(caught.value) == (
-        "ort: expected one of onnxruntime and onnxruntime-gpu, found both, which "
-        "overwrite each other. Uninstall both, then install the extra cpu or gpu."
-    )
+    with pytest.raises(BackendError) as caught:
+        open_engine(backend, path, SPEC)
+
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        (
+            "ort",
+            "ort: expected onnxruntime to load, found libcudart.so.13: cannot open "
+            "shared object file. Install the extra cpu anew.",
+        ),
+        (
+            "ort_cuda",
+            "ort_cuda: expected onnxruntime-gpu to load, found libcudart.so.13: cannot "
+            "open shared object file. Install the extra gpu anew.",
+        ),
+    ],
+)
+def test_a_distribution_that_does_not_load_is_one_line(
+    path, tmp_path, monkeypatch, backend, message
+):
+    words = "libcudart.so.13: cannot open\\nshared object file"
+    (tmp_path / "onnxruntime.py").write_text(f"raise ImportError('{words}')")
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(BackendError) as caught:
+        open_engine(backend, path, SPEC)
+
+    assert str(caught.value) == message
 
 
 def bound(path) -> BoundEngine:
@@ -196,9 +258,13 @@ def test_a_device_that_fails_in_a_run_is_one_line(path, monkeypatch):
     )
 
 
-def test_onnx_runtime_without_cuda_is_said_with_the_extra():
+def test_onnx_runtime_without_cuda_is_said_with_the_extra(path, monkeypatch):
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"]
+    )
+
     with pytest.raises(BackendError) as caught:
-        check_provider(["CPUExecutionProvider"])
+        open_engine("ort_cuda", path, SPEC)
 
     assert str(caught.value) == (
         "ort_cuda: expected onnxruntime with CUDAExecutionProvider, found one with "

@@ -4,6 +4,7 @@
 import ctypes
 import enum
 import queue
+import sys
 import threading
 import types
 from pathlib import Path
@@ -24,7 +25,7 @@ from export.graphs import Graph, write_graph
 from runtime.engine import Waiting, open_engine
 from runtime.engines import tensorrt, tensorrt_build
 from runtime.engines.cache import EngineCache, KeptEngine
-from runtime.engines.cuda import Cuda
+from runtime.engines.cuda import Cuda, import_cuda
 from runtime.engines.keep_warm import PERIOD_S, WarmEngine
 from runtime.errors import BackendError, TensorMismatchError, UsageError
 from runtime.manifest import EIGHT_BITS, TensorSpec, decode_manifest
@@ -502,9 +503,18 @@ def test_a_graph_in_another_precision_than_asked_for_is_refused(path):
     )
 
 
-def test_a_missing_library_names_the_extras(path, monkeypatch):
-    import sys
+def test_missing_bindings_of_cuda_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
 
+    with pytest.raises(BackendError) as caught:
+        import_cuda()
+
+    assert str(caught.value) == (
+        "cuda: expected the library cuda-bindings, found none. Install the extra gpu."
+    )
+
+
+def test_a_missing_library_names_the_extras(path, monkeypatch):
     for name in tensorrt_build.LIBRARIES:
         monkeypatch.setitem(sys.modules, name, None)
 
