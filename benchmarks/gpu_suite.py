@@ -4,13 +4,15 @@
     python -m benchmarks.gpu_suite --out FILE --device cpu --backend ort --preset tiny
 
 Arms: our engine; torch eager; torch.compile max-autotune (on a GPU with CUDA graphs, as
-that mode does). Times are of the host, copies in and out included, for one evaluation
-of the velocity; each round measures every arm once, so that a drift of the clocks meets
-them all. The weights are random: no time depends on them. Beside 8 bits torch computes
-in bfloat16.
+that mode does); in half precision both with modules that are converted to it as a
+whole, and torch's autocast over float32 weights besides. Times are of the host, copies
+in and out included, for one evaluation of the velocity; each round measures every arm
+once, so that a drift of the clocks meets them all. The weights are random: no time
+depends on them. Beside 8 bits torch computes in bfloat16.
 """
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -40,8 +42,11 @@ DTYPES |= dict.fromkeys(EIGHT_BITS, torch.bfloat16)
 Arm = Callable[[], np.ndarray]
 
 
-def torch_arm(folded, inputs, device, dtype, *, is_compiled) -> Arm:
-    run = torch.compile(folded, mode="max-autotune") if is_compiled else folded
+def torch_arm(folded, inputs, device, dtype, *, form) -> Arm:
+    is_cast = form != "autocast"
+    # A copy: another arm has the same weights in float32.
+    module = copy.deepcopy(folded).to(dtype) if is_cast else folded
+    run = torch.compile(module, mode="max-autotune") if form == "compile" else module
     host = [torch.from_numpy(array) for array in inputs.values()]
     if device == "cuda":
         host = [one.pin_memory() for one in host]
@@ -49,7 +54,9 @@ def torch_arm(folded, inputs, device, dtype, *, is_compiled) -> Arm:
     @torch.no_grad()
     def arm() -> np.ndarray:
         there = [one.to(device, non_blocking=True) for one in host]
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        if is_cast:
+            there = [one.to(dtype) for one in there]
+        with torch.autocast(device, dtype, enabled=not is_cast):
             return run(*there).float().cpu().numpy()
 
     return arm
@@ -85,9 +92,12 @@ def arms_of(options, folder: Path) -> tuple[dict[str, Arm], list]:
         f"{engine.name} {options.precision}": lambda: engine.run(inputs)["velocity"]
     }
     name_of_type = str(dtype).removeprefix("torch.")
-    for name, is_compiled in (("torch eager", False), ("torch.compile", True)):
+    forms = {"torch eager": "eager", "torch.compile": "compile"}
+    if dtype != torch.float32:
+        forms["torch autocast"] = "autocast"
+    for name, form in forms.items():
         arms[f"{name} {name_of_type}"] = torch_arm(
-            folded, inputs, options.device, dtype, is_compiled=is_compiled
+            folded, inputs, options.device, dtype, form=form
         )
     return arms, [engine]
 

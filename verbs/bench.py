@@ -3,10 +3,11 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
@@ -16,6 +17,8 @@ import msgspec
 from runtime.bench.compare import compare
 from runtime.bench.machine import steal_share
 from runtime.bench.result import (
+    AUTOCAST,
+    TORCH,
     Limits,
     Process,
     Result,
@@ -37,7 +40,6 @@ from verbs.bench_rounds import Plan, Turns
 from verbs.bench_sizes import sizes_of_bundle, sizes_of_config, work_of
 
 ENGINES: Final = ("openvino", "ort", "ort_cuda", "tensorrt", "reference")
-TORCH: Final = ("torch", "torch-compile")
 PEERS: Final = (*ENGINES, *TORCH)
 _TYPED: Final = ("ort_cuda", "tensorrt")
 """Compute half only where the graph is written in it."""
@@ -139,7 +141,9 @@ def check_options(options: Options) -> None:
             raise UsageError(
                 f"against: expected some of {','.join(PEERS)}, found {peer}"
             )
-        known = ("f32", "bf16") if peer in TORCH else tuple(BYTES_OF)
+        known = tuple(BYTES_OF)
+        if peer in TORCH:
+            known = ("bf16",) if peer == AUTOCAST else ("f32", "bf16")
         if precision not in known:
             raise UsageError(
                 f"against: expected {peer} in one of {', '.join(known)}, found {text}"
@@ -172,11 +176,13 @@ def peer_of(text: str, wanted: str) -> tuple[str, str]:
     """Return an engine and its precision, as in ``openvino:int8``.
 
     Without one it is that of the run, where the engine has it: ONNX Runtime computes in
-    float32 on the CPU, torch in float32 or bfloat16.
+    float32 on the CPU, torch in float32 or bfloat16, torch's autocast in bfloat16.
     """
     peer, _, precision = text.partition(":")
     if precision:
         return peer, precision
+    if peer == AUTOCAST:
+        return peer, "bf16"
     if peer == "ort" or (peer in TORCH and wanted != "bf16"):
         return peer, "f32"
     return peer, wanted
@@ -260,8 +266,7 @@ def _measure(
         for peer, precision in pairs
     ]
     ours = [who for who in whos if (who.peer, who.precision) == pairs[0]]
-    # Of integers and float16 no limit is measured: multiples are of float32's.
-    rate = "bf16" if options.precision == "bf16" else "f32"
+    rate = rate_of(whos, say)
 
     def job(
         kind: Kind, who: Who, cached: Path = cache, engines: Path | None = None
@@ -292,7 +297,7 @@ def _measure(
             shutil.rmtree(engines)
     with ExitStack() as stack:
         turns = Turns(options.plan, say)
-        for count in threads:
+        for count in threads if rate else ():
             who = Who(peer="limits", precision=rate, threads=count)
             turns.limits[count] = stack.enter_context(started(job("limits", who)))
         for who in whos:
@@ -328,6 +333,24 @@ def _measure(
         paced=tuple(paced),
         processes=tuple(processes),
     )
+
+
+def rate_of(whos: Sequence[Who], say: Callable[[str], None]) -> str:
+    """Return the precision whose limits are measured; empty where none are.
+
+    Of integers and float16 no limit is measured: multiples are of float32's. So they
+    are where bfloat16's would need a library that is not here.
+    """
+    here = [who for who in whos if not who.is_on_gpu]
+    if not here:
+        say("limits: none, because those measured are the processor's; a GPU computes")
+        return ""
+    if here[0].precision != "bf16":
+        return "f32"
+    if find_spec("openvino") is None:
+        say("limits: of float32 by numpy; those of bf16 need openvino (extra cpu)")
+        return "f32"
+    return "bf16"
 
 
 def _process(job: Job, cached: int = 3) -> Process:

@@ -41,8 +41,8 @@ def bench(
         backend: The engine that is measured in full.
         precision: Of its arithmetic, and of the others where they have it.
         threads: Threads of an evaluation, several for a sweep. Default: all cores.
-        against: Others to measure in turns: any backend, torch, torch-compile; as in
-            ort,openvino:int8 each may name a precision of its own.
+        against: Others to measure in turns: any backend, torch, torch-compile,
+            torch-autocast; as in ort,openvino:int8 each may name its own precision.
         rounds: Turns that each engine takes, at least 6; they give the intervals.
         seconds: For each stage of each engine, over all rounds.
         evaluations: Lengths N of the flow, from which the cost of a step is fitted.

@@ -19,8 +19,8 @@ from runtime.bench.machine import (
 from verbs.rig import instruction_sets
 
 LIBRARIES: Final = (
-    "neuroflow-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "scipy",
-    "torch",
+    "cuda-bindings", "neuroflow-rt", "numpy", "onnxruntime", "onnxruntime-gpu",
+    "openvino", "scipy", "tensorrt", "tensorrt-rtx", "torch",
 )  # fmt: skip
 
 

@@ -1,7 +1,10 @@
 """The same weights in torch, as a peer: the modules as they were trained.
 
-`torch` runs them as they are, `torch-compile` through its compiler. Both embed the
-flow time at every evaluation, as the published code does; engines have it in a table.
+`torch` runs them as they are, `torch-compile` through its compiler; in bfloat16 both
+are converted to it as a whole. `torch-autocast` keeps float32 weights, which torch
+converts where it multiplies. The flow's state is in float32, as in the engines. All
+embed the flow time at every evaluation, as the published code does; engines have it in
+a table.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from runtime.bench.result import AUTOCAST, COMPILED
 from runtime.bundle import Bundle
 from runtime.errors import BackendError, ParityError
 from runtime.solver import solve, solver_from_name, time_grid
@@ -28,10 +32,10 @@ LIMITS = {"f32": 1e-3, "bf16": 5e-2}
 
 
 @contextmanager
-def _arithmetic(precision: str) -> Iterator[None]:
+def _arithmetic(peer: str) -> Iterator[None]:
     with (
         torch.inference_mode(),
-        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+        torch.autocast("cpu", torch.bfloat16, enabled=peer == AUTOCAST),
     ):
         yield
 
@@ -50,26 +54,34 @@ def open_torch(bundle: Bundle, job: Job) -> Stages:
     torch.set_num_threads(job.who.threads)
     weights = Path(job.weights)
     config = config_from_json((weights / CONFIG).read_bytes())
+    is_whole = job.who.precision == "bf16" and job.who.peer != AUTOCAST
+    dtype = torch.bfloat16 if is_whole else torch.float32
     vae, field = NeuroVAE(config.vae).eval(), SiT(config.flow).eval()
     for name, module in (("vae", vae), ("flow", field)):
         module.load_state_dict(load_file(weights / f"{name}.safetensors"))
+        module.to(dtype)
     flow = bundle.manifest.flow
     solver = solver_from_name(flow.solver, flow.path)
     golden = {k: torch.from_numpy(v.copy()) for k, v in bundle.golden().items()}
 
     def encode(voxels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = vae.features(voxels)
-        return vae.posterior(features).mean, vae.retrieval(features)
+        features = vae.features(voxels.to(dtype))
+        z_n, found = vae.posterior(features).mean, vae.retrieval(features)
+        return z_n.float(), found.float()
 
     def velocity(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = field(z, t)
-        return out
+        out: torch.Tensor = field(z.to(dtype), t)
+        return out.float()
+
+    def decode(z_n: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = vae.decode(z_n.to(dtype))
+        return out.float()
 
     compiled = _compiler(job.who.peer)
-    encode_c, velocity_c, decode_c = map(compiled, (encode, velocity, vae.decode))
+    encode_c, velocity_c, decode_c = map(compiled, (encode, velocity, decode))
 
     def run(n: int) -> torch.Tensor:
-        with _arithmetic(job.who.precision):
+        with _arithmetic(job.who.peer):
             out: torch.Tensor = solve(
                 lambda z, t: velocity_c(z, torch.tensor([t], dtype=torch.float32)),
                 golden["z_n"],
@@ -79,12 +91,12 @@ def open_torch(bundle: Bundle, job: Job) -> Stages:
         return out
 
     def encoder() -> tuple[torch.Tensor, torch.Tensor]:
-        with _arithmetic(job.who.precision):
+        with _arithmetic(job.who.peer):
             found: tuple[torch.Tensor, torch.Tensor] = encode_c(golden["voxels"])
         return found
 
     def decoder() -> torch.Tensor:
-        with _arithmetic(job.who.precision):
+        with _arithmetic(job.who.peer):
             found: torch.Tensor = decode_c(golden["z_n_encoded"])
         return found
 
@@ -108,9 +120,9 @@ def open_torch(bundle: Bundle, job: Job) -> Stages:
 
 
 def _compiler(peer: str) -> Callable[[Any], Any]:
-    if peer == "torch":
-        return lambda function: function
-    return lambda function: torch.compile(function, dynamic=False)
+    if peer == COMPILED:
+        return lambda function: torch.compile(function, dynamic=False)
+    return lambda function: function
 
 
 def _check(what: str, wanted: torch.Tensor, found: torch.Tensor, limit: float) -> None:

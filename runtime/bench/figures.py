@@ -37,14 +37,15 @@ def limits_for(result: Result, threads: int) -> Limits | None:
     return next((x for x in result.limits if x.threads == threads), None)
 
 
-def limits_ns(result: Result, stage: str, threads: int) -> list[float] | None:
+def limits_ns(result: Result, stage: str, who: Who) -> list[float] | None:
     """Return for each round the time that the machine's limits leave for a stage.
 
     Returns:
-        Nanoseconds; None where the work or the limits are not known.
+        Nanoseconds; None where the work or the limits are not known, as on a GPU: they
+        are measured on the processor.
     """
-    work, limits = result.work.get(stage), limits_for(result, threads)
-    if work is None or limits is None:
+    work, limits = result.work.get(stage), limits_for(result, who.threads)
+    if work is None or limits is None or who.is_on_gpu:
         return None
     return [
         1e9
@@ -61,7 +62,7 @@ def multiples(
     result: Result, stage: str, who: Who, times_ns: Sequence[float]
 ) -> list[float] | None:
     """Return each round's time as a multiple of the same round's limit."""
-    limits = limits_ns(result, stage, who.threads)
+    limits = limits_ns(result, stage, who)
     if limits is None or len(limits) != len(times_ns):
         return None
     return [t / limit for t, limit in zip(times_ns, limits, strict=True)]

@@ -16,6 +16,16 @@ from runtime.timing import Paced
 SCHEMA: Final = "neuroflow.bench/1"
 MOST_BYTES: Final = 256 * 1024**2
 
+EAGER: Final = "torch"
+COMPILED: Final = "torch-compile"
+AUTOCAST: Final = "torch-autocast"
+TORCH: Final = (EAGER, COMPILED, AUTOCAST)
+"""The forms in which torch is a peer. In bfloat16 the first two have their weights in
+it, the third has them in float32; in float32 that is no form of its own."""
+
+ON_GPU: Final = ("ort_cuda", "tensorrt")
+"""Backends to which the limits of a processor say nothing."""
+
 Ns = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -23,9 +33,14 @@ class Who(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Which engine did it, and how."""
 
     peer: str
-    """A backend of the runtime, ``torch`` or ``torch-compile``."""
+    """A backend of the runtime, or one of `TORCH`."""
     precision: str
     threads: int
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether a GPU computes."""
+        return self.peer in ON_GPU
 
     def __str__(self) -> str:
         plural = "" if self.threads == 1 else "s"
@@ -83,7 +98,7 @@ class LimitRound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The machine's own limits with some threads, measured between the engines."""
+    """What its processor can do with some threads, measured between the engines."""
 
     threads: int
     precision: str

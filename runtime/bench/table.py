@@ -187,6 +187,7 @@ def report(result: Result) -> str:
         f"load {number(result.before.load)} before, taken by others {steal}.",
         f"Versions: {versions}.",
     ]
+    said += _without_limits(result)
     parts = {
         "The machine's own limits": limits(result),
         f"Stages back to back (decode: {result.decode_evaluations} evaluations; "
@@ -200,6 +201,24 @@ def report(result: Result) -> str:
     }
     tables = [f"### {name}\n\n{table}" for name, table in parts.items() if table]
     return "\n".join(["\n".join(said) + "\n", *tables])
+
+
+def _without_limits(result: Result) -> list[str]:
+    """Say why there is no multiple of a limit, or one of another precision's."""
+    whos = dict.fromkeys(
+        [*(one.who for one in result.series), *(one.who for one in result.steps)]
+    )
+    lines = [
+        f"{who}: no multiple of a limit, because none of a GPU is measured."
+        for who in whos
+        if who.is_on_gpu
+    ]
+    reached = {one.precision for one in result.limits}
+    if reached == {"f32"} and any(
+        who.precision == "bf16" and not who.is_on_gpu for who in whos
+    ):
+        lines.append("Multiples of what computes in bf16 are of float32's limits.")
+    return lines
 
 
 def comparison(found: Comparison) -> str:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import verbs.bench
-from runtime.bench.result import decode_result, encode_result
+from runtime.bench.result import Who, decode_result, encode_result
 from runtime.errors import ArtifactError, NeuroFlowError
 from tests.bench_results import result
 from verbs.bench_commands import bench
@@ -18,11 +18,15 @@ MESSAGES = [
     (
         {"preset": "tiny", "against": "ort,tflite"},
         "against: expected some of openvino,ort,ort_cuda,tensorrt,reference,torch,"
-        "torch-compile, found tflite",
+        "torch-compile,torch-autocast, found tflite",
     ),
     (
         {"preset": "tiny", "against": "torch:int8"},
         "against: expected torch in one of f32, bf16, found torch:int8",
+    ),
+    (
+        {"preset": "tiny", "against": "torch-autocast:f32"},
+        "against: expected torch-autocast in one of bf16, found torch-autocast:f32",
     ),
     (
         {"preset": "tiny", "against": "openvino:int4"},
@@ -161,3 +165,40 @@ def test_files_that_are_missing_or_of_another_schema_are_named(tmp_path):
         "found: No such file or directory"
     )
     assert str(other.value).startswith("old.json: expected schema neuroflow.bench/1")
+
+
+@pytest.mark.parametrize(
+    ("peers", "openvino", "precision", "line"),
+    [
+        (["openvino bf16", "ort f32"], True, "bf16", None),
+        (["openvino int8"], True, "f32", None),
+        (["tensorrt bf16", "ort f32"], True, "f32", None),
+        (["tensorrt bf16", "torch-autocast bf16"], True, "bf16", None),
+        (
+            ["torch bf16"],
+            False,
+            "f32",
+            "limits: of float32 by numpy; those of bf16 need openvino (extra cpu)",
+        ),
+        (
+            ["tensorrt bf16", "ort_cuda bf16"],
+            False,
+            "",
+            "limits: none, because those measured are the processor's; a GPU computes",
+        ),
+    ],
+)
+def test_limits_are_those_of_whoever_computes_here_and_of_what_is_installed(
+    monkeypatch, peers, openvino, precision, line
+):
+    monkeypatch.setattr(
+        verbs.bench, "find_spec", lambda name: name if openvino else None
+    )
+    said = []
+    whos = [
+        Who(peer=peer, precision=of, threads=1)
+        for peer, of in (text.split() for text in peers)
+    ]
+
+    assert verbs.bench.rate_of(whos, said.append) == precision
+    assert said == ([] if line is None else [line])

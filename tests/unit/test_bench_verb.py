@@ -7,13 +7,16 @@ import sys
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 import neuroflow
 from runtime.bench.figures import values
 from runtime.bench.result import Who, decode_result
 from runtime.bundle import open_bundle
+from runtime.errors import ParityError
 from runtime.estimator import VolumeEstimator
 from training.config import PRESETS
+from training.sit import SiT
 from verbs.bench_engines import open_stages, with_evaluations
 from verbs.bench_orders import Job, started
 from verbs.bench_preset import write_preset
@@ -145,20 +148,72 @@ def test_the_flow_is_measured_as_it_is_served_and_its_step_by_itself(
         stages.close()
 
 
-def test_torch_computes_what_the_engines_compute(preset):
-    job = Job(
+def torch_job(preset, peer, precision):
+    return Job(
         kind="stages",
-        who=Who(peer="torch", precision="f32", threads=1),
+        who=Who(peer=peer, precision=precision, threads=1),
         bundle="",
         weights=str(preset / "weights"),
     )
+
+
+@pytest.mark.parametrize(
+    ("peer", "precision", "limit"),
+    [
+        ("torch", "f32", 1e-4),
+        ("torch", "bf16", 5e-2),
+        ("torch-autocast", "bf16", 5e-2),
+        ("torch-compile", "bf16", 5e-2),
+    ],
+)
+def test_torch_computes_what_the_engines_compute(preset, peer, precision, limit):
     with open_bundle(preset / "bundle") as bundle:
         wanted = bundle.golden()["z_v"][0] - bundle.latent_mean
-        stages = open_torch(bundle, job)
+        # Held against the golden vectors of every stage, or it would not open.
+        stages = open_torch(bundle, torch_job(preset, peer, precision))
 
         found = stages.flow(2)()
 
-    np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-4)
+    error = np.linalg.norm(found[0].numpy() - wanted) / np.linalg.norm(wanted)
+    assert found.dtype == torch.float32
+    assert error < limit
+    assert (error > 1e-3) == (precision == "bf16")
+    assert stages.calls.keys() == {"encoder", "served flow", "decoder"}
+
+
+def test_torch_is_converted_as_a_whole_and_by_autocast_not_at_all(preset, monkeypatch):
+    kinds = []
+    forward = SiT.forward
+    monkeypatch.setattr(
+        SiT,
+        "forward",
+        lambda field, z, t: (
+            kinds.append({p.dtype for p in field.parameters()}) or forward(field, z, t)
+        ),
+    )
+    with open_bundle(preset / "bundle") as bundle:
+        for peer, kind in (
+            ("torch", torch.bfloat16),
+            ("torch-autocast", torch.float32),
+        ):
+            open_torch(bundle, torch_job(preset, peer, "bf16"))
+            assert kinds.pop() == {kind}
+
+
+def test_torch_that_computes_something_else_is_not_measured(preset, monkeypatch):
+    forward = SiT.forward
+    monkeypatch.setattr(SiT, "forward", lambda *a: 1.2 * forward(*a))
+
+    with (
+        open_bundle(preset / "bundle") as bundle,
+        pytest.raises(ParityError) as caught,
+    ):
+        open_torch(bundle, torch_job(preset, "torch", "bf16"))
+
+    assert str(caught.value).startswith(
+        "torch bf16, 1 thread flow: expected relative L2 error <= 0.05 to the engines, "
+        "found 0."
+    )
 
 
 def test_a_flow_of_n_evaluations_costs_n_evaluations(preset, monkeypatch):
