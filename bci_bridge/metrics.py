@@ -166,6 +166,18 @@ def _families(vitals: Vitals, config: ServeConfig) -> Iterator[list[str]]:
         ],
     )
     yield family(
+        "gauge",
+        "engines",
+        "Engines of a running worker that its cache was asked for, by what became of "
+        "them.",
+        [
+            ({"process": one.name, "what": what}, count)
+            for one in vitals.processes
+            if one.ready is not None
+            for what, count in one.ready.engines.items()
+        ],
+    )
+    yield family(
         "counter",
         "restarts_total",
         "Deaths of processes that were replaced.",

@@ -79,6 +79,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the publisher: HOST:PORT of health and metrics."""
     is_urgent: bool = False
     """It runs before other programs."""
+    engines: dict[str, int] = {}
+    """Of a worker: what became of the engines that its cache was asked for."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ and nothing of what they do.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from bci_bridge.admission import Admission
 from bci_bridge.answerer import Answerer
@@ -22,6 +22,7 @@ def run_worker(
     name: str,
     open_decoder: Callable[[contextlib.ExitStack], Decoder],
     rig: RigNote | None = None,
+    engines: Callable[[], Mapping[str, int]] = dict,
 ) -> None:
     """Be a process that answers or stands by.
 
@@ -30,6 +31,7 @@ def run_worker(
         name: One of `bci_bridge.settings.WORKERS`.
         open_decoder: Loads and warms the decoder; what it opens goes on the stack.
         rig: What the decoder computes with.
+        engines: What became of the engines that it asked a cache for, by name.
     """
     with part_of(setup, name) as (stop, stack):
         decoder = open_decoder(stack)
@@ -53,6 +55,7 @@ def run_worker(
                 is_active=answerer.is_active,
                 is_behind=not answerer.has_caught_up,
                 is_urgent=bool(is_urgent),
+                engines=dict(engines()),
             )
 
         take_turns(

@@ -27,8 +27,10 @@ def main(arguments: list[str]) -> int:
     model = msgspec.json.decode(model_json, type=Model)
     setup = msgspec.json.decode(Path(setup_file).read_bytes(), type=Setup)
 
+    cache = EngineCache(user_cache(os.environ), _say)
+
     def opened(stack: contextlib.ExitStack) -> Decoder:
-        return stack.enter_context(
+        decoder = stack.enter_context(
             open_decoder(
                 Path(model.bundle),
                 Path(model.gallery),
@@ -39,15 +41,22 @@ def main(arguments: list[str]) -> int:
                 threads=model.threads,
                 abstain_below=model.abstain_below,
                 trust=model.trust,
-                cache=EngineCache(user_cache(os.environ), _say),
+                cache=cache,
                 overlay_folder=None if model.overlay is None else Path(model.overlay),
                 parts=SERVED,
                 copies=None if model.copies is None else Path(model.copies),
             )
         )
+        if line := cache.counts.line():
+            _say(f"{name}: {decoder.model.backend} {model.precision}: {line}")
+        return decoder
+
+    def engines() -> dict[str, int]:
+        counts = msgspec.structs.asdict(cache.counts)
+        return counts if any(counts.values()) else {}
 
     try:
-        run_worker(setup, name, opened, model.rig)
+        run_worker(setup, name, opened, model.rig, engines)
     except NeuroFlowError as error:
         # On record for the supervisor, which says it where it matters.
         return error.exit_status

@@ -106,6 +106,15 @@ class CacheCounts(msgspec.Struct, kw_only=True):
     unstored: int = 0
     """Of those built: there was no room, or no safe folder, to keep them."""
 
+    def line(self) -> str:
+        """Say it in one line; empty where no engine was asked for."""
+        if not self.loaded + self.built:
+            return ""
+        causes = {"not believed": self.refused, "not kept": self.unstored}
+        of_those = ", ".join(f"{n} {why}" for why, n in causes.items() if n)
+        end = f" ({of_those})" if of_those else ""
+        return f"{self.loaded} engines from the cache, {self.built} built{end}"
+
 
 @final
 class EngineCache:

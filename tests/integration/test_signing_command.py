@@ -107,7 +107,7 @@ LOADING = """
 import contextlib, sys
 from verbs import worker
 
-def run_worker(_setup, _name, opened, _rig):
+def run_worker(_setup, _name, opened, _rig, _engines):
     with contextlib.ExitStack() as stack:
         print(opened(stack).bundle.signer)
 

@@ -15,6 +15,7 @@ from runtime.bundle import open_bundle
 from runtime.engines.cache import (
     HEAD_BYTES,
     SECRET,
+    CacheCounts,
     EngineCache,
     EngineFacts,
     page_out,
@@ -64,6 +65,21 @@ def test_what_was_stored_is_loaded_by_the_next_start(cache, tmp_path, said):
     assert said == []
     assert (second.counts.loaded, second.counts.built) == (1, 0)
     assert (cache.counts.loaded, cache.counts.built) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        ({}, ""),
+        ({"loaded": 2}, "2 engines from the cache, 0 built"),
+        (
+            {"loaded": 1, "built": 2, "refused": 1, "unstored": 2},
+            "1 engines from the cache, 2 built (1 not believed, 2 not kept)",
+        ),
+    ],
+)
+def test_what_became_of_the_engines_is_one_line(counts, line):
+    assert CacheCounts(**counts).line() == line
 
 
 def test_a_library_that_writes_to_its_engine_does_not_change_the_file(cache):

@@ -26,6 +26,20 @@ def sampled(text):
     return samples
 
 
+def test_what_became_of_a_workers_engines_is_said_by_process():
+    ready = Ready(engines={"loaded": 2, "built": 1, "refused": 1, "unstored": 0})
+    found = vitals(worker_a=Process("worker-a", ready, NOW))
+
+    samples = sampled(metrics_text(found, CONFIG))
+
+    assert {k: v for k, v in samples.items() if k.startswith("neuroflow_engines")} == {
+        'neuroflow_engines{process="worker-a",what="loaded"}': 2,
+        'neuroflow_engines{process="worker-a",what="built"}': 1,
+        'neuroflow_engines{process="worker-a",what="refused"}': 1,
+        'neuroflow_engines{process="worker-a",what="unstored"}': 0,
+    }
+
+
 def test_metrics_say_what_was_counted():
     counts = Counts(
         outcomes={"VolumeOutcome OK LIVE": 3, "TrialOutcome ABSTAIN LATE": 1},
