@@ -1,12 +1,14 @@
 """Other decoders and ours on the same participants: accuracy, costs, controls.
 
-    python benchmarks/peers.py --seeds 11 12 13 14 15 16 17 18 19 20 \
+    python benchmarks/peers.py --seeds 11 12 13 14 15 16 17 18 19 20 --slow \
         --haxby ../shared/data/haxby2001 --hybrid 1 2 \
         --scratch out/peers --out docs/peers
 
 Every peer's answers on every participant are a file in the scratch folder, and work
 that is there already is not done again: stop and start as you like, or let a second
 process with `--only` or `--peers` do another part. The table is made of all files.
+`--slow` names the participants of cortexflowx: the first three where it is left out,
+nobody where it stands alone.
 """
 
 import argparse
