@@ -227,13 +227,37 @@ def headings(document):
 
 
 def console_lines():
-    """Every command that a document shows, with its document."""
+    """Every command that a document shows, with its document.
+
+    In fences that say so and in indented blocks, which may be anything else too.
+    """
     for document in documents():
-        blocks = re.findall(
-            r"```(?:console|sh|bash)\n(.*?)```", document.read_text("utf-8"), re.DOTALL
-        )
+        text = document.read_text("utf-8")
+        blocks = re.findall(r"```(?:console|sh|bash)\n(.*?)```", text, re.DOTALL)
+        unfenced = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        blocks += re.findall(r"(?<=\n\n)((?: {4}.*\n)+)", unfenced)
         for line in "".join(blocks).replace("\\\n", " ").splitlines():
-            yield document.name, line.removeprefix("$").split("#")[0].split()
+            words = line.strip().removeprefix("$").split("#")[0].split()
+            yield document.name, unlaunched(words)
+
+
+def unlaunched(words):
+    """A command without variables before it, and without what launches it."""
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:]
+    if words[:1] and Path(words[0]).name in ("accelerate", "torchrun"):
+        assert "-m" in words, words
+        return words[words.index("-m") + 1 :]
+    return words
+
+
+def test_indented_and_launched_commands_are_among_those_of_documents():
+    found = {(document, *words[:2]) for document, words in console_lines()}
+
+    assert ("security.md", "neuroflow", "sign") in found
+    assert ("training_scale.md", "neuroflow", "train") in found
+    trained = ["neuroflow", "train", "vae"]
+    assert unlaunched(["A=1", "torchrun", "--n", "2", "-m", *trained]) == trained
 
 
 def test_commands_in_documents_exist():
@@ -250,6 +274,10 @@ def test_commands_in_documents_exist():
             assert verb in verbs, (document, words)
             verb = "_".join(words[1:3]) if "_".join(words[1:3]) in verbs else verb
             assert all(flag in verbs[verb] for flag in flags), (document, words)
+        if len(words) > 1 and words[1].startswith("benchmarks/"):
+            program = (ROOT / words[1]).read_text("utf-8")
+            flags = [w.partition("=")[0] for w in words[2:] if w.startswith("--")]
+            assert all(f'"{flag}"' in program for flag in flags), (document, words)
 
 
 def help_files():
