@@ -3,12 +3,13 @@
     python benchmarks/nsd_scale.py --scratch DIR --out docs/nsd_scale.json
 
 Writes files of the true shapes, types, chunks and counts for one participant into DIR
-(about 7 GB for four sessions, removed at the end), prepares them, and iterates over an
-epoch; each measurement is a process of its own. What is generated is not the dataset:
-betas are noise in an ellipsoid as large as a liberal brain mask and zero elsewhere,
-pictures are all black, and the backbone gives cheap numbers of the true shape. Then a
-folder with the shapes of all 40 sessions is made of sparse files, to see that nothing
-grows with its size.
+(about 7 GB for four sessions, removed at the end), prepares them as `prepare-nsd` does,
+regions and the test's pictures included, and iterates over an epoch; each measurement
+is a process of its own. What is generated is not the dataset: betas are noise in an
+ellipsoid as large as a liberal brain mask and zero elsewhere, regions are slabs of the
+mask, pictures are all black, and the backbone gives cheap numbers of the true shape.
+Then a folder with the shapes of all 40 sessions is made of sparse files, to see that
+nothing grows with its size.
 """
 
 import argparse
@@ -34,7 +35,9 @@ from scipy.io import savemat
 from training.data.files import describe
 from training.data.manifest import Split, TrialsManifest, VisualSource
 from training.data.nsd import open_nsd, prepare_nsd
-from training.data.nsd_latents import latents_of_backbone
+from training.data.nsd_latents import SharedPictures, latents_of_backbone
+from training.data.nsd_regions import COLLECTIONS, nsd_volumes
+from training.data.regions import chosen_volumes, read_regions
 from training.data.store import encode_manifest, open_trials
 from training.latents import latent_batch
 from training.trials import TrialSet, epoch_order, let_go
@@ -82,6 +85,7 @@ def generate(root: Path, sessions: int) -> dict[str, Any]:
     nib.save(
         nib.Nifti1Image(mask.reshape(SHAPE).astype(np.int16), np.eye(4)), root / ROI
     )
+    write_regions((root / ROI).parent, mask.reshape(SHAPE))
     order = rng.permutation(np.repeat(np.arange(1, IMAGES + 1), 3))
     pictures = np.stack([rng.permutation(73_000)[:IMAGES] + 1 for _ in range(8)])
     pattern = np.zeros((40, 12, 75), dtype=np.uint8)
@@ -112,6 +116,16 @@ def generate(root: Path, sessions: int) -> dict[str, Any]:
     return {"brain_voxels": int(brain.sum()), "mask_voxels": int(mask.sum())}
 
 
+def write_regions(folder: Path, mask: np.ndarray) -> None:
+    """Write every volume of regions that the dataset has: slabs of the mask."""
+    rank = np.arange(int(mask.sum()))
+    for name, labels in COLLECTIONS.items():
+        volume = np.zeros(mask.shape, np.int16)
+        # As many voxels each; the first are of none.
+        volume[mask] = rank * (len(labels) + 1) // rank.size
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), folder / f"{name}.nii.gz")
+
+
 def _write_nifti(file: Path, inside: np.ndarray, noise: np.ndarray) -> None:
     header = nib.Nifti1Header()
     header.set_data_shape((*SHAPE, PER_SESSION))
@@ -135,18 +149,20 @@ def _write_hdf5(file: Path, brain: np.ndarray, rng: np.random.Generator) -> None
             data[:, z] = noise * brain[:, :, z].T
 
 
-def sparse(folder: Path) -> dict[str, Any]:
+def sparse(
+    folder: Path, voxels: int = VOXELS, latent: tuple[int, int] = (TOKENS, WIDTH)
+) -> dict[str, Any]:
     """Make a folder of trials with the shapes of all 40 sessions, all of it holes."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     big = {
-        "voxels": ("float32", (TRIALS, VOXELS)),
-        "latents": ("float16", (IMAGES, TOKENS, WIDTH)),
+        "voxels": ("float32", (TRIALS, voxels)),
+        "latents": ("float16", (IMAGES, *latent)),
     }
     small: dict[str, np.ndarray] = {
-        "mean": np.zeros((40, VOXELS), np.float32),
-        "std": np.ones((40, VOXELS), np.float32),
-        "latent_mean": np.zeros((TOKENS, WIDTH), np.float32),
+        "mean": np.zeros((40, voxels), np.float32),
+        "std": np.ones((40, voxels), np.float32),
+        "latent_mean": np.zeros(latent, np.float32),
         "image": rng.integers(0, 9_000, TRIALS),
         "group": np.arange(TRIALS) // PER_SESSION,
         "run": np.arange(TRIALS) // PER_SESSION,
@@ -164,7 +180,7 @@ def sparse(folder: Path) -> dict[str, Any]:
     }
     names = tuple(f"session{s + 1:02}" for s in range(40))
     manifest = TrialsManifest(
-        source="nsd", subject="subj01", voxels=VOXELS, mask_sha256="0" * 64,
+        source="nsd", subject="subj01", voxels=voxels, mask_sha256="0" * 64,
         betas="nsd", betas_detail="", normalisation="session-train",
         groups=names, runs=names,
         splits={"train": Split(first=0, trials=TRAIN),
@@ -190,15 +206,31 @@ def prepare(root: Path, out: Path) -> dict[str, Any]:
             seconds[str(began[1])] = round(now - float(began[0]), 2)
         began[:] = [now, line]
 
+    announce("design, mask, sessions, regions")
     trials = open_nsd(root, 1)
+    volumes = chosen_volumes((), nsd_volumes(trials.roi_folder))
+    regions = read_regions(volumes, trials.mask)
     before = peak_mib()
     latents = latents_of_backbone(CheapBackbone(), root / STIMULI)
-    manifest = prepare_nsd(trials, 1, out, "train", latents, announce=announce)
+    manifest = prepare_nsd(
+        trials,
+        1,
+        out,
+        "train",
+        latents,
+        regions=regions,
+        kept=SharedPictures(root / STIMULI),
+        announce=announce,
+    )
+    announce("opened again")
+    open_trials(out)
     announce("")
     return {
         "trials": trials.trials,
         "images": len(manifest.image_ids),
         "voxels": manifest.voxels,
+        "regions": len(manifest.regions),
+        "test_pictures_kept": manifest.test_images,
         "seconds": seconds,
         "peak_rss_before_mib": before,
         "peak_rss_mib": peak_mib(),
@@ -326,8 +358,8 @@ def everything(scratch: Path, sessions: int) -> Iterator[tuple[str, Any]]:
             "what": (
                 f"{sessions} sessions of {PER_SESSION} trials at the true volume "
                 "shape, half .nii.gz and half .hdf5 with chunks of 750 trials of one "
-                "voxel; noise in an ellipsoid, zeros outside; 73,000 black pictures; "
-                "not the dataset"
+                "voxel; noise in an ellipsoid, zeros outside; regions in slabs; 73,000 "
+                "black pictures; not the dataset"
             ),
             **generated,
             "bytes_on_disk": sum(512 * file.stat().st_blocks for file in files),

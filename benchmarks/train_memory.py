@@ -8,7 +8,11 @@ activations. Each measurement is a process of its own: one that takes a step, is
 interrupted and leaves a snapshot, and one that goes on from it by another step. What a
 process holds beyond weights, gradients, moments and average is what training costs.
 
-The flow needs 13 GB of memory beside what else runs, and 12 GB of disk for a snapshot.
+`--processes` chooses among the four, in one go or on another day: the file keeps what
+it has of the others, each with its own machine and load, and says which were not run. A
+resumed one needs the snapshot of the first, which is then run as well.
+
+The flow needs 16 GB of memory beside what else runs, and 12 GB of disk for a snapshot.
 """
 
 import argparse
@@ -18,24 +22,68 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
 from nsd_scale import TRAIN, peak_mib, rss_mib, sparse
 
-from training.checkpoint import save_checkpoint
+from runtime.errors import ConfigError
+from training.checkpoint import library_versions, save_checkpoint
 from training.compute import Compute
-from training.config import ModelConfig, config_from_preset
+from training.config import PRESETS, ModelConfig, config_from_preset
 from training.data.store import open_trials
 from training.fit import fit_flow, fit_neurovae
 from training.neurovae import NeuroVAE
 from training.sit import SiT
 from verbs.demo.summary import machine
 
+Process = Literal["vae", "vae-resumed", "flow", "flow-resumed"]
+PROCESSES: tuple[Process, ...] = ("vae", "vae-resumed", "flow", "flow-resumed")
 STAGES = ("vae", "flow")
+PARTS = {"vae": 8, "flow": 1}
+"""Rows that go through the model at a time."""
 FLOAT = 4
+SAID_EVERY_S = 60.0
+
+
+class Sparse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The folder of trials, of which next to nothing is on disk."""
+
+    apparent_bytes: int
+    bytes_on_disk: int
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One process."""
+
+    process: Process
+    batch: int
+    """Rows of its step."""
+    rss_before_mib: float
+    peak_rss_mib: float
+    weights_gradients_moments_average_mib: int
+    beyond_the_model_mib: int
+    first_step_s: float
+    machine: str
+    load_before: list[float] | None = None
+    """None where it was not kept, as of the first of these measurements."""
+    versions: dict[str, str] | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the file holds."""
+
+    preset: str
+    training_trials: int
+    published_batch: dict[str, int]
+    precision: str
+    trials: Sparse | None = None
+    processes: list[Measured]
+    """Those that were run, whenever it was."""
+    not_run: list[Process]
 
 
 def own_bytes(config: ModelConfig, stage: str) -> int:
@@ -48,13 +96,17 @@ def own_bytes(config: ModelConfig, stage: str) -> int:
     return 5 * FLOAT * sum(p.numel() for p in field.parameters()) + size_of_vae
 
 
-def model(flow_batch: int | None) -> ModelConfig:
-    """Return the published configuration; rows of a flow's step may be fewer."""
-    config = config_from_preset("paper-subj01")
+def model(preset: str, flow_batch: int | None) -> ModelConfig:
+    """Return the configuration of a preset; rows of a flow's step may be others."""
+    config = config_from_preset(preset)
     if flow_batch is None:
         return config
     flow = msgspec.structs.replace(config.flow_training, batch=flow_batch)
     return msgspec.structs.replace(config, flow_training=flow)
+
+
+def batch_of(config: ModelConfig, stage: str) -> int:
+    return (config.vae_training if stage == "vae" else config.flow_training).batch
 
 
 def one_step(stage: str, scratch: Path, config: ModelConfig) -> dict[str, Any]:
@@ -68,12 +120,11 @@ def one_step(stage: str, scratch: Path, config: ModelConfig) -> dict[str, Any]:
         taken.append(time.perf_counter() - began)
         raise KeyboardInterrupt
 
+    compute = Compute(checkpoint_activations=True, micro_batch=PARTS[stage])
     try:
         if stage == "vae":
-            compute = Compute(checkpoint_activations=True, micro_batch=8)
             fit_neurovae(config, trials, scratch / "vae", on_step=stop, compute=compute)
         else:
-            compute = Compute(checkpoint_activations=True, micro_batch=1)
             fit_flow(
                 config,
                 trials,
@@ -94,59 +145,195 @@ def one_step(stage: str, scratch: Path, config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def measured(stage: str, scratch: Path, config: ModelConfig) -> dict[str, Any]:
-    batch = str(config.flow_training.batch)
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+
+
+def measured(process: Process, scratch: Path, config: ModelConfig) -> Measured:
+    """Run a process, and say now and then that it lives."""
+    stage = process.removesuffix("-resumed")
+    batch = batch_of(config, stage)
     command = [sys.executable, __file__, "--step", stage, "--scratch", str(scratch)]
-    command += ["--flow-batch", batch]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    print(stage, json.dumps(found), file=sys.stderr)
+    command += ["--preset", config.preset]
+    if stage == "flow":
+        command += ["--flow-batch", str(batch)]
+    load, began = list(os.getloadavg()), time.monotonic()
+    say(f"{process}: a step of {batch} rows")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        while True:
+            try:
+                printed, _ = child.communicate(timeout=SAID_EVERY_S)
+                break
+            except subprocess.TimeoutExpired:
+                lasted = time.monotonic() - began
+                say(f"{process}: {lasted:.0f} s, {resident_mib(child.pid)} MiB")
+    if child.returncode != 0:
+        raise SystemExit(f"{process}: expected exit status 0, found {child.returncode}")
+    found = msgspec.convert(
+        json.loads(printed)
+        | {
+            "process": process,
+            "batch": batch,
+            "machine": machine(),
+            "load_before": load,
+            "versions": library_versions(),
+        },
+        Measured,
+    )
+    say(f"{process}: at most {found.peak_rss_mib:,.0f} MiB")
     return found
 
 
-def everything(scratch: Path, config: ModelConfig) -> dict[str, Any]:
-    found: dict[str, Any] = {"trials": sparse(scratch / "trials")}
+def resident_mib(pid: int) -> str:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii")
+    except OSError:
+        return "?"
+    kib = [line.split()[1] for line in status.splitlines() if line[:6] == "VmRSS:"]
+    return f"{int(kib[0]) / 1024:,.0f}" if kib else "?"
+
+
+def everything(
+    scratch: Path,
+    config: ModelConfig,
+    chosen: Sequence[Process],
+    keep: Callable[[Sparse, Measured], None],
+) -> None:
+    """Run the chosen processes, and what they go on from; each is kept at once."""
+    say("trials: the shapes of all sessions, nothing in them")
+    latent = (config.flow.tokens, config.flow.width)
+    trials = msgspec.convert(
+        sparse(scratch / "trials", config.vae.voxels, latent), Sparse
+    )
     # The flow's frozen encoder: weights of the true shapes, drawn.
     torch.manual_seed(0)
     weights = NeuroVAE(config.vae).state_dict()
     save_checkpoint(scratch / "drawn", weights, config, stage="vae", seed=0, step=0)
     for stage in STAGES:
-        found[stage] = measured(stage, scratch, config)
-        found[f"{stage}, resumed"] = measured(stage, scratch, config)
+        wanted = [p for p in chosen if p.removesuffix("-resumed") == stage]
+        if not wanted:
+            continue
+        # The first one leaves the snapshot that the other goes on from.
+        last = max(map(PROCESSES.index, wanted))
+        for process in PROCESSES[PROCESSES.index(stage) : last + 1]:
+            keep(trials, measured(process, scratch, config))
         shutil.rmtree(scratch / stage)
-    return found
+
+
+def empty(config: ModelConfig) -> Report:
+    """Return a report of nothing yet."""
+    return Report(
+        preset=config.preset,
+        training_trials=TRAIN,
+        published_batch={
+            stage: batch_of(config_from_preset(config.preset), stage)
+            for stage in STAGES
+        },
+        precision=(
+            f"fp32, activations recomputed, parts of {PARTS['vae']} rows (vae) and "
+            f"{PARTS['flow']} (flow)"
+        ),
+        processes=[],
+        not_run=list(PROCESSES),
+    )
+
+
+def report_in(file: Path, config: ModelConfig) -> Report:
+    """Return what a file has already; nothing where there is none.
+
+    Raises:
+        ConfigError: It is no such report, or one of another model.
+    """
+    begun = empty(config)
+    if not file.is_file():
+        return begun
+    try:
+        held = msgspec.json.decode(file.read_bytes(), type=Report)
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"{file}: expected a report of this benchmark, found {error}"
+        ) from error
+    for name in ("preset", "training_trials", "published_batch", "precision"):
+        expected, found = getattr(begun, name), getattr(held, name)
+        if expected != found:
+            raise ConfigError(f"{file}: {name}: expected {expected}, found {found}")
+    return held
+
+
+def added(report: Report, trials: Sparse, found: Measured) -> Report:
+    """Return a report with a process, in the place of an earlier one like it."""
+
+    def key(one: Measured) -> tuple[int, int]:
+        return PROCESSES.index(one.process), one.batch
+
+    others = [one for one in report.processes if key(one) != key(found)]
+    processes = sorted([*others, found], key=key)
+    run = {one.process for one in processes}
+    return msgspec.structs.replace(
+        report,
+        trials=trials,
+        processes=processes,
+        not_run=[process for process in PROCESSES if process not in run],
+    )
+
+
+def markdown(report: Report) -> str:
+    """Return the table of the documentation."""
+    lines = [
+        "| process | rows of a step | highest resident, MiB "
+        "| of that weights, gradients, moments, average | the rest |",
+        "|---|---|---|---|---|",
+    ]
+    names = {"vae": "stage 1", "flow": "stage 2"}
+    for one in report.processes:
+        stage, is_resumed, _ = one.process.partition("-")
+        lines.append(
+            f"| {names[stage]}{', resumed' if is_resumed else ''} | {one.batch} "
+            f"| {one.peak_rss_mib:,.0f} | {one.weights_gradients_moments_average_mib:,}"
+            f" | {one.beyond_the_model_mib:,} |"
+        )
+    return "\n".join(lines)
+
+
+def write(report: Report, out: Path | None) -> None:
+    if out is not None:
+        text = msgspec.json.format(msgspec.json.encode(report), indent=1)
+        partial = out.with_suffix(".part")
+        partial.write_bytes(text + b"\n")
+        partial.replace(out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--step", choices=STAGES)
+    parser.add_argument(
+        "--processes", nargs="+", choices=PROCESSES, default=list(PROCESSES)
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="paper-subj01")
     parser.add_argument(
         "--flow-batch", type=int, help="rows of a flow's step; 24 as published"
     )
+    parser.add_argument("--step", choices=STAGES, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    config = model(given.flow_batch)
+    config = model(given.preset, given.flow_batch)
     if given.step:
         print(json.dumps(one_step(given.step, given.scratch, config)))
         return
+    report = empty(config) if given.out is None else report_in(given.out, config)
     given.scratch.mkdir(parents=True)
-    result: dict[str, Any] = {
-        "preset": "paper-subj01",
-        "training_trials": TRAIN,
-        "batch": {"vae": config.vae_training.batch, "flow": config.flow_training.batch},
-        "precision": "fp32, activations recomputed, parts of 8 rows (vae) and 1 (flow)",
-        "machine": machine(),
-        "load_before": os.getloadavg(),
-    }
+
+    def keep(trials: Sparse, found: Measured) -> None:
+        # At once: the next one may need more memory than there is.
+        nonlocal report
+        report = added(report, trials, found)
+        write(report, given.out)
+
     try:
-        result |= everything(given.scratch, config)
+        everything(given.scratch, config, given.processes, keep)
     finally:
         shutil.rmtree(given.scratch, ignore_errors=True)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if given.out is not None:
-        given.out.write_text(text + "\n", encoding="utf-8")
+    print(markdown(report))
 
 
 if __name__ == "__main__":
