@@ -1,46 +1,200 @@
 """A training step at the paper's size, beside loops written by hand in torch.
 
-    OMP_NUM_THREADS=2 python benchmarks/train_step.py --stage flow --out FILE
-    OMP_NUM_THREADS=2 python benchmarks/train_step.py --stage vae --depth 1 --batch 4
+    OMP_NUM_THREADS=2 python benchmarks/train_step.py --stage flow --depth 2 --out FILE
+    OMP_NUM_THREADS=2 python benchmarks/train_step.py --stage vae --batch 8 --out FILE
 
 Four arms take steps in turn on one module, one optimiser and one average: ours and a
-loop by hand, each eager and through torch.compile. The time of the optimiser and the
-average is given apart. Latents and voxels are random numbers: no time depends on them.
+loop by hand, each eager and through torch.compile. Ours is the stage that `fit_flow` or
+`fit_neurovae` would train, stepped as their loop steps it: rows of the trials, the
+frozen encoder of stage 2, random draws, loss, gradient norm, log; snapshots are not in
+it. A loop by hand holds its trials as tensors, does the same arithmetic and logs
+nothing. The time of the optimiser and the average is given apart, ratios are formed
+within rounds, and the best of ours stands beside the best by hand. Latents and voxels
+are random numbers: no time depends on them.
+
+FILE keeps one measurement of each size; what is there of others stays, and the table of
+all is printed.
 """
 
 import argparse
-import json
+import dataclasses
+import math
 import os
-import platform
+import resource
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
+from unittest import mock
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.path import path_from_name
+from runtime.errors import ConfigError
+from training.checkpoint import library_versions, load_neurovae, save_checkpoint
 from training.compute import Compute
-from training.config import ModelConfig, config_from_preset
-from training.flow import flow_matching_loss, sample_times
+from training.config import PRESETS, ModelConfig, config_from_preset
+from training.fit import fit_flow, fit_neurovae
+from training.history import History
 from training.loop import take_step
-from training.losses import Cycle, compare
+from training.losses import CycleOutputs
 from training.neurovae import NeuroVAE
-from training.parts import cut
 from training.ranks import ALONE
-from training.recompute import set_recompute
-from training.sit import SiT
-from training.snapshot import RunIdentity
-from training.state import Part, Stage, StepLosses, TrainingState
+from training.stage_config import VAETraining
+from training.state import Stage, TrainingState
+from training.trials import TrialSet
 from verbs.demo.summary import machine
 
 CPU = torch.device("cpu")
 Arm = Callable[[], float]
 """Takes a step; returns the seconds that optimiser and average took of it."""
+Kind = Literal["eager", "compiled"]
+KINDS: tuple[Kind, ...] = ("eager", "compiled")
 SEED = 0
+IMAGES = 16
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of one step."""
+
+    step_s: float
+    """All but the next."""
+    optimiser_s: float
+    """Of optimiser and average."""
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ours over by hand, round by round."""
+
+    median: float
+    min: float
+    max: float
+
+
+class Best(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The quickest arm of either side."""
+
+    ours: str
+    by_hand: str
+    ratio: Ratio
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One measurement."""
+
+    stage: str
+    preset: str
+    blocks: int
+    """Of the flow, or of each level of NeuroVAE's encoder."""
+    batch: int
+    precision: str
+    checkpoint_activations: bool
+    parameters: int
+    rounds: int
+    median: dict[str, Times]
+    ours_over_by_hand: dict[Kind, Ratio]
+    best: Best
+    peak_rss_mib: float
+    """Of the process, all arms together."""
+    machine: str
+    threads: int
+    load_before: list[float]
+    load_after: list[float]
+    versions: dict[str, str]
+
+    @property
+    def size(self) -> tuple[object, ...]:
+        """What it is a measurement of."""
+        recomputes = self.checkpoint_activations
+        return (
+            *(self.stage, self.preset, self.blocks, self.batch, self.precision),
+            *(recomputes, self.threads),
+        )
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What FILE holds."""
+
+    runs: list[Run]
+
+
+class Switch:
+    """Lets one module run eagerly and compiled in turn, on the same weights."""
+
+    def __init__(self, module: nn.Module, kinds: Sequence[Kind]) -> None:
+        self._module, self._compiled = module, None
+        if "compiled" in kinds:
+            module.compile()
+            self._compiled = module._compiled_call_impl
+
+    def to(self, kind: Kind) -> nn.Module:
+        """Return the module as it runs from now on."""
+        self._module._compiled_call_impl = (
+            self._compiled if kind == "compiled" else None
+        )
+        return self._module
+
+
+def some_trials(config: ModelConfig, rows: int) -> TrialSet:
+    """Return random trials, a batch at least, of a few pictures."""
+    rng = np.random.default_rng(SEED)
+    shape = (IMAGES, config.flow.tokens, config.flow.width)
+    return TrialSet(
+        rng.standard_normal((rows, config.vae.voxels), dtype=np.float32),
+        np.arange(rows) % IMAGES,
+        rng.standard_normal(shape, dtype=np.float32).astype(np.float16),
+    )
+
+
+def product_stage(
+    name: str, config: ModelConfig, trials: TrialSet, vae: Path, compute: Compute
+) -> Stage:
+    """Return the stage that `fit_flow` or `fit_neurovae` would train.
+
+    Posteriors are not kept: those of all trials of a participant of the Natural Scenes
+    Dataset would be 92 GB, so that the frozen encoder runs in every step there.
+    """
+    with (
+        mock.patch("training.fit.train_and_keep") as begun,
+        mock.patch("training.latents.POSTERIORS_LIMIT_BYTES", 0),
+    ):
+        out = vae.parent / "never-written"
+        if name == "flow":
+            fit_flow(config, trials, vae, out, compute=compute)
+        else:
+            fit_neurovae(config, trials, out, compute=compute)
+    stage: Stage = begun.call_args.args[0]
+    return stage
+
+
+def ours(
+    stage: Stage, state: TrainingState, switch: Switch, kind: Kind, log: History
+) -> Arm:
+    compiles = msgspec.structs.replace(stage.compute, compile=kind == "compiled")
+    stage = dataclasses.replace(stage, compute=compiles)
+
+    def step() -> float:
+        switch.to(kind)
+        spent, update = 0.0, TrainingState.update
+
+        def timed() -> None:
+            nonlocal spent
+            began = time.perf_counter()
+            update(state)
+            spent = time.perf_counter() - began
+
+        with mock.patch.object(state, "update", timed):
+            log.append(state.step, take_step(stage, state, ALONE))
+        return spent
+
+    return step
 
 
 def soft_clip_by_hand(p: Tensor, q: Tensor, temperature: float) -> Tensor:
@@ -49,6 +203,32 @@ def soft_clip_by_hand(p: Tensor, q: Tensor, temperature: float) -> Tensor:
     logits = p @ q.T / temperature
     both = logits.log_softmax(-1) + logits.T.log_softmax(-1)
     return -(both * wanted).sum(-1).mean() / 2
+
+
+def vae_loss_by_hand(
+    out: CycleOutputs, voxels: Tensor, z_v: Tensor, training: VAETraining
+) -> Tensor:
+    n = len(voxels)
+    squares = (out.reconstruction - voxels).square().sum() / n
+    spread = out.mean.square() + out.log_variance.exp() - 1 - out.log_variance
+    loss = squares + training.kl_weight * spread.sum() / 2 / n
+    for found, weight in (
+        (out.z_n, training.clip_weight),
+        (out.retrieval, training.clip_weight),
+        (out.again, training.cycle_weight),
+        (out.retrieval_again, training.cycle_weight),
+    ):
+        loss = loss + weight * soft_clip_by_hand(found, z_v, training.temperature)
+    return loss
+
+
+def flow_loss_by_hand(
+    run: Callable[[Tensor, Tensor], Tensor], z_v: Tensor, z_n: Tensor, t: Tensor
+) -> Tensor:
+    angle = t[:, None, None] * (math.pi / 2)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    wanted = (math.pi / 2) * (cos * z_n - sin * z_v)
+    return F.mse_loss(run(cos * z_v + sin * z_n, t).float(), wanted)
 
 
 def update_by_hand(state: TrainingState, clip: float | None) -> float:
@@ -63,163 +243,99 @@ def update_by_hand(state: TrainingState, clip: float | None) -> float:
     return time.perf_counter() - began
 
 
-def ours(stage: Stage, state: TrainingState) -> Arm:
-    def step() -> float:
-        spent, update = 0.0, TrainingState.update
+class ByHand:
+    """Loops as one writes them: all trials are tensors."""
 
-        def timed() -> None:
-            nonlocal spent
-            began = time.perf_counter()
-            update(state)
-            spent = time.perf_counter() - began
+    def __init__(
+        self, config: ModelConfig, trials: TrialSet, compute: Compute, vae: Path
+    ) -> None:
+        self.config, self.compute = config, compute
+        self.voxels = torch.from_numpy(trials.voxels)
+        latents = torch.from_numpy(trials.latents).float()
+        if config.centre_latents:
+            latents = latents - latents.mean(0)
+        self.latents, self.image = latents, torch.from_numpy(trials.image)
+        self.encoder = load_neurovae(vae)[0].requires_grad_(False)
 
-        state.update = timed
-        take_step(stage, state, ALONE)
-        return spent
+    def batch(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Return voxels and z_v of some trials."""
+        chosen = torch.randint(len(self.image), (rows,))
+        return self.voxels[chosen], self.latents[self.image[chosen]]
 
-    return step
+    def flow(self, run: nn.Module) -> Tensor:
+        """Return the loss of stage 2 on the next batch."""
+        training = self.config.flow_training
+        voxels, z_v = self.batch(training.batch)
+        with torch.no_grad():
+            if training.voxel_noise:
+                voxels = voxels + training.voxel_noise * torch.randn(voxels.shape)
+            posterior = self.encoder.posterior(self.encoder.features(voxels))
+            std = (posterior.log_variance / 2).exp()
+            z_n = posterior.mean + std * torch.randn(z_v.shape)
+        t = torch.rand(training.batch)
 
+        def computed(z: Tensor, t: Tensor) -> Tensor:
+            with self.compute.autocast(CPU):
+                found: Tensor = run(z, t)
+            return found
 
-def flow_arms(
-    config: ModelConfig, compute: Compute, arms: list[str]
-) -> tuple[TrainingState, dict[str, Arm]]:
-    training, path = config.flow_training, path_from_name("cos")
-    shape = (training.batch, config.flow.tokens, config.flow.width)
-    z_v, z_n = torch.randn(shape), torch.randn(shape)
-    field = SiT(config.flow)
-    set_recompute(field, compute.checkpoint_activations)
+        return flow_loss_by_hand(computed, z_v, z_n, t)
 
-    def stage_of(run: nn.Module) -> Stage:
-        def velocity(z: Tensor, t: Tensor) -> Tensor:
-            with compute.autocast(CPU):
-                computed = run(z, t)
-            return computed.to(z.dtype)
+    def vae(self, run: nn.Module) -> Tensor:
+        """Return the loss of stage 1 on the next batch."""
+        training = self.config.vae_training
+        voxels, z_v = self.batch(training.batch)
+        shown = voxels
+        if training.voxel_noise:
+            shown = voxels + training.voxel_noise * torch.randn(voxels.shape)
+        with self.compute.autocast(CPU):
+            out = run(shown, torch.randn(z_v.shape))
+        return vae_loss_by_hand(out, voxels, z_v, training)
 
-        def losses(z_v: Tensor, z_n: Tensor, t: Tensor) -> StepLosses:
-            return StepLosses(flow_matching_loss(velocity, z_v, z_n, t, path), {})
+    def arm(
+        self, stage: Stage, state: TrainingState, switch: Switch, kind: Kind
+    ) -> Arm:
+        """Return the loop's step."""
+        losses = self.flow if stage.run.stage == "flow" else self.vae
 
-        def parts(_step: int, generator: torch.Generator) -> list[Part]:
-            t = sample_times(training.batch, "uniform", generator)
-            return cut(compute.micro_batch, losses, z_v, z_n, t)
-
-        return Stage(
-            run=RunIdentity(stage="flow", config="", trials=""),
-            steps=1,
-            module=field,
-            wrapped=run,
-            parts=parts,
-            terms=(),
-            seed=SEED,
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-            gradient_norm=training.gradient_norm,
-            ema_decay=training.ema_decay,
-        )
-
-    runs = _runs(field, arms)
-    state = TrainingState(stage_of(field), CPU, ALONE)
-
-    def by_hand(run: nn.Module) -> Arm:
         def step() -> float:
             state.optimiser.zero_grad(set_to_none=True)
-            t = torch.rand(training.batch)
-            angle = t[:, None, None] * (torch.pi / 2)
-            cos, sin = torch.cos(angle), torch.sin(angle)
-            wanted = (torch.pi / 2) * (cos * z_n - sin * z_v)
-            with compute.autocast(CPU):
-                found = run(cos * z_v + sin * z_n, t)
-            F.mse_loss(found.float(), wanted).backward()
-            return update_by_hand(state, training.gradient_norm)
+            losses(switch.to(kind)).backward()
+            return update_by_hand(state, stage.gradient_norm)
 
         return step
 
-    return state, _named(runs, lambda run: ours(stage_of(run), state), by_hand, arms)
+
+@contextmanager
+def arms_of(
+    name: str, config: ModelConfig, compute: Compute, kinds: Sequence[Kind], rows: int
+) -> Iterator[tuple[TrainingState, dict[str, Arm]]]:
+    """Yield the state that all arms change, and the arms."""
+    trials = some_trials(config, rows)
+    with tempfile.TemporaryDirectory() as folder:
+        vae = Path(folder) / "vae"
+        weights = NeuroVAE(config.vae).state_dict()
+        save_checkpoint(vae, weights, config, stage="vae", seed=SEED, step=0)
+        by_hand = ByHand(config, trials, compute, vae)
+        stage = product_stage(name, config, trials, vae, compute)
+        state = TrainingState(stage, CPU, ALONE)
+        stage.module.train()
+        switch = Switch(stage.wrapped, kinds)
+        columns = ("loss", *stage.terms, "gradient_norm")
+        arms: dict[str, Arm] = {}
+        with History(Path(folder), columns, 0) as log:
+            for kind in kinds:
+                arms[f"ours, {kind}"] = ours(stage, state, switch, kind, log)
+                arms[f"by hand, {kind}"] = by_hand.arm(stage, state, switch, kind)
+            yield state, arms
 
 
-def vae_arms(
-    config: ModelConfig, compute: Compute, arms: list[str]
-) -> tuple[TrainingState, dict[str, Arm]]:
-    training, n = config.vae_training, config.vae_training.batch
-    z_v = torch.randn(n, config.vae.tokens, config.vae.width)
-    voxels = torch.randn(n, config.vae.voxels)
-    vae = NeuroVAE(config.vae)
-    set_recompute(vae, compute.checkpoint_activations)
-
-    def stage_of(run: nn.Module) -> Stage:
-        def parts(_step: int, generator: torch.Generator) -> list[Part]:
-            noise = torch.randn(z_v.shape, generator=generator)
-
-            def losses() -> StepLosses:
-                with compute.autocast(CPU):
-                    outputs = run(voxels, noise)
-                found = compare(outputs, voxels, z_v, training)
-                return StepLosses(found.total, found.terms())
-
-            return [Part(1.0, losses)]
-
-        return Stage(
-            run=RunIdentity(stage="vae", config="", trials=""),
-            steps=1,
-            module=vae,
-            wrapped=run,
-            parts=parts,
-            terms=("mse", "kl"),
-            seed=SEED,
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-        )
-
-    runs = _runs(Cycle(vae), arms)
-    state = TrainingState(stage_of(runs["eager"]), CPU, ALONE)
-
-    def by_hand(run: nn.Module) -> Arm:
-        def step() -> float:
-            state.optimiser.zero_grad(set_to_none=True)
-            with compute.autocast(CPU):
-                out = run(voxels, torch.randn(z_v.shape))
-            squares = (out.reconstruction - voxels).square().sum() / n
-            spread = out.mean.square() + out.log_variance.exp() - 1 - out.log_variance
-            loss = squares + training.kl_weight * spread.sum() / 2 / n
-            for found, weight in (
-                (out.z_n, training.clip_weight),
-                (out.retrieval, training.clip_weight),
-                (out.again, training.cycle_weight),
-                (out.retrieval_again, training.cycle_weight),
-            ):
-                match = soft_clip_by_hand(found, z_v, training.temperature)
-                loss = loss + weight * match
-            loss.backward()
-            return update_by_hand(state, None)
-
-        return step
-
-    return state, _named(runs, lambda run: ours(stage_of(run), state), by_hand, arms)
-
-
-def _runs(module: nn.Module, arms: list[str]) -> dict[str, nn.Module]:
-    runs = {"eager": module}
-    if "compiled" in arms:
-        runs["compiled"] = torch.compile(module)
-    return runs
-
-
-def _named(
-    runs: dict[str, nn.Module],
-    ours_of: Callable[[nn.Module], Arm],
-    by_hand: Callable[[nn.Module], Arm],
-    arms: list[str],
-) -> dict[str, Arm]:
-    named: dict[str, Arm] = {}
-    for kind in arms:
-        named[f"ours, {kind}"] = ours_of(runs[kind])
-        named[f"by hand, {kind}"] = by_hand(runs[kind])
-    return named
-
-
-def measure(arms: dict[str, Arm], rounds: int) -> dict[str, list[dict[str, float]]]:
-    for arm in arms.values():
+def measure(arms: dict[str, Arm], rounds: int) -> dict[str, list[Times]]:
+    for name, arm in arms.items():
+        began = time.perf_counter()
         arm()
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+        say(f"{name}: {time.perf_counter() - began:.1f} s for the first step, not kept")
+    taken: dict[str, list[Times]] = {name: [] for name in arms}
     for i in range(rounds):
         order = list(arms)
         # Who is first in a round changes: a machine drifts.
@@ -228,92 +344,174 @@ def measure(arms: dict[str, Arm], rounds: int) -> dict[str, list[dict[str, float
             began = time.perf_counter()
             optimiser = arms[name]()
             whole = time.perf_counter() - began
-            taken[name].append({"step_s": whole - optimiser, "optimiser_s": optimiser})
+            taken[name].append(Times(step_s=whole - optimiser, optimiser_s=optimiser))
+        last = ", ".join(f"{name} {taken[name][-1].step_s:.3g} s" for name in arms)
+        say(f"round {i + 1} of {rounds}: {last}")
     return taken
 
 
-def ratio(taken: dict[str, list[dict[str, float]]], a: str, b: str) -> dict[str, float]:
-    each = [x["step_s"] / y["step_s"] for x, y in zip(taken[a], taken[b], strict=True)]
-    return {"median": statistics.median(each), "min": min(each), "max": max(each)}
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
-def quickest(taken: dict[str, list[dict[str, float]]], who: str) -> str:
+def ratio(taken: dict[str, list[Times]], a: str, b: str) -> Ratio:
+    each = [x.step_s / y.step_s for x, y in zip(taken[a], taken[b], strict=True)]
+    return Ratio(median=statistics.median(each), min=min(each), max=max(each))
+
+
+def quickest(taken: dict[str, list[Times]], who: str) -> str:
     """Return whose steps take least, of the arms of ours or by hand."""
     medians = {
-        name: statistics.median(step["step_s"] for step in steps)
+        name: statistics.median(step.step_s for step in steps)
         for name, steps in taken.items()
         if name.startswith(who)
     }
     return min(medians, key=lambda name: medians[name])
 
 
-def resized(given: argparse.Namespace) -> ModelConfig:
-    config = config_from_preset("paper-subj01")
+def resized(preset: str, depth: int | None, batch: int | None) -> ModelConfig:
+    """Return a preset with fewer blocks and rows of a step."""
+    replace = msgspec.structs.replace
+    config = config_from_preset(preset)
     flow, vae = config.flow_training, config.vae_training
-    if given.batch is not None:
-        flow = msgspec.structs.replace(flow, batch=given.batch)
-        vae = msgspec.structs.replace(vae, batch=given.batch)
-    return msgspec.structs.replace(
+    if batch is not None:
+        flow, vae = replace(flow, batch=batch), replace(vae, batch=batch)
+    config = replace(config, flow_training=flow, vae_training=vae)
+    if depth is None:
+        return config
+    return replace(
         config,
-        flow=msgspec.structs.replace(config.flow, depth=given.depth),
-        vae=msgspec.structs.replace(config.vae, blocks=min(2, given.depth)),
-        flow_training=flow,
-        vae_training=vae,
+        flow=replace(config.flow, depth=depth),
+        vae=replace(config.vae, blocks=min(config.vae.blocks, depth)),
     )
+
+
+def run_of(
+    name: str,
+    config: ModelConfig,
+    compute: Compute,
+    kinds: Sequence[Kind],
+    rounds: int,
+) -> Run:
+    """Take the steps, and say what they took."""
+    torch.manual_seed(SEED)
+    load, batch = list(os.getloadavg()), getattr(config, f"{name}_training").batch
+    with arms_of(name, config, compute, kinds, max(2 * batch, IMAGES)) as (state, arms):
+        taken = measure(arms, rounds)
+        parameters = sum(p.numel() for p in state.parameters.values())
+    best = quickest(taken, "ours"), quickest(taken, "by hand")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Run(
+        stage=name,
+        preset=config.preset,
+        blocks=config.flow.depth if name == "flow" else config.vae.blocks,
+        batch=batch,
+        precision=compute.precision,
+        checkpoint_activations=compute.checkpoint_activations,
+        parameters=parameters,
+        rounds=rounds,
+        median={
+            arm: Times(
+                step_s=statistics.median(step.step_s for step in steps),
+                optimiser_s=statistics.median(step.optimiser_s for step in steps),
+            )
+            for arm, steps in taken.items()
+        },
+        ours_over_by_hand={
+            kind: ratio(taken, f"ours, {kind}", f"by hand, {kind}") for kind in kinds
+        },
+        best=Best(ours=best[0], by_hand=best[1], ratio=ratio(taken, *best)),
+        peak_rss_mib=round(peak, 1),
+        machine=machine(),
+        threads=torch.get_num_threads(),
+        load_before=load,
+        load_after=list(os.getloadavg()),
+        versions=library_versions(),
+    )
+
+
+def runs_in(file: Path | None) -> list[Run]:
+    """Return what a file has already.
+
+    Raises:
+        ConfigError: It is no such report.
+    """
+    if file is None or not file.is_file():
+        return []
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Report).runs
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"{file}: expected a report of this benchmark, found {error}"
+        ) from error
+
+
+def added(runs: Sequence[Run], run: Run) -> list[Run]:
+    """Return measurements with one more, in the place of one of the same size."""
+    return [*(one for one in runs if one.size != run.size), run]
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """Return a row for each measurement; ratios as median and range over rounds."""
+    lines = [
+        "| step | rows | precision | ours, s | by hand, s "
+        "| best of ours over best by hand | eager over eager "
+        "| compiled over compiled | optimiser and average, s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        stage = "stage 2" if run.stage == "flow" else "stage 1"
+        blocks = f"{run.blocks} block{'s' if run.blocks > 1 else ''}"
+        recomputed = ", recomputed" if run.checkpoint_activations else ""
+        best = run.median[run.best.ours], run.median[run.best.by_hand]
+        how = [arm.partition(", ")[2] for arm in (run.best.ours, run.best.by_hand)]
+        cells = [
+            f"{stage}, {run.preset}, {blocks}",
+            f"{run.batch}",
+            f"{run.precision}{recomputed}",
+            *(
+                f"{one.step_s:.3g} ({kind})"
+                for one, kind in zip(best, how, strict=True)
+            ),
+            _said(run.best.ratio),
+            *(_said(run.ours_over_by_hand.get(kind)) for kind in KINDS),
+            " and ".join(f"{one.optimiser_s:.2g}" for one in best),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _said(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"{ratio.median:.3f} [{ratio.min:.3f}, {ratio.max:.3f}]"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--stage", choices=("flow", "vae"), default="flow")
-    parser.add_argument("--depth", type=int, default=12, help="below 12: not the paper")
-    parser.add_argument("--batch", type=int, help="default: as published")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--preset", choices=PRESETS, default="paper-subj01")
+    parser.add_argument("--depth", type=int, help="blocks; below the preset's: not it")
+    parser.add_argument("--batch", type=int, help="default: the preset's")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--checkpoint-activations", action="store_true")
-    parser.add_argument("--arms", nargs="+", default=["eager", "compiled"])
+    parser.add_argument("--arms", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    config = resized(given)
+    config = resized(given.preset, given.depth, given.batch)
     compute = Compute(
         precision=given.precision, checkpoint_activations=given.checkpoint_activations
     )
-    torch.manual_seed(SEED)
-    build = flow_arms if given.stage == "flow" else vae_arms
-    state, arms = build(config, compute, given.arms)
-    taken = measure(arms, given.rounds)
-    result = {
-        "stage": given.stage,
-        "depth": given.depth,
-        "batch": getattr(config, f"{given.stage}_training").batch,
-        "precision": given.precision,
-        "checkpoint_activations": given.checkpoint_activations,
-        "parameters": sum(p.numel() for p in state.module.parameters()),
-        "rounds": given.rounds,
-        "median_s": {
-            name: {
-                key: statistics.median(step[key] for step in steps)
-                for key in ("step_s", "optimiser_s")
-            }
-            for name, steps in taken.items()
-        },
-        "ours_over_by_hand": {
-            kind: ratio(taken, f"ours, {kind}", f"by hand, {kind}")
-            for kind in given.arms
-        },
-        "best": {
-            "ours": quickest(taken, "ours"),
-            "by hand": quickest(taken, "by hand"),
-            "ratio": ratio(taken, quickest(taken, "ours"), quickest(taken, "by hand")),
-        },
-        "machine": machine(),
-        "load": os.getloadavg(),
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
-    text = json.dumps(result, indent=2)
-    print(text)
+    runs = runs_in(given.out)
+    run = run_of(given.stage, config, compute, given.arms, given.rounds)
+    runs = added(runs, run)
     if given.out is not None:
-        given.out.write_text(text + "\n", encoding="utf-8")
+        text = msgspec.json.format(msgspec.json.encode(Report(runs=runs)), indent=1)
+        partial = given.out.with_suffix(".part")
+        partial.write_bytes(text + b"\n")
+        partial.replace(given.out)
+    print(markdown(runs))
 
 
 if __name__ == "__main__":
