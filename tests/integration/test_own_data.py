@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import subprocess
 import sys
 from itertools import compress
@@ -21,7 +22,10 @@ from runtime.errors import (
     TensorMismatchError,
     UsageError,
 )
+from runtime.manifest import affine_rows
+from runtime.preprocess.mask import VoxelMask
 from runtime.recording import open_recording
+from tests.in_process import said
 from tests.participants import tiny_participant
 from training.checkpoint import load_flow, load_neurovae, read_manifest
 from training.compute import Compute
@@ -77,12 +81,14 @@ def write_config(file: Path, chosen: ModelConfig, **changes) -> Path:
 def write_trials(folder: Path, voxels: int, tokens: int, width: int) -> Path:
     """Prepared trials: 24 to learn from, of ten pictures, and six of two others."""
     rng = np.random.default_rng(voxels)
+    mask = VoxelMask.from_volume(np.ones((voxels, 1, 1), dtype=bool))
     image = np.concatenate([np.arange(24) % 9, [10, 11] * 3])
     manifest = TrialsManifest(
         source="nsd",
         subject="own",
         voxels=voxels,
-        mask_sha256="0" * 64,
+        mask_sha256=mask.sha256,
+        affine=affine_rows(np.eye(4)),
         betas="nsd",
         betas_detail="",
         normalisation="session-train",
@@ -100,7 +106,7 @@ def write_trials(folder: Path, voxels: int, tokens: int, width: int) -> Path:
     writer.write_latents(0, rng.standard_normal((IMAGES, tokens, width), dtype="f4"))
     zeros = np.zeros(TRIALS, dtype=np.int64)
     indices = {"image": image, "group": zeros, "run": zeros, "position": rows}
-    writer.finish(indices, np.arange(9))
+    writer.finish(indices, np.arange(9), {"mask": mask.volume()})
     return folder
 
 
@@ -411,6 +417,84 @@ def test_what_a_diverged_run_leaves_says_what_it_was_learned_from(
     assert read_manifest(out / "last_good", "vae").step == 3
     neuroflow.train("vae", trials=trials, config=chosen, out=out)
     assert read_manifest(out, "vae").step == 8
+
+
+def diverged(monkeypatch, calm, wild, *arguments):
+    """What the command line says of a run that a high rate ends after a snapshot."""
+
+    def interrupted(_screen, progress):
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        # Ctrl-C, which leaves a snapshot.
+        patched.setattr(Screen, "training", interrupted)
+        status, _, error = said("train", *arguments, "--config", calm)
+    assert status != 0
+    assert error.endswith("neuroflow: interrupted\n")
+    status, out, error = said("train", *arguments, "--config", wild)
+    assert status == 1
+    assert out == ""
+    assert "Traceback" not in error
+    (line,) = [x for x in error.splitlines() if x.startswith("neuroflow: ")]
+    return line
+
+
+def test_the_last_good_weights_of_both_stages_are_kept_and_exported(
+    tmp_path, monkeypatch
+):
+    trials = write_trials(tmp_path / "trials", 19, 6, 10)
+    stages = {
+        "vae_training": VAETraining(epochs=2, batch=6),
+        "flow_training": FlowTraining(steps=8, batch=6),
+    }
+    chosen = msgspec.structs.replace(config(19, 6, 10), **stages)
+    calm = write_config(tmp_path / "calm.json", chosen)
+    # The rate of the stage alone may change.
+    wild = {
+        name: write_config(
+            tmp_path / f"{name}.json",
+            chosen,
+            **{name: msgspec.structs.replace(training, learning_rate=1e30)},
+        )
+        for name, training in stages.items()
+    }
+    vae, flow = tmp_path / "vae", tmp_path / "flow"
+
+    for stage, out, more in (
+        ("vae", vae, ()),
+        ("flow", flow, ("--vae", vae / "last_good")),
+    ):
+        asked = (stage, "--trials", trials, *more, "--out", out)
+        line = diverged(monkeypatch, calm, wild[f"{stage}_training"], *asked)
+
+        advice = (
+            "With a lower learning rate (--config) the same command goes on from step "
+            f"3, whose weights are a checkpoint in {out / 'last_good'}"
+        )
+        wanted = rf"neuroflow: {stage} step [45]: expected a finite (loss|gradient "
+        wanted += rf"norm), found (nan|inf)\. {re.escape(advice)}"
+        assert re.fullmatch(wanted, line), line
+        kept = read_manifest(out / "last_good", stage)
+        assert kept.step == 3
+        assert not (out / "config.json").exists()
+
+    # A process of its own: the exporter leaves threads.
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "neuroflow", "export", "--trials", trials),
+            *("--vae", vae / "last_good", "--flow", flow / "last_good"),
+            *("--out", tmp_path / "out"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path / "out" / "bundle")]
+    status, _, error = said("verify", tmp_path / "out" / "bundle")
+    assert status == 0, error
 
 
 def test_a_slow_precision_is_said_once_before_training(tmp_path, monkeypatch):
