@@ -12,6 +12,8 @@ nothing. The time of the optimiser and the average is given apart, ratios are fo
 within rounds, and the best of ours stands beside the best by hand. Latents and voxels
 are random numbers: no time depends on them.
 
+Compiling stage 1 takes many minutes; `--arms eager` leaves it out.
+
 FILE keeps one measurement of each size; what is there of others stays, and the table of
 all is printed.
 """
