@@ -1,6 +1,7 @@
 """What a volume without a trial due costs around the engines, part by part.
 
-    python -m benchmarks.volume_parts [--bundle B] [--calls 10000] [--json FILE]
+    python -m benchmarks.volume_parts [--bundle B] [--calls 10000] [--items 100] \
+        [--json FILE]
 
 Each part as a run calls it, one after the other, and alone: the same calls in a loop of
 their own, where nothing else has used the processor's caches in between. What the
@@ -106,7 +107,7 @@ def alone(bundle: Bundle, estimator: BetaEstimator) -> dict[str, list[int]]:
     return found
 
 
-def measured(bundle: Bundle, calls: int) -> tuple[Samples, Samples]:
+def measured(bundle: Bundle, calls: int, items: int) -> tuple[Samples, Samples]:
     """Return rounds of times, in runs and alone."""
     estimator = live_estimator(bundle.manifest.estimator)
     if not isinstance(estimator, BetaEstimator):
@@ -116,7 +117,7 @@ def measured(bundle: Bundle, calls: int) -> tuple[Samples, Samples]:
         {name: Silent(bundle.manifest.graph(name)) for name in SERVED},
         bundle.tensors,
     )
-    volumes = volumes_of(bundle, silent, 1)["volume"]
+    volumes = volumes_of(bundle, silent, items)["volume"]
     each, spent = round(RUN_S / TR_S / 2), dict.fromkeys(PARTS, 0)
     in_runs: Samples = defaultdict(list)
     by_itself: Samples = defaultdict(list)
@@ -164,11 +165,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--items", type=int, default=100, help="of the gallery")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         bundle = open_bundle(options.bundle or drawn(Path(scratch)))
-        in_runs, by_itself = measured(bundle, options.calls)
+        in_runs, by_itself = measured(bundle, options.calls, options.items)
     heads = ["part", "p50", "p90", "p99", "alone p50", "in a run over alone", "calls"]
     print(markdown(heads, rows(in_runs, by_itself)))
     machine, moment = read_machine(), read_moment()
@@ -177,6 +179,7 @@ def main() -> None:
         result = {
             "machine": msgspec.to_builtins(machine),
             "load": moment.load,
+            "items": options.items,
             "in_runs": {part: shown(rounds) for part, rounds in in_runs.items()},
             "alone": {part: shown(rounds) for part, rounds in by_itself.items()},
         }
