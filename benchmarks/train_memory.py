@@ -6,7 +6,10 @@ A folder of trials with the shapes of all 40 sessions of the Natural Scenes Data
 of it holes, and both stages at the published size and batch, in float32 with recomputed
 activations. Each measurement is a process of its own: one that takes a step, is
 interrupted and leaves a snapshot, and one that goes on from it by another step. What a
-process holds beyond weights, gradients, moments and average is what training costs.
+process holds beyond weights, gradients, moments and average is what training costs, of
+its own memory, looked at twenty times a second. Pages of the files that it maps, the
+trials and a snapshot that is read, are resident too for as long as there is room, and
+the system takes them back when there is none.
 
 `--processes` chooses among the four, in one go or on another day: the file keeps what
 it has of the others, each with its own machine and load, and says which were not run. A
@@ -21,6 +24,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +51,7 @@ PARTS = {"vae": 8, "flow": 1}
 """Rows that go through the model at a time."""
 FLOAT = 4
 SAID_EVERY_S = 60.0
+LOOK_EVERY_S = 0.05
 
 
 class Sparse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,8 +69,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Rows of its step."""
     rss_before_mib: float
     peak_rss_mib: float
+    peak_own_mib: float
+    """Without pages of files."""
     weights_gradients_moments_average_mib: int
     beyond_the_model_mib: int
+    """Of its own."""
     first_step_s: float
     machine: str
     load_before: list[float] | None = None
@@ -109,9 +117,30 @@ def batch_of(config: ModelConfig, stage: str) -> int:
     return (config.vae_training if stage == "vae" else config.flow_training).batch
 
 
+class Peak(threading.Thread):
+    """Looks at this process's own memory until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.mib = 0.0
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Look."""
+        while not self._over.wait(LOOK_EVERY_S):
+            self.mib = max(self.mib, rss_mib("RssAnon") + rss_mib("RssShmem"))
+
+    def stop(self) -> float:
+        """Return the most that was seen, in MiB."""
+        self._over.set()
+        self.join()
+        return round(self.mib, 1)
+
+
 def one_step(stage: str, scratch: Path, config: ModelConfig) -> dict[str, Any]:
     """Take one step, be interrupted, and leave a snapshot."""
-    before = rss_mib()
+    before, own = rss_mib(), Peak()
+    own.start()
     trials = open_trials(scratch / "trials").split("train")
     taken: list[float] = []
     began = time.perf_counter()
@@ -135,12 +164,13 @@ def one_step(stage: str, scratch: Path, config: ModelConfig) -> dict[str, Any]:
             )
     except KeyboardInterrupt:
         pass
-    model_mib = own_bytes(config, stage) / 2**20
+    model_mib, own_mib = own_bytes(config, stage) / 2**20, own.stop()
     return {
         "rss_before_mib": before,
         "peak_rss_mib": peak_mib(),
+        "peak_own_mib": own_mib,
         "weights_gradients_moments_average_mib": round(model_mib),
-        "beyond_the_model_mib": round(peak_mib() - model_mib),
+        "beyond_the_model_mib": round(own_mib - model_mib),
         "first_step_s": round(taken[0], 1),
     }
 
@@ -280,17 +310,18 @@ def added(report: Report, trials: Sparse, found: Measured) -> Report:
 def markdown(report: Report) -> str:
     """Return the table of the documentation."""
     lines = [
-        "| process | rows of a step | highest resident, MiB "
+        "| process | rows of a step | highest resident, MiB | of its own "
         "| of that weights, gradients, moments, average | the rest |",
-        "|---|---|---|---|---|",
+        "|---|---|---|---|---|---|",
     ]
     names = {"vae": "stage 1", "flow": "stage 2"}
     for one in report.processes:
         stage, is_resumed, _ = one.process.partition("-")
         lines.append(
             f"| {names[stage]}{', resumed' if is_resumed else ''} | {one.batch} "
-            f"| {one.peak_rss_mib:,.0f} | {one.weights_gradients_moments_average_mib:,}"
-            f" | {one.beyond_the_model_mib:,} |"
+            f"| {one.peak_rss_mib:,.0f} | {one.peak_own_mib:,.0f} "
+            f"| {one.weights_gradients_moments_average_mib:,} "
+            f"| {one.beyond_the_model_mib:,} |"
         )
     return "\n".join(lines)
 

@@ -27,6 +27,7 @@ def one(memory, process, batch=64, peak=100.0):
         batch=batch,
         rss_before_mib=1.0,
         peak_rss_mib=peak,
+        peak_own_mib=peak,
         weights_gradients_moments_average_mib=2,
         beyond_the_model_mib=3,
         first_step_s=4.0,
