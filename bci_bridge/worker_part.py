@@ -35,6 +35,8 @@ def run_worker(
     """
     with part_of(setup, name) as (stop, stack):
         decoder = open_decoder(stack)
+        # All are open now; what they were does not change with a turn.
+        counted = dict(engines())
         # None until it has been asked for, once: the system may refuse.
         is_urgent: bool | None = None
         places = setup.places
@@ -55,7 +57,7 @@ def run_worker(
                 is_active=answerer.is_active,
                 is_behind=not answerer.has_caught_up,
                 is_urgent=bool(is_urgent),
-                engines=dict(engines()),
+                engines=counted,
             )
 
         take_turns(

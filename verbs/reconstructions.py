@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import UInt8
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from runtime.errors import ArtifactError, RecordingError, UsageError
+from runtime.writing import writing
 from training.metrics.result import Absent, RenderedElsewhere
 from training.pictures import read_picture
 from verbs.split_trials import Latents, SplitTrials
@@ -92,13 +92,8 @@ def write_latents(
         ArtifactError: The disk is too small, or the folder cannot be written.
     """
     file = folder / LATENTS
-    try:
+    with writing(file):
         save_file(dict(zip(names, latents, strict=True)), file, dict(said))
-    except SafetensorError as error:
-        raise ArtifactError(
-            f"{file}: expected {latents.nbytes / 1e6:.0f} MB to be written, found "
-            f"{error}"
-        ) from error
     return file
 
 
