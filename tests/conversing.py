@@ -40,13 +40,15 @@ class Peer(threading.Thread):
 
     def run(self):
         with socket.create_connection(("127.0.0.1", self.port), 10) as line:
-            for part in self.parts:
-                try:
+            try:
+                for part in self.parts:
                     line.sendall(part)
-                except OSError:
-                    return
-            if self.hangs_up:
-                line.shutdown(socket.SHUT_WR)
+                # A side that has refused us may already have reset the line:
+                # closing our half of it then fails as a write would.
+                if self.hangs_up:
+                    line.shutdown(socket.SHUT_WR)
+            except OSError:
+                return
             line.settimeout(10)
             parts = []
             try:

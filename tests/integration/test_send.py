@@ -1,5 +1,6 @@
 """From a source to a server's outcomes: the loop, its ends, and its killed self."""
 
+import contextlib
 import json
 import os
 import signal
@@ -461,8 +462,10 @@ def test_the_verbs_that_listen_send_what_they_hear(
                 time.sleep(0.1)
         with line:
             line.sendall(data)
-            line.shutdown(socket.SHUT_WR)
-            line.recv(16)
+            # Who has its last volume may hang up first, with a reset.
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_WR)
+                line.recv(16)
     lines = process.communicate(timeout=60)[1].splitlines()
     server.stop()
 
