@@ -311,11 +311,19 @@ def evaluate(
             and figures.
         json: Print JSON instead of tables.
     """
+    of_bundles = {
+        "--external": external,
+        "--reconstructions": reconstructions,
+        "--save-latents": save_latents,
+        "--weights": weights,
+        "--download": download,
+    }
+    given = [flag for flag, value in of_bundles.items() if value]
     if combine:
         from verbs.combine_evaluations import combine_evaluations
 
-        is_alone = not (bundle or recording or trials or leave_one_run_out)
-        combine_evaluations(combine, out=out, as_json=json, is_alone=is_alone)
+        others = (bundle, recording, trials, leave_one_run_out, *given)
+        combine_evaluations(combine, out=out, as_json=json, is_alone=not any(others))
         return
     if bundle is not None and not leave_one_run_out:
         from verbs.evaluate_bundle import evaluate_bundle
@@ -342,6 +350,7 @@ def evaluate(
         has_trials=trials is not None,
         leave_one_run_out=leave_one_run_out,
         has_bundle=bundle is not None,
+        of_bundles=given,
         seeds=seeds,
         out=out,
         as_json=json,

@@ -30,8 +30,8 @@ def combine_evaluations(
     """
     if not is_alone:
         raise UsageError(
-            "evaluate --combine: expected folders of evaluations and --out, found a "
-            "bundle, a recording or trials beside them"
+            "evaluate --combine: expected folders of evaluations and --out, found "
+            "more beside them: a bundle, a recording, trials or a flag of theirs"
         )
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out: expected a folder, found the file {out}")

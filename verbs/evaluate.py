@@ -1,6 +1,7 @@
 """`neuroflow evaluate`: ours beside ridge on recorded fMRI, with intervals."""
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -57,6 +58,7 @@ def evaluate_recording(
     as_json: bool,
     has_bundle: bool = False,
     has_trials: bool = False,
+    of_bundles: Sequence[str] = (),
 ) -> None:
     """Train and compare on every left-out run; print a table or JSON.
 
@@ -68,9 +70,11 @@ def evaluate_recording(
         as_json: Print the JSON instead of the table.
         has_bundle: A bundle was given, which this protocol has no use for.
         has_trials: Nor for prepared trials.
+        of_bundles: Flags that were given and say something of a bundle alone.
 
     Raises:
-        UsageError: Another protocol, a bundle, no seed, or an `out` without a folder.
+        UsageError: Another protocol, a bundle, such a flag, no seed, or an `out`
+            without a folder.
         RecordingError: The recording is damaged or its volumes have no labels.
     """
     if not leave_one_run_out:
@@ -80,6 +84,11 @@ def evaluate_recording(
     if has_bundle:
         raise UsageError(
             "evaluate: expected --bundle or --leave-one-run-out, found both"
+        )
+    if of_bundles:
+        raise UsageError(
+            f"evaluate --leave-one-run-out: expected no flag of --bundle, "
+            f"found {', '.join(of_bundles)}"
         )
     if recording is None or has_trials:
         raise UsageError(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+import neuroflow
 from runtime.errors import ConfigError, RecordingError, UsageError
 from runtime.estimator import VolumeEstimator
 from runtime.recording import open_recording
@@ -338,6 +339,17 @@ def test_another_protocol_is_wrong_usage(folder):
 
     assert str(error.value) == (
         "evaluate: expected --bundle or --leave-one-run-out, found neither"
+    )
+
+
+def test_a_flag_of_bundles_is_not_passed_over(folder, monkeypatch, capsys):
+    line = ["neuroflow", "evaluate", "--leave-one-run-out", "--recording", str(folder)]
+    monkeypatch.setattr("sys.argv", [*line, "--save-latents", "--weights", "clip=a"])
+
+    assert neuroflow.main() == 2
+    assert capsys.readouterr().err == (
+        "neuroflow: evaluate --leave-one-run-out: expected no flag of --bundle, found "
+        "--save-latents, --weights\n"
     )
 
 

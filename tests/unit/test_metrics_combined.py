@@ -327,6 +327,7 @@ def test_the_verb_refuses_in_one_line(tmp_path, capsys, monkeypatch):
     for arguments, status, line in (
         ([one], 2, "expected at least two evaluations, found 1"),
         ([one, two, "--trials", one], 2, "beside them"),
+        ([one, two, "--save-latents"], 2, "a flag of theirs"),
         ([one, two, "--out", one], 2, "expected another folder than those"),
         ([one, str(tmp_path / "none")], 1, "No such file or directory. Evaluate"),
         ([one, str(old)], 1, "expected an evaluation of this version, found"),
