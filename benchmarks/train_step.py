@@ -20,7 +20,6 @@ all is printed.
 
 import argparse
 import dataclasses
-import math
 import os
 import resource
 import statistics
@@ -29,102 +28,44 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
 from unittest import mock
 
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from loop_by_hand import CPU, ByHand
+from step_report import (
+    KINDS,
+    Best,
+    Kind,
+    Ratio,
+    Run,
+    Times,
+    added,
+    markdown,
+    runs_in,
+    write_runs,
+)
+from torch import nn
 
-from runtime.errors import ConfigError
-from training.checkpoint import library_versions, load_neurovae, save_checkpoint
+from training.checkpoint import library_versions, save_checkpoint
 from training.compute import Compute
 from training.config import PRESETS, ModelConfig, config_from_preset
 from training.fit import fit_flow, fit_neurovae
 from training.history import History
 from training.loop import take_step
-from training.losses import CycleOutputs
 from training.neurovae import NeuroVAE
 from training.ranks import ALONE
-from training.stage_config import VAETraining
 from training.state import Stage, TrainingState
 from training.trials import TrialSet
 from verbs.demo.summary import machine
 
-CPU = torch.device("cpu")
 Arm = Callable[[], float]
 """Takes a step; returns the seconds that optimiser and average took of it."""
-Kind = Literal["eager", "compiled"]
-KINDS: tuple[Kind, ...] = ("eager", "compiled")
 SEED = 0
 IMAGES = 16
-
-
-class Times(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of one step."""
-
-    step_s: float
-    """All but the next."""
-    optimiser_s: float
-    """Of optimiser and average."""
-
-
-class Ratio(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ours over by hand, round by round."""
-
-    median: float
-    min: float
-    max: float
-
-
-class Best(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The quickest arm of either side."""
-
-    ours: str
-    by_hand: str
-    ratio: Ratio
-
-
-class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One measurement."""
-
-    stage: str
-    preset: str
-    blocks: int
-    """Of the flow, or of each level of NeuroVAE's encoder."""
-    batch: int
-    precision: str
-    checkpoint_activations: bool
-    parameters: int
-    rounds: int
-    median: dict[str, Times]
-    ours_over_by_hand: dict[Kind, Ratio]
-    best: Best
-    peak_rss_mib: float
-    """Of the process, all arms together."""
-    machine: str
-    threads: int
-    load_before: list[float]
-    load_after: list[float]
-    versions: dict[str, str]
-
-    @property
-    def size(self) -> tuple[object, ...]:
-        """What it is a measurement of."""
-        recomputes = self.checkpoint_activations
-        return (
-            *(self.stage, self.preset, self.blocks, self.batch, self.precision),
-            *(recomputes, self.threads),
-        )
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What FILE holds."""
-
-    runs: list[Run]
 
 
 class Switch:
@@ -199,115 +140,6 @@ def ours(
     return step
 
 
-def soft_clip_by_hand(p: Tensor, q: Tensor, temperature: float) -> Tensor:
-    p, q = F.normalize(p.flatten(1)), F.normalize(q.flatten(1))
-    wanted = (q @ q.T / temperature).softmax(-1)
-    logits = p @ q.T / temperature
-    both = logits.log_softmax(-1) + logits.T.log_softmax(-1)
-    return -(both * wanted).sum(-1).mean() / 2
-
-
-def vae_loss_by_hand(
-    out: CycleOutputs, voxels: Tensor, z_v: Tensor, training: VAETraining
-) -> Tensor:
-    n = len(voxels)
-    squares = (out.reconstruction - voxels).square().sum() / n
-    spread = out.mean.square() + out.log_variance.exp() - 1 - out.log_variance
-    loss = squares + training.kl_weight * spread.sum() / 2 / n
-    for found, weight in (
-        (out.z_n, training.clip_weight),
-        (out.retrieval, training.clip_weight),
-        (out.again, training.cycle_weight),
-        (out.retrieval_again, training.cycle_weight),
-    ):
-        loss = loss + weight * soft_clip_by_hand(found, z_v, training.temperature)
-    return loss
-
-
-def flow_loss_by_hand(
-    run: Callable[[Tensor, Tensor], Tensor], z_v: Tensor, z_n: Tensor, t: Tensor
-) -> Tensor:
-    angle = t[:, None, None] * (math.pi / 2)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    wanted = (math.pi / 2) * (cos * z_n - sin * z_v)
-    return F.mse_loss(run(cos * z_v + sin * z_n, t).float(), wanted)
-
-
-def update_by_hand(state: TrainingState, clip: float | None) -> float:
-    if clip is not None:
-        nn.utils.clip_grad_norm_(state.parameters.values(), clip)
-    began = time.perf_counter()
-    state.optimiser.step()
-    if state.average is not None:
-        held = state.average.weights
-        now = [value.detach() for value in state.module.state_dict().values()]
-        torch._foreach_lerp_(list(held.values()), now, 1 - state.average.decay)
-    return time.perf_counter() - began
-
-
-class ByHand:
-    """Loops as one writes them: all trials are tensors."""
-
-    def __init__(
-        self, config: ModelConfig, trials: TrialSet, compute: Compute, vae: Path
-    ) -> None:
-        self.config, self.compute = config, compute
-        self.voxels = torch.from_numpy(trials.voxels)
-        latents = torch.from_numpy(trials.latents).float()
-        if config.centre_latents:
-            latents = latents - latents.mean(0)
-        self.latents, self.image = latents, torch.from_numpy(trials.image)
-        self.encoder = load_neurovae(vae)[0].requires_grad_(False)
-
-    def batch(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Return voxels and z_v of some trials."""
-        chosen = torch.randint(len(self.image), (rows,))
-        return self.voxels[chosen], self.latents[self.image[chosen]]
-
-    def flow(self, run: nn.Module) -> Tensor:
-        """Return the loss of stage 2 on the next batch."""
-        training = self.config.flow_training
-        voxels, z_v = self.batch(training.batch)
-        with torch.no_grad():
-            if training.voxel_noise:
-                voxels = voxels + training.voxel_noise * torch.randn(voxels.shape)
-            posterior = self.encoder.posterior(self.encoder.features(voxels))
-            std = (posterior.log_variance / 2).exp()
-            z_n = posterior.mean + std * torch.randn(z_v.shape)
-        t = torch.rand(training.batch)
-
-        def computed(z: Tensor, t: Tensor) -> Tensor:
-            with self.compute.autocast(CPU):
-                found: Tensor = run(z, t)
-            return found
-
-        return flow_loss_by_hand(computed, z_v, z_n, t)
-
-    def vae(self, run: nn.Module) -> Tensor:
-        """Return the loss of stage 1 on the next batch."""
-        training = self.config.vae_training
-        voxels, z_v = self.batch(training.batch)
-        shown = voxels
-        if training.voxel_noise:
-            shown = voxels + training.voxel_noise * torch.randn(voxels.shape)
-        with self.compute.autocast(CPU):
-            out = run(shown, torch.randn(z_v.shape))
-        return vae_loss_by_hand(out, voxels, z_v, training)
-
-    def arm(
-        self, stage: Stage, state: TrainingState, switch: Switch, kind: Kind
-    ) -> Arm:
-        """Return the loop's step."""
-        losses = self.flow if stage.run.stage == "flow" else self.vae
-
-        def step() -> float:
-            state.optimiser.zero_grad(set_to_none=True)
-            losses(switch.to(kind)).backward()
-            return update_by_hand(state, stage.gradient_norm)
-
-        return step
-
-
 @contextmanager
 def arms_of(
     name: str, config: ModelConfig, compute: Compute, kinds: Sequence[Kind], rows: int
@@ -328,7 +160,9 @@ def arms_of(
         with History(Path(folder), columns, 0) as log:
             for kind in kinds:
                 arms[f"ours, {kind}"] = ours(stage, state, switch, kind, log)
-                arms[f"by hand, {kind}"] = by_hand.arm(stage, state, switch, kind)
+                arms[f"by hand, {kind}"] = by_hand.arm(
+                    stage, state, partial(switch.to, kind)
+                )
             yield state, arms
 
 
@@ -432,63 +266,6 @@ def run_of(
     )
 
 
-def runs_in(file: Path | None) -> list[Run]:
-    """Return what a file has already.
-
-    Raises:
-        ConfigError: It is no such report.
-    """
-    if file is None or not file.is_file():
-        return []
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=Report).runs
-    except msgspec.DecodeError as error:
-        raise ConfigError(
-            f"{file}: expected a report of this benchmark, found {error}"
-        ) from error
-
-
-def added(runs: Sequence[Run], run: Run) -> list[Run]:
-    """Return measurements with one more, in the place of one of the same size."""
-    return [*(one for one in runs if one.size != run.size), run]
-
-
-def markdown(runs: Sequence[Run]) -> str:
-    """Return a row for each measurement; ratios as median and range over rounds."""
-    lines = [
-        "| step | rows | precision | ours, s | by hand, s "
-        "| best of ours over best by hand | eager over eager "
-        "| compiled over compiled | optimiser and average, s |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for run in runs:
-        stage = "stage 2" if run.stage == "flow" else "stage 1"
-        blocks = f"{run.blocks} block{'s' if run.blocks > 1 else ''}"
-        recomputed = ", recomputed" if run.checkpoint_activations else ""
-        best = run.median[run.best.ours], run.median[run.best.by_hand]
-        how = [arm.partition(", ")[2] for arm in (run.best.ours, run.best.by_hand)]
-        cells = [
-            f"{stage}, {run.preset}, {blocks}",
-            f"{run.batch}",
-            f"{run.precision}{recomputed}",
-            *(
-                f"{one.step_s:.3g} ({kind})"
-                for one, kind in zip(best, how, strict=True)
-            ),
-            _said(run.best.ratio),
-            *(_said(run.ours_over_by_hand.get(kind)) for kind in KINDS),
-            " and ".join(f"{one.optimiser_s:.2g}" for one in best),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _said(ratio: Ratio | None) -> str:
-    if ratio is None:
-        return "-"
-    return f"{ratio.median:.3f} [{ratio.min:.3f}, {ratio.max:.3f}]"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--stage", choices=("flow", "vae"), default="flow")
@@ -509,10 +286,7 @@ def main() -> None:
     run = run_of(given.stage, config, compute, given.arms, given.rounds)
     runs = added(runs, run)
     if given.out is not None:
-        text = msgspec.json.format(msgspec.json.encode(Report(runs=runs)), indent=1)
-        partial = given.out.with_suffix(".part")
-        partial.write_bytes(text + b"\n")
-        partial.replace(given.out)
+        write_runs(given.out, runs)
     print(markdown(runs))
 
 

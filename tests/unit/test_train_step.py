@@ -25,10 +25,24 @@ from training.state import TrainingState
 ROOT = Path(__file__).parents[2]
 
 
+def module(name):
+    with mock.patch.object(sys, "path", [str(ROOT / "benchmarks"), *sys.path]):
+        return importlib.import_module(name)
+
+
 @pytest.fixture(scope="module")
 def bench():
-    with mock.patch.object(sys, "path", [str(ROOT / "benchmarks"), *sys.path]):
-        return importlib.import_module("train_step")
+    return module("train_step")
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    return module("loop_by_hand")
+
+
+@pytest.fixture(scope="module")
+def report():
+    return module("step_report")
 
 
 def logged(folder):
@@ -57,7 +71,7 @@ def test_the_step_is_the_one_that_training_takes(bench, tmp_path, name):
     assert not (tmp_path / "never-written").exists()
 
 
-def test_the_losses_by_hand_are_those_of_training(bench):
+def test_the_losses_by_hand_are_those_of_training(bench, by_hand):
     config = bench.resized("tiny", None, 4)
     generator = torch.Generator().manual_seed(0)
     voxels = torch.randn(4, config.vae.voxels, generator=generator)
@@ -66,16 +80,16 @@ def test_the_losses_by_hand_are_those_of_training(bench):
     vae = NeuroVAE(config.vae)
 
     outputs = Cycle(vae)(voxels, z_n)
-    by_hand = bench.vae_loss_by_hand(outputs, voxels, z_v, config.vae_training)
+    found = by_hand.vae_loss_by_hand(outputs, voxels, z_v, config.vae_training)
     expected = compare(outputs, voxels, z_v, config.vae_training).total
-    torch.testing.assert_close(by_hand, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
     def field(z, t):
         return z * t[:, None, None]
 
     path = path_from_name("cos")
     torch.testing.assert_close(
-        bench.flow_loss_by_hand(field, z_v, z_n, times),
+        by_hand.flow_loss_by_hand(field, z_v, z_n, times),
         flow_matching_loss(field, z_v, z_n, times, path),
         rtol=1e-5,
         atol=0,
@@ -83,7 +97,9 @@ def test_the_losses_by_hand_are_those_of_training(bench):
 
 
 @pytest.mark.slow
-def test_runs_of_several_sizes_stand_in_one_table(bench, tmp_path, monkeypatch, capsys):
+def test_runs_of_several_sizes_stand_in_one_table(
+    bench, report, tmp_path, monkeypatch, capsys
+):
     file = tmp_path / "steps.json"
     common = ["--preset", "tiny", "--arms", "eager", "--rounds", "2"]
     common += ["--batch", "4", "--out", str(file)]
@@ -91,7 +107,7 @@ def test_runs_of_several_sizes_stand_in_one_table(bench, tmp_path, monkeypatch, 
         monkeypatch.setattr(sys, "argv", ["train_step", *common, *more])
         bench.main()
 
-    runs = msgspec.json.decode(file.read_bytes(), type=bench.Report).runs
+    runs = msgspec.json.decode(file.read_bytes(), type=report.Report).runs
     assert [(run.stage, run.blocks, run.batch) for run in runs] == [
         ("vae", 2, 4),
         ("flow", 1, 4),
@@ -107,4 +123,4 @@ def test_runs_of_several_sizes_stand_in_one_table(bench, tmp_path, monkeypatch, 
 
     file.write_bytes(b"[]")
     with pytest.raises(ConfigError, match="expected a report of this benchmark"):
-        bench.runs_in(file)
+        report.runs_in(file)
