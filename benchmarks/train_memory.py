@@ -32,7 +32,8 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from nsd_scale import TRAIN, peak_mib, rss_mib, sparse
+from nsd_files import TRAIN, sparse
+from nsd_scale import peak_mib, rss_mib
 
 from runtime.errors import ConfigError
 from training.checkpoint import library_versions, save_checkpoint

@@ -15,19 +15,28 @@ ROOT = Path(__file__).parents[2]
 VOXELS = 60
 
 
-@pytest.fixture
-def scale(monkeypatch):
+def module(name):
     with mock.patch.object(sys, "path", [str(ROOT / "benchmarks"), *sys.path]):
-        module = importlib.import_module("nsd_scale")
-    monkeypatch.setattr(module, "SHAPE", (9, 8, 7))
-    monkeypatch.setattr(module, "VOXELS", VOXELS)
-    monkeypatch.setattr(module.CheapBackbone, "shape", (2, 3))
-    return module
+        return importlib.import_module(name)
+
+
+@pytest.fixture
+def files(monkeypatch):
+    files = module("nsd_files")
+    monkeypatch.setattr(files, "SHAPE", (9, 8, 7))
+    monkeypatch.setattr(files, "VOXELS", VOXELS)
+    monkeypatch.setattr(files.CheapBackbone, "shape", (2, 3))
+    return files
+
+
+@pytest.fixture
+def scale():
+    return module("nsd_scale")
 
 
 @pytest.mark.slow
-def test_what_is_measured_is_todays_preparation(scale, tmp_path):
-    scale.generate(tmp_path / "nsd", 1)
+def test_what_is_measured_is_todays_preparation(files, scale, tmp_path):
+    files.generate(tmp_path / "nsd", 1)
 
     found = scale.prepare(tmp_path / "nsd", tmp_path / "out")
 
@@ -45,10 +54,10 @@ def test_what_is_measured_is_todays_preparation(scale, tmp_path):
     assert stages[-1] == "opened again"
 
 
-def test_a_sparse_folder_has_the_shapes_that_are_asked_for(scale, tmp_path):
-    sizes = scale.sparse(tmp_path / "trials", 9, (2, 3))
+def test_a_sparse_folder_has_the_shapes_that_are_asked_for(files, tmp_path):
+    sizes = files.sparse(tmp_path / "trials", 9, (2, 3))
 
     trials = open_trials(tmp_path / "trials").split("train")
-    assert trials.voxels.shape == (scale.TRAIN, 9)
-    assert trials.latents.shape == (scale.IMAGES, 2, 3)
+    assert trials.voxels.shape == (files.TRAIN, 9)
+    assert trials.latents.shape == (files.IMAGES, 2, 3)
     assert sizes["bytes_on_disk"] > 0
