@@ -124,3 +124,15 @@ def test_runs_of_several_sizes_stand_in_one_table(
     file.write_bytes(b"[]")
     with pytest.raises(ConfigError, match="expected a report of this benchmark"):
         report.runs_in(file)
+
+
+def test_the_page_shows_what_was_measured(report):
+    runs = report.runs_in(ROOT / "docs" / "train_step.json")
+    page = (ROOT / "docs" / "training_scale.md").read_text("utf-8")
+
+    assert runs
+    assert report.markdown(runs) in page
+    for run in runs:
+        assert run.preset == "paper-subj01"
+        assert f"--batch {run.batch} " in page
+        assert f"--rounds {run.rounds} " in page
