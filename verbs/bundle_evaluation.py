@@ -34,7 +34,7 @@ from training.metrics.result import (
     RetrievalSource,
     SpreadFigures,
 )
-from training.metrics.retrieval import SUBSET_SIZE, similarities
+from training.metrics.retrieval import SUBSET_SIZE
 from training.metrics.spread import (
     POOL,
     Sampled,
@@ -50,6 +50,7 @@ from verbs.split_trials import (
     Decoded,
     Latents,
     Pictures,
+    Question,
     SplitTrials,
 )
 
@@ -75,8 +76,8 @@ class Everything:
     spread_from: str
     controls: list[Control]
     ledger: Ledger
-    latents: Latents
-    """z_v as decoded from the mean response to each image."""
+    latents: Latents | None
+    """z_v as decoded from the mean response to each image, where it is kept."""
     found: Found
 
 
@@ -99,8 +100,13 @@ def evaluate_split(
     rng: np.random.Generator,
     screen: Screen,
     rendered: Pictures | None = None,
+    *,
+    keeps_latents: bool = False,
 ) -> Everything:
     """Decode, predict and judge.
+
+    Of what is decoded only a few rows' latents are in memory at a time: those of the
+    Natural Scenes Dataset's test would be 14 GB.
 
     Args:
         maps: The bundle.
@@ -112,25 +118,32 @@ def evaluate_split(
         screen: Told what begins, and how far it is.
         rendered: One picture an image that stands for what is decoded from the mean
             response to it; None: what the bundle makes of its latents, if anything.
+        keeps_latents: Return what is decoded from the mean response to each image.
     """
     shown_as, z_v = trials.shown, trials.z_v
+    asked = _questions(maps, z_v)
     screen.stage("decode single trials, then the images' means")
-    single = maps.decode(trials.betas, screen.count)
+    single = maps.decode(trials.betas, asked, screen.count)
     means = trials.averaged(trials.betas)
-    averaged = maps.decode(means, screen.count)
+    averaged = maps.decode(means, asked, screen.count, keeps_latents=keeps_latents)
     if rendered is not None:
         averaged = replace(averaged, pictures=rendered, rendered="elsewhere")
     screen.stage("predict responses, and decode them again")
     predicted = maps.predict(z_v, screen.count)
     once, mean = Design.single(shown_as), Design.averaged(trials.images)
+    imagined = _both_ways(maps, z_v, "self-consistency")
     synthetic: list[Synthetic] = [
-        ("predicted responses", "own", maps.decode(predicted, screen.count))
+        ("predicted responses", "own", maps.decode(predicted, imagined, screen.count))
     ]
     if other is not None:
-        theirs = other.predict(other.latents_as(maps, z_v), screen.count)
+        as_theirs = other.latents_as(maps, z_v)
+        theirs = other.predict(as_theirs, screen.count)
+        by_them = _centred(other, as_theirs, "predicted responses", "external")
+        by_us = _centred(maps, z_v, EXTERNAL_ENCODER, "own")
+        read = other.decode(predicted, [by_them], screen.count)
         synthetic += [
-            ("predicted responses", "external", other.decode(predicted, screen.count)),
-            (EXTERNAL_ENCODER, "own", maps.decode(theirs, screen.count)),
+            ("predicted responses", "external", read),
+            (EXTERNAL_ENCODER, "own", maps.decode(theirs, [by_us], screen.count)),
         ]
     screen.stage("sample single trials")
     sampled, spread_from = _sampled(maps, z_v, others, rng, screen)
@@ -138,13 +151,29 @@ def evaluate_split(
     ledger = Ledger(trials.names)
     judged = _Judged(trials, once, mean, networks, rng, ledger)
     reconstructions = judged.images(single, averaged, synthetic)
-    asked = _Retrieval(maps, rng, ledger)
-    retrieval = asked.measured(z_v[shown_as], single, once)
-    retrieval += asked.measured(z_v, averaged, mean)
-    retrieval += asked.synthetic(other, z_v, synthetic, mean)
+    retrieval = [
+        retrieval_figures(
+            cosines,
+            design,
+            rng,
+            source=question.source,
+            is_mean_subtracted=question.is_mean_subtracted,
+            decoder=question.decoder,
+            ledger=ledger,
+        )
+        for decoded, design in (
+            (single, once),
+            (averaged, mean),
+            *((decoded, mean) for _, _, decoded in synthetic),
+        )
+        for question, cosines in decoded.answers
+    ]
     encoding = judged.encoding(predicted, means, maps.space.affine)
-    centre = maps.bundle.latent_mean
-    cosines = similarities(averaged.latents, z_v, query_mean=centre, item_mean=centre)
+    cosines = next(
+        cosines
+        for question, cosines in averaged.answers
+        if question.source == "decoded latents" and question.is_mean_subtracted
+    )
     controls = [
         retrieval_control(cosines, min(len(z_v), SUBSET_SIZE), rng),
         encoding_control(predicted, means, rng),
@@ -292,69 +321,44 @@ class _Judged:
         return found if similarity is None else [*found, similarity]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Retrieval:
-    maps: BundleMaps
-    rng: np.random.Generator
-    ledger: Ledger
+def _questions(maps: BundleMaps, z_v: Latents) -> list[Question]:
+    """Return what is asked of measured responses."""
+    sources: tuple[RetrievalSource, ...] = ("decoded latents", "retrieval features")
+    return [one for source in sources for one in _both_ways(maps, z_v, source)]
 
-    def measured(
-        self, z_v: Latents, decoded: Decoded, design: Design
-    ) -> list[RetrievalFigures]:
-        """Decoded latents and retrieval features, with and without the mean."""
-        return [
-            *self._both_ways(z_v, decoded.latents, design, "decoded latents"),
-            *self._both_ways(z_v, decoded.retrieval, design, "retrieval features"),
-        ]
 
-    def _both_ways(
-        self, z_v: Latents, brain: Latents, design: Design, source: RetrievalSource
-    ) -> list[RetrievalFigures]:
-        centre = self.maps.bundle.latent_mean
-        is_centred = self.maps.bundle.manifest.flow.is_centred
-        # Features that learned centred latents hold no mean that could be subtracted.
-        is_free = source != "decoded latents" and is_centred
-        return [
-            retrieval_figures(
-                brain,
-                z_v,
-                design,
-                self.rng,
-                source=source,
-                brain_mean=centre if subtracted and not is_free else None,
-                image_mean=centre if subtracted else None,
-                is_mean_subtracted=subtracted,
-                ledger=self.ledger,
-            )
-            for subtracted in (False, True)
-        ]
+def _both_ways(
+    maps: BundleMaps, z_v: Latents, source: RetrievalSource
+) -> list[Question]:
+    """Ask with and without the training images' mean."""
+    centre = maps.bundle.latent_mean
+    is_decoded = source == "decoded latents"
+    # Features that learned centred latents hold no mean that could be subtracted.
+    is_free = not is_decoded and maps.bundle.manifest.flow.is_centred
+    return [
+        Question(
+            source=source,
+            part="latents" if is_decoded else "retrieval",
+            items=z_v,
+            query_mean=centre if subtracted and not is_free else None,
+            item_mean=centre if subtracted else None,
+            is_mean_subtracted=subtracted,
+        )
+        for subtracted in (False, True)
+    ]
 
-    def synthetic(
-        self,
-        other: BundleMaps | None,
-        z_v: Latents,
-        synthetic: Sequence[Synthetic],
-        design: Design,
-    ) -> list[RetrievalFigures]:
-        own = synthetic[0][2].retrieval
-        found = self._both_ways(z_v, own, design, "self-consistency")
-        for source, decoder, decoded in synthetic[1:]:
-            if other is None:
-                continue
-            reader = other if decoder == "external" else self.maps
-            centre = reader.bundle.latent_mean
-            found.append(
-                retrieval_figures(
-                    decoded.latents,
-                    reader.latents_as(self.maps, z_v),
-                    design,
-                    self.rng,
-                    source=source,
-                    brain_mean=centre,
-                    image_mean=centre,
-                    is_mean_subtracted=True,
-                    decoder=decoder,
-                    ledger=self.ledger,
-                )
-            )
-        return found
+
+def _centred(
+    reader: BundleMaps, z_v: Latents, source: RetrievalSource, decoder: Decoder
+) -> Question:
+    """Ask the latents that a bundle decodes, without the mean."""
+    centre = reader.bundle.latent_mean
+    return Question(
+        source=source,
+        part="latents",
+        items=z_v,
+        query_mean=centre,
+        item_mean=centre,
+        is_mean_subtracted=True,
+        decoder=decoder,
+    )

@@ -125,7 +125,15 @@ def evaluate_bundle(
             rendered, record = given.pictures, given.record
         rng = np.random.default_rng(SEED)
         judged = evaluate_split(
-            maps, other, found, others, networks, rng, shown, rendered
+            maps,
+            other,
+            found,
+            others,
+            networks,
+            rng,
+            shown,
+            rendered,
+            keeps_latents=save_latents,
         )
         result = BundleEvaluation(
             bundle_sha256=own.sha256,
@@ -157,7 +165,7 @@ def evaluate_bundle(
             (out / LEDGER).write_bytes(judged.ledger.encode())
             (out / "evaluation.md").write_text(to_markdown(result), encoding="utf-8")
             write_figures(out, result, judged.found)
-            if save_latents:
+            if judged.latents is not None:
                 visual = backbone_words(own.manifest.backbone)
                 said = {"bundle_sha256": own.sha256, "split": split, "visual": visual}
                 write_latents(out, found.names, judged.latents, said)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
@@ -12,12 +13,16 @@ from runtime.live import backbone_of
 from runtime.model import Model
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import FeatureSpace
-from training.metrics.result import Absent, Rendered
+from training.metrics.result import Absent, Decoder, Rendered, RetrievalSource
+from training.metrics.retrieval import Cosines, similarities
 from training.metrics.voxels import image_means
 
 WHOLE_MASK = "all voxels"
+AT_ONCE: Final = 64
+"""Rows whose latents are in memory at a time; of the published size they are 220 MB."""
 
 Betas = Float32[np.ndarray, "rows voxels"]
+Latent = Float32[np.ndarray, "tokens width"]
 Latents = Float32[np.ndarray, "rows tokens width"]
 Pictures = UInt8[np.ndarray, "rows height width 3"]
 Count = Callable[[int, int], None]
@@ -103,13 +108,32 @@ def evenly(n: int, at_most: int) -> Int64[np.ndarray, " rows"]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """What is looked for in what is decoded: pictures, by their z_v."""
+
+    source: RetrievalSource
+    part: Literal["latents", "retrieval"]
+    """z_v as decoded, or the features of the retrieval head."""
+    items: Latents
+    """z_v of each picture."""
+    query_mean: Latent | None
+    item_mean: Latent | None
+    """Subtracted before the cosine."""
+    is_mean_subtracted: bool
+    """What the report says of it."""
+    decoder: Decoder = "own"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
     """What a bundle decodes from responses, one row each."""
 
-    latents: Latents
-    retrieval: Latents
+    answers: Sequence[tuple[Question, Cosines]]
+    """Of each question: the cosine of every row with every item."""
     pictures: Pictures | None
     """None where the latents are no images."""
+    latents: Latents | None = None
+    """z_v, where it is kept: 1,000 of the published size are 1.7 GB."""
     rendered: Rendered = "here"
     """Elsewhere: the pictures were not made of these latents, but given."""
 
@@ -127,20 +151,49 @@ class BundleMaps:
         self.space: FeatureSpace = bundle.feature_space()
         self._model = model
 
-    def decode(self, betas: Betas, on_row: Count | None = None) -> Decoded:
-        """Decode responses given in the units of the bundle's voxels."""
-        latents, retrieval = [], []
-        features = self.space.to_model(betas)
-        for done, row in enumerate(features, start=1):
-            z_n, found = self._model.encode_voxels_for_retrieval(row)
-            latents.append(self._model.decode_latent(z_n))
-            retrieval.append(found)
-            if on_row is not None:
-                on_row(done, len(features))
+    def decode(
+        self,
+        betas: Betas,
+        questions: Sequence[Question] = (),
+        on_row: Count | None = None,
+        *,
+        keeps_latents: bool = False,
+    ) -> Decoded:
+        """Decode responses given in the units of the bundle's voxels.
+
+        Args:
+            betas: One row each.
+            questions: Answered `AT_ONCE` rows at a time, after which these are let go.
+            on_row: Told after each row.
+            keeps_latents: Return z_v as well.
+        """
+        features, decoded = self.space.to_model(betas), []
+        cosines = [np.empty((len(betas), len(asked.items))) for asked in questions]
+        pictures = []
+        for first in range(0, len(features), AT_ONCE):
+            latents, retrieval = [], []
+            for done, row in enumerate(features[first : first + AT_ONCE], first + 1):
+                z_n, found = self._model.encode_voxels_for_retrieval(row)
+                latents.append(self._model.decode_latent(z_n))
+                retrieval.append(found)
+                if on_row is not None:
+                    on_row(done, len(features))
+            parts = {"latents": np.stack(latents), "retrieval": np.stack(retrieval)}
+            for asked, into in zip(questions, cosines, strict=True):
+                into[first : first + AT_ONCE] = similarities(
+                    parts[asked.part],
+                    asked.items,
+                    query_mean=asked.query_mean,
+                    item_mean=asked.item_mean,
+                )
+            if self.backbone is not None:
+                pictures.append(invert(self.backbone, latents))
+            if keeps_latents:
+                decoded.append(parts["latents"])
         return Decoded(
-            np.stack(latents),
-            np.stack(retrieval),
-            None if self.backbone is None else invert(self.backbone, latents),
+            list(zip(questions, cosines, strict=True)),
+            np.concatenate(pictures) if pictures else None,
+            np.concatenate(decoded) if decoded else None,
         )
 
     def predict(self, latents: Latents, on_row: Count | None = None) -> Betas:

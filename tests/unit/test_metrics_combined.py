@@ -24,6 +24,7 @@ from training.metrics.result import (
     RenderedElsewhere,
     Value,
 )
+from training.metrics.retrieval import similarities
 from training.metrics.spread import Sampled, spread_figures
 
 IMAGES, REPEATS, VOXELS = 12, 3, 8
@@ -55,9 +56,9 @@ def person(seed, names=NAMES, *, regions=("all voxels", "V1"), **changes):
             (said[SHOWN], betas, once), (said, means, mean)
         )
     ]  # fmt: skip
-    brain = (truth + rng(seed + 7).normal(size=truth.shape)).astype("f")[:, None]
+    brain = (truth + rng(seed + 7).normal(size=truth.shape)).astype("f")
     retrieval = retrieval_figures(
-        brain, truth[:, None], mean, rng(seed),
+        similarities(brain, truth), mean, rng(seed),
         source="decoded latents", is_mean_subtracted=True, ledger=ledger,
     )  # fmt: skip
     spread = spread_figures(

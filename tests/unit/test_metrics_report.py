@@ -90,7 +90,7 @@ def evaluation():
         reconstructions=reconstructions,
         retrieval=[
             retrieval_figures(
-                latents(), latents(), MEAN, rng(),
+                similarities(latents(), latents()), MEAN, rng(),
                 source="self-consistency", is_mean_subtracted=False,
             )
         ],
@@ -204,7 +204,7 @@ def test_two_regions_keep_their_own_voxels():
 def test_single_trials_are_judged_among_different_images_only():
     brain = latents()[SHOWN]
     found = retrieval_figures(
-        brain, latents()[SHOWN], ONCE, rng(),
+        similarities(brain, latents()), ONCE, rng(),
         source="decoded latents", is_mean_subtracted=False,
     )  # fmt: skip
 
@@ -221,7 +221,7 @@ def test_forward_is_brain_to_image_and_backward_the_other_way():
     brains = np.array([[[1.0, 0.1]], [[1.0, 0.9]]], np.float32)
 
     found = retrieval_figures(
-        brains, images, Design.averaged(np.arange(2)), rng(),
+        similarities(brains, images), Design.averaged(np.arange(2)), rng(),
         source="decoded latents", is_mean_subtracted=False,
     )  # fmt: skip
 

@@ -35,6 +35,23 @@ def test_cosines_by_hand_with_and_without_the_mean():
     assert centred[1] == pytest.approx([-5 / 26**0.5, 0.0])
 
 
+def test_cosines_do_not_depend_on_what_is_widened_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    queries = rng.normal(size=(11, 2, 5)).astype(np.float32)
+    items = rng.normal(size=(7, 2, 5)).astype(np.float32)
+    mean = rng.normal(size=(2, 5)).astype(np.float32)
+
+    whole = similarities(queries, items, query_mean=mean, item_mean=mean)
+    a, b = ((x.astype(float) - mean).reshape(len(x), -1) for x in (queries, items))
+    lengths = np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+    np.testing.assert_allclose(whole, a @ b.T / lengths, rtol=1e-12, atol=1e-15)
+
+    for rows in (1, 3, 8):
+        monkeypatch.setattr("training.metrics.retrieval.BLOCK_BYTES", rows * 8 * 10)
+        cut = similarities(queries, items, query_mean=mean, item_mean=mean)
+        np.testing.assert_allclose(cut, whole, rtol=1e-12, atol=1e-15)
+
+
 def test_top1_and_its_expectation_by_hand():
     cosines = np.array(
         [
@@ -134,7 +151,7 @@ def test_the_published_draws_mean_and_interval_by_counting():
     forward, backward = replayed()
 
     found = retrieval_figures(
-        brain[:, None], latents[:, None], Design.averaged(np.arange(PLACES)),
+        similarities(brain, latents), Design.averaged(np.arange(PLACES)),
         np.random.default_rng(5), source="decoded latents", is_mean_subtracted=False,
     )  # fmt: skip
 
@@ -165,11 +182,11 @@ def test_the_published_protocol_is_for_averaged_trials_of_enough_images():
     few = Design.averaged(np.arange(299))
 
     single = retrieval_figures(
-        np.tile(brain, (2, 1))[:, None], np.tile(latents, (2, 1))[:, None], twice,
+        similarities(np.tile(brain, (2, 1)), latents), twice,
         np.random.default_rng(5), source="decoded latents", is_mean_subtracted=False,
     )  # fmt: skip
     fewer = retrieval_figures(
-        brain[:299, None], latents[:299, None], few,
+        similarities(brain[:299], latents[:299]), few,
         np.random.default_rng(5), source="decoded latents", is_mean_subtracted=False,
     )  # fmt: skip
 

@@ -32,11 +32,9 @@ from training.metrics.retrieval import (
     expected_top1,
     published,
     repetitions,
-    similarities,
 )
 
 Pictures = UInt8[np.ndarray, "trials rows columns 3"]
-Latents = Float32[np.ndarray, "rows tokens width"]
 Networks = Mapping[str, FeatureNetwork | Absent]
 Images = Int64[np.ndarray, " trials"]
 ByImage = Callable[[np.ndarray, np.ndarray], Float64[np.ndarray, " images"]]
@@ -191,14 +189,11 @@ def absent_images(
 
 
 def retrieval_figures(
-    brain: Latents,
-    latents: Latents,
+    cosines: Float64[np.ndarray, "trials images"],
     design: Design,
     rng: np.random.Generator,
     *,
     source: RetrievalSource,
-    brain_mean: Float32[np.ndarray, "tokens width"] | None = None,
-    image_mean: Float32[np.ndarray, "tokens width"] | None = None,
     is_mean_subtracted: bool,
     decoder: Decoder = "own",
     ledger: Ledger | None = None,
@@ -206,36 +201,28 @@ def retrieval_figures(
     """Compute top-1 in both directions, honestly resampled and as published.
 
     Args:
-        brain: One a trial.
-        latents: z_v of each trial's image.
+        cosines: Of what was decoded from each trial with z_v of every image.
         design: How the trials stand together.
         rng: Draws the honest interval; the published one has its own seed.
         source: As in `RetrievalFigures`.
-        brain_mean: Subtracted from `brain`.
-        image_mean: Subtracted from `latents`.
         is_mean_subtracted: What the report says of it.
         decoder: As in `RetrievalFigures`.
         ledger: Keeps the value of each image.
     """
-    squares = [
-        similarities(
-            brain[rows], latents[rows], query_mean=brain_mean, item_mean=image_mean
-        )
-        for rows in design.repetitions
-    ]
+    squares = [cosines[np.ix_(rows, design.image[rows])] for rows in design.repetitions]
     about, n = design.about, len(squares[0])
     size = min(n, SUBSET_SIZE)
 
-    def honest(figure: str, cosines: Sequence[Float64[np.ndarray, "n n"]]) -> Figure:
-        kept[figure] = np.concatenate([expected_top1(one, size) for one in cosines])
+    def honest(figure: str, squares: Sequence[Float64[np.ndarray, "n n"]]) -> Figure:
+        kept[figure] = np.concatenate([expected_top1(one, size) for one in squares])
         return interval_value(kept[figure], about, rng, 1.0 / size)
 
-    def as_published(cosines: Sequence[Float64[np.ndarray, "n n"]]) -> Figure:
+    def as_published(squares: Sequence[Float64[np.ndarray, "n n"]]) -> Figure:
         if n < SUBSET_SIZE:
             return Absent(f"expected at least {SUBSET_SIZE} images, found {n}")
-        if len(cosines) > 1:
+        if len(squares) > 1:
             return Absent("the published protocol is for averaged trials")
-        found = published(cosines[0])
+        found = published(squares[0])
         return Value(
             mean=found.mean, low=found.low, high=found.high, chance=1.0 / size, n=n
         )

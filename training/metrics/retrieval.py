@@ -4,6 +4,7 @@ Forward is brain to image (papers: "image retrieval"), backward image to brain (
 retrieval"). One row is one image, or one trial of it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,10 @@ SEED: Final = 0
 """NeuroFlow's released `eval.py` (lines 55 to 93): default_rng(0), 30 times 300."""
 Z_95: Final = 1.959963984540054
 """97.5 % quantile of the standard normal."""
+
+BLOCK_BYTES: Final = 1 << 28
+"""Of queries in float64 at a time, a quarter of it of items: 1,000 latents of the
+published size, with those that they are held against, would be 7 GB."""
 
 Latents = Shaped[np.ndarray, "rows *latent"]
 Cosines = Float64[np.ndarray, "queries items"]
@@ -47,6 +52,8 @@ def similarities(
 ) -> Cosines:
     """Return the cosine of every query with every item, latents flattened.
 
+    In float64, but no more of it at a time than `BLOCK_BYTES` and a few copies.
+
     Args:
         queries: Decoded latents.
         items: Latents of the images to choose from.
@@ -57,16 +64,30 @@ def similarities(
     Raises:
         TensorMismatchError: Latents of another size, or none.
     """
-    a, b = flat_rows(queries), flat_rows(items)
+    a, b = queries.reshape(len(queries), -1), items.reshape(len(items), -1)
     if a.shape[1] != b.shape[1] or not len(a) or not len(b):
         raise TensorMismatchError(
             "retrieval", expected=f"latents of {b.shape[1]} numbers", found=str(a.shape)
         )
-    if query_mean is not None:
-        a = a - query_mean.reshape(1, -1)
-    if item_mean is not None:
-        b = b - item_mean.reshape(1, -1)
-    return np.asarray(unit_rows(a) @ unit_rows(b).T)
+    at_once = max(1, BLOCK_BYTES // (8 * a.shape[1]))
+    found = np.empty((len(a), len(b)))
+    for rows in _blocks(len(a), at_once):
+        left = _directions(a[rows], query_mean)
+        for columns in _blocks(len(b), max(1, at_once // 4)):
+            found[rows, columns] = left @ _directions(b[columns], item_mean).T
+    return found
+
+
+def _blocks(n: int, at_once: int) -> Iterator[slice]:
+    return (slice(first, first + at_once) for first in range(0, n, at_once))
+
+
+def _directions(
+    rows: Shaped[np.ndarray, "rows numbers"],
+    mean: Shaped[np.ndarray, "*latent"] | None,
+) -> Float64[np.ndarray, "rows numbers"]:
+    wide = flat_rows(rows)
+    return unit_rows(wide if mean is None else wide - mean.reshape(1, -1))
 
 
 def top1(cosines: Float64[np.ndarray, "n n"]) -> Bool[np.ndarray, " n"]:
