@@ -3,11 +3,21 @@
 Pure. The process that meets the peers has no decoder; this is what it knows of it.
 """
 
+import math
+from typing import Final
+
 import msgspec
 
 from bci_bridge.decoder import Decoder
 from bci_bridge.messages import RunStart
 from runtime.errors import PeerError
+
+LONGEST_RUN_S: Final = 6 * 3600.0
+"""Its drift has 337 columns: some seconds until a run of 100,000 volumes can begin."""
+MOST_VOXELS: Final = 256**3
+"""Of a volume on a grid of its own, which is smoothed and resampled whole."""
+VOXEL_MM: Final = (0.01, 1000.0)
+"""Shortest and longest side of a voxel that an affine may tell."""
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,3 +61,40 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
                 f"shape: expected {list(self.shape)} as the bundle's mask, "
                 f"found {list(start.shape)}",
             )
+        lasts_s = start.expected_volumes * start.tr_s
+        if lasts_s > LONGEST_RUN_S:
+            raise PeerError(
+                "BAD_GEOMETRY",
+                f"expected_volumes: expected a run of at most {LONGEST_RUN_S:,.0f} s, "
+                f"found {start.expected_volumes:,} volumes of {start.tr_s:g} s, "
+                f"{lasts_s:,.0f} s",
+            )
+        if self.takes_any_grid and start.affine is not None:
+            _check_grid(start.shape, start.affine)
+
+
+def _check_grid(shape: tuple[int, int, int], affine: tuple[float, ...]) -> None:
+    voxels = shape[0] * shape[1] * shape[2]
+    if voxels > MOST_VOXELS:
+        raise PeerError(
+            "BAD_GEOMETRY",
+            f"shape: expected at most {MOST_VOXELS:,} voxels, found {voxels:,}",
+        )
+    rows = [affine[at : at + 4] for at in range(0, 16, 4)]
+    x, y, z = ([rows[row][column] for row in range(3)] for column in range(3))
+    across = (
+        y[1] * z[2] - y[2] * z[1],
+        y[2] * z[0] - y[0] * z[2],
+        y[0] * z[1] - y[1] * z[0],
+    )
+    sides = [math.hypot(*axis) for axis in (x, y, z)]
+    # Of the axes' directions: 1 at right angles, 0 where they lie in a plane.
+    spanned = abs(sum(a * b for a, b in zip(x, across, strict=True)))
+    is_flat = not spanned > 1e-3 * math.prod(sides)
+    is_sized = all(VOXEL_MM[0] <= side <= VOXEL_MM[1] for side in sides)
+    if rows[3] != (0.0, 0.0, 0.0, 1.0) or is_flat or not is_sized:
+        raise PeerError(
+            "BAD_GEOMETRY",
+            "affine: expected three axes in millimetres that span space, and 0 0 0 1 "
+            f"in the last row, found {[list(row) for row in rows]}",
+        )

@@ -94,8 +94,8 @@ class Worker:
         )
         try:
             self._decoder.start_run(geometry)
-        except NeuroFlowError as error:
-            self._failure = str(error)[:512]
+        except Exception as error:
+            self._failure = self._why(error)
 
     def add_trial(self, action: AddTrial) -> list[Outgoing]:
         """Pass a presentation on; one that the decoder refuses is answered at once."""
@@ -107,9 +107,9 @@ class Worker:
         trial = Trial(event.trial_id, event.onset_s, event.duration_s)
         try:
             self._decoder.add_trial(trial)
-        except NeuroFlowError as error:
+        except Exception as error:
             decided_ns = self._clock_ns()
-            refused = _no_report(event.trial_id, str(error)[:512])
+            refused = _no_report(event.trial_id, self._why(error))
             timing = self._timing(decided_ns, None)
             return self._trials([refused], decided_ns, timing)
         return []
@@ -127,8 +127,8 @@ class Worker:
             return self._unusable(action, "NOT_FINITE", ())
         try:
             report, trials = self._decoder.add_volume(index, volume, **_told(record))
-        except NeuroFlowError as error:
-            return self._unusable(action, "DECODER_FAILED", (str(error)[:512],))
+        except Exception as error:
+            return self._unusable(action, "DECODER_FAILED", (self._why(error),))
         decided_ns = self._clock_ns()
         timing = self._timing(decided_ns, action.deadline_ns)
         answer, lateness = self._late.of_volume(report.answer, timing)
@@ -167,8 +167,8 @@ class Worker:
             return None
         try:
             report = self._decoder.early(trial_id)
-        except NeuroFlowError:
-            return None  # its final outcome will say what is wrong
+        except Exception:
+            return None  # it changed nothing; the final outcome will say what is wrong
         if report is None:
             return None
         outcome = Update(
@@ -222,8 +222,8 @@ class Worker:
             return (), ()
         try:
             return self._decoder.skip_volume(index, is_wanted=is_wanted), ()
-        except NeuroFlowError as error:
-            return (), (str(error)[:512],)
+        except Exception as error:
+            return (), (self._why(error),)
 
     def _follow(
         self, answered: VolumeOutcome, action: AddVolume | None
@@ -244,8 +244,9 @@ class Worker:
                 is_wanted=is_wanted,
                 **_told(action.record),
             )
-        except NeuroFlowError:
+        except Exception as error:
             # It did not fail for the other one: from here the two may differ.
+            self._why(error)
             trials, _ = self._skip(index, is_wanted=is_wanted)
         return self._trials(trials, decided_ns, answered.timing)
 
@@ -256,14 +257,14 @@ class Worker:
         if not self._failure:
             try:
                 trials = self._decoder.end_run()
-            except NeuroFlowError as error:
-                degraded = (str(error)[:512],)
+            except Exception as error:
+                degraded = (self._why(error),)
         decided_ns = self._clock_ns()
         timing = self._timing(decided_ns, None)
         outgoing = self._trials(trials, decided_ns, timing)
         # A promise of the wire, kept even where a decoder forgets one of its trials.
         forgotten = [
-            _no_report(trial_id, "the decoder gave no report")
+            _no_report(trial_id, self._failure or "the decoder gave no report")
             for trial_id in list(self._open)
             if trial_id not in self._record.trials
         ]
@@ -275,6 +276,19 @@ class Worker:
             degraded=degraded,
         )
         return [*outgoing, (ended, b"")]
+
+    def _why(self, error: Exception) -> str:
+        """Say what a decoder failed by; one that it never meant to ends its run.
+
+        A decoder that refuses raises one of our errors and has changed nothing. What
+        else it raises, from a defect or for want of memory, may have left it half-way:
+        its answers might be wrong from then on. It is not asked again in this run, and
+        the run's outcomes say so. Dying instead would kill every worker that follows.
+        """
+        if isinstance(error, NeuroFlowError):
+            return str(error)[:512]
+        self._failure = " ".join(f"{type(error).__name__}: {error}".split())[:512]
+        return self._failure
 
     def _unusable(
         self, action: AddVolume, reason: str, degraded: tuple[str, ...]

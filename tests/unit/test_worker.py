@@ -8,6 +8,7 @@ from msgspec import UNSET
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
 from bci_bridge.answering import sealed
 from bci_bridge.messages import Event, RunEnd, RunStart, Volume, slice_times_us
+from bci_bridge.outcomes import RunEnded, TrialOutcome, VolumeOutcome
 from bci_bridge.record import Record
 from bci_bridge.wire import encode
 from bci_bridge.worker import Worker
@@ -238,6 +239,79 @@ def test_a_decoder_that_refuses_everything_still_leaves_one_outcome_each():
     assert (volume.input, volume.reason) == ("INVALID", "DECODER_FAILED")
     assert volume.degraded == ("expected nothing", "expected nothing")
     assert ended.degraded == ("expected nothing",)
+
+
+class Defective(MeanDecoder):
+    """Fails at one of its calls by what no decoder means to raise, and counts calls."""
+
+    def __init__(self, at, error):
+        super().__init__()
+        self.at, self.error, self.calls = at, error, []
+
+    def start_run(self, run):
+        self._fail("start_run")
+        super().start_run(run)
+
+    def add_trial(self, trial):
+        self._fail("add_trial")
+        super().add_trial(trial)
+
+    def add_volume(self, *args, **kwargs):
+        self._fail("add_volume")
+        return super().add_volume(*args, **kwargs)
+
+    def skip_volume(self, *args, **kwargs):
+        self._fail("skip_volume")
+        return super().skip_volume(*args, **kwargs)
+
+    def end_run(self):
+        self._fail("end_run")
+        return super().end_run()
+
+    def _fail(self, name):
+        self.calls.append(name)
+        if name == self.at:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("69.8 GiB"),
+        np.linalg.LinAlgError("Singular\nmatrix"),
+        ValueError("operands"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize(
+    "at", ["start_run", "add_trial", "add_volume", "skip_volume", "end_run"]
+)
+def test_a_defect_of_a_decoder_ends_its_run_and_nothing_else(at, error):
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    decoder = Defective(at, error)
+    rig = Rig(decoder=decoder)
+    outcomes = [*rig.trial("t-1", onset_s=3.0), *rig.volume(0)]
+    skip = SkipVolume(1, "MISSING", "SKIPPED", None)
+    outcomes += rig.kept(rig.worker.skip_volume(skip))
+    outcomes += [*rig.volume(2), *rig.end(3)]
+
+    volumes = [one for one in outcomes if isinstance(one, VolumeOutcome)]
+    trials = [one for one in outcomes if isinstance(one, TrialOutcome)]
+    assert [one.volume_index for one in volumes] == [0, 1, 2]
+    assert [one.trial_id for one in trials] == ["t-1"]
+    assert [type(one) for one in outcomes][-1] is RunEnded
+    # It may have been left half-way, and is not asked again in that run.
+    assert decoder.calls[-1] == at
+    assert decoder.calls.count(at) == 1
+    said = [*outcomes[-1].degraded, trials[0].abstention]
+    said += [text for one in volumes for text in one.degraded]
+    assert why in said
+    if at != "end_run":
+        assert (volumes[2].input, volumes[2].reason) == ("INVALID", "DECODER_FAILED")
+
+    decoder.at = ""
+    (volume,) = Rig(decoder=decoder).volume(0)
+    assert volume.input == "OK"
 
 
 def test_an_acquisition_beyond_the_announced_length_is_kept_from_the_decoder():
