@@ -180,6 +180,16 @@ class ServeReport(msgspec.Struct, frozen=True, kw_only=True):
     """ON, DEGRADED or OFF."""
     self_attacks: int = 0
     """Attacks of the server on itself that were refused; 0 without keys."""
+    unanswered: int = 0
+    """Acquisitions of the last run that have no outcome."""
+
+
+def unanswered(came: IngressReport, went: PublisherReport) -> int:
+    """Return how many acquisitions of the current run are owed an outcome.
+
+    The two accounts are not of one instant: an answer may be in the later one.
+    """
+    return max(came.acquisitions - (went.answered if came.run == went.run else 0), 0)
 
 
 def report_from(came: IngressReport, went: PublisherReport) -> ServeReport:
@@ -190,4 +200,5 @@ def report_from(came: IngressReport, went: PublisherReport) -> ServeReport:
         rejected=dict(Counter(came.rejected) + Counter(went.rejected)),
         recording=came.recording,
         self_attacks=came.self_attacks + went.self_attacks,
+        unanswered=unanswered(came, went),
     )

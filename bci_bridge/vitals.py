@@ -22,6 +22,7 @@ from bci_bridge.settings import (
     IngressReport,
     PublisherReport,
     ServeConfig,
+    unanswered,
 )
 from bci_bridge.setup import Ready
 
@@ -73,9 +74,7 @@ class Vitals:
     @property
     def unanswered(self) -> int:
         """Acquisitions of the current run that are owed an outcome."""
-        is_known = self.came.run == self.went.run
-        # The two accounts are not of one instant: an answer may be in the later one.
-        return max(self.came.acquisitions - (self.went.answered if is_known else 0), 0)
+        return unanswered(self.came, self.went)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from bci_bridge.settings import Endpoints, ServeConfig
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
 from runtime.engine import Precision, Wait, Waiting
-from runtime.errors import ArtifactError, UsageError
+from runtime.errors import ArtifactError, BackendError, UsageError
 from runtime.estimator import BetaEstimator, told_confounds
 from runtime.held_folder import HeldFolder
 from runtime.live import require_live
@@ -69,7 +69,8 @@ def serve_bundle(
         BundleError: The bundle, gallery or overlay is not what its manifest lists, is
             not signed by a key that is trusted, they do not belong together, or the
             bundle cannot be served.
-        BackendError: The engine or a port cannot be had, or the rehearsal failed.
+        BackendError: The engine or a port cannot be had, the rehearsal failed, or
+            acquisitions were left without an outcome.
         UsageError: Fewer than one thread, a confidence outside 0 to 1, an address or
             limit that is not allowed, too little room for the recording, or flags of
             a rehearsal or of a backend that do not fit.
@@ -196,6 +197,12 @@ def serve_bundle(
     )
     if sign_recording is not None and log is not None and vouching is not None:
         trouble(sign_at_end(sign_recording, log, vouching))
+    if report.unanswered:
+        kept = "lost" if log is None else f"on record in {log}: serve on it again"
+        raise BackendError(
+            "serve: expected an outcome for every acquisition of the last run, found "
+            f"{report.unanswered} without; they are {kept}"
+        )
     if rehearsal is not None:
         rehearsal.require_success(report.outcomes)
 

@@ -5,7 +5,12 @@ import pytest
 
 from bci_bridge.http_head import Page
 from bci_bridge.pages import page_of
-from bci_bridge.settings import IngressReport, PublisherReport, ServeConfig
+from bci_bridge.settings import (
+    IngressReport,
+    PublisherReport,
+    ServeConfig,
+    report_from,
+)
 from bci_bridge.setup import Ready
 from bci_bridge.vitals import (
     Log,
@@ -148,6 +153,7 @@ def test_the_limit_of_a_clock_can_be_set():
 )
 def test_what_is_owed_is_what_came_and_has_no_outcome(came, went, owed):
     assert vitals(came=came, went=went).unanswered == owed
+    assert report_from(came, went).unanswered == owed
 
 
 def test_who_starts_is_live_and_who_hangs_is_not():
