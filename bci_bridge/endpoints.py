@@ -70,9 +70,14 @@ def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(_unbracketed(host)).is_loopback
     except ValueError:
         return False
+
+
+def _unbracketed(host: str) -> str:
+    """Take the brackets off an IPv6 address; one without its other stays."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def beside(address: str) -> str:
@@ -86,7 +91,7 @@ def is_one_interface(host: str) -> bool:
     """Say whether a host of an address is the number of one interface, not of all."""
     # A literal only: libzmq takes "0" and "0x0" for all interfaces.
     try:
-        found = ipaddress.ip_address(host.strip("[]"))
+        found = ipaddress.ip_address(_unbracketed(host))
     except ValueError:
         return False
     inner = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None

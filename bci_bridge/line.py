@@ -126,9 +126,11 @@ class Line:
                 self.poll(50)  # the other sender may be about to leave
         if refusal is not None:
             raise refusal
-        remedy = "Is it running?"
-        if self._credentials is not None:
-            remedy += " If so, is this key allowed, and is the server's key right?"
+        remedy = "Is it running? If so, "
+        if self._credentials is None:
+            remedy += "does it ask for keys?"
+        else:
+            remedy += "is this key allowed, and is the server's key right?"
         raise BackendError(
             f"server {self.address}: expected an answer within "
             f"{timeout_ns / 1e9:g} s, found none. {remedy}"

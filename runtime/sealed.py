@@ -146,7 +146,8 @@ def _open_plain(path: Path, name: str) -> int:
         status = path.lstat()
     except OSError as error:
         raise BundleError(
-            f"{name}: expected a file, found none ({error.strerror})"
+            f"{name}: expected a file in {path.parents[name.count('/')].name}, found "
+            f"none ({error.strerror})"
         ) from error
     found = None
     if stat.S_ISLNK(status.st_mode):

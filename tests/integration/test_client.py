@@ -452,7 +452,7 @@ def test_silence_is_an_error_that_names_the_server():
 
     assert str(caught.value) == (
         "server tcp://127.0.0.1:9: expected a sign of life within 0.1 s, "
-        "found none. Is it running?"
+        "found none. Is it running? If so, does it ask for keys?"
     )
 
 

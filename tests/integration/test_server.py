@@ -333,7 +333,7 @@ def test_no_server_is_one_clear_line():
 
     assert str(caught.value) == (
         "server tcp://127.0.0.1:9: expected an answer within 0.2 s, found none. "
-        "Is it running?"
+        "Is it running? If so, does it ask for keys?"
     )
 
 

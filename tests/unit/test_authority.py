@@ -177,7 +177,7 @@ def test_expelled_peers_are_forgotten_and_the_others_are_not():
 @pytest.mark.parametrize(
     "host",
     ["*", "0.0.0.0", "0", "0x0", "00.0.0.0", "[::]", "[0::0]", "[::ffff:0.0.0.0]",
-     "eth0", "224.0.0.1", "example.org"],
+     "eth0", "224.0.0.1", "example.org", "[::1", "::1]", "[fd00::5"],
 )  # fmt: skip
 def test_with_keys_an_address_is_one_interface_and_never_all(host):
     with pytest.raises(UsageError) as caught:

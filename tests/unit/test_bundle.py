@@ -418,7 +418,8 @@ def test_a_kept_copy_with_a_file_too_many_is_made_anew(folder, tmp_path):
 
 def test_a_folder_without_manifest_is_one_clear_line(tmp_path):
     assert refusal(tmp_path) == (
-        "manifest.json: expected a file, found none (No such file or directory)"
+        f"manifest.json: expected a file in {tmp_path.name}, found none "
+        "(No such file or directory)"
     )
 
 

@@ -285,9 +285,11 @@ class Client:
             left_ms -= slice_ms
             if question is not None:
                 _say(socket, question)
-        remedy = "Is it running?"
-        if self._keys is not None:
-            remedy += " If so, is this key allowed, and is the server's key right?"
+        remedy = "Is it running? If so, "
+        if self._keys is None:
+            remedy += "does it ask for keys?"
+        else:
+            remedy += "is this key allowed, and is the server's key right?"
         raise SilenceError(
             f"server {self._address}: expected a sign of life within "
             f"{self._timeout_s:g} s, found none. {remedy}"
