@@ -148,7 +148,7 @@ def evaluate_split(
     screen.stage("sample single trials")
     sampled, spread_from = _sampled(maps, z_v, others, rng, screen)
     screen.stage("metrics")
-    ledger = Ledger(trials.names)
+    ledger = Ledger(trials.names, trials.hashes)
     judged = _Judged(trials, once, mean, networks, rng, ledger)
     reconstructions = judged.images(single, averaged, synthetic)
     retrieval = [

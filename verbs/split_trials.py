@@ -1,5 +1,6 @@
 """Every trial of a split, what it shows, and what a bundle makes of responses."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -62,6 +63,16 @@ class SplitTrials:
     def images(self) -> Int64[np.ndarray, " images"]:
         """Rows of the pictures, all of which were shown."""
         return np.arange(len(self.z_v), dtype=np.int64)
+
+    @property
+    def hashes(self) -> list[str]:
+        """A hash of each picture's pixels; empty where pictures are not kept."""
+        if isinstance(self.pictures, Absent):
+            return []
+        return [
+            hashlib.sha256(f"{one.shape}".encode() + one.tobytes()).hexdigest()[:16]
+            for one in self.pictures
+        ]
 
     @property
     def repeats(self) -> int:

@@ -101,6 +101,43 @@ def test_an_image_that_two_people_saw_is_one_image():
     assert [one.subject for one in found.participants] == ["subj01", "subj02"]
 
 
+def with_hashes(one, hashes):
+    ledger = one.ledger
+    kept = Ledger(ledger.images, hashes, ledger.values, ledger.draws)
+    return Judged(one.name, one.result, decode_ledger(kept.encode(), "values"))
+
+
+def test_pictures_of_one_name_are_one_image_only_where_their_pixels_are():
+    hashes = [f"{row:016x}" for row in range(IMAGES)]
+    others = [f"{row + 100:016x}" for row in range(IMAGES)]
+    one, two = person(1), person(2)
+
+    same = combine([with_hashes(one, hashes), with_hashes(two, hashes)])
+    none = combine([with_hashes(one, hashes), with_hashes(two, others)])
+    some = combine(
+        [with_hashes(one, hashes), with_hashes(two, [*hashes[:5], *others[5:]])]
+    )
+    unknown = combine([with_hashes(one, hashes), two])
+
+    assert (same.images, same.images_seen_by_all) == (IMAGES, IMAGES)
+    assert (none.images, none.images_seen_by_all) == (2 * IMAGES, 0)
+    assert (some.images, some.images_seen_by_all) == (2 * IMAGES - 5, 5)
+    assert (unknown.images, unknown.images_seen_by_all) == (IMAGES, IMAGES)
+    assert none.encoding[0].mse.n == 2 * IMAGES
+    # Images that were drawn for each person by himself say more.
+    width = [
+        found.encoding[0].mse.high - found.encoding[0].mse.low for found in (none, same)
+    ]
+    assert width[0] < width[1]
+
+
+def test_a_ledger_with_a_hash_too_few_is_refused():
+    kept = Ledger(["a", "b"], ["0" * 16])
+
+    with pytest.raises(ArtifactError, match="a hash of each of 2 images, found 1"):
+        decode_ledger(kept.encode(), "values")
+
+
 def test_values_by_hand_of_people_who_differ_and_images_that_do_not():
     # Everybody's images are all alike, people are 0 and 1: of two people drawn the mean
     # is 0, .5 or 1 with chance 1/4, 1/2, 1/4, so that the central 95 % is [0, 1].
@@ -180,7 +217,7 @@ def test_what_one_person_lacks_is_absent_with_whose_it_is():
 
     found = combine([one, two])
 
-    assert found.spread[0].coverage == Absent("out/2: no repeats")
+    assert found.spread[0].coverage == Absent("subj02: no repeats")
     assert isinstance(found.spread[0].error_ratio, Value)
     assert [roi.roi for roi in found.encoding[0].rois] == ["all voxels"]
 

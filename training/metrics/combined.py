@@ -149,18 +149,32 @@ def _check_values(one: Judged) -> None:
                 )
 
 
+def _identities(judged: Sequence[Judged]) -> list[Sequence[str]]:
+    """Name each person's images so that the same name is the same picture.
+
+    By names alone where somebody's pictures are not kept.
+    """
+    if not all(one.ledger.pictures for one in judged):
+        return [one.ledger.images for one in judged]
+    return [
+        [" ".join(both) for both in zip(ledger.images, ledger.pictures, strict=True)]
+        for ledger in (one.ledger for one in judged)
+    ]
+
+
 class _People:
     """Participants side by side, figure by figure."""
 
     def __init__(self, judged: Sequence[Judged], rng: np.random.Generator) -> None:
         self._judged, self._rng = judged, rng
-        self.seen = [set(one.ledger.images) for one in judged]
+        names = _identities(judged)
+        self.seen = [set(of_one) for of_one in names]
         self.images = sorted(set.union(*self.seen))
         self._shared = len(set.intersection(*self.seen))
         place = {name: number for number, name in enumerate(self.images)}
         self._places = [
-            np.array([place[name] for name in one.ledger.images], dtype=np.int64)
-            for one in judged
+            np.array([place[name] for name in of_one], dtype=np.int64)
+            for of_one in names
         ]
 
     def rows(self, of: Callable[[BundleEvaluation], Sequence[AnyRow]]) -> list[AnyRow]:
@@ -219,7 +233,8 @@ class _People:
         values: list[Value] = []
         for one, figure in zip(self._judged, found, strict=True):
             if isinstance(figure, Absent):
-                return Absent(f"{one.name}: {figure.reason}")
+                # Not by its folder: a page that is passed on names no place.
+                return Absent(f"{one.result.subject}: {figure.reason}")
             values.append(figure)
         chances = {value.chance for value in values}
         chance = chances.pop() if len(chances) == 1 else None

@@ -70,6 +70,9 @@ class Ledger:
 
     images: Sequence[str]
     """Names of the images, which values cite by position."""
+    pictures: Sequence[str] = ()
+    """A hash of each image's pixels, where they are kept: of two data sets that number
+    their pictures alike, it says which are the same."""
     values: dict[str, Values] = field(default_factory=dict)
     draws: dict[str, Float64[np.ndarray, " draws"]] = field(default_factory=dict)
 
@@ -97,6 +100,8 @@ class Ledger:
         arrays: dict[str, np.ndarray] = {
             "image names": np.array(self.images, dtype=np.str_)
         }
+        if self.pictures:
+            arrays["image hashes"] = np.array(self.pictures, dtype=np.str_)
         for name, (values, about) in self.values.items():
             arrays[f"{name}/values"] = values
             arrays[f"{name}/images"] = about
@@ -132,7 +137,13 @@ def decode_ledger(data: bytes, what: str) -> Ledger:
             "damaged file. Evaluate again"
         ) from error
     names = arrays.pop("image names", np.empty(0))
-    ledger = Ledger([str(name) for name in names])
+    hashes = arrays.pop("image hashes", names[:0])
+    if len(hashes) not in (0, len(names)):
+        raise ArtifactError(
+            f"{what}: expected a hash of each of {len(names)} images, found "
+            f"{len(hashes)}"
+        )
+    ledger = Ledger([str(name) for name in names], [str(one) for one in hashes])
     for name, array in arrays.items():
         figure, _, kind = name.rpartition("/")
         if kind == "draws" and array.dtype == np.float64 and array.ndim == 1:
