@@ -20,6 +20,7 @@ from bci_bridge.chain import (
     first_break,
     number_of,
 )
+from bci_bridge.recorded_file import open_recorded
 from runtime.errors import ArtifactError, RecordingError
 from runtime.private_file import replace_whole
 from runtime.small_json import encoded
@@ -169,7 +170,7 @@ def _names(folder: Path) -> list[str]:
 
 def _read(folder: Path) -> Chain:
     try:
-        with (folder / CHAIN).open("rb") as file:
+        with open_recorded(folder / CHAIN, CHAIN) as file:
             data = file.read(MAX_CHAIN_BYTES + 1)
     except FileNotFoundError:
         return Chain()
@@ -182,7 +183,7 @@ def _read(folder: Path) -> Chain:
 
 def _hashed(path: Path, digest: "hashlib._Hash") -> Iterator[int]:
     """Read a file into a digest; yield how many bytes each time."""
-    with path.open("rb", buffering=0) as file:
+    with open_recorded(path, str(path)) as file:
         while data := file.read(_READ_BYTES):
             digest.update(data)
             yield len(data)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bci_bridge.recorded_file import open_recorded
 from bci_bridge.recorder import PREFACE
 from bci_bridge.salvage import Chunk, End, chunks, is_segment
 from bci_bridge.segment import Logged, logged_in
@@ -111,7 +112,13 @@ def _segments(folder: Path) -> list[Path]:
 
 
 def _segment(path: Path) -> Iterator[Logged | _Damage | _Unfinished]:
-    data = path.read_bytes()
+    try:
+        with open_recorded(path, str(path)) as file:
+            data = file.read()
+    except OSError as error:
+        raise RecordingError(
+            f"{path}: expected a segment, found {error.strerror}"
+        ) from error
     if not is_segment(data):
         raise RecordingError(f"{path}: expected an MCAP file, found other bytes")
     for item in chunks(data):

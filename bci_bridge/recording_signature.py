@@ -5,7 +5,6 @@ end of a long session does not wait for its gigabytes: what does not fit the cha
 found by whoever checks, and no signature hides it.
 """
 
-import os
 from pathlib import Path
 
 from bci_bridge.chain import Chain
@@ -18,6 +17,7 @@ from bci_bridge.chain_signature import (
     signed_in,
 )
 from bci_bridge.places import INPUTS, OUTCOMES
+from bci_bridge.recorded_file import open_recorded
 from runtime.errors import RecordingError
 from runtime.private_file import replace_whole
 from runtime.signing import MAX_KEY_BYTES, SigningKey
@@ -31,9 +31,7 @@ def read_signature(recording: Path) -> RecordingSignature | None:
     """
     file = recording / SIGNATURE
     try:
-        # Not through a link, and never waiting for the other end of a pipe.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        with os.fdopen(os.open(file, flags), "rb") as opened:
+        with open_recorded(file, str(file), may_be_link=False) as opened:
             data = opened.read(MAX_KEY_BYTES + 1)
     except FileNotFoundError:
         return None
