@@ -20,6 +20,7 @@ from bci_bridge.chain import (
     first_break,
     number_of,
 )
+from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recorded_file import open_recorded
 from runtime.errors import ArtifactError, RecordingError
 from runtime.private_file import replace_whole
@@ -144,6 +145,26 @@ def check_chain(folder: Path) -> Checked:
     if not has_chain:
         trouble = f"{CHAIN}: expected the chain of the segments, found none"
     return Checked(len(chain.links), chain.head, after, trouble, has_chain, chain)
+
+
+def changes_in(recording: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Hold both logs of a recording against their chains.
+
+    Returns:
+        What does not fit, one line a log; and of each log without a chain that it has
+        none: made before there were chains, killed in its first segment, or removed.
+
+    Raises:
+        RecordingError: A segment cannot be read.
+    """
+    changed: list[str] = []
+    unproved: list[str] = []
+    for log in (INPUTS, OUTCOMES):
+        checked = check_chain(recording / log)
+        if checked.trouble:
+            found = changed if checked.has_chain else unproved
+            found.append(f"{log}: {checked.trouble}")
+    return tuple(changed), tuple(unproved)
 
 
 def chain_as_left(folder: Path) -> Checked:

@@ -1,5 +1,6 @@
 """`neuroflow export-recording`: a server's recording for other software to read."""
 
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def export_recording(
         as_json: Print JSON.
 
     Raises:
-        RecordingError: There is no recording, it is damaged, or holds no run.
+        RecordingError: There is no recording, it is damaged, changed, or has no run.
         UsageError: There is no such run, or the folder is not free.
         BackendError: nibabel or h5py is missing.
     """
@@ -41,6 +42,8 @@ def export_recording(
         run=run,
         skip_damaged=skip_damaged,
     )
+    for line in exported.unproved:
+        print(f"neuroflow: {line}", file=sys.stderr)
     if as_json:
         print(msgspec.json.encode(_summary(out, kind, exported)).decode())
         return

@@ -7,7 +7,7 @@ from typing import Final, get_args
 
 import msgspec
 
-from bci_bridge.chain_file import check_chain
+from bci_bridge.chain_file import changes_in
 from bci_bridge.decoder import Decoder
 from bci_bridge.difference import Difference
 from bci_bridge.messages import RigNote
@@ -103,7 +103,9 @@ def replay_recording(
             f"{recording}: expected a whole recording, found lost {found.losses[0]}"
             f"{_and_more(len(found.losses))}. --skip-damaged compares the rest."
         )
-    changed = _changed(recording)
+    changed, unproved = changes_in(recording)
+    for line in unproved:
+        print(f"neuroflow: {line}", file=sys.stderr)
     if changed and not skip_damaged:
         raise RecordingError(
             f"{recording}: {changed[0]}{_and_more(len(changed))}. The recording was "
@@ -163,18 +165,6 @@ def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
             tally.trials += isinstance(envelope.record, TrialOutcome)
             tally.has_ended |= isinstance(envelope.record, RunEnded)
     return report
-
-
-def _changed(recording: Path) -> tuple[str, ...]:
-    found = []
-    for log in (INPUTS, OUTCOMES):
-        checked = check_chain(recording / log)
-        if not checked.has_chain:
-            # Made before there were chains, killed in its first segment, or removed.
-            print(f"neuroflow: {log}: {checked.trouble}", file=sys.stderr)
-        elif checked.trouble:
-            found.append(f"{log}: {checked.trouble}")
-    return tuple(found)
 
 
 def _surveyed(recording: Path) -> Survey:

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
+from bci_bridge.chain_file import changes_in
 from bci_bridge.exports import bids
 from bci_bridge.exports.columns import dictionary_of, tsv_of
 from bci_bridge.exports.facts import (
@@ -45,7 +46,9 @@ class Exported:
 
     runs: dict[str, RunFacts]
     losses: list[str]
-    """What the recording has lost; empty for a whole one."""
+    """What the recording has lost or was changed in; empty for a whole one."""
+    unproved: tuple[str, ...] = ()
+    """Of each log without a chain, that it has none."""
     files: dict[str, list[str]] = field(default_factory=dict)
     """By run, relative to the folder."""
 
@@ -67,10 +70,10 @@ def export(
         kind: The format.
         version: Of this software, for the provenance.
         run: One run's name; None for all of them.
-        skip_damaged: Export what is left of a damaged recording.
+        skip_damaged: Export what is left of a damaged or changed recording.
 
     Raises:
-        RecordingError: There is no recording, it is damaged, or holds no run.
+        RecordingError: There is no recording, it is damaged, changed, or has no run.
         UsageError: There is no such run, or the folder is not free.
         BackendError: nibabel or h5py is missing.
     """
@@ -78,13 +81,21 @@ def export(
     _require_free(out)
     facts = facts_of(*(scan_recording(recording / log) for log in (INPUTS, OUTCOMES)))
     losses = _losses(facts)
+    changed, unproved = changes_in(recording)
     if losses and not skip_damaged:
         more = f" and {len(losses) - 1} more" if len(losses) > 1 else ""
         raise RecordingError(
             f"{recording}: expected a whole recording, found lost {losses[0]}{more}. "
             "--skip-damaged exports the rest."
         )
-    exported = Exported(_chosen(recording, facts, run), losses)
+    if changed and not skip_damaged:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise RecordingError(
+            f"{recording}: {changed[0]}{more}. The recording was changed after it was "
+            "made. --skip-damaged exports it nevertheless."
+        )
+    losses += changed
+    exported = Exported(_chosen(recording, facts, run), losses, unproved)
     with _whole(out) as folder:
         if kind == "hdf5":
             _write_hdf5(recording, folder, facts, exported, version)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from contextlib import redirect_stderr, redirect_stdout
 from unittest import mock
 
@@ -18,6 +19,8 @@ from bci_bridge.sender import Sender
 from tests.integration.replaying import EVENTS, RIG
 from tests.integration.tiny import SHAPE, PlayedRun
 from tests.recorded import noise, simple_recording
+
+CUT_AT = {"inputs": noise(6).tobytes(), "outcomes": b"TRIAL_OUTCOME"}
 
 
 def said(*arguments):
@@ -108,11 +111,43 @@ def test_a_damaged_volume_is_a_named_loss(tmp_path):
     assert "run-1: 4 of 7 volumes, 2 events, 2 trials\n" in rest[1]
     described = json.loads((tmp_path / "out" / "run-1.json").read_text())
     assert {"Index": 3, "Reason": "LOST"} in described["MissingVolumes"]
-    assert len(described["RecordingLosses"]) == 1
-    assert "inputs: message 6" in described["RecordingLosses"][0]
+    message, segment = described["RecordingLosses"]
+    assert "inputs: message 6" in message
+    assert segment.startswith("inputs: 000000.mcap: expected sha256 ")
     voxels = np.asanyarray(nib.load(tmp_path / "out" / "run-1.nii").dataobj)
     np.testing.assert_array_equal(voxels[..., 4], noise(4))
     assert not voxels[..., 3].any()
+
+
+@pytest.mark.parametrize(("log", "volumes"), [("inputs", 4), ("outcomes", 5)])
+def test_what_was_cut_off_is_found_by_the_chain(tmp_path, log, volumes):
+    recording = simple_recording(tmp_path / "recording")
+    (segment,) = (recording / log).glob("*.mcap")
+    size, kept = segment.stat().st_size, segment.read_bytes().index(CUT_AT[log])
+    os.truncate(segment, kept)
+    flags = ["--format", "nifti", "--run", "run-1"]
+
+    refused = said(recording, "--out", tmp_path / "out", *flags)
+    rest = said(recording, "--out", tmp_path / "rest", *flags, "--skip-damaged")
+    (recording / log / "segments.json").unlink()
+    without = said(recording, "--out", tmp_path / "bare", *flags)
+
+    found = f"{log}: {segment.name}: expected {size} bytes, found {kept}"
+    assert refused == (
+        1,
+        "",
+        f"neuroflow: {recording}: {found}. The recording was changed after it was "
+        "made. --skip-damaged exports it nevertheless.\n",
+    )
+    assert not (tmp_path / "out").exists()
+    assert (rest[0], rest[2]) == (0, "")
+    lost, line = rest[1].splitlines()
+    assert lost == f"lost: {found}"
+    assert line.startswith(f"run-1: {volumes} of ")
+    described = json.loads((tmp_path / "rest" / "run-1.json").read_text())
+    assert described["RecordingLosses"] == [found]
+    none = "segments.json: expected the chain of the segments, found none"
+    assert (without[0], without[2]) == (0, f"neuroflow: {log}: {none}\n")
 
 
 @pytest.mark.parametrize("log", ["inputs", "outcomes"])
