@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bci_bridge.messages import RigNote
-from bci_bridge.outcomes import Outcome, TrialOutcome, Update, VolumeOutcome
+from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, Update, VolumeOutcome
 from bci_bridge.recording_reader import Break
 from bci_bridge.segment import Logged
 from bci_bridge.wire import Envelope
@@ -24,6 +24,8 @@ class RunRecord:
     """What the worker computed with that began it."""
     is_torn: bool = False
     """Its last outcomes may never have been written, or cannot be read."""
+    has_end: bool = False
+    """Its end is among them."""
     _decided: dict[int, int] = field(default_factory=dict)
     _places: dict[int | str, int] = field(default_factory=dict)
 
@@ -47,6 +49,7 @@ class RunRecord:
             return
         self.outcomes[index], self.is_torn = envelope, False
         self.newest = max(self.newest, index)
+        self.has_end = self.has_end or isinstance(outcome, RunEnded)
         if not isinstance(outcome, Update):
             self._places[_key(outcome)] = index
         if isinstance(outcome, VolumeOutcome):

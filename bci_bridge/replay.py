@@ -22,7 +22,7 @@ themselves; that a volume was late is then read from the trials that it made due
 taken not to be so, and under hold-last what a later answer repeats may differ. Unless
 late answers are only flagged, how many trials were decided which way is then not
 compared. Where a server was killed for good, the last outcomes may never have been
-written: what there is is compared.
+written: what there is is compared, and what the record lacks is counted.
 """
 
 from collections.abc import Iterable, Iterator
@@ -65,6 +65,11 @@ class Replayed:
     left_out: int = 0
     """Recorded outcomes that cannot be, because something is lost."""
     differences: tuple[Difference, ...] = ()
+    lacking: int = 0
+    """Outcomes after the last recorded one that the inputs lead to. No differences: the
+    record is torn there, or cannot be read, or the run has no end."""
+    has_end: bool = False
+    """The run's end is on record; known from the step that closes it."""
 
 
 def replay(
@@ -135,7 +140,8 @@ class _Replay:
         """Compare what is left; runs without any input are no run's."""
         yield from self._close(is_last=True)
         for run in self._recorded.rest():
-            yield Replayed(run.name, left_out=len(run.outcomes))
+            left_out = len(run.outcomes)
+            yield Replayed(run.name, left_out=left_out, has_end=run.has_end)
 
     def _open(self, start: RunStart) -> None:
         self._run = self._recorded.take(start.run)
@@ -242,7 +248,12 @@ class _Replay:
             if faults:
                 yield Replayed(faults[0].run, differences=faults)
             return
-        yield Replayed(run.name, left_out=len(run.outcomes), differences=faults)
+        yield Replayed(
+            run.name,
+            left_out=len(run.outcomes),
+            differences=faults,
+            has_end=run.has_end,
+        )
 
     def _close(self, *, is_last: bool = False) -> Iterator[Replayed]:
         """Compare the end of a run: what is recorded and was not made, or not ended."""
@@ -253,6 +264,11 @@ class _Replay:
             Difference(run.name, index, "kind", kind_of(one.record), "none")
             for index, one in sorted(run.outcomes.items())
         ]
+        missing = [
+            index
+            for index in range(run.newest + 1, self._made.count)
+            if index not in run.lost
+        ]
         is_over = self._ledger.state == "ENDED"
         if not is_over and not is_last:
             # The next run cannot begin before this one is over.
@@ -261,11 +277,15 @@ class _Replay:
         elif is_over and not run.is_torn:
             found += [
                 Difference(run.name, index, "kind", "none", "an outcome")
-                for index in range(run.newest + 1, self._made.count)
-                if index not in run.lost
+                for index in missing
             ]
-        if found:
-            yield Replayed(run.name, differences=tuple(found))
+            missing = []
+        yield Replayed(
+            run.name,
+            differences=tuple(found),
+            lacking=len(missing),
+            has_end=run.has_end,
+        )
 
     def _check_identity(self, run: RunRecord) -> None:
         for envelope in run.outcomes.values():

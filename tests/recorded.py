@@ -61,7 +61,9 @@ class Rig:
             for log in (INPUTS, OUTCOMES)
         )
         self.outcomes.append("rig", encode(self.rig), self.now)
-        self.answering = Answering(self.decoder, lambda: self.now + self.latency_ns)
+        self.answering = Answering(
+            self.decoder, lambda: self.now + self.latency_ns, self.rig
+        )
         return self
 
     def __exit__(self, *_):

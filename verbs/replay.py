@@ -36,7 +36,12 @@ class RunTally(msgspec.Struct, kw_only=True):
     differences: int = 0
     left_out: int = 0
     """Recorded outcomes that cannot be compared, because messages are lost."""
+    lacking: int = 0
+    """Answers that the inputs lead to, after the last one on record."""
+    is_over: bool = False
+    """Its inputs hold its end: sent, or decided by the server."""
     has_ended: bool = False
+    """Its recorded answers hold its end."""
 
     def __str__(self) -> str:
         line = (
@@ -45,6 +50,8 @@ class RunTally(msgspec.Struct, kw_only=True):
         )
         if self.left_out:
             line += f", {self.left_out} answers not compared after a loss"
+        if self.lacking:
+            line += f", {self.lacking} answers that the recording lacks"
         if not self.has_ended:
             line += ", recorded without its end"
         return line
@@ -87,13 +94,14 @@ def replay_recording(
         gallery: The gallery that it chose from.
         overlay: The day's calibration that it answered with, if any.
         backend: Engine library; by default the recorded one.
-        verify: Refuse another engine or machine, and fail on any difference.
+        verify: Refuse another engine or machine, and fail on any difference and where
+            answers are missing.
         skip_damaged: Go on where messages are lost, and say what is left out.
         as_json: Print JSON.
 
     Raises:
         RecordingError: The recording is damaged or changed, or was not made with this.
-        ParityError: An answer is not what is recorded.
+        ParityError: An answer is not what is recorded, or is not on record.
         BundleError: The bundle, gallery or overlay is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
     """
@@ -158,12 +166,14 @@ def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
         tally = report.runs.setdefault(step.run, RunTally(run=step.run))
         tally.compared += step.compared
         tally.left_out += step.left_out
+        tally.lacking += step.lacking
+        tally.has_ended |= step.has_end
         tally.differences += len(step.differences)
         report.differences += step.differences
         for envelope in step.outcomes:
             tally.volumes += isinstance(envelope.record, VolumeOutcome)
             tally.trials += isinstance(envelope.record, TrialOutcome)
-            tally.has_ended |= isinstance(envelope.record, RunEnded)
+            tally.is_over |= isinstance(envelope.record, RunEnded)
     return report
 
 
@@ -195,6 +205,34 @@ def _require_identity(recording: Path, report: ReplayReport) -> None:
         )
     if not report.compared:
         raise ParityError(f"{recording}: expected answers to compare, found none")
+    has_lost_inputs = any(loss.startswith(f"{INPUTS}: ") for loss in report.losses)
+    for tally in report.runs.values():
+        if trouble := _unproved(tally, has_lost_inputs=has_lost_inputs):
+            raise ParityError(
+                f"{recording}: {tally.run}: {trouble}. It was cut off, or its server "
+                "killed there. Leave --verify out to compare the rest."
+            )
+
+
+def _unproved(tally: RunTally, *, has_lost_inputs: bool) -> str:
+    """Say what of a run without differences could not be compared; empty where all was.
+
+    A run whose inputs stop before its end proves nothing beyond its last answer: that
+    is how a server leaves it that is killed for good.
+    """
+    if tally.is_over and not tally.has_ended:
+        return (
+            "expected every answer up to the run's end, found "
+            f"{tally.lacking} answers that the recording lacks"
+        )
+    if tally.volumes and not tally.compared:
+        return "expected answers to compare, found none"
+    if tally.left_out and not has_lost_inputs:
+        return (
+            "expected the inputs of every answer, found "
+            f"{tally.left_out} answers without them"
+        )
+    return ""
 
 
 def _and_more(count: int) -> str:

@@ -193,6 +193,36 @@ def test_a_recording_that_was_changed_consistently_is_found_by_its_chain(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("has_chain", [False, True])
+def test_outcomes_that_were_cut_off_are_missed(recorded, tmp_path, has_chain):
+    log = tmp_path / "log"
+    shutil.copytree(recorded / "log", log)
+    (segment,) = (log / "outcomes").glob("*.mcap")
+    os.truncate(segment, segment.stat().st_size // 2)
+    if not has_chain:
+        (log / "outcomes" / "segments.json").unlink()
+
+    arguments = [log, *flags(recorded), "--verify", "--skip-damaged"]
+    status, output, error = said("replay", *arguments)
+    as_json = said("replay", *arguments, "--json")
+
+    (run,) = json.loads(as_json[1])["runs"]
+    assert (status, as_json[0], output.startswith("changed: ")) == (1, 1, has_chain)
+    assert 0 < run["compared"] < 54
+    assert run["compared"] + run["lacking"] == 54
+    assert (run["is_over"], run["has_ended"], run["differences"]) == (True, False, 0)
+    assert output.endswith(
+        f"{run['compared']} answers compared, 0 differences, {run['lacking']} answers "
+        "that the recording lacks, recorded without its end\n"
+    )
+    assert error.splitlines()[-1] == (
+        f"neuroflow: {log}: run-1: expected every answer up to the run's end, found "
+        f"{run['lacking']} answers that the recording lacks. It was cut off, or its "
+        "server killed there. Leave --verify out to compare the rest."
+    )
+
+
+@pytest.mark.slow
 def test_a_server_begins_its_log_with_what_it_computes_with(recorded):
     # One, or two where the standby was told to end after the other had ended.
     rig, *same = survey(scan_recording(recorded / "log" / "outcomes")).rigs
