@@ -16,6 +16,11 @@ _KINDS: Final = {
 
 
 def open_recorded(file: Path, name: str, *, may_be_link: bool = True) -> BinaryIO:
+    """Open a file to read, as `descriptor_of` does."""
+    return os.fdopen(descriptor_of(file, name, may_be_link=may_be_link), "rb")
+
+
+def descriptor_of(file: Path, name: str, *, may_be_link: bool = True) -> int:
     """Open a file to read; never wait for the other end of a pipe.
 
     Args:
@@ -40,4 +45,4 @@ def open_recorded(file: Path, name: str, *, may_be_link: bool = True) -> BinaryI
             f"{name}: expected a plain file, found {_KINDS.get(kind, 'another kind')}. "
             "Put the recorded file there."
         )
-    return os.fdopen(descriptor, "rb")
+    return descriptor

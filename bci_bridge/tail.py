@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from bci_bridge.header import MAX_PAYLOAD_BYTES
+from bci_bridge.recorded_file import descriptor_of, open_recorded
 from bci_bridge.recorder import PREFACE
 from bci_bridge.segment import (
     CHUNK,
@@ -46,7 +47,7 @@ def segments_in(folders: Sequence[Path]) -> dict[int, Path]:
 def preface_of(path: Path) -> Logged | None:
     """Read what a segment begins with; None where that is missing or damaged."""
     try:
-        with path.open("rb") as file:
+        with open_recorded(path, str(path)) as file:
             data = file.read(READ_BYTES)
     except FileNotFoundError:
         return None
@@ -140,7 +141,8 @@ class Tail:
     def _open(self) -> bool:
         for folder in self._folders:
             try:
-                self._fd = os.open(folder / f"{self._number:06d}.mcap", os.O_RDONLY)
+                segment = folder / f"{self._number:06d}.mcap"
+                self._fd = descriptor_of(segment, str(segment))
             except FileNotFoundError:
                 continue
             self._at, self.is_spilt = len(MAGIC), folder != self._folders[0]

@@ -1,5 +1,6 @@
 """A follower of a log sees every whole message once, wherever the writer dies."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bci_bridge.messages import Heartbeat, Missing
 from bci_bridge.recorder import PREFACE, Recorder
 from bci_bridge.tail import Tail, preface_of, segments_in
 from bci_bridge.wire import encode
+from runtime.errors import RecordingError
 
 
 def envelope(number, payload=b"payload"):
@@ -168,3 +170,12 @@ def test_a_reader_whose_segment_was_removed_goes_on_with_the_oldest_that_is_left
 
     assert [index for _, index in seen] == [10, 17, 18]
     tail.close()
+
+
+def test_a_pipe_in_the_place_of_a_segment_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "000000.mcap")
+
+    with pytest.raises(RecordingError, match="expected a plain file, found a pipe"):
+        Tail([tmp_path]).read()
+    with pytest.raises(RecordingError, match="expected a plain file, found a pipe"):
+        preface_of(tmp_path / "000000.mcap")
