@@ -27,6 +27,8 @@ class RunRecord:
     has_end: bool = False
     """Its end is among them."""
     _decided: dict[int, int] = field(default_factory=dict)
+    _late: dict[int, int] = field(default_factory=dict)
+    """When a late trial was decided, by the volume that made it due."""
     _places: dict[int | str, int] = field(default_factory=dict)
 
     @property
@@ -56,7 +58,7 @@ class RunRecord:
             self._decided[outcome.volume_index] = outcome.decided_ns
         # The volume that made it due may be lost, and was as late.
         if isinstance(outcome, TrialOutcome) and outcome.timing == "LATE":
-            self._decided.setdefault(outcome.after_volume, outcome.decided_ns)
+            self._late.setdefault(outcome.after_volume, outcome.decided_ns)
 
     def place(self, outcome: Outcome, index: int) -> int:
         """Say which index an outcome has that is made again.
@@ -92,7 +94,13 @@ class RunRecord:
     def decided_ns(self, volume_index: int, deadline_ns: int | None) -> int:
         """Say when an acquisition was decided; at its deadline if that is lost."""
         at_deadline = 0 if deadline_ns is None else deadline_ns
-        return self._decided.get(volume_index, at_deadline)
+        if volume_index in self._decided:
+            return self._decided[volume_index]
+        if volume_index in self._late:
+            # A worker that said it for one that had died may have had it in time:
+            # what is late is the volume.
+            return max(self._late[volume_index], at_deadline + 1)
+        return at_deadline
 
 
 def _key(outcome: Outcome) -> int | str:

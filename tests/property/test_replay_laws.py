@@ -313,6 +313,27 @@ def test_outcomes_that_cannot_be_read_are_held_against_nobody(script, data):
     assert found(server.inputs, log) == []
 
 
+def test_a_late_trial_that_a_successor_gave_in_time_is_late_without_its_volume():
+    nan = float("nan")
+    began = [("latency", 2.0), shown("t-1", 0.0), ("volume", 0, 0.0, nan, False)]
+    died = [("latency", 0.0), ("crash", 2)]
+    script = ("start", "flag", "live", False), [*ANSWERED, *began, *died], []
+    whole = served(script).outcomes
+    late = [
+        (one.envelope.record, place)
+        for place, one in enumerate(whole)
+        if getattr(one.envelope.record, "timing", "") == "LATE"
+    ]
+    assert {type(record) for record, _ in late} == {VolumeOutcome, TrialOutcome}
+    (volume,) = [place for record, place in late if isinstance(record, VolumeOutcome)]
+
+    for end in range(volume + 1, len(whole)):
+        server = served(script)
+        lost = Break("LOST", f"messages {volume} to {end - 1}")
+        server.outcomes[volume:end] = [lost]
+        assert found(server.inputs, server.outcomes) == []
+
+
 def session(*, updates):
     """Two trials, the second of which has a volume between onset and answer."""
     server = Server()
