@@ -58,7 +58,8 @@ STOP_S: Final = 10.0
 """A process that is told to end and does not is killed after this."""
 
 QUICK_DEATHS: Final = 20
-"""Deaths in a row, each soon after the start, that no restart will mend."""
+"""Deaths in a row, each soon after the start and before anything could be served, that
+no restart will mend. Who was ready and dies is under attack, and goes on."""
 
 QUICK_NS: Final = 1_000_000_000
 LOOK_NS: Final = 1_000_000_000
@@ -266,7 +267,8 @@ class Supervisor:
         if failure is not None:
             child.ended = failure.message
         child.restarts += 1
-        is_quick = time.monotonic_ns() - child.started_ns < QUICK_NS
+        lived_ns = time.monotonic_ns() - child.started_ns
+        is_quick = lived_ns < QUICK_NS and not self._is_ready(child.name)
         child.quick_deaths = child.quick_deaths + 1 if is_quick else 0
         if child.quick_deaths == QUICK_DEATHS:
             raise self._reason(child)
