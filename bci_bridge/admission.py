@@ -13,7 +13,7 @@ from bci_bridge.messages import RunStart
 from runtime.errors import PeerError
 
 LONGEST_RUN_S: Final = 6 * 3600.0
-"""Its drift has 337 columns: some seconds until a run of 100,000 volumes can begin."""
+"""No scan lasts as long; its drift has 337 columns at the usual cut-off of 128 s."""
 MOST_VOXELS: Final = 256**3
 """Of a volume on a grid of its own, which is smoothed and resampled whole."""
 VOXEL_MM: Final = (0.01, 1000.0)

@@ -167,8 +167,9 @@ class Worker:
             return None
         try:
             report = self._decoder.early(trial_id)
-        except Exception:
-            return None  # it changed nothing; the final outcome will say what is wrong
+        except Exception as error:
+            self._why(error)  # what it refuses, its final outcome will say
+            return None
         if report is None:
             return None
         outcome = Update(

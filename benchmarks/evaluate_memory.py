@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from nsd_scale import rss_mib
 
 from runtime.bundle import open_bundle
 from runtime.model import open_model
@@ -60,13 +61,6 @@ def trials(maps: BundleMaps, images: int) -> SplitTrials:
     )
 
 
-def resident_mib(field: str) -> float:
-    """Return VmRSS, or VmHWM, the highest since it was last forgotten (proc(5))."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(field))
-    return round(int(line.split()[1]) / 1024, 1)
-
-
 def measured(folder: Path, images: int) -> dict[str, Any]:
     began = time.perf_counter()
     with (
@@ -74,7 +68,7 @@ def measured(folder: Path, images: int) -> dict[str, Any]:
         open_model(bundle, "openvino") as model,
         screen() as shown,
     ):
-        before = resident_mib("VmRSS")
+        before = rss_mib("VmRSS")
         # What opening took for a while is not what evaluating takes.
         Path("/proc/self/clear_refs").write_text("5")
         maps = BundleMaps(bundle, model)
@@ -87,7 +81,7 @@ def measured(folder: Path, images: int) -> dict[str, Any]:
         "trials": len(given.betas),
         "z_v_mib": round(given.z_v.nbytes / 2**20, 1),
         "opened_model_mib": before,
-        "peak_mib": resident_mib("VmHWM"),
+        "peak_mib": rss_mib("VmHWM"),
         "seconds": round(time.perf_counter() - began, 1),
     }
 

@@ -314,6 +314,21 @@ def test_a_defect_of_a_decoder_ends_its_run_and_nothing_else(at, error):
     assert volume.input == "OK"
 
 
+def test_a_defect_in_an_earlier_estimate_is_told_and_not_passed_over():
+    class Hasty(MeanDecoder):
+        def early(self, trial_id):
+            raise ZeroDivisionError("early")
+
+    rig = Rig(decoder=Hasty())
+    rig.trial("t-1", onset_s=3.0)
+
+    assert rig.worker.update("t-1", 0) is None
+    (volume,) = rig.volume(0)
+
+    assert (volume.input, volume.reason) == ("INVALID", "DECODER_FAILED")
+    assert volume.degraded == ("ZeroDivisionError: early",)
+
+
 def test_an_acquisition_beyond_the_announced_length_is_kept_from_the_decoder():
     decoder = MeanDecoder()
     rig = Rig(decoder=decoder)
