@@ -167,8 +167,9 @@ class Worker:
             return None
         try:
             report = self._decoder.early(trial_id)
-        except Exception as error:
-            self._why(error)  # what it refuses, its final outcome will say
+        except Exception:
+            # By contract it changed nothing, and what is not given is not on record: to
+            # end the run here is what no replay could know. The final outcome tells.
             return None
         if report is None:
             return None
