@@ -1,7 +1,7 @@
 """What is no plain file in a recording is refused at once by whoever reads it."""
 
 import os
-import socket
+import stat
 
 import pytest
 
@@ -96,9 +96,9 @@ def test_a_folder_a_device_and_a_socket_are_no_segments(recording):
     segment.symlink_to("/dev/zero")
     found.append(line_of(verified, recording))
     segment.unlink()
-    with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(os.path.relpath(segment))
-        found.append(line_of(lambda one: [*scan_recording(one / "inputs")], recording))
+    # Not bound: the address of a socket is short, and this path may be long.
+    os.mknod(segment, stat.S_IFSOCK | 0o600)
+    found.append(line_of(lambda one: [*scan_recording(one / "inputs")], recording))
     segment.unlink()
     segment.symlink_to(recording / "nowhere")
     found.append(line_of(lambda one: [*read_recording(one / "inputs")], recording))
