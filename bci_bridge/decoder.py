@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from msgspec import UNSET
 
+from bci_bridge.messages import RunStart
 from runtime.answers import RunGeometry, Trial, TrialReport, VolumeReport
 from runtime.arrays import Shaped
 
@@ -83,3 +85,16 @@ class Decoder(Protocol):
     def end_run(self) -> tuple[TrialReport, ...]:
         """Answer every trial that is still open."""
         ...
+
+
+def geometry_from(start: RunStart) -> RunGeometry:
+    """Say what a decoder must know of a run before its first volume."""
+    times_us = start.slice_times_us
+    return RunGeometry(
+        start.run,
+        start.shape,
+        start.tr_s,
+        start.expected_volumes,
+        slice_times_s=() if times_us is UNSET else tuple(t / 1e6 for t in times_us),
+        affine=start.affine,
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from bci_bridge.ended import ended_in
 from bci_bridge.messages import RigNote
 from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, Update, VolumeOutcome
 from bci_bridge.recording_reader import Break
@@ -90,6 +91,30 @@ class RunRecord:
         if found.record.after_input != order:
             return None
         return found.record, self.outcomes.pop(index)
+
+    def ended_by(self, what: int | str) -> str:
+        """Say by what the decoder ended at an acquisition or the run's end, if it did.
+
+        Args:
+            what: The acquisition, or empty for the end.
+        """
+        return self._said_at(self._places.get(what, -1))
+
+    def refused(self) -> frozenset[str]:
+        """Name the trials that were refused because a decoder had ended.
+
+        It may be another worker's than the one that would have answered.
+        """
+        return frozenset(
+            one.record.trial_id
+            for one in self.outcomes.values()
+            if isinstance(one.record, TrialOutcome) and ended_in(one.record)
+        )
+
+    def _said_at(self, place: int) -> str:
+        found = self.outcomes.get(place)
+        record = None if found is None else found.record
+        return ended_in(record) if isinstance(record, Outcome) else ""
 
     def decided_ns(self, volume_index: int, deadline_ns: int | None) -> int:
         """Say when an acquisition was decided; at its deadline if that is lost."""

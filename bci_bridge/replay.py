@@ -16,6 +16,9 @@ decided is in its outcome: the worker's clock shows the recorded instants, so th
 hold-last and drop follow from them as they did, and a label that contradicts its
 instants is found. Everything else follows from the inputs and is compared.
 
+That a decoder was not asked again, because it had failed by a defect or for want of
+memory, is taken from the outcomes too: the inputs alone do not lead to it.
+
 Where inputs are lost, the state of the decoder is not known until the next run; what is
 recorded of that run beyond is counted as left out. Outcomes that are lost are left out
 themselves; that a volume was late is then read from the trials that it made due, or
@@ -38,6 +41,7 @@ from bci_bridge.actions import (
     StartRun,
 )
 from bci_bridge.answering import sealed
+from bci_bridge.as_recorded import AsRecorded
 from bci_bridge.decoder import Decoder
 from bci_bridge.difference import Difference, differences
 from bci_bridge.ledger import Ledger
@@ -100,8 +104,8 @@ class _Replay:
     """The server's state, as its log of inputs makes it."""
 
     def __init__(self, decoder: Decoder, recorded: RecordedRuns) -> None:
-        self._decoder, self._now_ns = decoder, 0
-        self._worker = Worker(decoder, lambda: self._now_ns)
+        self._decoder, self._now_ns = AsRecorded(decoder), 0
+        self._worker = Worker(self._decoder, lambda: self._now_ns)
         self._ledger, self._suspicion = Ledger(), Suspicion()
         self._recorded = recorded
         self._run: RunRecord | None = None
@@ -147,6 +151,7 @@ class _Replay:
         self._run = self._recorded.take(start.run)
         self._check_identity(self._run)
         self._made = Record()
+        self._decoder.refused = self._run.refused()
         self._worker = Worker(self._decoder, lambda: self._now_ns, self._run.rig)
 
     def _compared(self, actions: list[Action]) -> Iterator[Replayed]:
@@ -203,6 +208,9 @@ class _Replay:
 
     def _carry_out(self, actions: list[Action], run: RunRecord) -> Iterator[Outgoing]:
         for action in actions:
+            what = _asked_for(action)
+            if what is not None:
+                self._decoder.ended = run.ended_by(what)
             match action:
                 case StartRun(start):
                     cited = run.configuration_sha256
@@ -300,3 +308,15 @@ class _Replay:
                         f"{remedy if wanted else 'Replay without one.'}"
                     )
             return
+
+
+def _asked_for(action: Action) -> int | str | None:
+    match action:
+        case AddVolume(volume):
+            return volume.volume_index
+        case SkipVolume(index):
+            return index
+        case EndRun():
+            return ""
+        case _:
+            return None

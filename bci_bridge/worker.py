@@ -17,7 +17,8 @@ from msgspec import UNSET
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
 from bci_bridge.arrays import bytes_from_arrays, volume_from
 from bci_bridge.configuration import Configuration
-from bci_bridge.decoder import Decoder
+from bci_bridge.decoder import Decoder, geometry_from
+from bci_bridge.ended import end_by, ended_in
 from bci_bridge.lateness import Lateness
 from bci_bridge.messages import Event, RigNote, RunStart, Volume
 from bci_bridge.outcomes import (
@@ -31,7 +32,6 @@ from bci_bridge.outcomes import (
 from bci_bridge.record import Record, said_in
 from runtime.answers import (
     Answer,
-    RunGeometry,
     Trial,
     TrialReport,
 )
@@ -57,8 +57,8 @@ class Worker:
         self._decoder, self._clock_ns, self._rig = decoder, clock_ns, rig
         self._run: RunStart | None = None
         self.configuration: Configuration | None = None
-        self._configuration_sha256 = ""
-        self._failure = ""
+        self._configuration_sha256 = self._ended = ""
+        self._is_end_said = False
         self._open: dict[str, Event] = {}
         self._last_volume = -1
         self._late = Lateness()
@@ -79,39 +79,32 @@ class Worker:
                 earlier version froze it.
         """
         self._run, self._record = start, Record() if record is None else record
-        self._open, self._failure = {}, ""
+        self._open, self._ended, self._is_end_said = {}, "", False
         frozen = Configuration.of(start, self._decoder, self._rig)
         self.configuration = frozen.as_cited(cited_sha256)
         self._configuration_sha256 = self.configuration.sha256
         self._last_volume, self._late = -1, Lateness(start.late)
-        geometry = RunGeometry(
-            start.run,
-            start.shape,
-            start.tr_s,
-            start.expected_volumes,
-            slice_times_s=_slice_times_s(start),
-            affine=start.affine,
-        )
         try:
-            self._decoder.start_run(geometry)
+            self._decoder.start_run(geometry_from(start))
         except Exception as error:
-            self._failure = self._why(error)
+            self._why(error, is_begun=False)
 
     def add_trial(self, action: AddTrial) -> list[Outgoing]:
-        """Pass a presentation on; one that the decoder refuses is answered at once."""
+        """Pass a presentation on; one that the decoder refuses is answered at once.
+
+        Where the decoder has just ended, it is refused with the next acquisition, whose
+        outcome is the first to say so: what rests on no input could not be replayed.
+        """
         event = action.record
         self._open[event.trial_id] = event
-        if self._failure:
-            refused = _no_report(event.trial_id, self._failure)
-            return self._trials([refused], self._clock_ns(), "LIVE")
+        if self._ended:
+            return self._refused() if self._is_end_said else []
         trial = Trial(event.trial_id, event.onset_s, event.duration_s)
         try:
             self._decoder.add_trial(trial)
         except Exception as error:
-            decided_ns = self._clock_ns()
-            refused = _no_report(event.trial_id, self._why(error))
-            timing = self._timing(decided_ns, None)
-            return self._trials([refused], decided_ns, timing)
+            why = self._why(error)
+            return [] if self._ended else self._refuse([event.trial_id], why)
         return []
 
     def add_volume(self, action: AddVolume) -> list[Outgoing]:
@@ -120,15 +113,17 @@ class Worker:
         answered = self._record.volumes.get(index)
         if answered is not None:
             return self._follow(answered, action)
-        if self._failure:
-            return self._unusable(action, "DECODER_FAILED", (self._failure,))
         volume = volume_from(action.envelope)
         if volume.dtype.kind == "f" and not np.isfinite(volume).all():
             return self._unusable(action, "NOT_FINITE", ())
+        if self._ended:
+            return self._unusable(action, "DECODER_FAILED", ())
         try:
             report, trials = self._decoder.add_volume(index, volume, **_told(record))
         except Exception as error:
-            return self._unusable(action, "DECODER_FAILED", (self._why(error),))
+            why = self._why(error)
+            told = () if self._ended else (why,)
+            return self._unusable(action, "DECODER_FAILED", told)
         decided_ns = self._clock_ns()
         timing = self._timing(decided_ns, action.deadline_ns)
         answer, lateness = self._late.of_volume(report.answer, timing)
@@ -163,7 +158,7 @@ class Worker:
             trial_id: One that waits.
             after_input: Place in the log of the newest input.
         """
-        if self._failure:
+        if self._ended:
             return None
         try:
             report = self._decoder.early(trial_id)
@@ -213,19 +208,20 @@ class Worker:
             deadline_ns=action.deadline_ns,
         )
         self._last_volume = action.volume_index
-        return [(outcome, b""), *self._trials(trials, decided_ns, timing)]
+        answers = self._trials(trials, decided_ns, timing)
+        return [(outcome, b""), *answers, *self._refused()]
 
     def _skip(
         self, index: int, *, is_wanted: bool = True
     ) -> tuple[tuple[TrialReport, ...], tuple[str, ...]]:
         # Past the announced length a decoder has no row for the acquisition.
         is_known = self._run is not None and index < self._run.expected_volumes
-        if self._failure or not is_known:
-            return (), ()
-        try:
-            return self._decoder.skip_volume(index, is_wanted=is_wanted), ()
-        except Exception as error:
-            return (), (self._why(error),)
+        if is_known and not self._ended:
+            try:
+                return self._decoder.skip_volume(index, is_wanted=is_wanted), ()
+            except Exception as error:
+                return (), (self._why(error),)
+        return (), (self._ended,) if self._ended else ()
 
     def _follow(
         self, answered: VolumeOutcome, action: AddVolume | None
@@ -234,9 +230,12 @@ class Worker:
         index = answered.volume_index
         self._last_volume = index
         self._late.know(answered)
+        if ended := ended_in(answered):
+            self._ended, self._is_end_said = ended, True
+            return self._refused()
         is_wanted = not self._record.is_settled(index)
         decided_ns = self._clock_ns()
-        if action is None or answered.input != "OK":
+        if action is None or answered.input != "OK" or self._ended:
             trials, _ = self._skip(index, is_wanted=is_wanted)
             return self._trials(trials, decided_ns, answered.timing)
         try:
@@ -255,8 +254,8 @@ class Worker:
     def end(self, action: EndRun) -> list[Outgoing]:
         """Answer all open trials, then say that nothing will follow."""
         trials: tuple[TrialReport, ...] = ()
-        degraded: tuple[str, ...] = ()
-        if not self._failure:
+        degraded = (self._ended,) if self._ended and not self._is_end_said else ()
+        if not self._ended:
             try:
                 trials = self._decoder.end_run()
             except Exception as error:
@@ -266,7 +265,7 @@ class Worker:
         outgoing = self._trials(trials, decided_ns, timing)
         # A promise of the wire, kept even where a decoder forgets one of its trials.
         forgotten = [
-            _no_report(trial_id, self._failure or "the decoder gave no report")
+            _no_report(trial_id, self._ended or "the decoder gave no report")
             for trial_id in list(self._open)
             if trial_id not in self._record.trials
         ]
@@ -279,7 +278,19 @@ class Worker:
         )
         return [*outgoing, (ended, b"")]
 
-    def _why(self, error: Exception) -> str:
+    def _refused(self) -> list[Outgoing]:
+        """Refuse what is open, where the decoder has ended; from now on it is said."""
+        if not self._ended:
+            return []
+        self._is_end_said = True
+        return self._refuse(list(self._open), self._ended)
+
+    def _refuse(self, trial_ids: Iterable[str], why: str) -> list[Outgoing]:
+        decided_ns = self._clock_ns()
+        refused = [_no_report(trial_id, why) for trial_id in trial_ids]
+        return self._trials(refused, decided_ns, self._timing(decided_ns, None))
+
+    def _why(self, error: Exception, *, is_begun: bool = True) -> str:
         """Say what a decoder failed by; one that it never meant to ends its run.
 
         A decoder that refuses raises one of our errors and has changed nothing. What
@@ -287,10 +298,10 @@ class Worker:
         its answers might be wrong from then on. It is not asked again in this run, and
         the run's outcomes say so. Dying instead would kill every worker that follows.
         """
-        if isinstance(error, NeuroFlowError):
+        if is_begun and isinstance(error, NeuroFlowError):
             return str(error)[:512]
-        self._failure = " ".join(f"{type(error).__name__}: {error}".split())[:512]
-        return self._failure
+        self._ended = end_by(error)
+        return self._ended
 
     def _unusable(
         self, action: AddVolume, reason: str, degraded: tuple[str, ...]
@@ -365,11 +376,6 @@ class Worker:
             "overlay_sha256": self._decoder.overlay_sha256,
             "configuration_sha256": self._configuration_sha256,
         }
-
-
-def _slice_times_s(start: RunStart) -> tuple[float, ...]:
-    times_us = start.slice_times_us
-    return () if times_us is UNSET else tuple(t / 1e6 for t in times_us)
 
 
 def _told(volume: Volume) -> dict[str, Any]:

@@ -287,7 +287,7 @@ class Defective(MeanDecoder):
     "at", ["start_run", "add_trial", "add_volume", "skip_volume", "end_run"]
 )
 def test_a_defect_of_a_decoder_ends_its_run_and_nothing_else(at, error):
-    why = " ".join(f"{type(error).__name__}: {error}".split())
+    why = " ".join(f"DECODER_ENDED: {type(error).__name__}: {error}".split())
     decoder = Defective(at, error)
     rig = Rig(decoder=decoder)
     outcomes = [*rig.trial("t-1", onset_s=3.0), *rig.volume(0)]
