@@ -13,6 +13,7 @@ import msgspec
 from msgspec import structs
 
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume, StartRun
+from bci_bridge.admission import Admission
 from bci_bridge.decoder import Decoder
 from bci_bridge.ledger import Ledger
 from bci_bridge.messages import (
@@ -30,7 +31,7 @@ from bci_bridge.segment import Logged
 from bci_bridge.updates import Updates
 from bci_bridge.wire import Envelope, encode
 from bci_bridge.worker import Outgoing, Worker
-from runtime.errors import UsageError
+from runtime.errors import FrozenRunError, PeerError, UsageError
 
 _NOTHING: Final = Record()
 """On record of a run that nothing is known of; read only."""
@@ -45,7 +46,7 @@ class Answering:
         clock_ns: Callable[[], int],
         rig: RigNote | None = None,
     ) -> None:
-        self._clock_ns = clock_ns
+        self._clock_ns, self._admission = clock_ns, Admission.of(decoder)
         self._worker, self._ledger = Worker(decoder, clock_ns, rig), Ledger()
         # By run, in the order in which they began.
         self._records: dict[str, Record] = {}
@@ -72,6 +73,8 @@ class Answering:
                 self._records[run].add(record)
             case RunStart(run=run):
                 self._records.setdefault(run, Record())
+            case ConfigurationNote(run=run):
+                self._records.setdefault(run, Record()).frozen = logged.envelope.payload
 
     def is_settled(self, logged: Logged) -> bool:
         """Say whether all that an input leads to must be on record already."""
@@ -103,7 +106,8 @@ class Answering:
                 case StartRun(record=start):
                     record = self._records.setdefault(start.run, Record())
                     self._forget_before(start.run)
-                    self._worker.start(start, record)
+                    self._worker.start(start, record, record.cited_sha256)
+                    self._require_same(start, record)
                     self._updates.start(start)
                     self._pending.append(start)
                 case SkipVolume():
@@ -186,6 +190,23 @@ class Answering:
         note = ConfigurationNote(run=run, stream="server", sha256=configuration.sha256)
         return encode(note, msgspec.json.encode(configuration, order="sorted"))
 
+    def _require_same(self, start: RunStart, record: Record) -> None:
+        """Refuse to go on with a run that began under something else."""
+        configuration = self._worker.configuration
+        if configuration is None or record.has_ended:
+            return
+        if record.cited_sha256 in ("", configuration.sha256):
+            try:
+                self._admission.check(start)
+            except PeerError as error:
+                raise _under_way(start.run, error.detail) from error
+            return
+        other = configuration.differs_from(record.frozen)
+        found = f"another {', '.join(other)}" if other else "another"
+        raise _under_way(
+            start.run, f"expected the configuration it began with, found {found}"
+        )
+
     def _forget_before(self, run: str) -> None:
         for known in list(self._records):
             if known == run:
@@ -195,6 +216,13 @@ class Answering:
         self._pending = [
             item for item in self._pending if _run_of(item) in self._records
         ]
+
+
+def _under_way(run: str, what: str) -> FrozenRunError:
+    return FrozenRunError(
+        f"run {run}, which is under way in the log: {what}. "
+        "Serve with what it began with, or on another log"
+    )
 
 
 def _run_of(item: Outgoing | RunStart) -> str:

@@ -91,6 +91,22 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         earlier = structs.replace(self, slice_times_us=(), processors=0)
         return earlier if earlier.sha256 == sha256 else self
 
+    def differs_from(self, frozen: bytes) -> tuple[str, ...]:
+        """Name the fields that another one, as JSON, has otherwise.
+
+        Returns:
+            None of them where it cannot be read.
+        """
+        try:
+            other = msgspec.json.decode(frozen, type=Configuration)
+        except msgspec.MsgspecError:
+            return ()
+        return tuple(
+            name
+            for name in self.__struct_fields__
+            if getattr(self, name) != getattr(other, name)
+        )
+
     @property
     def sha256(self) -> str:
         """Name the configuration: SHA-256 of its JSON with sorted keys."""

@@ -27,7 +27,7 @@ from bci_bridge.setup import (
     write_whole,
 )
 from bci_bridge.type_cache import clear_type_cache
-from runtime.errors import BackendError, GuardError, NeuroFlowError
+from runtime.errors import BackendError, FrozenRunError, GuardError, NeuroFlowError
 
 _PR_SET_PDEATHSIG: Final = 1
 ACCOUNT_NS: Final = 100_000_000
@@ -64,7 +64,7 @@ def part_of(
         failure = Failure(
             message=str(error),
             exit_status=error.exit_status,
-            is_final=isinstance(error, GuardError),
+            is_final=isinstance(error, GuardError | FrozenRunError),
         )
         write_whole(path_of(Path(setup.moment), name, "failure"), failure)
         raise

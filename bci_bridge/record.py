@@ -58,6 +58,8 @@ class Record:
         volumes: Outcomes by acquisition.
         trials: Outcomes by trial.
         count: Outcomes of all kinds.
+        cited_sha256: The configuration that they cite; empty while there are none.
+        frozen: That configuration as JSON, where the log has it.
         has_ended: The run's last outcome is among them.
     """
 
@@ -65,12 +67,14 @@ class Record:
         self.volumes: dict[int, VolumeOutcome] = {}
         self.trials: dict[str, TrialOutcome] = {}
         self.count, self.has_ended = 0, False
+        self.cited_sha256, self.frozen = "", b""
         self._newest = -1
 
     def add(self, outcome: Outcome) -> None:
         """Take an outcome that is in the log."""
         if outcome.outcome_index >= self.count:
             self.count = outcome.outcome_index + 1
+        self.cited_sha256 = self.cited_sha256 or outcome.configuration_sha256
         match outcome:
             case VolumeOutcome(volume_index=index):
                 self.volumes[index] = outcome

@@ -89,7 +89,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     exit_status: int
     is_final: bool = False
-    """Whoever took its place would not be safe."""
+    """Whoever took its place would not be safe, or could do no better."""
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

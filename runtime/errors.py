@@ -39,6 +39,10 @@ class RecordingError(ArtifactError):
     """A recording of volumes and events is missing, damaged or incomplete."""
 
 
+class FrozenRunError(RecordingError):
+    """A run began under another configuration than the one that is to go on with it."""
+
+
 class ScanError(ArtifactError):
     """What a scanner wrote or sent is no volume, or no volume of this run."""
 
