@@ -32,6 +32,9 @@ GALLERY_TENSORS: Final = "gallery.safetensors"
 MAX_GALLERY_BYTES: Final = 64 * 1024**2
 """Of the manifest, which names every item; 73 000 NSD images take 6 MB."""
 
+MOST_CHARACTERS: Final = 512
+"""Of an id or a label: an outcome carries both, and holds no longer text."""
+
 Latents = Float32[np.ndarray, "items tokens width"]
 Images = UInt8[np.ndarray, "items rows columns 3"]
 
@@ -109,6 +112,13 @@ def _check_items(
         return "ids: expected at least one item, found none"
     if len(set(ids)) != len(ids):
         return "ids: expected each once, found one repeated"
+    for name, texts in (("ids", ids), ("labels", labels)):
+        longest = max(map(len, texts), default=0)
+        if longest > MOST_CHARACTERS:
+            return (
+                f"{name}: expected at most {MOST_CHARACTERS} characters each, found "
+                f"one of {longest:,}"
+            )
     counts = {"labels": len(labels)} | {k: shape[0] for k, shape in tensors.items()}
     for name, count in counts.items():
         if count != len(ids):

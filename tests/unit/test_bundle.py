@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from bci_bridge.header import Text
 from runtime.bundle import (
     MANIFEST,
     TENSORS,
@@ -26,7 +27,13 @@ from runtime.bundle import (
 )
 from runtime.errors import ArtifactError, BundleError, TensorMismatchError
 from runtime.estimator import BetaEstimator, VolumeEstimator
-from runtime.gallery import Confidence, _mapped, open_gallery, write_gallery
+from runtime.gallery import (
+    MOST_CHARACTERS,
+    Confidence,
+    _mapped,
+    open_gallery,
+    write_gallery,
+)
 from runtime.manifest import LatentSpec
 from runtime.preprocess import Hrf
 from runtime.sealed import FileSpec, check_listing, seal
@@ -499,6 +506,26 @@ def test_an_inconsistent_gallery_is_never_written(tmp_path, changes):
         gallery(tmp_path / "gallery", **changes)
 
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["ids", "labels"])
+def test_a_text_that_no_outcome_could_carry_is_refused(tmp_path, monkeypatch, name):
+    texts = ["a", "b" * 513]
+    with pytest.raises(TensorMismatchError, match="512 characters each, found one of"):
+        gallery(tmp_path / "gallery", **{name: texts})
+    monkeypatch.setattr("runtime.gallery.MOST_CHARACTERS", 600)
+    gallery(tmp_path / "gallery", **{name: texts})
+    monkeypatch.undo()
+
+    with pytest.raises(BundleError) as raised:
+        open_gallery(tmp_path / "gallery")
+
+    assert str(raised.value) == (
+        f"gallery.json: {name}: expected at most 512 characters each, found one of 513"
+    )
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(texts[1], Text)
+    assert msgspec.convert(texts[1][:MOST_CHARACTERS], Text)
 
 
 def test_a_gallery_is_never_overwritten(tmp_path):
