@@ -16,6 +16,7 @@ from bci_bridge.actions import (
     Refuse,
     SkipVolume,
 )
+from bci_bridge.clock_offset import is_one_clock
 from bci_bridge.header import RejectReason
 from bci_bridge.messages import (
     DecisionNote,
@@ -30,6 +31,9 @@ from runtime.errors import PeerError
 
 MAX_INDEX_JUMP: Final = 64
 """An index further ahead of both this and the expected length is nonsense."""
+
+DEADLINE: Final = "DEADLINE"
+"""Why an acquisition is missing that time has given up."""
 
 _FUTURE_NS: Final = 1_000_000_000
 _PAST_NS: Final = 3_600_000_000_000
@@ -143,7 +147,7 @@ class Acquisitions:
             what="MISSING_BY_DEADLINE",
             volume_index=self.next_index,
         )
-        return [Note(note), self._miss(self.next_index, "DEADLINE")]
+        return [Note(note), self._miss(self.next_index, DEADLINE)]
 
     @property
     def _limit(self) -> int:
@@ -162,6 +166,9 @@ class Acquisitions:
     ) -> list[Action]:
         index = volume.volume_index
         if index in self._missed:
+            if index >= self._came:
+                # Else a scanner that once paused would be late for the rest of its run.
+                self._anchor = (index, self._acquired_ns(volume, now_ns)[0])
             self._came = max(self._came, index + 1)
             self._missed.discard(index)
             return [
@@ -178,11 +185,7 @@ class Acquisitions:
         if refusal is not None:
             return [Refuse(peer, envelope, *refusal)]
         actions = [] if index == self.next_index else self._miss_up_to(index)
-        degraded: tuple[str, ...] = ()
-        acquired_ns = _on_server_clock(volume)
-        is_plausible = now_ns - _PAST_NS <= acquired_ns <= now_ns + _FUTURE_NS
-        if self._start.pace == "live" and not is_plausible:
-            degraded, acquired_ns = ("TIME_ANOMALY",), now_ns
+        acquired_ns, degraded = self._acquired_ns(volume, now_ns)
         self._anchor = (index, acquired_ns)
         self.next_index = self._came = index + 1
         deadline_ns = self._deadline_ns(index)
@@ -206,6 +209,13 @@ class Acquisitions:
         )
         return [*actions, skip]
 
+    def _acquired_ns(self, volume: Volume, now_ns: int) -> tuple[int, tuple[str, ...]]:
+        acquired_ns = _on_server_clock(volume)
+        is_plausible = now_ns - _PAST_NS <= acquired_ns <= now_ns + _FUTURE_NS
+        if self._start.pace == "live" and not is_plausible:
+            return now_ns, ("TIME_ANOMALY",)
+        return acquired_ns, ()
+
     def _miss_up_to(self, index: int) -> list[Action]:
         return [
             self._miss(missed, "SKIPPED") for missed in range(self.next_index, index)
@@ -225,11 +235,8 @@ class Acquisitions:
 
 
 def _on_server_clock(volume: Volume) -> int:
-    """Say when a volume was acquired, on the server's clock.
-
-    An offset below its uncertainty is that of one and the same clock.
-    """
+    """Say when a volume was acquired, on the server's clock."""
     offset_ns, uncertainty_ns = volume.clock_offset_ns, volume.clock_uncertainty_ns
-    if offset_ns is None or abs(offset_ns) <= (uncertainty_ns or 0):
+    if offset_ns is None or is_one_clock(offset_ns, uncertainty_ns):
         return volume.acquired_ns
     return volume.acquired_ns - offset_ns

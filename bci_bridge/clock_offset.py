@@ -14,6 +14,16 @@ DRIFT: Final = 1e-4
 """Clocks of two hosts part by less than this: 100 microseconds a second."""
 
 
+def is_one_clock(offset_ns: int, uncertainty_ns: int | None) -> bool:
+    """Say whether an offset, below its uncertainty, is that of one and the same clock.
+
+    Args:
+        offset_ns: A sender's clock minus the server's.
+        uncertainty_ns: How far off that may be; None where nobody said.
+    """
+    return abs(offset_ns) <= (uncertainty_ns or 0)
+
+
 class ClockOffset:
     """The last exchanges of one sender with its server."""
 

@@ -49,6 +49,11 @@ class Outbox:
                 return envelope.record.volume_index + 1
         return 0
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the newest run's end is among them."""
+        return self.run_id in self._ended
+
     def start_run(self, run_id: str) -> None:
         """Begin a run, unless it is known."""
         if run_id in self._runs:

@@ -95,13 +95,24 @@ def run_start_from(
     budget_s: float | None = None,
     run_id: str | None = None,
 ) -> RunStart:
-    """Announce a recorded run: live at a speed, or catching up without one."""
+    """Announce a recorded run: live at a speed, or catching up without one.
+
+    Args:
+        run: What will be played.
+        speed: 1 is real time. Played slower, a volume comes later than its TR says, and
+            so may each answer.
+        budget_s: How long an answer may take at real time; a TR where none is given.
+        run_id: Its name; by default its own.
+    """
+    budget_s = run.tr_s if budget_s is None else budget_s
+    if speed is not None and speed < 1:
+        budget_s += run.tr_s * (1 / speed - 1)
     return RunStart(
         run=run_id or run.run_id,
         shape=run.shape,
         tr_s=run.tr_s,
         expected_volumes=run.volume_count,
-        budget_s=run.tr_s if budget_s is None else budget_s,
+        budget_s=budget_s,
         pace="catchup" if speed is None else "live",
         affine=tuple(float(entry) for entry in np.ravel(run.affine)),
         slice_times_us=slice_times_us(getattr(run, "slice_times_s", ())),

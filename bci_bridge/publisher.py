@@ -142,6 +142,7 @@ class Publisher:
             counts=self._tally.counts,
             run=self._outbox.run_id,
             answered=self._outbox.answered,
+            has_end=self._outbox.has_ended,
             rejected=dict(self._rejected),
             self_attacks=self._gate.attacks_passed,
             accepted=self._gate.accepted,

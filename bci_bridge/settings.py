@@ -90,6 +90,8 @@ class IngressReport(msgspec.Struct, frozen=True, kw_only=True):
     """The current or last run; empty before the first."""
     acquisitions: int = 0
     """Of that run, that came or were given up: each is owed an outcome."""
+    is_over: bool = False
+    """Its end is logged, and owed an outcome that comes after all others."""
     ack_lag: int | None = None
     """Messages of that run that are acknowledged but not known to be on disk; None
     where nothing is recorded."""
@@ -115,6 +117,7 @@ class IngressReport(msgspec.Struct, frozen=True, kw_only=True):
             rejected=dict(Counter(self.rejected) + Counter(earlier.rejected)),
             run=self.run,
             acquisitions=self.acquisitions,
+            is_over=self.is_over,
             ack_lag=self.ack_lag,
             syncs=self.syncs.after(earlier.syncs),
             uncertainty_ns=self.uncertainty_ns,
@@ -135,6 +138,8 @@ class PublisherReport(msgspec.Struct, frozen=True, kw_only=True):
     """The newest run that has outcomes; empty before the first."""
     answered: int = 0
     """Acquisitions of that run that have their outcome."""
+    has_end: bool = False
+    """Its end has."""
     rejected: dict[str, int] = {}
     self_attacks: int = 0
     accepted: int = 0
@@ -148,6 +153,7 @@ class PublisherReport(msgspec.Struct, frozen=True, kw_only=True):
             counts=self.counts,
             run=self.run,
             answered=self.answered,
+            has_end=self.has_end,
             rejected=dict(Counter(self.rejected) + Counter(earlier.rejected)),
             self_attacks=self.self_attacks + earlier.self_attacks,
             accepted=self.accepted + earlier.accepted,
@@ -182,6 +188,10 @@ class ServeReport(msgspec.Struct, frozen=True, kw_only=True):
     """Attacks of the server on itself that were refused; 0 without keys."""
     unanswered: int = 0
     """Acquisitions of the last run that have no outcome."""
+    lacks_end: bool = False
+    """The last run is over and its end has none: a trial's may be lacking as well."""
+    gaps: dict[str, int] = {}
+    """Acquisitions without volume, by reason."""
 
 
 def unanswered(came: IngressReport, went: PublisherReport) -> int:
@@ -201,4 +211,6 @@ def report_from(came: IngressReport, went: PublisherReport) -> ServeReport:
         recording=came.recording,
         self_attacks=came.self_attacks + went.self_attacks,
         unanswered=unanswered(came, went),
+        lacks_end=came.is_over and not (went.has_end and came.run == went.run),
+        gaps=went.counts.gaps,
     )

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from bci_bridge.clock_offset import is_one_clock
 from bci_bridge.histogram import Histogram
 from bci_bridge.outbox import KEPT_RUNS
 from bci_bridge.outcomes import Outcome, TrialOutcome, VolumeOutcome
@@ -116,9 +117,12 @@ class Tally:
         if outcome.received_ns is not None:
             waited_ns = outcome.published_ns - outcome.received_ns
             self._from_received = self._from_received.with_one(waited_ns)
-        # The clock of another host says nothing without its offset.
-        is_ours = (
-            outcome.clock_offset_ns is None and "TIME_ANOMALY" not in outcome.degraded
+        offset_ns, uncertainty_ns = (
+            outcome.clock_offset_ns,
+            outcome.clock_uncertainty_ns,
+        )
+        is_ours = "TIME_ANOMALY" not in outcome.degraded and (
+            offset_ns is None or is_one_clock(offset_ns, uncertainty_ns)
         )
         if outcome.acquired_ns is not None and is_ours:
             waited_ns = outcome.published_ns - outcome.acquired_ns

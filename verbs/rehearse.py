@@ -11,18 +11,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from bci_bridge.acquisitions import DEADLINE
 from bci_bridge.header import LatePolicy
 from bci_bridge.keyfolder import read_allow_list, read_credentials
 from bci_bridge.keyring import SERVER
+from bci_bridge.settings import ServeReport
 from bci_bridge.urgency import ORDINARY
 from runtime.errors import BackendError, UsageError
 from runtime.recording import open_recording
 from verbs.apart import apart
 from verbs.play import check_speed
+
+MOST_LATE: Final = 0.05
+"""Share of a rehearsal's volumes that a machine may be late with for once."""
 
 STOP_S: Final = 10.0
 """A player that is told to end its run and does not is killed after this."""
@@ -200,14 +205,15 @@ class Rehearsal:
             if process.stderr is not None:
                 process.stderr.close()
 
-    def require_success(self, outcomes: Mapping[str, int]) -> None:
-        """Refuse a rehearsal that did not come to its end by itself.
+    def require_success(self, report: ServeReport) -> None:
+        """Refuse a rehearsal that did not come to its end by itself, or came too late.
 
         Args:
-            outcomes: What the server gave out, by kind.
+            report: What the server did.
 
         Raises:
-            BackendError: The player failed, or a run was not answered to its end.
+            BackendError: The player failed, a run was not answered to its end, or more
+                volumes than `MOST_LATE` came after their deadline.
         """
         if self._process is None or self._told_s is not None:
             return
@@ -218,11 +224,18 @@ class Rehearsal:
                 f"rehearsal of {self._recording}: expected the player to succeed, "
                 f"found: {self._reason or how}"
             )
-        n_ended = outcomes.get("RunEnded", 0)
+        n_ended = report.outcomes.get("RunEnded", 0)
         if n_ended < self._n_runs:
             raise BackendError(
                 f"rehearsal of {self._recording}: expected {self._n_runs} runs "
                 f"answered to their end, found {n_ended}. Give a lower --speed."
+            )
+        late, of = report.gaps.get(DEADLINE, 0), report.outcomes.get("VolumeOutcome", 0)
+        if late > MOST_LATE * of:
+            raise BackendError(
+                f"rehearsal of {self._recording}: expected volumes before their "
+                f"deadline, found {late} of {of} after it or never. Give a lower "
+                "--speed, or let nothing else compute meanwhile."
             )
 
     def _relay(self, process: subprocess.Popen[bytes]) -> None:

@@ -197,14 +197,19 @@ def serve_bundle(
     )
     if sign_recording is not None and log is not None and vouching is not None:
         trouble(sign_at_end(sign_recording, log, vouching))
+    kept = "lost" if log is None else f"on record in {log}: serve on it again"
     if report.unanswered:
-        kept = "lost" if log is None else f"on record in {log}: serve on it again"
         raise BackendError(
             "serve: expected an outcome for every acquisition of the last run, found "
             f"{report.unanswered} without; they are {kept}"
         )
+    if report.lacks_end:
+        raise BackendError(
+            "serve: expected the end of the last run among its outcomes, found none, "
+            f"and maybe trials without theirs; they are {kept}"
+        )
     if rehearsal is not None:
-        rehearsal.require_success(report.outcomes)
+        rehearsal.require_success(report)
 
 
 def waiting_of(backend: str, wait: Wait, *, is_kept_warm: bool) -> Waiting | None:

@@ -186,6 +186,38 @@ def test_a_volume_after_its_missing_outcome_gets_no_second_one():
     assert actions[-1].record.what == "LATE_VOLUME_NOT_USED"
 
 
+def test_a_scanner_that_pauses_once_loses_that_pause_and_no_more():
+    rig = Rig().begin()
+    rig.volume(0)
+    rig.now += 3 * SECOND + SECOND // 4
+    rig.protocol.tick(rig.now)
+
+    # Volumes 1 and 2 are given up; from here the scanner is punctual, 2.25 s later.
+    late = rig.volume(1, acquired_ns=rig.now)
+    rig.now += SECOND
+    again = rig.volume(2, acquired_ns=rig.now)
+    rig.now += SECOND
+    early = rig.protocol.tick(rig.now)
+    on_time = rig.volume(3, acquired_ns=rig.now)
+
+    assert [late[-1].record.what, again[-1].record.what] == 2 * ["LATE_VOLUME_NOT_USED"]
+    assert early == []
+    assert _fates(on_time) == [(3, "OK")]
+    assert rig.protocol.deadline_ns() == rig.now + SECOND + SECOND // 2
+
+
+def test_a_late_volume_that_others_have_overtaken_moves_no_deadline():
+    rig = Rig().begin()
+    rig.volume(0)
+    rig.now += 2 * SECOND
+    rig.volume(2, acquired_ns=rig.now)
+    due_ns = rig.protocol.deadline_ns()
+
+    rig.volume(1, acquired_ns=rig.now + SECOND // 2)
+
+    assert rig.protocol.deadline_ns() == due_ns
+
+
 def test_catching_up_knows_no_deadline():
     rig = Rig(pace="catchup").begin()
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from bci_bridge.keyfolder import make_device, make_server
+from bci_bridge.settings import ServeReport
 from runtime.errors import BackendError, UsageError
 from tests.unit.test_recording import bids  # noqa: F401  # a fixture
 from verbs.apart import apart
@@ -53,9 +54,16 @@ def finished(rehearsal, is_told=False):
     return rehearsal
 
 
+def report(outcomes, **gaps):
+    """What a server did that gave out so much."""
+    return ServeReport(
+        runs=1, outcomes=outcomes, rejected={}, recording="ON", gaps=gaps
+    )
+
+
 def refusal(rehearsal, outcomes):
     with pytest.raises(BackendError) as caught:
-        rehearsal.require_success(outcomes)
+        rehearsal.require_success(report(outcomes))
     return str(caught.value)
 
 
@@ -127,7 +135,7 @@ def test_a_key_that_cannot_play_is_refused_in_one_line(planned):
 def test_the_player_is_the_command_line_with_the_address_in_use():
     rehearsal, said = player("import sys; print(*sys.argv[1:], file=sys.stderr)")
 
-    finished(rehearsal).require_success({})
+    finished(rehearsal).require_success(report({}))
     rehearsal.close()
 
     assert said == ["play REC --rehearsal --speed 2 --to tcp://127.0.0.1:1"]
@@ -167,12 +175,27 @@ def test_a_run_that_was_not_answered_to_its_end_is_no_success():
     rehearsal, _ = player("", n_runs=2)
     finished(rehearsal)
     line = refusal(rehearsal, {"RunEnded": 1, "VolumeOutcome": 9})
-    rehearsal.require_success({"RunEnded": 2})
+    rehearsal.require_success(report({"RunEnded": 2}))
     rehearsal.close()
 
     assert line == (
         "rehearsal of REC: expected 2 runs answered to their end, found 1. "
         "Give a lower --speed."
+    )
+
+
+def test_a_rehearsal_of_late_volumes_is_no_success():
+    rehearsal, _ = player("", n_runs=1)
+    finished(rehearsal)
+    given = {"RunEnded": 1, "VolumeOutcome": 20}
+    rehearsal.require_success(report(given, DEADLINE=1, SKIPPED=19))
+    with pytest.raises(BackendError) as raised:
+        rehearsal.require_success(report(given, DEADLINE=2))
+    rehearsal.close()
+
+    assert str(raised.value) == (
+        "rehearsal of REC: expected volumes before their deadline, found 2 of 20 after "
+        "it or never. Give a lower --speed, or let nothing else compute meanwhile."
     )
 
 
@@ -195,7 +218,9 @@ def test_a_server_that_is_told_to_end_tells_the_player_once_and_waits_no_longer_
     now[0] += STOP_S
     assert not rehearsal.is_over(is_told=True)
     now[0] += 0.1
-    finished(rehearsal, is_told=True).require_success({})  # it was told: no failure
+    finished(rehearsal, is_told=True).require_success(
+        report({})
+    )  # it was told: no failure
     rehearsal.close()
 
     assert said == ["here", "heard"]
@@ -206,7 +231,7 @@ def test_a_server_told_to_end_before_it_is_ready_has_no_player_to_wait_for():
 
     assert not rehearsal.is_over(is_told=False)
     assert rehearsal.is_over(is_told=True)
-    rehearsal.require_success({})
+    rehearsal.require_success(report({}))
     rehearsal.close()
 
 

@@ -8,6 +8,16 @@ from tests.integration.served_model import write_model
 
 pytestmark = pytest.mark.slow
 
+OWED = (
+    "neuroflow: serve: expected an outcome for every acquisition of the last run, "
+    "found "
+)
+ENDLESS = (
+    "neuroflow: serve: expected the end of the last run among its outcomes, found "
+    "none, and maybe trials without theirs; they are "
+)
+KEPT = "on record in {log}: serve on it again\n"
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -19,17 +29,17 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize(
     ("left", "is_logged", "status", "said"),
     [
-        (0, True, 0, ""),
-        (3, True, 1, "3 without; they are on record in {log}: serve on it again\n"),
-        (3, False, 1, "3 without; they are lost\n"),
+        ({}, True, 0, "log ON\n"),
+        ({"unanswered": 3}, True, 1, f"{OWED}3 without; they are {KEPT}"),
+        ({"unanswered": 3}, False, 1, f"{OWED}3 without; they are lost\n"),
+        ({"lacks_end": True}, True, 1, f"{ENDLESS}{KEPT}"),
+        ({"lacks_end": True}, False, 1, f"{ENDLESS}lost\n"),
     ],
 )
 def test_a_server_that_leaves_acquisitions_unanswered_fails(
     model, tmp_path, monkeypatch, capsys, left, is_logged, status, said
 ):
-    report = ServeReport(
-        runs=1, outcomes={}, rejected={}, recording="ON", unanswered=left
-    )
+    report = ServeReport(runs=1, outcomes={}, rejected={}, recording="ON", **left)
     monkeypatch.setattr("verbs.serve.serve_supervised", lambda *_, **__: report)
     log, folders = tmp_path / "log", [model / "bundle", model / "gallery"]
     line = ["neuroflow", "serve", "--bundle", folders[0], "--gallery", folders[1]]
@@ -38,9 +48,4 @@ def test_a_server_that_leaves_acquisitions_unanswered_fails(
 
     assert neuroflow.main() == status
 
-    error = capsys.readouterr().err
-    expected = (
-        "neuroflow: serve: expected an outcome for every acquisition of the last run, "
-        "found "
-    )
-    assert error.endswith(expected + said.format(log=log) if left else "log ON\n")
+    assert capsys.readouterr().err.endswith(said.format(log=log))

@@ -62,10 +62,12 @@ def test_latency_is_of_volumes_in_time_on_clocks_that_can_be_compared():
     tally.add(volume(3, clock_offset_ns=7))
     tally.add(volume(4, acquired_ns=31_000_000))
     tally.add(volume(5, degraded=("TIME_ANOMALY",)))
+    tally.add(volume(6, clock_offset_ns=-7, clock_uncertainty_ns=7))  # the same clock
+    tally.add(volume(7, clock_offset_ns=-8, clock_uncertainty_ns=7))
 
     acquired, received = tally.counts.from_acquired, tally.counts.from_received
-    assert (acquired.count, acquired.sum_ns) == (1, 30_000_000)
-    assert (received.count, received.sum_ns) == (4, 20_000_000)
+    assert (acquired.count, acquired.sum_ns) == (2, 60_000_000)
+    assert (received.count, received.sum_ns) == (6, 30_000_000)
 
 
 def log(lengths):

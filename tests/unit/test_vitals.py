@@ -156,6 +156,22 @@ def test_what_is_owed_is_what_came_and_has_no_outcome(came, went, owed):
     assert report_from(came, went).unanswered == owed
 
 
+@pytest.mark.parametrize(
+    ("is_over", "answers", "lacks"),
+    [
+        (False, PublisherReport(run="r2", answered=5), False),
+        (True, PublisherReport(run="r2", answered=5), True),
+        (True, PublisherReport(run="r2", answered=5, has_end=True), False),
+        (True, PublisherReport(run="r1", answered=9, has_end=True), True),
+    ],
+)
+def test_a_run_that_is_over_owes_its_end(is_over, answers, lacks):
+    came = IngressReport(run="r2", acquisitions=5, is_over=is_over)
+
+    assert report_from(came.after(IngressReport()), answers).lacks_end is lacks
+    assert report_from(came, answers.after(PublisherReport())).lacks_end is lacks
+
+
 def test_who_starts_is_live_and_who_hangs_is_not():
     starting = vitals(supervisor=Process("supervisor"), publisher=Process("publisher"))
     hung = vitals(supervisor=Process("supervisor", None, NOW - 6_000_000_000))
