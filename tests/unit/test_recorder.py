@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from mcap.reader import make_reader
+from mcap.records import Chunk
+from mcap.stream_reader import StreamReader
 
 from bci_bridge import recorder as recorder_module
 from bci_bridge.messages import Missing
@@ -101,6 +103,41 @@ def test_durable_reaches_what_was_appended(tmp_path):
 
     assert recorder.durable == recorder.appended == 20
     assert recorder.state == "ON"
+
+
+@pytest.mark.timeout(30)
+def test_an_open_log_is_synced_by_another_thread_within_a_second(tmp_path, monkeypatch):
+    synced_by: list[threading.Thread] = []
+
+    def fdatasync(_: int) -> None:
+        synced_by.append(threading.current_thread())
+
+    monkeypatch.setattr(recorder_module.os, "fdatasync", fdatasync)
+    recorder = Recorder(tmp_path)
+    for number in range(3):
+        recorder.append("in", _envelope(number), number)
+        while recorder.durable <= number:
+            threading.Event().wait(0.01)
+    recorder_threads = set(synced_by)
+    recorder.close()
+
+    assert threading.current_thread() not in recorder_threads
+    assert len(recorder_threads) == 1
+    assert recorder_module.SYNC_INTERVAL_S <= 1
+
+
+def test_nothing_in_a_log_is_compressed(tmp_path):
+    payload = bytes(1 << 16)
+    recorder = Recorder(tmp_path, sync_interval_s=0.001)
+    recorder.append("in", _envelope(0, payload), 0)
+    recorder.close()
+
+    written = (tmp_path / "000000.mcap").read_bytes()
+    with (tmp_path / "000000.mcap").open("rb") as stream:
+        records = [*StreamReader(stream, emit_chunks=True).records]
+
+    assert payload in written
+    assert {one.compression for one in records if isinstance(one, Chunk)} == {""}
 
 
 def test_what_a_killed_process_wrote_is_durable_only_once_its_segment_is_synced(

@@ -125,6 +125,19 @@ def test_a_volume_of_another_size_than_its_shape_is_a_peer_error():
     )
 
 
+@pytest.mark.parametrize("side", [0, -1, 1025, 2**31, 2**64 - 1])
+@pytest.mark.parametrize("axis", range(3))
+def test_a_side_that_no_volume_has_is_refused_whatever_its_payload(side, axis):
+    shape = list(VOLUME.shape)
+    shape[axis] = side
+    record = msgspec.to_builtins(VOLUME) | {"shape": shape, "nbytes": 48}
+
+    with pytest.raises(PeerError, match=r"^BAD_HEADER: ") as caught:
+        decode(_sealed(record, bytes(48)))
+
+    assert f"$[0].shape[{axis}]" in str(caught.value)
+
+
 def test_a_flipped_payload_bit_is_a_crc_error():
     header, payload = encode(VOLUME, VALUES.tobytes()).frames
     flipped = bytes([payload[0] ^ 1]) + payload[1:]
