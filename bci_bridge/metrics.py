@@ -89,6 +89,12 @@ def _families(vitals: Vitals, config: ServeConfig) -> Iterator[list[str]]:
     )
     yield single(
         "counter",
+        "outcomes_handed_out_total",
+        "Outcomes that a subscriber asked for; no more announcements were lost.",
+        went.handed_out,
+    )
+    yield single(
+        "counter",
         "conflicts_total",
         "Messages with a sequence in use and other bytes.",
         came.rejected.get("CONFLICT", 0),

@@ -82,6 +82,7 @@ class Publisher:
         stack.callback(self._tail.close)
         self._tally = Tally(counted)
         self._rejected: Counter[str] = Counter()
+        self._handed_out = 0
         self._heartbeat_ns = 0
         self._learn(announce=False)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -143,6 +144,7 @@ class Publisher:
             run=self._outbox.run_id,
             answered=self._outbox.answered,
             has_end=self._outbox.has_ended,
+            handed_out=self._handed_out,
             rejected=dict(self._rejected),
             self_attacks=self._gate.attacks_passed,
             accepted=self._gate.accepted,
@@ -186,6 +188,7 @@ class Publisher:
                     self._rejected["ILLEGAL_STATE"] += 1
                     continue
                 answers = self._outbox.replay(request)
+                self._handed_out += len(answers) - 1  # the last one says that it is all
             with contextlib.suppress(zmq.Again, zmq.ZMQError):
                 for envelope in answers:
                     self._replays.send_multipart(

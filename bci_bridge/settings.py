@@ -140,6 +140,9 @@ class PublisherReport(msgspec.Struct, frozen=True, kw_only=True):
     """Acquisitions of that run that have their outcome."""
     has_end: bool = False
     """Its end has."""
+    handed_out: int = 0
+    """Outcomes given out because someone asked: at most so many announcements of which
+    a subscriber heard nothing, for it may have come later than they did."""
     rejected: dict[str, int] = {}
     self_attacks: int = 0
     accepted: int = 0
@@ -154,6 +157,7 @@ class PublisherReport(msgspec.Struct, frozen=True, kw_only=True):
             run=self.run,
             answered=self.answered,
             has_end=self.has_end,
+            handed_out=self.handed_out + earlier.handed_out,
             rejected=dict(Counter(self.rejected) + Counter(earlier.rejected)),
             self_attacks=self.self_attacks + earlier.self_attacks,
             accepted=self.accepted + earlier.accepted,

@@ -15,7 +15,7 @@ from bci_bridge.outcomes import RunEnded
 from bci_bridge.places import INPUTS, OUTCOMES, held_places
 from bci_bridge.publisher import Publisher
 from bci_bridge.recorder import Recorder
-from bci_bridge.settings import ServeConfig
+from bci_bridge.settings import PublisherReport, ServeConfig
 from bci_bridge.tail import Tail, preface_of, segments_in
 from bci_bridge.wire import decode, encode
 from tests.integration.lines import dealer
@@ -98,6 +98,24 @@ def left_behind(tmp_path):
             log.append("out", encode(end_of(run)), 1)
         log.close()
         yield places
+
+
+def test_what_was_asked_for_is_counted(left_behind):
+    with contextlib.ExitStack() as stack:
+        publisher = Publisher(ServeConfig(), left_behind, time.monotonic_ns, stack)
+        peer = stack.enter_context(dealer(publisher.outlet.replay))
+        # All of one run, then what comes after its end: nothing.
+        for from_index in (0, 1):
+            asked = ReplayRequest(run="run-2", from_index=from_index)
+            peer.send_multipart(encode(asked).frames)
+            while not peer.poll(10):
+                publisher.turn()
+            while peer.poll(10):
+                peer.recv_multipart()
+        report = publisher.report()
+
+    assert report.handed_out == 1
+    assert PublisherReport(handed_out=4).after(report).handed_out == 5
 
 
 def test_a_successor_goes_on_without_reading_the_log_again(left_behind, monkeypatch):

@@ -97,7 +97,7 @@ def test_metrics_say_how_far_behind_and_how_slow_everything_is():
             uncertainty_ns={"scanner": 250_000},
             recording="ON",
         ),
-        went=PublisherReport(run="r", answered=5),
+        went=PublisherReport(run="r", answered=5, handed_out=6),
         wrote=Histogram().with_one(40_000_000).with_one(1_000_000),
         ingress=Process(
             "ingress", Ready(is_urgent=True), NOW, outages=Histogram().with_one(30)
@@ -109,6 +109,7 @@ def test_metrics_say_how_far_behind_and_how_slow_everything_is():
 
     wanted = {
         "unanswered_acquisitions": 2,
+        "outcomes_handed_out_total": 6,
         "ack_lag_messages": 3,
         'clock_uncertainty_seconds{stream="scanner"}': 0.00025,
         'log_sync_seconds_bucket{log="inputs",le="0.002"}': 0,
