@@ -1,5 +1,6 @@
 """A peer that floods a server: refused, then put out; nobody else is any worse off."""
 
+import threading
 import time
 
 import pytest
@@ -54,14 +55,32 @@ def test_a_flood_is_refused_by_one_answer_and_loses_its_lease(running):
 
 def test_a_run_plays_on_beside_a_flood(running):
     server = running(**LIMITS)
-    with dealer(server.address) as peer:
-        _flood(peer, "loud")
+    is_over, sent = threading.Event(), [0]
+    beat = encode(Heartbeat(stream="loud")).frames
 
+    def flood() -> None:
+        with dealer(server.address) as peer:
+            while not is_over.is_set():
+                peer.send_multipart(beat)
+                sent[0] += 1
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    try:
+        while sent[0] < FLOOD:
+            time.sleep(0.001)
+        before = sent[0]
         play(PlayedRun("run-1", 20), server.address, None)
+        beside = sent[0] - before
         outcomes = list(Client(server.address))
+    finally:
+        is_over.set()
+        flooder.join()
 
     volumes = [o.volume_index for o in outcomes if isinstance(o, VolumeOutcome)]
     assert volumes == list(range(20))
+    assert beside > LIMITS["burst"]
+    assert server.stop().rejected["RATE"] > 0
 
 
 def test_a_sender_that_is_refused_for_its_rate_sends_again_and_loses_nothing(running):
