@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, structs
 
+from bci_bridge.segment_name import PATTERN, not_a_segment, segment_number
 from runtime import small_json
 from runtime.errors import RecordingError
 
@@ -26,7 +27,7 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 class Link(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One segment that nothing is written to any more."""
 
-    segment: Annotated[str, Meta(pattern=r"^[0-9]{6,18}\.mcap\Z")]
+    segment: Annotated[str, Meta(pattern=PATTERN)]
     size: Annotated[int, Meta(ge=0)]
     sha256: Sha256
     """Of the whole file."""
@@ -67,8 +68,9 @@ class Chain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def number_of(segment: str) -> int:
-    """Return the number in a segment's name."""
-    return int(segment.partition(".")[0])
+    """Return the number in a segment's name; -1 where that is none."""
+    number = segment_number(segment)
+    return -1 if number is None else number
 
 
 def _hashed(before: str, segment: str, size: int, sha256: str) -> str:
@@ -86,6 +88,9 @@ def first_break(chain: Chain, found: Mapping[str, tuple[int, str]]) -> str:
     """
     before, last, listed = BEGIN, -1, {link.segment for link in chain.links}
     strangers = [name for name in sorted(found, key=number_of) if name not in listed]
+    for name in strangers:
+        if number_of(name) < 0:
+            return not_a_segment(name)
     for link in chain.links:
         for name in strangers:
             if last < number_of(name) < link.number:

@@ -22,6 +22,8 @@ from bci_bridge.chain import (
 )
 from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recorded_file import open_recorded
+from bci_bridge.recording_folder import segments_of, strangers_in
+from bci_bridge.segment_name import not_a_segment
 from runtime.errors import ArtifactError, RecordingError
 from runtime.private_file import replace_whole
 from runtime.small_json import encoded
@@ -40,8 +42,10 @@ class Checked:
         head: Hash that all of them follow from.
         unchained: Segments after the last link, for which nobody has vouched.
         trouble: The first that does not fit, or why there is no chain; empty if none.
+            Of `check_chain` also a file that passes for a segment and is none.
         has_chain: False where the log has none at all.
         chain: As it was read.
+        strangers: What passes for a segment and is none; `check_chain` looks for them.
     """
 
     segments: int
@@ -50,6 +54,7 @@ class Checked:
     trouble: str
     has_chain: bool = True
     chain: Chain = field(default_factory=Chain)
+    strangers: tuple[str, ...] = ()
 
 
 class Chainer:
@@ -141,10 +146,15 @@ def check_chain(folder: Path) -> Checked:
             ) from error
         found[name] = size, digest.hexdigest()
     after = tuple(name for name in names if number_of(name) > chain.last)
+    strangers = strangers_in(folder)
     trouble = first_break(chain, found)
-    if not has_chain:
+    if strangers and not trouble:
+        trouble = not_a_segment(strangers[0])
+    elif not has_chain:
         trouble = f"{CHAIN}: expected the chain of the segments, found none"
-    return Checked(len(chain.links), chain.head, after, trouble, has_chain, chain)
+    return Checked(
+        len(chain.links), chain.head, after, trouble, has_chain, chain, strangers
+    )
 
 
 def changes_in(recording: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -162,7 +172,8 @@ def changes_in(recording: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     for log in (INPUTS, OUTCOMES):
         checked = check_chain(recording / log)
         if checked.trouble:
-            found = changed if checked.has_chain else unproved
+            is_changed = checked.has_chain or bool(checked.strangers)
+            found = changed if is_changed else unproved
             found.append(f"{log}: {checked.trouble}")
     return tuple(changed), tuple(unproved)
 
@@ -185,8 +196,7 @@ def chain_as_left(folder: Path) -> Checked:
 
 
 def _names(folder: Path) -> list[str]:
-    names = [path.name for path in folder.glob("[0-9]*.mcap")]
-    return sorted((n for n in names if n.partition(".")[0].isdecimal()), key=number_of)
+    return [path.name for path in segments_of(folder).values()]
 
 
 def _read(folder: Path) -> Chain:

@@ -16,7 +16,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from bci_bridge.recording_folder import has_begun
+from bci_bridge.recording_folder import has_begun, segments_of
 
 SERVER: Final = "server"
 """In the folder of a server; locked for as long as one of its processes lives."""
@@ -30,7 +30,11 @@ _UNRECORDED: Final = re.compile(r"neuroflow-[a-z0-9_]{8}")
 
 def is_spilt(moment: Path) -> bool:
     """Say whether a folder holds what its recording lacks."""
-    return any(path.stat().st_size for path in moment.glob("*/[0-9]*.mcap"))
+    return any(path.stat().st_size for path in _segments(moment))
+
+
+def _segments(moment: Path) -> list[Path]:
+    return [path for log in moment.glob("*") for path in segments_of(log).values()]
 
 
 def claimed(moment: Path, log: Path) -> str:
@@ -127,7 +131,7 @@ def _set_aside(moment: Path) -> str:
         with contextlib.suppress(FileExistsError):
             aside.mkdir(mode=0o700)
             break
-    for log in {path.parent for path in moment.glob("*/[0-9]*.mcap")}:
+    for log in {path.parent for path in _segments(moment)}:
         log.rename(aside / log.name)
         log.mkdir()
     return (

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from bci_bridge.leftovers import SERVER, claimed, clear_dead, is_spilt
-from bci_bridge.recording_folder import not_writable
+from bci_bridge.recording_folder import not_writable, strangers_in
+from bci_bridge.segment_name import not_a_segment
 from runtime.errors import UsageError
 
 INPUTS: Final = "inputs"
@@ -73,9 +74,11 @@ def held_places(
         tell: Told in one line of what another recording lacks and was found here.
 
     Raises:
-        UsageError: A folder cannot be made, belongs to another user, or is another
-            server's.
+        UsageError: A folder cannot be made, belongs to another user, is another
+            server's, or holds what passes for a segment and is none.
     """
+    if recording is not None:
+        require_segments_alone(recording)
     clear_dead(_root())
     places, fd = _locked_places(recording)
     try:
@@ -92,6 +95,20 @@ def held_places(
             places.remove()
     finally:
         os.close(fd)
+
+
+def require_segments_alone(recording: Path) -> None:
+    """Refuse a recording with what passes for a segment and is none.
+
+    To be asked before anything is recorded: what comes in later is not taken for a
+    segment either, but stops no session, and is named by whoever checks the recording.
+
+    Raises:
+        UsageError: There is such a file.
+    """
+    for log in (INPUTS, OUTCOMES):
+        for name in strangers_in(recording / log):
+            raise UsageError(f"recording {recording}: {log}: {not_a_segment(name)}")
 
 
 def _locked_places(recording: Path | None) -> tuple[Places, int]:

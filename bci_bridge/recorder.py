@@ -23,9 +23,16 @@ from typing import Final, Literal
 
 from bci_bridge.chain_file import Chainer
 from bci_bridge.histogram import Histogram
-from bci_bridge.recording_folder import check_room, has_begun, locked, not_writable
+from bci_bridge.recording_folder import (
+    check_room,
+    has_begun,
+    locked,
+    not_writable,
+    segments_of,
+)
 from bci_bridge.segment import ending
 from bci_bridge.segment_file import SegmentFile
+from bci_bridge.segment_name import segment_name
 from bci_bridge.wire import Envelope
 from runtime.errors import BackendError, UsageError
 
@@ -118,7 +125,7 @@ class Recorder:
                 reserve = segment_bytes if reserve_bytes is None else reserve_bytes
                 check_room(folder, reserve)
             self._chainer = Chainer(folder, is_kept=keeps_all)
-            self._inherited = sorted(folder.glob("[0-9]*.mcap"))[-INHERITED:]
+            self._inherited = list(segments_of(folder).values())[-INHERITED:]
             try:
                 self._open_segment(folder, preface)
             except OSError:
@@ -264,12 +271,12 @@ class Recorder:
             # A disk that is gone: what was read of it at the beginning still counts.
             with contextlib.suppress(OSError):
                 if place is not None:
-                    taken += [int(path.stem) for path in place.glob("[0-9]*.mcap")]
+                    taken += segments_of(place)
         self._number = max(taken) + 1
         is_spilt = folder == self._spill
         if is_spilt or not self._keeps_all:
             self._forget_oldest(folder)
-        segment = SegmentFile(folder / f"{self._number:06d}.mcap", is_spilt=is_spilt)
+        segment = SegmentFile(folder / segment_name(self._number), is_spilt=is_spilt)
         with self._guard:
             self._segment = segment
         if preface is not None:
@@ -282,7 +289,7 @@ class Recorder:
     def _forget_oldest(self, folder: Path) -> None:
         """Make room for one more; by bytes, as each death leaves a short segment."""
         left = (SPILL_SEGMENTS - 1) * self._segment_bytes
-        for path in sorted(folder.glob("[0-9]*.mcap"), reverse=True):
+        for path in reversed(segments_of(folder).values()):
             # The last message of each may exceed its size.
             left -= min(path.stat().st_size, self._segment_bytes)
             if left < 0:

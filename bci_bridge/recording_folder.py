@@ -1,9 +1,10 @@
-"""The folder of a log as a writer takes it: writable, free, and with room."""
+"""The folder of a log: what is in it, and whether a writer can take it."""
 
 import os
 from pathlib import Path
 
 from bci_bridge.folder_lock import locked_folder
+from bci_bridge.segment_name import is_stranger, segment_number
 from runtime.errors import UsageError
 
 
@@ -31,9 +32,30 @@ def locked(folder: Path) -> int:
         raise UsageError(not_writable(folder, error)) from error
 
 
+def segments_of(folder: Path) -> dict[int, Path]:
+    """Find the segments of a log by number, in order; none where there is no folder."""
+    numbers = {segment_number(name): name for name in _listed(folder)}
+    return {
+        number: folder / numbers[number]
+        for number in sorted(number for number in numbers if number is not None)
+    }
+
+
+def strangers_in(folder: Path) -> tuple[str, ...]:
+    """Name what passes for a segment there and is none, such as a copy of one."""
+    return tuple(sorted(filter(is_stranger, _listed(folder))))
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
 def has_begun(folder: Path) -> bool:
     """Say whether a log has a segment: who writes now goes on with it."""
-    return any(folder.glob("[0-9]*.mcap"))
+    return bool(segments_of(folder))
 
 
 def lacking(folder: Path | None, state: str) -> str:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from bci_bridge.recorded_file import open_recorded
 from bci_bridge.recorder import PREFACE
+from bci_bridge.recording_folder import segments_of
 from bci_bridge.salvage import Chunk, End, chunks, is_segment
 from bci_bridge.segment import Logged, logged_in
 from runtime.errors import PeerError, RecordingError
@@ -105,7 +106,7 @@ def read_recording(folder: Path, *, skip_damaged: bool = False) -> Iterator[Logg
 
 
 def _segments(folder: Path) -> list[Path]:
-    segments = sorted(folder.glob("[0-9]*.mcap"))
+    segments = list(segments_of(folder).values())
     if not segments:
         raise RecordingError(f"{folder}: expected *.mcap segments, found none")
     return segments

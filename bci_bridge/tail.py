@@ -15,6 +15,7 @@ from typing import Final
 from bci_bridge.header import MAX_PAYLOAD_BYTES
 from bci_bridge.recorded_file import descriptor_of, open_recorded
 from bci_bridge.recorder import PREFACE
+from bci_bridge.recording_folder import segments_of
 from bci_bridge.segment import (
     CHUNK,
     MAGIC,
@@ -23,6 +24,7 @@ from bci_bridge.segment import (
     logged_from_chunk,
     records,
 )
+from bci_bridge.segment_name import segment_name
 from runtime.errors import PeerError
 
 READ_BYTES: Final = 8 << 20
@@ -38,9 +40,9 @@ TRIES: Final = 3
 def segments_in(folders: Sequence[Path]) -> dict[int, Path]:
     """List the segments of a log by number, wherever they had to go."""
     return {
-        int(path.stem): path
+        number: path
         for folder in folders
-        for path in sorted(folder.glob("[0-9]*.mcap"))
+        for number, path in segments_of(folder).items()
     }
 
 
@@ -136,12 +138,12 @@ class Tail:
 
     def _is_there(self, number: int) -> bool:
         # Not pathlib, which takes a microsecond for each part of a path.
-        return os.path.exists(f"{self._folders[0]}/{number:06d}.mcap")
+        return os.path.exists(f"{self._folders[0]}/{segment_name(number)}")
 
     def _open(self) -> bool:
         for folder in self._folders:
             try:
-                segment = folder / f"{self._number:06d}.mcap"
+                segment = folder / segment_name(self._number)
                 self._fd = descriptor_of(segment, str(segment))
             except FileNotFoundError:
                 continue

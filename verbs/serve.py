@@ -14,7 +14,7 @@ from bci_bridge.endpoints import beside, check_address
 from bci_bridge.header import LatePolicy
 from bci_bridge.keyfolder import read_allow_list, read_key_pair
 from bci_bridge.keyring import SERVER
-from bci_bridge.places import INPUTS
+from bci_bridge.places import INPUTS, require_segments_alone
 from bci_bridge.recorder import SEGMENT_BYTES
 from bci_bridge.recording_folder import check_room, has_begun
 from bci_bridge.settings import Endpoints, ServeConfig
@@ -116,6 +116,8 @@ def serve_bundle(
     config = with_limits(config, limits)
     # Before the engines are loaded, which takes long.
     check_address(config.address, has_keys=keys is not None)
+    if log is not None:
+        require_segments_alone(log)
     if log is not None and not has_begun(log / INPUTS):
         # Of both logs one segment; the recorder looks again, but after the engines.
         check_room(log, 2 * SEGMENT_BYTES)

@@ -1,4 +1,4 @@
-"""What `serve` says at its end of acquisitions that nobody answered."""
+"""What `serve` says at its start, and at its end of acquisitions nobody answered."""
 
 import pytest
 
@@ -49,3 +49,22 @@ def test_a_server_that_leaves_acquisitions_unanswered_fails(
     assert neuroflow.main() == status
 
     assert capsys.readouterr().err.endswith(said.format(log=log))
+
+
+def test_a_copy_of_a_segment_is_refused_before_anything_is_opened(
+    tmp_path, monkeypatch, capsys
+):
+    log = tmp_path / "log"
+    (log / "inputs").mkdir(parents=True)
+    for name in ("000000.mcap", "000000 (copy).mcap"):
+        (log / "inputs" / name).write_bytes(b"x")
+    line = ["neuroflow", "serve", "--bundle", "x", "--gallery", "x", "--log", log]
+    monkeypatch.setattr("sys.argv", [str(word) for word in line])
+
+    assert neuroflow.main() == 2
+
+    assert capsys.readouterr().err == (
+        f"neuroflow: recording {log}: inputs: 000000 (copy).mcap: expected segments "
+        "alone, named like 000000.mcap, found another file. Move it out of the "
+        "recording.\n"
+    )
