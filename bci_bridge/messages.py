@@ -253,7 +253,8 @@ class ReplayDone(Header, frozen=True, kw_only=True, tag="REPLAY_DONE"):
     """End of one replay answer."""
 
     next_index: Count
-    """Ask again from here while it is below `outcome_count`."""
+    """Ask again from here while it is below `outcome_count`. Where no outcome came and
+    this is beyond the index asked for, those between are lost for good."""
     outcome_count: Count
     has_ended: bool
     is_known: bool = True

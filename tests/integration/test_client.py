@@ -8,6 +8,7 @@ from itertools import islice
 import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 from neuroflow_client import (
     Client,
     GapError,
@@ -250,6 +251,35 @@ def test_what_cannot_be_had_again_is_a_gap_error():
     assert str(caught.value) == (
         "run run-1: expected outcomes 0 to 4, found that the server no longer has them"
     )
+
+
+def test_what_the_server_has_lost_is_a_gap_beyond_which_the_same_client_goes_on():
+    outbox = Outbox()
+    for index in (0, 1, 4, 5, 7):
+        outbox.keep(encode(structs.replace(volume_of("run-1"), outcome_index=index)))
+    ended = outcomes.RunEnded(
+        **(COMMON | {"run": "run-1", "outcome_index": 8, "arrays": ()}),
+        count=8,
+        aborted=False,
+    )
+    outbox.keep(encode(ended))
+    taken, gaps = [], []
+    client = Client("tcp://x", run="run-1")
+    beat = Heartbeat(run="run-1", stream="server", sent_ns=50, outcome_count=9)
+
+    def answer(frames: list[bytes]) -> list[list[bytes]]:
+        return [one.frames for one in outbox.replay(decode(frames).record)]
+
+    with answering(answer) as address, dealer(address) as replay:
+        while client.ended is None:
+            try:
+                said = client._announced(frames_from(encode(beat).frames), replay)
+                taken.extend(one.outcome_index for one in said)
+            except GapError as error:
+                gaps.append((error.run, error.first, error.last))
+
+    assert taken == [0, 1, 4, 5, 7]
+    assert gaps == [("run-1", 2, 3), ("run-1", 6, 6)]
 
 
 @pytest.mark.parametrize(("from_index", "is_gap"), [(0, False), (3, True)])

@@ -1,4 +1,4 @@
-"""The outbox knows how many acquisitions of the newest run are answered."""
+"""The outbox: what is answered of the newest run, and what it has to hand out again."""
 
 from bci_bridge.messages import ReplayRequest
 from bci_bridge.outbox import KEPT_RUNS, Outbox
@@ -77,3 +77,49 @@ def test_what_is_left_of_a_run_did_not_come_before_itself():
     outbox.start_run("run-1")
 
     assert outbox.replay(ReplayRequest())[-1].record.run_before == ""
+
+
+def handed_out(outbox, from_index=0, limit=256):
+    """Indices that one answer holds, and where to ask next."""
+    asked = ReplayRequest(run="run-1", from_index=from_index, limit=limit)
+    *found, done = outbox.replay(asked)
+    assert done.record.outcome_count == outbox.count
+    return [one.record.outcome_index for one in found], done.record.next_index
+
+
+def test_what_the_log_has_lost_is_a_gap_and_the_rest_is_handed_out():
+    outbox = Outbox()
+    kept = [outbox.keep(volume(n, n)) for n in (0, 1, 4, 5, 9)]
+
+    assert kept == [True] * 5
+    assert (outbox.count, outbox.answered) == (10, 10)
+    assert handed_out(outbox) == ([0, 1], 2)
+    assert handed_out(outbox, 1) == ([1], 2)
+    # From within a gap nothing comes, and where it ends is said.
+    assert handed_out(outbox, 2) == ([], 4)
+    assert handed_out(outbox, 3) == ([], 4)
+    assert handed_out(outbox, 4) == ([4, 5], 6)
+    assert handed_out(outbox, 4, limit=1) == ([4], 5)
+    assert handed_out(outbox, 6) == ([], 9)
+    assert handed_out(outbox, 9) == ([9], 10)
+    assert handed_out(outbox, 10) == handed_out(outbox, 99) == ([], 10)
+
+
+def test_an_outcome_that_is_there_stays_and_one_that_fills_a_gap_is_kept():
+    outbox = Outbox()
+    for one in (volume(0, 0), volume(2, 2)):
+        outbox.keep(one)
+
+    assert not outbox.keep(volume(7, 2))
+    assert outbox.keep(volume(1, 1))
+    assert not outbox.keep(volume(1, 1))
+    assert handed_out(outbox) == ([0, 1, 2], 3)
+    assert outbox.answered == 3
+
+
+def test_a_run_of_which_only_the_end_is_left_says_where_that_begins():
+    outbox = Outbox()
+    outbox.keep(volume(40, 60))
+
+    assert handed_out(outbox) == ([], 60)
+    assert handed_out(outbox, 60) == ([60], 61)

@@ -90,7 +90,8 @@ class Client:
         """Connect, then yield outcome after outcome.
 
         Raises:
-            GapError: If outcomes were missed that cannot be had again.
+            GapError: If outcomes were missed that cannot be had again. Iterating once
+                more goes on after them where the server has more of the run.
             SilenceError: If the server is not there.
             RefusedError: If the server does not want this client.
             ProtocolError: If the other end is not such a server.
@@ -245,7 +246,11 @@ class Client:
                 return
             attempts = 0 if self.next_index > before else attempts + 1
             if attempts == _ATTEMPTS:
-                raise GapError(self.run, self.next_index, done.outcome_count - 1)
+                end = done.outcome_count
+                if done.next_index > before:
+                    # Lost in the log; what comes after it is there.
+                    end = self.next_index = done.next_index
+                raise GapError(self.run, before, end - 1)
 
     def _taken(self, frames: Frames) -> Iterator[AnyOutcome]:
         """Yield the outcome if it is the next one; others come again or have been."""
