@@ -130,7 +130,7 @@ class Answerer:
         if not self.is_active:
             is_ours = self._turn.is_ours
             # Read after the lock is ours: these are the last words of the other one.
-            self._follow()
+            self._follow(is_ours=is_ours)
             if is_ours and (not self._is_ending or self._owes()):
                 self._take_over()
         if self.is_active:
@@ -159,10 +159,21 @@ class Answerer:
             return WorkerReport()
         return WorkerReport(syncs=self._recorder.syncs)
 
-    def _learn(self) -> frozenset[str]:
-        """Read on in the log of outcomes to its end; name the runs that begin there."""
+    @property
+    def unread(self) -> dict[str, int]:
+        """By log, messages that were logged and cannot be read; without those of 0."""
+        logs = {INPUTS: self._inputs, OUTCOMES: self._outcomes}
+        return {name: tail.unread for name, tail in logs.items() if tail.unread}
+
+    def _learn(self, *, is_ours: bool = False) -> frozenset[str]:
+        """Read on in the log of outcomes to its end; name the runs that begin there.
+
+        Args:
+            is_ours: Nobody writes to it any more.
+        """
         begun: set[str] = set()
-        while logged := self._outcomes.read():
+        tail = self._outcomes
+        for logged in tail.read_through() if is_ours else iter(tail.read, []):
             for one in logged:
                 # Learned while there is time: when the other one dies, nothing that is
                 # as long as the log may be read again.
@@ -176,8 +187,8 @@ class Answerer:
                 self._answering.know(one)
         return frozenset(begun)
 
-    def _follow(self) -> None:
-        self._learn()
+    def _follow(self, *, is_ours: bool) -> None:
+        self._learn(is_ours=is_ours)
         self._is_busy = False
         until_ns = self._clock_ns() + TURN_NS
         while self._has_input() and self._answering.is_settled(self._waiting[0]):
@@ -194,10 +205,13 @@ class Answerer:
 
     def _has_input(self) -> bool:
         while not self._waiting and (logged := self._inputs.read()):
+            found = [one for one in logged if is_folded(one)]
+            if (state := self._inputs.state) is not None:
+                # Of what is lost before it: a run may have begun there.
+                found.insert(0, state)
+                self._inputs.state = None
             self._waiting += [
-                one
-                for one in logged
-                if is_folded(one) and one.envelope.record.run not in self._past
+                one for one in found if one.envelope.record.run not in self._past
             ]
         return bool(self._waiting)
 

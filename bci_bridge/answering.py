@@ -15,6 +15,7 @@ from msgspec import structs
 from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume, StartRun
 from bci_bridge.admission import Admission
 from bci_bridge.decoder import Decoder
+from bci_bridge.header import Header
 from bci_bridge.ledger import Ledger
 from bci_bridge.messages import (
     ConfigurationNote,
@@ -23,6 +24,7 @@ from bci_bridge.messages import (
     RigNote,
     RunEnd,
     RunStart,
+    StateNote,
     Volume,
 )
 from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
@@ -32,6 +34,9 @@ from bci_bridge.updates import Updates
 from bci_bridge.wire import Envelope, encode
 from bci_bridge.worker import Outgoing, Worker
 from runtime.errors import FrozenRunError, PeerError, UsageError
+
+LOST: Final = "LOST"
+"""Why an acquisition has no volume of which the log cannot be read."""
 
 _NOTHING: Final = Record()
 """On record of a run that nothing is known of; read only."""
@@ -79,6 +84,8 @@ class Answering:
     def is_settled(self, logged: Logged) -> bool:
         """Say whether all that an input leads to must be on record already."""
         record = logged.envelope.record
+        if self._is_stray(record):
+            return True
         known = self._records.get(record.run, _NOTHING)
         match record:
             case Volume(volume_index=index) | Missing(volume_index=index):
@@ -94,6 +101,12 @@ class Answering:
 
     def take(self, logged: Logged) -> None:
         """Take a message of the inputs' log; what it leads to waits for `emit`."""
+        record = logged.envelope.record
+        if isinstance(record, StateNote):
+            self._go_on(Ledger.from_note(logged.envelope))
+            return
+        if self._is_stray(record):
+            return
         self._taken = logged.order
         for action in self._ledger.fold(logged.envelope, logged.log_ns):
             match action:  # what concerns only the peer and the log leads to nothing
@@ -104,12 +117,7 @@ class Answering:
                 # By keyword: for a position, CPython 3.11 makes a string each time,
                 # and its cache of attributes keeps thousands of them.
                 case StartRun(record=start):
-                    record = self._records.setdefault(start.run, Record())
-                    self._forget_before(start.run)
-                    self._worker.start(start, record, record.cited_sha256)
-                    self._require_same(start, record)
-                    self._updates.start(start)
-                    self._pending.append(start)
+                    self._begin(start)
                 case SkipVolume():
                     self._pending += self._worker.skip_volume(action)
                     self._renew(logged.log_ns)
@@ -170,6 +178,34 @@ class Answering:
             record = self._records[outcome.run]
             return sealed(outcome, payload, record, self._clock_ns())
         return None
+
+    def _begin(self, start: RunStart) -> None:
+        record = self._records.setdefault(start.run, Record())
+        self._forget_before(start.run)
+        self._worker.start(start, record, record.cited_sha256)
+        self._require_same(start, record)
+        self._updates.start(start)
+        self._pending.append(start)
+
+    def _is_stray(self, record: Header) -> bool:
+        """Say whether a message belongs to a run whose beginning is lost."""
+        is_other = record.run != self._ledger.run_id
+        return is_other and not isinstance(record, RunStart)
+
+    def _go_on(self, known: Ledger) -> None:
+        """Begin a run whose beginning is lost, where the log says that it goes on.
+
+        Its acquisitions so far are answered too, so that each has its outcome.
+        """
+        run = known.run
+        is_new = known.run_id != self._ledger.run_id
+        if run is None or known.state != "RUNNING" or not is_new:
+            return
+        self._ledger = known
+        self._begin(run.start)
+        for index in range(known.next_index):
+            skip = SkipVolume(index, "MISSING", LOST, None)
+            self._pending += self._worker.skip_volume(skip)
 
     def _add_volume(self, action: AddVolume, read_ns: int) -> None:
         begin_ns = self._clock_ns()
@@ -256,10 +292,12 @@ def _is_answer(outcome: Outcome) -> bool:
 
 def _is_on_record(record: Record, outcome: Outcome) -> bool:
     match outcome:
+        # Outcomes are written in order: one before the newest, or in a run that has
+        # ended, was given, also where it cannot be read any more.
         case VolumeOutcome(volume_index=index):
-            return index in record.volumes
+            return index in record.volumes or record.is_settled(index)
         case TrialOutcome(trial_id=trial_id):
-            return trial_id in record.trials
+            return trial_id in record.trials or record.has_ended
         case RunEnded():
             return record.has_ended
     return False

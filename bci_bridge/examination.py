@@ -60,6 +60,7 @@ def examine(places: Places, supervisor: int, now_ns: int) -> Vitals:
             outages=outages.get(name, Histogram()),
             resident_bytes=resident_bytes(pids.get(name, 0)),
             trouble=accounts[name].trouble,
+            unread=accounts[name].unread,
         )
         for name in (INGRESS, PUBLISHER, *WORKERS)
     )

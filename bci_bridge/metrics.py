@@ -197,6 +197,16 @@ def _families(vitals: Vitals, config: ServeConfig) -> Iterator[list[str]]:
     )
     yield family(
         "gauge",
+        "log_unread_messages",
+        "Messages of a log that a process follows which are lost or damaged.",
+        [
+            ({"process": one.name, "log": log}, count)
+            for one in vitals.processes
+            for log, count in one.unread.items()
+        ],
+    )
+    yield family(
+        "gauge",
         "pressure_percent",
         "Share of the last 10 s in which some or all tasks of the machine waited for a "
         "resource, as the kernel tells it.",

@@ -93,7 +93,7 @@ def run_publisher(setup: Setup) -> None:
         def account() -> Account:
             went = publisher.report().after(earlier.went)
             trouble = publisher.trouble or ("" if health is None else health.trouble)
-            return Account(went=went, trouble=trouble)
+            return Account(went=went, trouble=trouble, unread=publisher.unread)
 
         def ready() -> Ready | None:
             # Its ports are needed before its attack on itself is over.

@@ -7,7 +7,7 @@ it hands out on request is the truth.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import zmq
@@ -25,6 +25,7 @@ from bci_bridge.outcomes import Outcome
 from bci_bridge.places import OUTCOMES, Places
 from bci_bridge.recovery import outbox_segment, run_going_on
 from bci_bridge.rejects import reject_from
+from bci_bridge.segment import Logged
 from bci_bridge.settings import (
     POLL_MS,
     PUBLISHER,
@@ -84,7 +85,9 @@ class Publisher:
         self._rejected: Counter[str] = Counter()
         self._handed_out = 0
         self._heartbeat_ns = 0
-        self._learn(announce=False)
+        # Before the first publisher of a server nobody writes.
+        is_first = counted is None
+        self._learn(self._tail.read_through() if is_first else None, announce=False)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(context.term)
         self._gate = Gate(None if config.keys is None else Path(config.keys), context)
@@ -137,6 +140,11 @@ class Publisher:
         """What must not stay silent, but stops nothing; empty while all is well."""
         return self._gate.trouble
 
+    @property
+    def unread(self) -> dict[str, int]:
+        """By log, messages that were logged and cannot be read; without those of 0."""
+        return {OUTCOMES: self._tail.unread} if self._tail.unread else {}
+
     def report(self) -> PublisherReport:
         """Account for everything."""
         return PublisherReport(
@@ -151,9 +159,11 @@ class Publisher:
             refused=self._gate.refused,
         )
 
-    def _learn(self, *, announce: bool = True) -> None:
+    def _learn(
+        self, read: Iterator[list[Logged]] | None = None, *, announce: bool = True
+    ) -> None:
         """Read on in the log to its end."""
-        while logged := self._tail.read():
+        for logged in iter(self._tail.read, []) if read is None else read:
             for one in logged:
                 record = one.envelope.record
                 if isinstance(record, RunStart):

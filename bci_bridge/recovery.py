@@ -42,7 +42,7 @@ def recovered_ledger(places: Places) -> tuple[Ledger, int]:
         order = preface.order
     tail = Tail(places.folders(INPUTS), segment=number)
     try:
-        while logged := tail.read():
+        for logged in tail.read_through():
             for one in logged:
                 order = one.order + 1
                 if is_folded(one):
@@ -86,7 +86,7 @@ def next_order(places: Places, name: str) -> int:
     for number in sorted(segments, reverse=True)[:2]:
         tail = Tail([segments[number].parent], segment=number)
         try:
-            while logged := tail.read():
+            for logged in tail.read_through():
                 order = max(order, logged[-1].order + 1)
         finally:
             tail.close()
@@ -124,7 +124,7 @@ def runs_before(places: Places, known: frozenset[str]) -> frozenset[str]:
     earlier: set[str] = set()
     tail = Tail(places.folders(INPUTS), segment=run_segment(places))
     try:
-        while known and (logged := tail.read()):
+        for logged in tail.read_through() if known else ():
             for one in filter(is_folded, logged):
                 if one.envelope.record.run in known:
                     return frozenset(earlier)

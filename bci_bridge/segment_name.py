@@ -31,8 +31,9 @@ def is_stranger(name: str) -> bool:
 
 
 def not_a_segment(name: str) -> str:
-    """Refuse a file that passes for a segment."""
+    """Refuse a file that passes for a segment, in one line whatever it is called."""
+    shown = name if name.isprintable() else ascii(name)
     return (
-        f"{name}: expected segments alone, named like {segment_name(0)}, found another "
-        "file. Move it out of the recording."
+        f"{shown}: expected segments alone, named like {segment_name(0)}, found "
+        "another file. Move it out of the recording."
     )

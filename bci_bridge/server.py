@@ -27,6 +27,7 @@ from bci_bridge.settings import (
     ServeReport,
     report_from,
 )
+from bci_bridge.unread import UnreadTold
 from runtime.errors import BackendError
 
 __all__ = ["Endpoints", "ServeConfig", "ServeReport", "serve"]
@@ -134,6 +135,11 @@ class _Parts:
         """What must not stay silent, but stops nothing; empty while all is well."""
         return self._ingress.trouble or self._publisher.trouble
 
+    @property
+    def unread(self) -> dict[str, int]:
+        """By log, messages that were logged and cannot be read."""
+        return {**self._publisher.unread, **self._answerer.unread}
+
     def finish(self, *, is_urgent: bool = False) -> None:
         """End the run, and give out its last outcomes."""
         self._ingress.finish(is_urgent=is_urgent)
@@ -149,9 +155,11 @@ class _Parts:
 def _turn(
     server: _Parts, stop: Callable[[], bool], on_trouble: Callable[[str], None]
 ) -> None:
-    told = ""
+    told, unread = "", UnreadTold()
     while not stop():
         server.turn()
+        for loss in unread.news(server.unread):
+            on_trouble(loss)
         trouble, before = server.trouble, told
         told = trouble
         if trouble and trouble != before:

@@ -99,6 +99,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     went: PublisherReport | None = None
     wrote: WorkerReport | None = None
     trouble: str = ""
+    unread: dict[str, int] = {}
+    """By log, messages that it could not read."""
 
 
 def write_whole(path: Path, value: msgspec.Struct) -> None:

@@ -49,6 +49,7 @@ from bci_bridge.setup import (
     read_if_there,
     write_whole,
 )
+from bci_bridge.unread import UnreadTold
 from bci_bridge.urgency import ORDINARY, SUPERVISOR, urgent
 from bci_bridge.vitals import Patience
 from runtime.errors import BackendError, NeuroFlowError, UsageError
@@ -95,6 +96,7 @@ class Supervisor:
             supervisor=os.getpid(),
         )
         self._deaths: list[str] = []
+        self._unread = UnreadTold()
         self._children = {
             name: Child(
                 name, start, Beat(places.moment, name), Patience.of(config, name)
@@ -128,6 +130,14 @@ class Supervisor:
         came, went = self._account(INGRESS), self._account(PUBLISHER)
         state = (came.came or IngressReport()).recording
         return came.trouble or went.trouble or lacking(self._places.recording, state)
+
+    def losses(self) -> list[str]:
+        """Give once, as far as it is known, what of the logs cannot be read."""
+        return [
+            line
+            for name in (PUBLISHER, *WORKERS)
+            for line in self._unread.news(self._account(name).unread)
+        ]
 
     def start(self, stop: Callable[[], bool]) -> Endpoints | None:
         """Start all in turn, at last the standby; return when peers can connect.
@@ -370,4 +380,6 @@ def serve_supervised(
             if trouble and trouble != told:
                 on_trouble(trouble)
             told = trouble
+            for loss in server.losses():
+                on_trouble(loss)
         return server.stop()

@@ -8,7 +8,7 @@ Reading costs two copies in memory; no disk is waited for.
 import contextlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,10 @@ READ_BYTES: Final = 8 << 20
 
 LONGEST_BYTES: Final = MAX_PAYLOAD_BYTES + (1 << 20)
 """No chunk is longer; a length beyond is damage."""
+
+LOOK_EVERY: Final = 64
+"""Of so many readings that find nothing in a segment one lists the folders: the first,
+and then one in so many."""
 
 TRIES: Final = 3
 """A chunk whose CRC is wrong is read this often: it may still be in the making."""
@@ -70,6 +74,9 @@ class Tail:
 
     Attributes:
         damaged: Chunks that were passed over because they cannot be read.
+        lost: Messages that the log's order counts and its segments do not hold.
+        state: What a segment began with before which something is lost, so that a
+            reader can go on from there; None where nothing is.
         is_spilt: The segment being read is not in the log's own folder.
     """
 
@@ -80,8 +87,13 @@ class Tail:
             folders: Where its segments are: its own folder, and its spill.
             segment: Number of the first segment that matters.
         """
-        self.damaged, self.is_spilt = 0, False
+        self.damaged, self.lost, self.is_spilt = 0, 0, False
         self._folders, self._number = tuple(folders), segment
+        # Place in the order of what comes next; None before anything has come.
+        self._next_order: int | None = None
+        self.state: Logged | None = None
+        self._idle = 0
+        self._beyond_gap: int | None = None
         self._fd: int | None = None
         self._at, self._tries = 0, 0
 
@@ -89,6 +101,12 @@ class Tail:
     def segment(self) -> int:
         """Number of the segment from which `read` gave its last messages."""
         return self._number
+
+    @property
+    def unread(self) -> int:
+        """Messages of which it is known that they were logged and cannot be read."""
+        # What is damaged is missing from the order, too, once something comes after.
+        return max(self.lost, self.damaged)
 
     def read(self) -> list[Logged]:
         """Return what is new; at most about `READ_BYTES`, so ask until it is empty."""
@@ -103,10 +121,26 @@ class Tail:
                 if has_moved:
                     continue
             if following is None:
-                return []
+                if not self._is_across_a_gap():
+                    return []
+                continue
             # What is left here, if anything, is what a killed writer left unfinished.
             self.close()
-            self._number = following
+            self._number, self._idle, self._beyond_gap = following, 0, None
+
+    def read_through(self) -> Iterator[list[Logged]]:
+        """Yield all that there is to its end, also beyond what is damaged.
+
+        For a log whose writer is dead: `read` stops at a damaged chunk for some time,
+        because it may still be in the making.
+        """
+        idle = 0
+        while idle <= TRIES:
+            if logged := self.read():
+                idle = 0
+                yield logged
+            else:
+                idle += 1
 
     def close(self) -> None:
         """Close the file; `read` goes on with the next segment."""
@@ -118,14 +152,41 @@ class Tail:
         """Find the next segment that has begun, if one has.
 
         Asked before every read, so the log is not listed: its segments are numbered one
-        after the other, and where old ones are removed, the oldest go first. Only a
-        spill beside a log leaves gaps.
+        after the other, and where old ones are removed, the oldest go first. A spill
+        beside a log leaves gaps.
         """
+        if self._beyond_gap is not None:
+            return self._beyond_gap
         if not self._is_spilt_to():
             if self._is_there(self._number + 1):
                 return self._number + 1
             if self._is_there(self._number):
                 return None
+        return self._later()
+
+    def _is_across_a_gap(self) -> bool:
+        """Look now and then whether the log goes on beyond numbers that are not there.
+
+        Those of a spill that is gone, for instance, or of a segment that was lost.
+        """
+        self._idle += 1
+        if self._idle % LOOK_EVERY == 1:
+            self._beyond_gap = self._later()
+        return self._beyond_gap is not None
+
+    def _later(self) -> int | None:
+        found = self._next_listed()
+        # A number that is beyond the next proves that those before it will not come any
+        # more: the writer gives them in order. But one may have come into a folder that
+        # was listed before; a second look shows it.
+        while found is not None and found > self._number + 1:
+            again = self._next_listed()
+            if again == found:
+                break
+            found = again
+        return found
+
+    def _next_listed(self) -> int | None:
         later = [n for n in segments_in(self._folders) if n > self._number]
         return min(later, default=None)
 
@@ -169,10 +230,22 @@ class Tail:
                         break
                     self.damaged += 1
                     found = []
-                logged += [one for one in found if one.topic != PREFACE]
+                for one in found:
+                    self._count(one)
+                    if one.topic != PREFACE:
+                        logged.append(one)
             self._tries, at = 0, end
         self._at += at
         return logged, at > 0
+
+    def _count(self, one: Logged) -> None:
+        # What begins a segment has no place of its own: it names that of the next.
+        # A lower one is another server's that counts anew, as without any state.
+        lost = 0 if self._next_order is None else one.order - self._next_order
+        self.lost += max(lost, 0)
+        self._next_order = one.order + (one.topic != PREFACE)
+        if one.topic == PREFACE:
+            self.state = one if lost > 0 else None
 
     def _data(self) -> bytes:
         if self._fd is None:

@@ -25,6 +25,7 @@ from bci_bridge.settings import (
     unanswered,
 )
 from bci_bridge.setup import Ready
+from bci_bridge.unread import unread_line
 
 SUPERVISOR: Final = "supervisor"
 START_S: Final = 120.0
@@ -45,6 +46,8 @@ class Process:
     """From a death to the first sign of life of who came after."""
     resident_bytes: int | None = None
     trouble: str = ""
+    unread: dict[str, int] = field(default_factory=dict)
+    """By log, messages that it could not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,11 @@ def what_is_degraded(vitals: Vitals, config: ServeConfig) -> list[str]:
         if ns > config.clock_ms * 1e6
     ]
     found += [f"{one.name}: {one.trouble}" for one in vitals.processes if one.trouble]
+    for process in vitals.processes:
+        found += [
+            f"{process.name}: {unread_line(log, count)}"
+            for log, count in process.unread.items()
+        ]
     return found
 
 

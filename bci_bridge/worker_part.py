@@ -44,7 +44,8 @@ def run_worker(
         admission, earlier = Admission.of(decoder), earlier_account(setup, name)
 
         def account() -> Account:
-            return Account(wrote=answerer.report().after(earlier.wrote))
+            wrote = answerer.report().after(earlier.wrote)
+            return Account(wrote=wrote, unread=answerer.unread)
 
         def ready() -> Ready | None:
             nonlocal is_urgent

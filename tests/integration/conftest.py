@@ -56,6 +56,8 @@ class Running:
 
     endpoints: Endpoints
     stop: Callable[[], ServeReport]
+    troubles: list[str]
+    """What it said of itself."""
 
     @property
     def address(self) -> str:
@@ -74,6 +76,7 @@ def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
             ready, stopping = threading.Event(), threading.Event()
             endpoints: list[Endpoints] = []
             reports: list[ServeReport] = []
+            troubles: list[str] = []
 
             def body() -> None:
                 reports.append(
@@ -83,6 +86,7 @@ def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
                         stopping.is_set,
                         lambda found: (endpoints.append(found), ready.set()),
                         rig=rig,
+                        on_trouble=troubles.append,
                     )
                 )
 
@@ -96,6 +100,6 @@ def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
             stack.callback(lambda: (stopping.set(), thread.join(10)))
             assert ready.wait(10)
-            return Running(endpoints[0], stop)
+            return Running(endpoints[0], stop, troubles)
 
         yield start

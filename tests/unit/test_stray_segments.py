@@ -18,7 +18,12 @@ from bci_bridge.recorder import Recorder
 from bci_bridge.recording_reader import read_recording
 from bci_bridge.recording_signature import sign_recording
 from bci_bridge.recovery import outbox_segment, recovered_ledger
-from bci_bridge.segment_name import is_stranger, segment_name, segment_number
+from bci_bridge.segment_name import (
+    is_stranger,
+    not_a_segment,
+    segment_name,
+    segment_number,
+)
 from bci_bridge.tail import Tail, segments_in
 from runtime.errors import NeuroFlowError, RecordingError, UsageError
 from runtime.signing import signing_key
@@ -64,6 +69,10 @@ def test_what_passes_for_a_segment_is_none(name):
 @pytest.mark.parametrize("name", ["segments.json", ".lock", ".trial", "notes.txt"])
 def test_other_files_are_no_strangers(name):
     assert not is_stranger(name)
+
+
+def test_a_name_of_two_lines_is_refused_in_one():
+    assert not_a_segment("a\nb.mcap").startswith("'a\\nb.mcap': expected segments")
 
 
 @pytest.fixture(scope="module")
