@@ -1,9 +1,18 @@
 """`neuroflow watch`: outcomes on the screen as they come."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from neuroflow_client import Client, ClientError, TrialOutcome, Update, VolumeOutcome
+from neuroflow_client import (
+    Client,
+    ClientError,
+    GapError,
+    TrialOutcome,
+    Update,
+    VolumeOutcome,
+)
 
 from runtime.errors import BackendError, UsageError
 
@@ -32,10 +41,27 @@ def watch_server(
         client = Client(
             address, follow=follow, key_file=files[0], server_key_file=files[1]
         )
-        for outcome in client:
+        for outcome in _across_gaps(client):
             print(_json(outcome) if as_json else _line(outcome), flush=True)
     except ClientError as error:
         raise BackendError(str(error)) from error
+
+
+def _across_gaps(client: Client) -> Iterator[msgspec.Struct]:
+    """Say what is lost where it would have come, go on, and fail at the end."""
+    first: GapError | None = None
+    while True:
+        try:
+            yield from client
+        except GapError as error:
+            if client.run != error.run or client.next_index <= error.last:
+                raise  # nothing comes after it
+            print(f"neuroflow: {error}", file=sys.stderr, flush=True)
+            first = first or error
+        else:
+            break
+    if first is not None:
+        raise first
 
 
 def _json(outcome: msgspec.Struct) -> str:

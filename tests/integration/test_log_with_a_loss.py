@@ -7,11 +7,12 @@ from bci_bridge.ledger import Ledger
 from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.player import play
 from bci_bridge.recorder import Recorder
-from runtime.errors import RecordingError
+from runtime.errors import BackendError, RecordingError
 from tests.integration.replaying import RIG
 from tests.integration.tiny import PlayedRun
 from tests.unit.test_lost_segments import said
 from verbs.replay import replay_recording
+from verbs.watch import watch_server
 
 LOST = (
     "{}: expected every message of the log, found {} lost or damaged. What they said "
@@ -67,14 +68,18 @@ def test_a_server_goes_on_beyond_a_lost_segment(running, recorded, logs):
         )  # fmt: skip
 
 
+def damage(recorded):
+    """Flip one bit of the last run's answer to acquisition 2."""
+    segment = recorded / OUTCOMES / "000002.mcap"
+    data = bytearray(segment.read_bytes())
+    data[data.index(b"\xacvolume_index\x02") + 1] ^= 1
+    segment.write_bytes(data)
+
+
 def test_a_damaged_outcome_is_a_gap_and_what_comes_after_it_is_given_out(
     running, recorded
 ):
-    segment = recorded / OUTCOMES / "000002.mcap"
-    data = bytearray(segment.read_bytes())
-    place = data.index(b"\xacvolume_index\x02")
-    data[place + 1] ^= 1
-    segment.write_bytes(data)
+    damage(recorded)
 
     server = running(rig=RIG)
     play(PlayedRun("run-3", 5), server.address, None)
@@ -86,6 +91,23 @@ def test_a_damaged_outcome_is_a_gap_and_what_comes_after_it_is_given_out(
     # What was on record before is not counted as this server's.
     assert report.outcomes["VolumeOutcome"] == 5
     assert server.troubles == [LOST.format(OUTCOMES, 1)]
+
+
+def test_who_watches_is_told_the_gap_where_it_is_and_fails_at_the_end(
+    running, recorded, capsys
+):
+    damage(recorded)
+    server = running(rig=RIG)
+
+    with pytest.raises(BackendError, match="run run-2: expected outcomes 2 to 2"):
+        watch_server(server.address, follow=False, as_json=False)
+
+    shown = capsys.readouterr()
+    assert [line.split()[1] for line in shown.out.splitlines()] == ["0", "1", "3"]
+    assert shown.err == (
+        "neuroflow: run run-2: expected outcomes 2 to 2, found that the server no "
+        "longer has them\n"
+    )
 
 
 def test_a_run_that_began_in_a_lost_segment_is_answered_to_its_end(running, tmp_path):
