@@ -76,6 +76,14 @@ class Chainer:
         self._chain: Chain | None = None
         self._hashing: Iterator[int] | None = None
 
+    @property
+    def last(self) -> int:
+        """Number of the last segment on the chain; -1 where there is none to read."""
+        try:
+            return _read(self._folder).last if self._is_kept else -1
+        except (OSError, ArtifactError):
+            return -1
+
     def add(self, path: Path) -> None:
         """Take in a segment that nothing is written to any more."""
         if self._is_kept and path.parent == self._folder:

@@ -125,6 +125,9 @@ class Recorder:
                 reserve = segment_bytes if reserve_bytes is None else reserve_bytes
                 check_room(folder, reserve)
             self._chainer = Chainer(folder, is_kept=keeps_all)
+            # A segment that is chained and gone leaves its number: another in its place
+            # would look like a changed one, and never be chained.
+            self._number = self._chainer.last
             self._inherited = list(segments_of(folder).values())[-INHERITED:]
             try:
                 self._open_segment(folder, preface)

@@ -84,6 +84,19 @@ def test_the_next_writer_goes_on_with_the_chain(tmp_path):
     assert len(chain_of(tmp_path).links) == 2
 
 
+def test_nobody_takes_the_number_of_a_chained_segment_that_is_gone(tmp_path):
+    record(tmp_path).close()
+    record(tmp_path, first=10).close()
+    (tmp_path / "000001.mcap").unlink()
+    record(tmp_path, first=10).close()
+
+    assert names(tmp_path) == ["000000.mcap", "000002.mcap"]
+    assert [link.number for link in chain_of(tmp_path).links] == [0, 1, 2]
+    assert check_chain(tmp_path).trouble == (
+        "000001.mcap: expected a segment, found none"
+    )
+
+
 def test_a_damaged_chain_is_left_as_it_is_and_the_recording_goes_on(tmp_path):
     record(tmp_path).close()
     (tmp_path / CHAIN).write_bytes(b"{}x")
