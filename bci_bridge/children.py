@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bci_bridge.setup import Beat
+from bci_bridge.urgency import ORDINARY
 from bci_bridge.vitals import Patience
 
 
@@ -69,6 +70,19 @@ class Child:
         self.condemned = ""
         os.close(self.pidfd)
         self.pid, self.pidfd = 0, -1
+
+
+def spawned(command: list[str]) -> int:
+    """Start a program that reads nothing, and give its number."""
+    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    # Ordinary while it loads, which takes all of a processor.
+    return os.posix_spawn(
+        command[0],
+        command,
+        os.environ,
+        file_actions=[nothing],
+        scheduler=(ORDINARY.policy, os.sched_param(ORDINARY.priority)),
+    )
 
 
 def how_ended(exit_code: int) -> str:

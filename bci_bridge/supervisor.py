@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from bci_bridge.children import Child, died
+from bci_bridge.children import Child, died, spawned
 from bci_bridge.endpoints import check_address
 from bci_bridge.examination import resident_bytes
 from bci_bridge.health import checked_health
@@ -50,7 +50,7 @@ from bci_bridge.setup import (
     write_whole,
 )
 from bci_bridge.unread import UnreadTold
-from bci_bridge.urgency import ORDINARY, SUPERVISOR, urgent
+from bci_bridge.urgency import SUPERVISOR, urgent
 from bci_bridge.vitals import Patience
 from runtime.errors import BackendError, NeuroFlowError, UsageError
 
@@ -221,16 +221,7 @@ class Supervisor:
         def start() -> int:
             file = path_of(self._places.moment, name, "setup")
             write_whole(file, self._setup)
-            command = [*self._worker, str(file), name]
-            nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-            # Ordinary while it loads, which takes all of a processor.
-            return os.posix_spawn(
-                command[0],
-                command,
-                os.environ,
-                file_actions=[nothing],
-                scheduler=(ORDINARY.policy, os.sched_param(ORDINARY.priority)),
-            )
+            return spawned([*self._worker, str(file), name])
 
         return start
 
