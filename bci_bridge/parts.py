@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from bci_bridge.part import earlier_account, part_of, poller_of, say, take_turns
 from bci_bridge.publisher import Publisher
 from bci_bridge.settings import INGRESS, PUBLISHER
 from bci_bridge.setup import Account, Ready, Setup
+from bci_bridge.telling import flush_told
 from bci_bridge.urgency import SERVER, become_urgent
 from bci_bridge.vitals import Vitals
 from runtime.errors import BackendError, NeuroFlowError
@@ -22,8 +22,7 @@ from runtime.errors import BackendError, NeuroFlowError
 
 def forked(body: Callable[[Setup], None], setup: Setup) -> int:
     """Let a copy of this process, which has no thread, be a part; return its id."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_told()
     pid = os.fork()
     if pid:
         return pid

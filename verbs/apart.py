@@ -5,11 +5,11 @@ hold, such as a secret or a reader of image files, the owner looks at here.
 """
 
 import os
-import sys
 from collections.abc import Callable
 
 import msgspec
 
+from bci_bridge.telling import flush_told
 from runtime.errors import BackendError, NeuroFlowError, UsageError
 
 
@@ -30,8 +30,7 @@ def apart(what: str, work: Callable[[], str]) -> str:
         UsageError: The work raised it.
         BackendError: The work failed otherwise, or its process was killed.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_told()
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:

@@ -1,13 +1,13 @@
 """`--backend auto`: which engine this rig serves with, measured before it serves."""
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from bci_bridge.telling import tell
 from runtime.auto import choose_engine
 from runtime.bundle import open_bundle
 from runtime.engine import Precision
@@ -47,7 +47,7 @@ def measured_choice(
     """
 
     def say(line: str) -> None:
-        print(f"neuroflow: {line}", file=sys.stderr, flush=True)
+        tell(f"neuroflow: {line}")
 
     def work() -> str:
         cache = EngineCache(user_cache(os.environ), say)

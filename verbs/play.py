@@ -1,7 +1,6 @@
 """`neuroflow play`: a recording that behaves like a scanner."""
 
 import math
-import sys
 from pathlib import Path
 
 import msgspec
@@ -11,6 +10,7 @@ from bci_bridge.keyfolder import read_credentials
 from bci_bridge.names import require_name
 from bci_bridge.player import play, run_start_from
 from bci_bridge.signals import stop_on_signals
+from bci_bridge.telling import tell
 from bci_bridge.unfinished import forget_spool, held_run
 from runtime.errors import UsageError
 from runtime.recording import open_recording
@@ -91,7 +91,7 @@ def play_recording(
                 credentials=credentials,
                 spool=spool,
             )
-            print(f"{run.run_id}: {sent} volumes sent", file=sys.stderr)
+            tell(f"{run.run_id}: {sent} volumes sent")
     if spool is not None:
         forget_spool(spool)
 

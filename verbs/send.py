@@ -4,10 +4,8 @@ Each source is opened here, and sent by one loop (`bci_bridge.sources.driver`). 
 source needs is imported when it is opened.
 """
 
-import contextlib
 import importlib.util
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -21,9 +19,9 @@ from bci_bridge.signals import stop_on_signals
 from bci_bridge.sources.driver import send_runs
 from bci_bridge.sources.listening import Place, place_of, warning
 from bci_bridge.sources.plan import Plan
-from bci_bridge.sources.printable import printable
 from bci_bridge.sources.recorded import Recorded
 from bci_bridge.sources.source import Source
+from bci_bridge.telling import tell
 from runtime.errors import BackendError, UsageError
 from verbs.send_commands import Images, Sending
 
@@ -189,7 +187,7 @@ def send_dicom_store(
 
     node = Node(_listening(listen, "DICOM"), title=title, callers=callers)
     store = DicomStore(node, _receiver(images))
-    _say(f"DICOM node {title} listens on {store.place}")
+    tell(f"DICOM node {title} listens on {store.place}")
     send(store, sending)
 
 
@@ -307,7 +305,7 @@ def send(
                 source,
                 plan,
                 sending.to,
-                tell=_say,
+                tell=tell,
                 is_stopped=stop,
                 credentials=read_credentials(sending.key, sending.server_key),
                 spool=sending.spool,
@@ -321,11 +319,5 @@ def _listening(text: str, protocol: str) -> Place:
     place = place_of(text)
     line = warning(place, protocol)
     if line:
-        _say(line)
+        tell(line)
     return place
-
-
-def _say(line: str) -> None:
-    # A terminal that is gone costs no run.
-    with contextlib.suppress(OSError):
-        print(printable(line), file=sys.stderr, flush=True)

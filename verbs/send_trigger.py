@@ -1,7 +1,5 @@
 """`neuroflow send trigger`: the scanner's pulses, on record."""
 
-import contextlib
-import sys
 from pathlib import Path
 
 from bci_bridge.keyfolder import read_credentials
@@ -14,6 +12,7 @@ from bci_bridge.sources.pulse_devices import (
 )
 from bci_bridge.sources.pulses import PulsePlan
 from bci_bridge.sources.trigger import send_triggers
+from bci_bridge.telling import tell
 from runtime.errors import UsageError
 
 
@@ -54,7 +53,7 @@ def send_trigger(
                 opened,
                 plan,
                 address,
-                tell=_say,
+                tell=tell,
                 is_stopped=stop,
                 credentials=credentials,
             )
@@ -75,9 +74,3 @@ def _opened(
     raise UsageError(
         f"device: expected keyboard, serial:PORT or lsl:STREAM, found {device!r}"
     )
-
-
-def _say(line: str) -> None:
-    # A terminal that is gone costs no record.
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ from bci_bridge.recording_folder import check_room, has_begun
 from bci_bridge.settings import Endpoints, ServeConfig
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
+from bci_bridge.telling import tell
 from runtime.engine import Precision, Wait, Waiting
 from runtime.errors import ArtifactError, BackendError, UsageError
 from runtime.estimator import BetaEstimator, told_confounds
@@ -92,16 +93,16 @@ def serve_bundle(
     waiting = waiting_of(backend, wait, is_kept_warm=keep_warm)
 
     def ready(endpoints: Endpoints) -> None:
-        print(f"neuroflow: serving at {endpoints.address}", file=sys.stderr, flush=True)
+        trouble(f"serving at {endpoints.address}")
         if endpoints.health:
-            print(f"neuroflow: health at {endpoints.health}", file=sys.stderr)
+            trouble(f"health at {endpoints.health}")
         if ready_file is not None:
             _write_whole(ready_file, msgspec.json.encode(endpoints))
         if rehearsal is not None:
             rehearsal.begin(endpoints.address, told)
 
     def trouble(line: str) -> None:
-        print(f"neuroflow: {line}", file=sys.stderr, flush=True)
+        tell(f"neuroflow: {line}")
 
     config = ServeConfig(
         address=address,
@@ -192,10 +193,9 @@ def serve_bundle(
             is_over = functools.partial(_is_over, rehearsal, is_told)
         report = serve_supervised(config, worker, is_over, ready, on_trouble=trouble)
     outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(report.outcomes.items()))
-    print(
-        f"neuroflow: {report.runs} runs, {outcomes or 'no outcomes'}, "
-        f"{sum(report.rejected.values())} messages refused, log {report.recording}",
-        file=sys.stderr,
+    trouble(
+        f"{report.runs} runs, {outcomes or 'no outcomes'}, "
+        f"{sum(report.rejected.values())} messages refused, log {report.recording}"
     )
     if sign_recording is not None and log is not None and vouching is not None:
         trouble(sign_at_end(sign_recording, log, vouching))

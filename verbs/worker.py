@@ -9,6 +9,7 @@ import msgspec
 
 from bci_bridge.decoder import Decoder
 from bci_bridge.setup import Setup
+from bci_bridge.telling import tell
 from bci_bridge.worker_part import run_worker
 from runtime.engines.cache import EngineCache, user_cache
 from runtime.errors import NeuroFlowError
@@ -18,7 +19,7 @@ from verbs.served_model import Model
 
 
 def _say(line: str) -> None:
-    print(f"neuroflow: {line}", file=sys.stderr, flush=True)
+    tell(f"neuroflow: {line}")
 
 
 def main(arguments: list[str]) -> int:

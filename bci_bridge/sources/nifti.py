@@ -16,10 +16,10 @@ from typing import Final
 
 import numpy as np
 
+from bci_bridge.printable import printable
 from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
 from bci_bridge.sources.nifti_file import opened, read_exactly, read_header
-from bci_bridge.sources.printable import printable
 from bci_bridge.sources.recorded import TORN, Recorded, check_speed
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.arrays import Float64, Shaped

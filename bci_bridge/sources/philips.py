@@ -20,10 +20,10 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from bci_bridge.printable import printable
 from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
 from bci_bridge.sources.par_header import ParHeader, ParImage, read_par
-from bci_bridge.sources.printable import printable
 from bci_bridge.sources.recorded import Recorded, check_speed
 from bci_bridge.sources.volume import Geometry, ScannedVolume, to_ras
 from bci_bridge.sources.voxels import to_wire
