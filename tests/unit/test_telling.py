@@ -116,7 +116,13 @@ def test_lines_that_are_lost_change_no_exit_status(kind):
         reader, end = os.pipe()
         os.close(reader)
     try:
-        done = subprocess.run([sys.executable, "-c", script], stderr=end, timeout=60)
+        # Unbuffered, there is nothing left for the interpreter to write.
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            stderr=end,
+            timeout=60,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )
     finally:
         os.close(end)
 
