@@ -7,10 +7,15 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from bci_bridge.setup import Beat
 from bci_bridge.urgency import ORDINARY
 from bci_bridge.vitals import Patience
+from runtime.errors import BackendError
+
+RETRY_NS: Final = 1_000_000_000
+"""How long a place stays empty for which the system would make no process."""
 
 
 @dataclass(slots=True)
@@ -31,13 +36,33 @@ class Child:
     """How the last one ended, in words; empty before that."""
     condemned: str = ""
     """Why who fills it was killed by its supervisor; empty where it was not."""
+    due_ns: int = 0
+    """When to try again to fill it; 0 where nothing failed."""
 
     def start(self) -> None:
-        """Fill the place."""
+        """Fill the place.
+
+        Raises:
+            BackendError: The system makes no process at this moment; the place is
+                empty, and due again after `RETRY_NS`.
+        """
         self.beat.still()
         self.started_ns = time.monotonic_ns()
-        self.pid = self.begin()
-        self.pidfd = os.pidfd_open(self.pid)
+        try:
+            self.pid = self.begin()
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError as error:
+            self._abandon()
+            self.due_ns = self.started_ns + RETRY_NS
+            raise BackendError(
+                f"{self.name}: expected the system to make its process, "
+                f"found: {error.strerror or error}"
+            ) from error
+        self.due_ns = 0
+
+    def is_due(self, now_ns: int) -> bool:
+        """Say whether it could not be filled, and is to be tried again."""
+        return 0 < self.due_ns <= now_ns
 
     def is_alive(self, now_ns: int) -> bool:
         """Say whether it runs and can be taken for alive at this instant."""
@@ -70,6 +95,13 @@ class Child:
         self.condemned = ""
         os.close(self.pidfd)
         self.pid, self.pidfd = 0, -1
+
+    def _abandon(self) -> None:
+        # A process without a descriptor to watch it by.
+        if self.pid:
+            self.tell(signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
 
 
 def spawned(command: list[str]) -> int:

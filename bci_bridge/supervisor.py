@@ -186,7 +186,9 @@ class Supervisor:
         for child in self._children.values():
             if child.name == too_large:
                 child.condemn("too much memory")
-            elif not child.is_alive(now_ns):
+            elif child.is_due(now_ns):
+                self._refill(child)
+            elif child.pid and not child.is_alive(now_ns):
                 child.condemn("no sign of life")
         self._overseer.tell(self._children.values())
 
@@ -273,8 +275,20 @@ class Supervisor:
         child.quick_deaths = child.quick_deaths + 1 if is_quick else 0
         if child.quick_deaths == QUICK_DEATHS:
             raise self._reason(child)
-        self._deaths.append(f"{child.name} died ({child.ended}) and was replaced")
-        self._start(child)
+        death = f"{child.name} died ({child.ended})"
+        try:
+            self._start(child)
+        except BackendError as error:
+            # The rest goes on; the system may make one in a moment.
+            said = f"{death} and is not replaced yet: {error}"
+            self._deaths.append(f"{said}; it is tried again every second")
+        else:
+            self._deaths.append(f"{death} and was replaced")
+
+    def _refill(self, child: Child) -> None:
+        with contextlib.suppress(BackendError):
+            self._start(child)
+            self._deaths.append(f"{child.name} was replaced at last")
 
     def _failure(self, child: Child) -> Failure | None:
         path = path_of(self._places.moment, child.name, "failure")

@@ -1,11 +1,18 @@
-"""Whom a supervisor gives up: one that never was ready, and nobody else."""
+"""Whom a supervisor gives up: one that never was ready, and nobody else.
 
+Nor a place for which the system makes no process at the moment.
+"""
+
+import errno
+import itertools
 import os
+import signal
+import time
 
 import pytest
 
 from bci_bridge.places import held_places
-from bci_bridge.settings import PUBLISHER, ServeConfig
+from bci_bridge.settings import PUBLISHER, WORKERS, ServeConfig
 from bci_bridge.setup import Ready, path_of, write_whole
 from bci_bridge.supervisor import QUICK_DEATHS, Supervisor
 from runtime.errors import BackendError
@@ -67,3 +74,89 @@ def test_one_that_was_ready_begins_the_count_again(server):
         turned(server, child, 3 * QUICK_DEATHS)
 
     assert child.restarts == 2 * QUICK_DEATHS - 1
+
+
+@pytest.fixture
+def poor(server, monkeypatch):
+    """A server for whose publisher the system makes no further process for a while."""
+    monkeypatch.setattr("bci_bridge.children.RETRY_NS", 50_000_000)
+    child = server._children[PUBLISHER]
+    tries = []
+
+    def begin():
+        tries.append(time.monotonic_ns())
+        if 1 < len(tries) < 5:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
+
+    child.begin = begin
+    server._start(child)
+    server.tries = tries
+    return server
+
+
+def test_a_place_that_cannot_be_filled_is_tried_again_after_a_pause(poor):
+    child = poor._children[PUBLISHER]
+    beside = poor._children[WORKERS[0]]
+    beside.begin = lambda: os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
+    poor._start(beside)
+    os.kill(child.pid, signal.SIGKILL)
+
+    turned(poor, child, 1)
+    told = poor.notices()
+    assert child.pid == 0
+    # Who stands beside is watched meanwhile.
+    os.kill(beside.pid, signal.SIGKILL)
+    turned(poor, beside, 1)
+    while not child.pid:
+        poor.turn()
+
+    assert told == [
+        "publisher died (SIGKILL) and is not replaced yet: publisher: expected the "
+        "system to make its process, found: Resource temporarily unavailable; "
+        "it is tried again every second"
+    ]
+    assert poor.notices() == [
+        "worker-a died (SIGKILL) and was replaced",
+        "publisher was replaced at last",
+    ]
+    assert child.restarts == 1
+    assert len(poor.tries) == 5
+    assert min(b - a for a, b in itertools.pairwise(poor.tries[1:])) >= 50_000_000
+
+
+def test_a_process_that_cannot_be_watched_is_not_left_behind(server, monkeypatch):
+    child = server._children[PUBLISHER]
+    made = []
+
+    def begin():
+        made.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], {}))
+        return made[-1]
+
+    def refuse(_pid):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    child.begin = begin
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+
+    with pytest.raises(BackendError, match="found: Too many open files"):
+        server._start(child)
+
+    assert child.pid == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(made[0], 0)
+
+
+def test_a_server_for_which_no_process_can_be_made_does_not_begin(server, monkeypatch):
+    def refuse():
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+
+    with pytest.raises(BackendError) as raised:
+        server.start(lambda: False)
+
+    assert str(raised.value) == (
+        "publisher: expected the system to make its process, "
+        "found: Resource temporarily unavailable"
+    )
