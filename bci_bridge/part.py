@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
@@ -30,10 +31,16 @@ from bci_bridge.type_cache import clear_type_cache
 from runtime.errors import BackendError, FrozenRunError, GuardError, NeuroFlowError
 
 _PR_SET_PDEATHSIG: Final = 1
+_OURS: Final = tuple(
+    Path(__file__).parents[1] / package
+    for package in ("bci_bridge", "runtime", "verbs")
+)
 ACCOUNT_NS: Final = 100_000_000
 """How often a part says what it has done."""
 CLEAR_NS: Final = 10_000_000_000
 """How often a part gives back what the interpreter's caches hold."""
+SAID_CHARACTERS: Final = 200
+"""Of a defect's own words, which may be of any length."""
 
 
 @runtime_checkable
@@ -68,6 +75,24 @@ def part_of(
         )
         write_whole(path_of(Path(setup.moment), name, "failure"), failure)
         raise
+    # Whatever ends a part, the next one may do better; nobody else will say why.
+    except Exception as defect:
+        failure = Failure(message=f"{name}: {said_of(defect)}", exit_status=1)
+        with contextlib.suppress(OSError, MemoryError):
+            write_whole(path_of(Path(setup.moment), name, "failure"), failure)
+        raise
+
+
+def said_of(defect: Exception) -> str:
+    """Say in a line what was never meant to be raised, and where we raised it."""
+    passed = [
+        (Path(frame.f_code.co_filename), line)
+        for frame, line in traceback.walk_tb(defect.__traceback__)
+    ]
+    ours = [one for one in passed if any(map(one[0].is_relative_to, _OURS))] or passed
+    where = f" at {ours[-1][0].name}:{ours[-1][1]}" if ours else ""
+    said = " ".join(str(defect).split())[:SAID_CHARACTERS]
+    return f"{type(defect).__name__}{where}" + (f": {said}" if said else "")
 
 
 def take_turns(

@@ -17,7 +17,7 @@ from bci_bridge.setup import Account, Ready, Setup
 from bci_bridge.telling import flush_told
 from bci_bridge.urgency import SERVER, become_urgent
 from bci_bridge.vitals import Vitals
-from runtime.errors import BackendError, NeuroFlowError
+from runtime.errors import BackendError
 
 
 def forked(body: Callable[[Setup], None], setup: Setup) -> int:
@@ -30,8 +30,8 @@ def forked(body: Callable[[Setup], None], setup: Setup) -> int:
     try:
         body(setup)
         status = 0
-    except NeuroFlowError:
-        pass  # on record for the supervisor
+    except Exception:  # noqa: S110
+        pass  # on record for the supervisor, as `part_of` leaves it
     finally:
         # Not the way out of the program that this process is a copy of.
         os._exit(status)
@@ -39,10 +39,10 @@ def forked(body: Callable[[Setup], None], setup: Setup) -> int:
 
 def run_ingress(setup: Setup) -> None:
     """Be the process that meets the scanner."""
-    if setup.outlet is None or setup.admission is None:
-        raise BackendError("ingress: expected outlet and admission, found none")
-    cap_memory(setup.config.memory_mb << 20)
     with part_of(setup, INGRESS) as (stop, stack):
+        cap_memory(setup.config.memory_mb << 20)
+        if setup.outlet is None or setup.admission is None:
+            raise BackendError("ingress: expected outlet and admission, found none")
         is_urgent = setup.config.is_urgent and become_urgent(SERVER)
         ingress = Ingress(
             setup.config,
@@ -75,8 +75,8 @@ def run_ingress(setup: Setup) -> None:
 
 def run_publisher(setup: Setup) -> None:
     """Be the process that gives outcomes out."""
-    cap_memory(setup.config.memory_mb << 20)
     with part_of(setup, PUBLISHER) as (stop, stack):
+        cap_memory(setup.config.memory_mb << 20)
         is_urgent = setup.config.is_urgent and become_urgent(SERVER)
         earlier = earlier_account(setup, PUBLISHER)
         publisher = Publisher(
