@@ -72,8 +72,12 @@ class Gate:
 
     @property
     def trouble(self) -> str:
-        """Why the allow-list cannot be read; empty while it can."""
-        return "" if self._handler is None else self._handler.trouble
+        """Why the allow-list cannot be read, or which attack on itself is unanswered.
+
+        Empty while all is well.
+        """
+        of_list = "" if self._handler is None else self._handler.trouble
+        return of_list or ("" if self._attack is None else self._attack.trouble)
 
     def lock(self, domain: bytes) -> Lock | None:
         """Give what a socket needs to ask for keys."""
@@ -89,7 +93,9 @@ class Gate:
         if is_proven and self._handler is not None:
             self._handler.open()
         if self._pair is not None and self._attacker is not None:
-            self._attack = SelfAttack(targets, self._pair.public_key, self._attacker)
+            self._attack = SelfAttack(
+                targets, self._pair.public_key, self._attacker, is_proven=is_proven
+            )
 
     def has_held(self) -> bool:
         """Say whether the first round of attacks is over; if so, let devices in."""

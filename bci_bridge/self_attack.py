@@ -30,7 +30,10 @@ PERIOD_S: Final = 60.0
 PATIENCE_S: Final = 3.0
 """Beyond `HANDSHAKE_IVL`, after which the server hangs up on who says nothing."""
 ATTEMPTS: Final = 3
-"""Rounds before the server gives up becoming ready without an answer."""
+"""Rounds before a server that was never proven gives up becoming ready without an
+answer."""
+PAUSE_S: Final = 1.0
+"""Between rounds of which one was not answered, before the first that was refused."""
 
 GREETING_BYTES: Final = 64
 _HANDSHAKES = (
@@ -104,10 +107,16 @@ class SelfAttack:
         passed: Attacks refused so far.
         unanswered: Attacks that got no answer in time; nothing was let in.
         has_passed: A whole round was refused.
+        trouble: Which attack of the last round got no answer; empty where none did.
     """
 
     def __init__(
-        self, targets: Sequence[Target], server_key: str, attacker: KeyPair
+        self,
+        targets: Sequence[Target],
+        server_key: str,
+        attacker: KeyPair,
+        *,
+        is_proven: bool = False,
     ) -> None:
         """Begin at once.
 
@@ -115,8 +124,11 @@ class SelfAttack:
             targets: The sockets to attack.
             server_key: The server's public key.
             attacker: A key that may connect to the inputs and say nothing.
+            is_proven: They held when this server began: silence is a busy server then,
+                and to be told, but no reason to end it.
         """
         self.passed, self.unanswered, self.has_passed = 0, 0, False
+        self.trouble, self._is_proven = "", is_proven
         self._breach = ""
         self._targets, self._server_key = tuple(targets), server_key.encode()
         self._attacker = attacker
@@ -143,8 +155,7 @@ class SelfAttack:
         while not self._stopping.is_set() and not self._breach:
             rounds += 1
             self._round(rounds)
-            if self.has_passed:
-                self._stopping.wait(PERIOD_S)
+            self._stopping.wait(PERIOD_S if self.has_passed else PAUSE_S)
         self._stopping.wait()
 
     def _round(self, number: int) -> None:
@@ -161,9 +172,10 @@ class SelfAttack:
             else:
                 self.unanswered += 1
                 silent = attack.name
+        self.trouble = f"self-attack: no answer to {silent} yet" if silent else ""
         if not silent:
-            self.has_passed = True
-        elif not self.has_passed and number == ATTEMPTS:
+            self.has_passed = self._is_proven = True
+        elif not self._is_proven and number == ATTEMPTS:
             # Later, silence is a busy server: whoever floods it must not end it.
             self._breach = f"found no answer to {silent}"
 
@@ -234,6 +246,10 @@ class SelfAttack:
                 if may_knock:
                     verdict = self._claim(line) if verdict == "LET_IN" else "UNANSWERED"
                 line.disable_monitor()
+            except zmq.ZMQError:
+                # A flood has taken the descriptors that this takes, too.
+                return "UNANSWERED"
+            else:
                 return verdict
             finally:
                 context.destroy(linger=0)
