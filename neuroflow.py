@@ -368,7 +368,8 @@ def main() -> int:
         lambda: app.cli(
             prog="neuroflow",
             description="Decode and encode brain activity during MRI, in real time.",
-        )
+        ),
+        is_lasting=sys.argv[1:2] == ["serve"],
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bci_bridge.setup import Beat
+from bci_bridge.signals import OF_THE_GROUP
 from bci_bridge.urgency import ORDINARY
 from bci_bridge.vitals import Patience
 from runtime.errors import BackendError
@@ -107,12 +108,14 @@ class Child:
 def spawned(command: list[str]) -> int:
     """Start a program that reads nothing, and give its number."""
     nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    # Ordinary while it loads, which takes all of a processor.
+    # Ordinary while it loads, which takes all of a processor. What a terminal sends to
+    # the group waits until it can ignore that; SIGTERM ends it.
     return os.posix_spawn(
         command[0],
         command,
         os.environ,
         file_actions=[nothing],
+        setsigmask=OF_THE_GROUP,
         scheduler=(ORDINARY.policy, os.sched_param(ORDINARY.priority)),
     )
 

@@ -27,6 +27,7 @@ from bci_bridge.setup import (
     read_if_there,
     write_whole,
 )
+from bci_bridge.signals import stop_as_told
 from bci_bridge.type_cache import clear_type_cache
 from runtime.errors import BackendError, FrozenRunError, GuardError, NeuroFlowError
 
@@ -60,13 +61,10 @@ def part_of(
 ) -> Iterator[tuple[Callable[[], bool], contextlib.ExitStack]]:
     """Live and die with the supervisor; leave a line where it ends badly."""
     _die_with(setup.supervisor)
-    caught: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
-    # Ctrl-C reaches the whole group; the supervisor says who ends when.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = stop_as_told()
     try:
         with contextlib.ExitStack() as stack:
-            yield lambda: bool(caught), stack
+            yield stop, stack
     except NeuroFlowError as error:
         failure = Failure(
             message=str(error),

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from bci_bridge.examination import examine
 from bci_bridge.health import Health
@@ -14,6 +15,7 @@ from bci_bridge.part import earlier_account, part_of, poller_of, say, take_turns
 from bci_bridge.publisher import Publisher
 from bci_bridge.settings import INGRESS, PUBLISHER
 from bci_bridge.setup import Account, Ready, Setup
+from bci_bridge.signals import held_back
 from bci_bridge.telling import flush_told
 from bci_bridge.urgency import SERVER, become_urgent
 from bci_bridge.vitals import Vitals
@@ -23,9 +25,14 @@ from runtime.errors import BackendError
 def forked(body: Callable[[Setup], None], setup: Setup) -> int:
     """Let a copy of this process, which has no thread, be a part; return its id."""
     flush_told()
-    pid = os.fork()
-    if pid:
-        return pid
+    with held_back():
+        pid = os.fork()
+        if not pid:
+            _be(body, setup)
+    return pid
+
+
+def _be(body: Callable[[Setup], None], setup: Setup) -> NoReturn:
     status = 1
     try:
         body(setup)

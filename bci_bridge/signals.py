@@ -1,10 +1,13 @@
-"""Signals as a wish to stop."""
+"""Signals as a wish to stop, and as none of a part's business."""
 
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from typing import Final
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+OF_THE_GROUP: Final = (signal.SIGINT,)
+"""A terminal sends them to every process; the supervisor alone says who ends when."""
 
 
 @contextlib.contextmanager
@@ -21,3 +24,35 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let signals wait for `let_through`, or for the end of this.
+
+    A copy of a process, before it is a part, has the handlers of who was copied.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def let_through() -> None:
+    """Hear what came while it was held back, and what comes."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def stop_as_told() -> Callable[[], bool]:
+    """Give a `stop` that becomes true on SIGTERM, for the rest of a process.
+
+    What goes to the whole group is not for it. Whoever started it has held signals
+    back, so that none could come before this.
+    """
+    caught: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    for number in OF_THE_GROUP:
+        signal.signal(number, signal.SIG_IGN)
+    let_through()
+    return lambda: bool(caught)

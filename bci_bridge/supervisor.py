@@ -259,7 +259,9 @@ class Supervisor:
                 return True
             for child in died(self._children.values(), POLL_MS):
                 child.bury()
-                raise self._reason(child)
+                # What tells a server to stop may have told this one, too.
+                if not stop():
+                    raise self._reason(child)
         return False
 
     def _replace(self, child: Child) -> None:

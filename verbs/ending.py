@@ -1,23 +1,30 @@
 """How a verb ends: an exit status, and one clear line where it is not 0."""
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 
+from bci_bridge.signals import held_back, let_through
 from bci_bridge.telling import let_go, tell
 from runtime.errors import NeuroFlowError
 
 
-def exit_status(verb: Callable[[], object]) -> int:
+def exit_status(verb: Callable[[], object], *, is_lasting: bool = False) -> int:
     """Run a verb; return 0 done, 1 failed, or 2 wrong usage.
 
     Failures are one line on standard error. SIGTERM ends a verb as Ctrl-C does. Lines
     that nobody can read any more change no status.
+
+    Args:
+        verb: Parses, and does what it is told.
+        is_lasting: It comes to `until_stopped`, and hears no signal before that.
     """
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        verb()
+        with held_back() if is_lasting else contextlib.nullcontext():
+            verb()
         # What cannot be written must fail here, not while the interpreter ends.
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -33,6 +40,22 @@ def exit_status(verb: Callable[[], object]) -> int:
         let_go()
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def until_stopped(verb: Callable[[Callable[[], None]], object]) -> None:
+    """Run a verb that goes on until it is stopped: to be stopped early is its end, too.
+
+    Args:
+        verb: Calls what it is given once it hears a wish to stop itself.
+    """
+    is_hearing: list[bool] = []
+    try:
+        let_through()
+        verb(lambda: is_hearing.append(True))
+    except KeyboardInterrupt:
+        if is_hearing:
+            raise
+        tell("neuroflow: stopped before it was ready")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ Part of the command line (`neuroflow.py`): each function parses, and imports its
 when it is called.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -99,35 +100,40 @@ def serve(
             worker_memory_mb (of each worker), rate_per_s or burst (of what a peer may
             send).
     """
+    from verbs.ending import until_stopped
     from verbs.serve import serve_bundle
 
-    serve_bundle(
-        bundle,
-        gallery,
-        overlay=overlay,
-        address=address,
-        keys=keys,
-        backend=backend,
-        threads=threads,
-        abstain_below=abstain_below,
-        log=log,
-        health=health,
-        free_mb=free_mb,
-        ready_file=ready_file,
-        trust=trust,
-        is_urgent=urgent,
-        rehearse=rehearse,
-        subject=subject,
-        speed=speed,
-        updates=updates,
-        late=late,
-        rehearse_key=rehearse_key,
-        sign_recording=sign_recording,
-        precision=precision,
-        wait=wait,
-        keep_warm=keep_warm,
-        limits=limit,
-    )
+    def serve_until(hearing: Callable[[], None]) -> None:
+        serve_bundle(
+            bundle,
+            gallery,
+            overlay=overlay,
+            address=address,
+            keys=keys,
+            backend=backend,
+            threads=threads,
+            abstain_below=abstain_below,
+            log=log,
+            health=health,
+            free_mb=free_mb,
+            ready_file=ready_file,
+            trust=trust,
+            is_urgent=urgent,
+            rehearse=rehearse,
+            subject=subject,
+            speed=speed,
+            updates=updates,
+            late=late,
+            rehearse_key=rehearse_key,
+            sign_recording=sign_recording,
+            precision=precision,
+            wait=wait,
+            keep_warm=keep_warm,
+            limits=limit,
+            on_hearing=hearing,
+        )
+
+    until_stopped(serve_until)
 
 
 def prepare_calibration(

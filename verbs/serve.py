@@ -63,8 +63,11 @@ def serve_bundle(
     wait: Wait = "block",
     keep_warm: bool = False,
     limits: tuple[str, ...] = (),
+    on_hearing: Callable[[], None] = lambda: None,
 ) -> None:
     """Open everything, then serve until SIGTERM or SIGINT, or a rehearsal's end.
+
+    From the call of `on_hearing` on, these end it in order; before it they interrupt.
 
     Raises:
         BundleError: The bundle, gallery or overlay is not what its manifest lists, is
@@ -188,6 +191,7 @@ def serve_bundle(
         told_json = msgspec.json.encode(model).decode()
         worker = [sys.executable, "-m", "verbs.worker", told_json]
         is_told = is_over = stack.enter_context(stop_on_signals())
+        on_hearing()
         if rehearsal is not None:
             stack.callback(rehearsal.close)
             is_over = functools.partial(_is_over, rehearsal, is_told)
