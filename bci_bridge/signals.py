@@ -5,25 +5,34 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Final
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-OF_THE_GROUP: Final = (signal.SIGINT,)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+OF_THE_GROUP: Final = (signal.SIGINT, signal.SIGHUP)
 """A terminal sends them to every process; the supervisor alone says who ends when."""
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Give a `stop` that becomes true on SIGTERM or SIGINT; main thread only."""
+    """Give a `stop` that becomes true on SIGTERM, SIGINT or SIGHUP; main thread only.
+
+    A hangup that whoever started this wants ignored, as nohup does, stays ignored.
+    """
     caught: list[int] = []
 
     def catch(number: int, _frame: object) -> None:
         caught.append(number)
 
-    before = {number: signal.signal(number, catch) for number in _SIGNALS}
+    before = {number: signal.signal(number, catch) for number in heard()}
     try:
         yield lambda: bool(caught)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def heard() -> list[signal.Signals]:
+    """Give the signals that mean a wish to stop here."""
+    is_deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [one for one in _SIGNALS if one != signal.SIGHUP or not is_deaf]
 
 
 @contextlib.contextmanager

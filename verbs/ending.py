@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from bci_bridge.signals import held_back, let_through
+from bci_bridge.signals import heard, held_back, let_through
 from bci_bridge.telling import let_go, tell
 from runtime.errors import NeuroFlowError
 
@@ -14,14 +14,15 @@ from runtime.errors import NeuroFlowError
 def exit_status(verb: Callable[[], object], *, is_lasting: bool = False) -> int:
     """Run a verb; return 0 done, 1 failed, or 2 wrong usage.
 
-    Failures are one line on standard error. SIGTERM ends a verb as Ctrl-C does. Lines
-    that nobody can read any more change no status.
+    Failures are one line on standard error. SIGTERM and SIGHUP end a verb as
+    Ctrl-C does. Lines that nobody can read any more change no status.
 
     Args:
         verb: Parses, and does what it is told.
         is_lasting: It comes to `until_stopped`, and hears no signal before that.
     """
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    ending = [number for number in heard() if number != signal.SIGINT]
+    before = {number: signal.signal(number, _interrupt) for number in ending}
     try:
         with held_back() if is_lasting else contextlib.nullcontext():
             verb()
@@ -38,7 +39,8 @@ def exit_status(verb: Callable[[], object], *, is_lasting: bool = False) -> int:
         return _failed(_refused_by_system(error))
     finally:
         let_go()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -59,7 +61,7 @@ def until_stopped(verb: Callable[[Callable[[], None]], object]) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    # SIGTERM unwinds as Ctrl-C does, so that children end and scratch folders go.
+    # They unwind as Ctrl-C does, so that children end and scratch folders go.
     raise KeyboardInterrupt
 
 

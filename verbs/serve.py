@@ -65,7 +65,7 @@ def serve_bundle(
     limits: tuple[str, ...] = (),
     on_hearing: Callable[[], None] = lambda: None,
 ) -> None:
-    """Open everything, then serve until SIGTERM or SIGINT, or a rehearsal's end.
+    """Open everything, then serve until told to stop, or a rehearsal's end.
 
     From the call of `on_hearing` on, these end it in order; before it they interrupt.
 

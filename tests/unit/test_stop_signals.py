@@ -37,8 +37,9 @@ def started(first, second):
     return child.ended
 
 
-def test_ctrl_c_ends_no_worker_whether_it_loads_or_works():
-    assert started("SIGINT", "SIGINT") == "exit status 6"
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_what_goes_to_the_group_ends_no_worker_whether_it_loads_or_works(name):
+    assert started(name, name) == "exit status 6"
 
 
 def test_who_is_told_to_end_while_it_loads_does_not_load_to_the_end():
@@ -66,7 +67,7 @@ def test_a_copy_hears_what_came_before_it_could_hear():
         assert is_stopped()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_server_that_is_stopped_while_it_opens_ends_as_one_that_serves(
     number, capsys
 ):
@@ -107,3 +108,18 @@ def test_a_group_that_is_told_to_end_while_it_starts_is_no_failure():
             server.kill()
 
     assert found is None
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_hangup_is_a_wish_to_stop_unless_it_is_to_be_ignored(is_ignored):
+    before = signal.signal(
+        signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL
+    )
+    try:
+        with stop_on_signals() as is_stopped:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert is_stopped() != is_ignored
+        wished = exit_status(lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert wished == (0 if is_ignored else 1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
