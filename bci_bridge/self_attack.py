@@ -291,7 +291,9 @@ def _connected(endpoint: str) -> socket.socket:
     if endpoint.startswith("ipc://"):
         line = socket.socket(socket.AF_UNIX)
         line.settimeout(PATIENCE_S)
-        line.connect(endpoint.removeprefix("ipc://"))
+        path = endpoint.removeprefix("ipc://")
+        # As libzmq writes a name that is in no file system (unix(7): abstract).
+        line.connect(f"\0{path[1:]}" if path.startswith("@") else path)
     else:
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         line = socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S)

@@ -35,6 +35,10 @@ def manage_keys(
     """
     if roles and (action != "make" or name is None):
         raise UsageError("--roles: expected with make and --name alone")
+    if as_json and action != "list":
+        raise UsageError(f"--json: expected with list alone, found {action}")
+    if name is not None and action == "list":
+        raise UsageError("--name: expected with make and revoke alone, found list")
     if action == "list":
         _list(folder, as_json=as_json)
     elif action == "make" and name is None:

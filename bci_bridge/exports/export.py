@@ -74,11 +74,12 @@ def export(
 
     Raises:
         RecordingError: There is no recording, it is damaged, changed, or has no run.
-        UsageError: There is no such run, or the folder is not free.
+        UsageError: There is no such run, or the folder is not free, or
+            in a log of the recording.
         BackendError: nibabel or h5py is missing.
     """
     out = out.absolute()
-    _require_free(out)
+    _require_free(out, recording)
     facts = facts_of(*(scan_recording(recording / log) for log in (INPUTS, OUTCOMES)))
     losses = _losses(facts)
     changed, unproved = changes_in(recording)
@@ -141,7 +142,14 @@ def _chosen(
     return runs
 
 
-def _require_free(out: Path) -> None:
+def _require_free(out: Path, recording: Path) -> None:
+    logs = [(recording / log).resolve() for log in (INPUTS, OUTCOMES)]
+    # What a log holds is segments and their chain, and is read as such.
+    if any(map(out.resolve().is_relative_to, logs)):
+        raise UsageError(
+            f"--out {out}: expected a folder outside the recording's logs, "
+            "found one in them"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
             f"--out {out}: expected a new or empty folder, found one with content"

@@ -88,6 +88,15 @@ def test_a_recording_that_is_not_there_is_one_line(tmp_path):
     )
 
 
+def test_a_name_with_line_ends_and_escapes_is_still_one_line_that_only_shows(tmp_path):
+    missing = tmp_path / "no\nsuch\x1b[31m"
+
+    assert said("play", missing) == (
+        1,
+        f"neuroflow: {tmp_path}/no\\nsuch\\x1b[31m: expected a folder, found none\n",
+    )
+
+
 def test_a_file_in_a_bundle_that_is_missing_extra_or_a_link_is_named(tmp_path):
     bundle = tmp_path / "bundle"
     write_folder(bundle)

@@ -72,6 +72,15 @@ def test_make_without_a_name_makes_the_servers_key(folder, capsys, monkeypatch):
             ["make", "--roles", "scanner"],
             "--roles: expected with make and --name alone",
         ),
+        (
+            ["list", "--name", "a"],
+            "--name: expected with make and revoke alone, found list",
+        ),
+        (
+            ["revoke", "--name", "a", "--json"],
+            "--json: expected with list alone, found revoke",
+        ),
+        (["make", "--json"], "--json: expected with list alone, found make"),
         (["revoke"], "--name: expected the device to revoke, found none"),
         (
             ["make", "--name", "server", "--roles", "scanner"],

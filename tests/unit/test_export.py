@@ -383,6 +383,10 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path):
 
     with pytest.raises(UsageError, match=r"--run: expected one of run-1, other.run"):
         written(recording, "nifti", run="run-9")
+    with pytest.raises(
+        UsageError, match="expected a folder outside the recording's logs"
+    ):
+        export(recording, recording / "inputs" / "new", "nifti", version="1")
     with pytest.raises(UsageError, match="expected a new or empty folder"):
         export(recording, taken, "nifti", version="1")
     with pytest.raises(UsageError, match="expected a new or empty folder"):

@@ -9,6 +9,7 @@ import pytest
 import zmq
 
 from bci_bridge import self_attack
+from bci_bridge.endpoints import bound
 from bci_bridge.gate import Gate
 from bci_bridge.keyfolder import make_server
 from bci_bridge.self_attack import ATTEMPTS, GREETING_BYTES
@@ -80,3 +81,30 @@ def test_an_attack_that_is_let_in_ends_a_server_that_was_proven(attacked):
 
     with pytest.raises(GuardError, match="found NULL at the inputs let in"):
         rounds(gate)
+
+
+def test_a_socket_without_a_file_is_attacked_as_any_other(tmp_path):
+    name = f"neuroflow-{tmp_path.name}-{time.monotonic_ns()}"
+    make_server(tmp_path / "keys")
+    with zmq.Context() as context:
+        gate = Gate(tmp_path / "keys", context)
+        line, place = bound(
+            context,
+            zmq.ROUTER,
+            f"ipc://@{name}",
+            high_water=10,
+            lock=gate.lock(b"inputs"),
+        )
+        gate.attack([("outcomes", place, zmq.DEALER)])
+        try:
+            until = time.monotonic() + 20
+            while not gate.has_held():
+                assert time.monotonic() < until
+                gate.check()
+                time.sleep(0.01)
+        finally:
+            gate.stop_attack()
+            line.close(linger=0)
+            gate.close()
+
+    assert gate.attacks_passed >= ROUND
