@@ -10,15 +10,13 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, final
+from typing import final
 
 import msgspec
 
 from runtime.bench.compare import compare
 from runtime.bench.machine import steal_share
 from runtime.bench.result import (
-    AUTOCAST,
-    TORCH,
     Limits,
     Process,
     Result,
@@ -26,42 +24,17 @@ from runtime.bench.result import (
     decode_result,
     encode_result,
 )
-from runtime.bench.statistics import check_counts
 from runtime.bench.table import comparison, report
-from runtime.bench.work import BYTES_OF, Sizes
+from runtime.bench.work import Sizes
 from runtime.bundle import open_bundle
-from runtime.engine import Precision
 from runtime.errors import ArtifactError, UsageError
-from runtime.manifest import EIGHT_BITS, Manifest
+from runtime.manifest import Manifest
 from training.config import config_from_preset
 from verbs.bench_machine import read_machine, read_moment, read_times
+from verbs.bench_options import ENGINES, Options, check_options, pairs_of, written
 from verbs.bench_orders import Job, Kind, started
-from verbs.bench_rounds import Plan, Turns
+from verbs.bench_rounds import Turns
 from verbs.bench_sizes import sizes_of_bundle, sizes_of_config, work_of
-
-ENGINES: Final = ("openvino", "ort", "ort_cuda", "tensorrt", "reference")
-PEERS: Final = (*ENGINES, *TORCH)
-_TYPED: Final = ("ort_cuda", "tensorrt")
-"""Compute half only where the graph is written in it."""
-FEWEST_ROUNDS: Final = 6
-"""With fewer, no interval of a median has the confidence."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the command line asks for."""
-
-    bundle: Path | None
-    preset: str | None
-    depth: int | None
-    """Blocks of the velocity field instead of the preset's."""
-    backend: str
-    precision: str
-    threads: tuple[int, ...]
-    against: tuple[str, ...]
-    plan: Plan
-    gallery: int
 
 
 @final
@@ -126,88 +99,6 @@ def _check_writable(file: Path) -> None:
         file.unlink()
 
 
-def check_options(options: Options) -> None:
-    """Refuse what cannot be measured before anything is.
-
-    Raises:
-        UsageError: In one line.
-    """
-    if (options.bundle is None) == (options.preset is None):
-        found = "neither" if options.bundle is None else "both"
-        raise UsageError(f"bench: expected a BUNDLE or --preset, found {found}")
-    for text in options.against:
-        peer, precision = peer_of(text, options.precision)
-        if peer not in PEERS:
-            raise UsageError(
-                f"against: expected some of {','.join(PEERS)}, found {peer}"
-            )
-        known = tuple(BYTES_OF)
-        if peer in TORCH:
-            known = ("bf16",) if peer == AUTOCAST else ("f32", "bf16")
-        if precision not in known:
-            raise UsageError(
-                f"against: expected {peer} in one of {', '.join(known)}, found {text}"
-            )
-        if peer in TORCH and options.preset is None:
-            raise UsageError(
-                f"against: expected --preset for {peer}, found a bundle, which holds "
-                "graphs and not torch's weights"
-            )
-    if options.depth is not None and options.preset is None:
-        raise UsageError("depth: expected --preset, found a bundle, which has its own")
-    plan = options.plan
-    check_counts(plan.evaluations)
-    numbers = {
-        "threads": (min(options.threads, default=1), 1),
-        "rounds": (plan.rounds, FEWEST_ROUNDS),
-        "volumes": (plan.volumes, 0),
-        "gallery": (options.gallery, 1),
-        "depth": (1 if options.depth is None else options.depth, 1),
-    }
-    for name, (value, least) in numbers.items():
-        if value < least:
-            raise UsageError(f"{name}: expected at least {least}, found {value}")
-    for name, amount in (("tr", plan.period_s), ("seconds", plan.seconds)):
-        if not 0 < amount < 3600:
-            raise UsageError(f"{name}: expected 0 to 3600 seconds, found {amount:g}")
-
-
-def peer_of(text: str, wanted: str) -> tuple[str, str]:
-    """Return an engine and its precision, as in ``openvino:int8``.
-
-    Without one it is that of the run, where the engine has it: ONNX Runtime computes in
-    float32 on the CPU, torch in float32 or bfloat16, torch's autocast in bfloat16.
-    """
-    peer, _, precision = text.partition(":")
-    if precision:
-        return peer, precision
-    if peer == AUTOCAST:
-        return peer, "bf16"
-    if peer == "ort" or (peer in TORCH and wanted != "bf16"):
-        return peer, "f32"
-    return peer, wanted
-
-
-def _pairs(options: Options) -> list[tuple[str, str]]:
-    """Return what is measured, ours first, nothing twice."""
-    others = [peer_of(text, options.precision) for text in options.against]
-    return list(dict.fromkeys([(options.backend, options.precision), *others]))
-
-
-def _written(options: Options) -> tuple[Precision, ...]:
-    """Return what a preset's graphs must be written in."""
-    found = {
-        precision
-        for peer, precision in _pairs(options)
-        if peer in ENGINES
-        and (
-            precision in ("f16", *EIGHT_BITS)
-            or (precision == "bf16" and peer in _TYPED)
-        )
-    }
-    return msgspec.convert(("f32", *sorted(found)), tuple[Precision, ...])
-
-
 def _progress() -> Callable[[str], None]:
     began = time.monotonic()
 
@@ -239,7 +130,7 @@ def _subject(options: Options, scratch: Path, say: Callable[[str], None]) -> _Su
     out = scratch / "preset"
     out.mkdir()
     bundle = write_preset(
-        config, out, created=_today(), seed=0, precisions=_written(options)
+        config, out, created=_today(), seed=0, precisions=written(options)
     )
     return _Subject(subject, bundle, out / "weights", sizes_of_config(config))
 
@@ -259,7 +150,7 @@ def _measure(
     sizes = subject.sizes or sizes_of_bundle(manifest)
     machine, before, ticks = read_machine(), read_moment(), read_times()
     threads = tuple(dict.fromkeys(options.threads or (machine.cores,)))
-    pairs = _pairs(options)
+    pairs = pairs_of(options)
     whos = [
         Who(peer=peer, precision=precision, threads=count)
         for count in threads

@@ -52,7 +52,8 @@ def bench(
         json: File for the result with every raw sample.
         compare: Two such files: say what changed, and measure nothing.
     """
-    from verbs.bench import Options, compare_files, run_bench
+    from verbs.bench import compare_files, run_bench
+    from verbs.bench_options import Options
     from verbs.bench_rounds import Plan
 
     if compare is not None:

@@ -1,0 +1,121 @@
+"""What a benchmark is asked for; what cannot be measured is refused before any work."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+import msgspec
+
+from runtime.bench.result import AUTOCAST, TORCH
+from runtime.bench.statistics import check_counts
+from runtime.bench.work import BYTES_OF
+from runtime.engine import Precision
+from runtime.errors import UsageError
+from runtime.manifest import EIGHT_BITS
+from verbs.bench_rounds import Plan
+
+ENGINES: Final = ("openvino", "ort", "ort_cuda", "tensorrt", "reference")
+PEERS: Final = (*ENGINES, *TORCH)
+_TYPED: Final = ("ort_cuda", "tensorrt")
+"""Compute half only where the graph is written in it."""
+FEWEST_ROUNDS: Final = 6
+"""With fewer, no interval of a median has the confidence."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line asks for."""
+
+    bundle: Path | None
+    preset: str | None
+    depth: int | None
+    """Blocks of the velocity field instead of the preset's."""
+    backend: str
+    precision: str
+    threads: tuple[int, ...]
+    against: tuple[str, ...]
+    plan: Plan
+    gallery: int
+
+
+def check_options(options: Options) -> None:
+    """Refuse what cannot be measured before anything is.
+
+    Raises:
+        UsageError: In one line.
+    """
+    if (options.bundle is None) == (options.preset is None):
+        found = "neither" if options.bundle is None else "both"
+        raise UsageError(f"bench: expected a BUNDLE or --preset, found {found}")
+    for text in options.against:
+        peer, precision = peer_of(text, options.precision)
+        if peer not in PEERS:
+            raise UsageError(
+                f"against: expected some of {','.join(PEERS)}, found {peer}"
+            )
+        known = tuple(BYTES_OF)
+        if peer in TORCH:
+            known = ("bf16",) if peer == AUTOCAST else ("f32", "bf16")
+        if precision not in known:
+            raise UsageError(
+                f"against: expected {peer} in one of {', '.join(known)}, found {text}"
+            )
+        if peer in TORCH and options.preset is None:
+            raise UsageError(
+                f"against: expected --preset for {peer}, found a bundle, which holds "
+                "graphs and not torch's weights"
+            )
+    if options.depth is not None and options.preset is None:
+        raise UsageError("depth: expected --preset, found a bundle, which has its own")
+    plan = options.plan
+    check_counts(plan.evaluations)
+    numbers = {
+        "threads": (min(options.threads, default=1), 1),
+        "rounds": (plan.rounds, FEWEST_ROUNDS),
+        "volumes": (plan.volumes, 0),
+        "gallery": (options.gallery, 1),
+        "depth": (1 if options.depth is None else options.depth, 1),
+    }
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise UsageError(f"{name}: expected at least {least}, found {value}")
+    for name, amount in (("tr", plan.period_s), ("seconds", plan.seconds)):
+        if not 0 < amount < 3600:
+            raise UsageError(f"{name}: expected 0 to 3600 seconds, found {amount:g}")
+
+
+def peer_of(text: str, wanted: str) -> tuple[str, str]:
+    """Return an engine and its precision, as in ``openvino:int8``.
+
+    Without one it is that of the run, where the engine has it: ONNX Runtime computes in
+    float32 on the CPU, torch in float32 or bfloat16, torch's autocast in bfloat16.
+    """
+    peer, _, precision = text.partition(":")
+    if precision:
+        return peer, precision
+    if peer == AUTOCAST:
+        return peer, "bf16"
+    if peer == "ort" or (peer in TORCH and wanted != "bf16"):
+        return peer, "f32"
+    return peer, wanted
+
+
+def pairs_of(options: Options) -> list[tuple[str, str]]:
+    """Return what is measured, ours first, nothing twice."""
+    others = [peer_of(text, options.precision) for text in options.against]
+    return list(dict.fromkeys([(options.backend, options.precision), *others]))
+
+
+def written(options: Options) -> tuple[Precision, ...]:
+    """Return what a preset's graphs must be written in."""
+    found = {
+        precision
+        for peer, precision in pairs_of(options)
+        if peer in ENGINES
+        and (
+            precision in ("f16", *EIGHT_BITS)
+            or (precision == "bf16" and peer in _TYPED)
+        )
+    }
+    return msgspec.convert(("f32", *sorted(found)), tuple[Precision, ...])
