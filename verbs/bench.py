@@ -147,6 +147,8 @@ def _measure(
     with open_bundle(subject.bundle, cache) as bundle:
         manifest: Manifest = bundle.manifest
         components = len(bundle.feature_space().whitening.components)
+        # The weights of a preset are drawn, and its bundle is another every day.
+        sha256 = bundle.sha256 if subject.sizes is None else None
     sizes = subject.sizes or sizes_of_bundle(manifest)
     machine, before, ticks = read_machine(), read_moment(), read_times()
     threads = tuple(dict.fromkeys(options.threads or (machine.cores,)))
@@ -203,6 +205,8 @@ def _measure(
         created=_today(),
         subject=subject.name,
         sizes=sizes,
+        bundle_sha256=sha256,
+        solver=manifest.flow.solver,
         gallery=options.gallery,
         decode_evaluations=evaluations,
         machine=machine,
@@ -265,10 +269,10 @@ def compare_files(before: Path, after: Path) -> None:
     """Print what changed between two files of ``--json``.
 
     Raises:
-        ArtifactError: A file is missing or no result of this version.
-        UsageError: They measured different models.
+        ArtifactError: A file is missing, damaged, or no result of this version.
+        UsageError: They did not measure the same work.
     """
-    results = [decode_result(_read(file), file.name) for file in (before, after)]
+    results = [decode_result(_read(file), str(file)) for file in (before, after)]
     print(comparison(compare(*results)), end="")
 
 

@@ -22,6 +22,18 @@ def round_slopes(steps: Steps) -> tuple[list[float], list[float]]:
     return [b for b, _ in lines], [a for _, a in lines]
 
 
+def no_slope(slopes: Sequence[float]) -> str | None:
+    """Say why slopes are no figure, where they are none.
+
+    Nothing takes less time the more of it is done: where T(N) does not grow in every
+    round, what disturbed the run was larger than the step.
+    """
+    flat = sum(not value > 0 for value in slopes)
+    if not flat:
+        return None
+    return f"T(N) does not grow in {flat} of {len(slopes)} rounds: too much noise"
+
+
 def values(result: Result) -> dict[tuple[str, Who], list[float]]:
     """Return every stage of every engine with its rounds in nanoseconds."""
     found = {(s.stage, s.who): round_medians(s) for s in result.series}

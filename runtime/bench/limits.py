@@ -7,7 +7,7 @@ best of them reaches here, not a number of a data sheet.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import Final, final
+from typing import Annotated, Final, final
 
 import msgspec
 import numpy as np
@@ -32,7 +32,7 @@ _CHUNK: Final = 32 * 1024
 class Rate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A rate with the way in which it was reached."""
 
-    per_s: float
+    per_s: Annotated[float, msgspec.Meta(ge=1, le=1e18)]
     by: str
 
 

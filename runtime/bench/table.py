@@ -238,5 +238,6 @@ def comparison(found: Comparison) -> str:
     lines = [markdown(heads, rows)]
     if not found.same_machine:
         lines.append("Another machine: times are not compared, multiples of it are.\n")
+    lines += [f"{note}\n" for note in found.notes]
     lines += [f"Measured once only: {name}.\n" for name in found.missing]
     return "\n".join(lines)

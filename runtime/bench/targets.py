@@ -218,7 +218,7 @@ class _Targets:
     def _cold(self, excuse: str | None) -> list[str]:
         name = "cold start to the first answer, from cache, s"
         process = next((p for p in self._result.processes if p.who == self._ours), None)
-        if process is None:
+        if process is None or not process.cached_ns:
             return self._row(name, 5.0, None, excuse)
         starts = [ns / 1e9 for ns in process.cached_ns]
         middle = median_interval(starts)

@@ -8,30 +8,33 @@ sums) is a small share of the operations. A product of ``[rows, inputs]`` with
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 BYTES_OF: Final = MappingProxyType({"f32": 4, "f16": 2, "bf16": 2, "int8": 1, "fp8": 1})
 """Of one weight by precision."""
 
+Count = Annotated[int, msgspec.Meta(ge=1)]
+OrNone = Annotated[int, msgspec.Meta(ge=0)]
+
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The sizes of a model that decide what it costs."""
 
-    voxels: int
-    tokens: int
-    width: int
-    depth: int
+    voxels: Count
+    tokens: Count
+    width: Count
+    depth: Count
     """Blocks of the velocity field."""
-    mlp_ratio: int
-    hidden: int
+    mlp_ratio: Count
+    hidden: Count
     """Hidden width of the voxel projections."""
-    channels: int
-    channel_multipliers: tuple[int, ...]
-    blocks: int
+    channels: Count
+    channel_multipliers: tuple[Count, ...]
+    blocks: OrNone
     """Residual blocks per level of the encoder."""
-    downsamplings: int
+    downsamplings: OrNone
     is_compact: bool
     """Whether voxels are decoded by way of z_c."""
 
@@ -39,9 +42,9 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The work of one call."""
 
-    flop: int
+    flop: OrNone
     """Floating point operations."""
-    weights: int
+    weights: OrNone
     """Weights that it must read at least once."""
 
     def limit_s(

@@ -81,8 +81,8 @@ def test_other_models_are_not_compared():
         compare(result(), result(subject="preset demo"))
 
     assert str(caught.value) == (
-        "compare: expected two runs of one model, found preset tiny and preset demo. "
-        "Measure the same preset or bundle."
+        "compare: expected two runs of the same work, found model preset tiny before "
+        "and preset demo after. Measure the same preset or bundle."
     )
 
 
@@ -91,7 +91,9 @@ def test_nothing_in_common_is_said():
         compare(result(), result(series=(), steps=()))
 
     assert str(caught.value) == (
-        "compare: expected runs with a stage and an engine in common, found none"
+        "compare: expected runs with a stage and an engine in common, found openvino "
+        "f32, 2 threads; ort f32, 2 threads before and none after. Measure the same "
+        "engines, precisions and threads."
     )
 
 

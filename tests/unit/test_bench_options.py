@@ -164,7 +164,7 @@ def test_files_that_are_missing_or_of_another_schema_are_named(tmp_path):
         f"{tmp_path}/none.json: expected a file of neuroflow bench --json, "
         "found: No such file or directory"
     )
-    assert str(other.value).startswith("old.json: expected schema neuroflow.bench/1")
+    assert str(other.value).startswith(f"{old}: expected schema neuroflow.bench/1")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""Runs that measured different work are refused; other weights are told."""
+
+import msgspec
+import pytest
+
+from runtime.bench.compare import compare
+from runtime.bench.result import decode_result, encode_result
+from runtime.bench.table import comparison
+from runtime.errors import UsageError
+from tests.bench_results import OURS, result
+from tests.unit.test_bench_work import PAPER
+
+A, B = "a" * 64, "b" * 64
+
+
+def of(**fields):
+    """One bundle's result; half of the time where the machine is another's."""
+    known = {"subject": "bundle one", "sizes": PAPER, "bundle_sha256": A}
+    return result(**(known | {"solver": "rotation"} | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "found", "remedy"),
+    [
+        (
+            {"decode_evaluations": 4},
+            "evaluations 2 before and 4 after",
+            "Measure the same preset or bundle.",
+        ),
+        (
+            {"solver": "heun"},
+            "solver rotation before and heun after",
+            "Measure the same preset or bundle.",
+        ),
+        (
+            {"gallery": 1000},
+            "gallery 100 before and 1000 after",
+            "Measure with the same --gallery.",
+        ),
+        (
+            {"sizes": msgspec.structs.replace(PAPER, depth=2, width=64)},
+            "model bundle one of width 1664, depth 12 before and bundle one of "
+            "width 64, depth 2 after",
+            "Measure the same preset or bundle.",
+        ),
+        (
+            {"sizes": None},
+            "model bundle one (sha256 aaaaaaaaaaaa) of known sizes before and "
+            "bundle one (sha256 aaaaaaaaaaaa) of unknown sizes after",
+            "Measure the same preset or bundle.",
+        ),
+    ],
+)
+def test_other_work_is_neither_slower_nor_faster(fields, found, remedy):
+    with pytest.raises(UsageError) as caught:
+        compare(of(), of(**fields))
+
+    assert str(caught.value) == (
+        f"compare: expected two runs of the same work, found {found}. {remedy}"
+    )
+
+
+def test_one_bundle_is_itself_under_another_name():
+    found = compare(of(), of(subject="bundle copy"))
+
+    assert found.notes == ()
+    assert {c.verdict for c in found.changes} == {"within the noise"}
+
+
+def test_a_bundle_of_unknown_sizes_is_known_by_its_hash_and_not_by_its_name():
+    one = of(sizes=None)
+
+    assert compare(one, of(sizes=None, subject="bundle copy")).changes
+    with pytest.raises(UsageError) as caught:
+        compare(one, of(sizes=None, bundle_sha256=B))
+
+    assert "(sha256 aaaaaaaaaaaa) of unknown sizes before and bundle one " in str(
+        caught.value
+    )
+
+
+def test_other_weights_of_the_same_sizes_are_compared_and_told():
+    text = comparison(compare(of(), of(bundle_sha256=B)))
+
+    assert (
+        "Other weights of the same sizes: bundle one (sha256 aaaaaaaaaaaa) and bundle "
+        "one (sha256 bbbbbbbbbbbb)."
+    ) in text.splitlines()
+
+
+def test_a_file_of_before_is_read_and_compared_with_what_it_does_not_tell():
+    old = msgspec.json.decode(encode_result(of()))
+    del old["bundle_sha256"], old["solver"]
+    before = decode_result(msgspec.json.encode(old), "old.json")
+
+    found = compare(before, of())
+
+    assert found.notes == (
+        "Perhaps other weights of the same sizes: bundle one (sha256 not told) and "
+        "bundle one (sha256 aaaaaaaaaaaa).",
+    )
+    assert compare(before, before).notes == ()
+
+
+def test_multiples_of_limits_of_another_precision_are_not_compared():
+    limits = tuple(msgspec.structs.replace(x, precision="bf16") for x in of().limits)
+
+    found = compare(of(), of(limits=limits))
+
+    assert {c.unit for c in found.changes} == {"ms"}
+    assert found.notes == (
+        "The limits are of f32 before and bf16 after: multiples of them are not "
+        "compared.",
+    )
+
+
+def test_steps_that_are_fitted_to_other_lengths_are_compared_and_told():
+    (ours, _) = of().steps
+    rounds = ((12_000_000, 22_000_000),) * len(ours.rounds_ns)
+    short = msgspec.structs.replace(ours, evaluations=(1, 2), rounds_ns=rounds)
+
+    found = compare(of(), of(steps=(short,)))
+
+    verdicts = {(c.name, c.unit): c.verdict for c in found.changes}
+    assert verdicts[f"step, {OURS}", "ms"] == "within the noise"
+    assert found.notes == (
+        "The steps are fitted to N = 1 5 10 20 before and 1 2 after.",
+    )
