@@ -10,6 +10,7 @@ from pathlib import Path
 from runtime.bench.result import decode_result
 from runtime.bench.table import report
 from runtime.bench.targets import targets
+from runtime.errors import NeuroFlowError
 
 BEGIN, END = "<!-- measured -->\n", "<!-- end -->\n"
 
@@ -20,7 +21,7 @@ def measured(files: Sequence[Path]) -> str:
 
 
 def _measured(file: Path) -> str:
-    result = decode_result(file.read_bytes(), file.name)
+    result = decode_result(file.read_bytes(), str(file))
     heads = f"## {result.subject[:1].upper()}{result.subject[1:]}"
     return f"{heads}\n\n### To be reached\n\n{targets(result)}\n{report(result)}"
 
@@ -37,5 +38,9 @@ if __name__ == "__main__":
     parser.add_argument("samples", type=Path, nargs="+", help="of neuroflow bench")
     parser.add_argument("page", type=Path, help="with the marks of what is generated")
     options = parser.parse_args()
-    text = replaced(options.page.read_text("utf-8"), measured(options.samples))
+    try:
+        part = measured(options.samples)
+    except NeuroFlowError as error:
+        raise SystemExit(f"latency_table: {error}") from error
+    text = replaced(options.page.read_text("utf-8"), part)
     options.page.write_text(text, "utf-8")

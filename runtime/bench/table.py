@@ -1,13 +1,14 @@
 """Results as Markdown. Pure."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from runtime.bench.compare import Comparison
 from runtime.bench.figures import (
     INTERCEPT,
     STEP,
     multiple,
+    no_slope,
     round_medians,
     round_slopes,
     values,
@@ -82,12 +83,26 @@ def _stage(result: Result, series: Series) -> list[str]:
 
 
 def steps(result: Result) -> str:
-    """Return the flow step: slope and intercept of T(N) in milliseconds."""
+    """Return the flow step: slope and intercept of T(N) in milliseconds.
+
+    Where a slope is no figure there is a dash, and the reason below.
+    """
     heads = ["engine", "step [95 %]", "once [95 %]", "x limit [95 %]", "N"]
-    return markdown(heads, (_steps(result, one) for one in result.steps))
+    table = markdown(heads, (_steps(result, one) for one in result.steps))
+    reasons = {one.who: no_slope(round_slopes(one)[0]) for one in result.steps}
+    return table + _reasons({f"{who}: no step": why for who, why in reasons.items()})
+
+
+def _reasons(found: Mapping[str, str | None]) -> str:
+    """Return below a table why there are dashes in it; nothing without a reason."""
+    lines = [f"{what}, because {why}.\n" for what, why in found.items() if why]
+    return "".join(["\n", *lines]) if lines else ""
 
 
 def _steps(result: Result, one: Steps) -> list[str]:
+    lengths = " ".join(map(str, one.evaluations))
+    if no_slope(round_slopes(one)[0]) is not None:
+        return [str(one.who), NONE, NONE, NONE, lengths]
     rounds = [[float(ns) for ns in times] for times in one.rounds_ns]
     fitted = slope(one.evaluations, rounds)
     return [
@@ -95,7 +110,7 @@ def _steps(result: Result, one: Steps) -> list[str]:
         within(fitted.slope, 1e-6),
         within(fitted.intercept, 1e-6),
         within(multiple(result, STEP, one.who, round_slopes(one)[0])),
-        " ".join(map(str, one.evaluations)),
+        lengths,
     ]
 
 
@@ -165,7 +180,8 @@ def _ratios(result: Result) -> Iterator[list[str]]:
         if first is None or who == first or stage == INTERCEPT:
             continue
         mine = found.get((stage, first), [])
-        if len(mine) == len(theirs) and min(theirs) > 0:
+        is_flat = stage == STEP and (no_slope(mine) or no_slope(theirs))
+        if len(mine) == len(theirs) and not is_flat:
             names = (f"{one.peer} {one.precision}" for one in (first, who))
             yield [stage, str(who.threads), *names, within(ratio(mine, theirs))]
 

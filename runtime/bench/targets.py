@@ -4,15 +4,15 @@ They are stated at the paper's size (256 x 1664, 12 blocks) and mostly for bfloa
 machine that cannot do that says so, and shows what float32 gives there instead.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from runtime.bench.figures import STEP, limits_ns, multiple, values
+from runtime.bench.figures import STEP, limits_ns, multiple, no_slope, values
 from runtime.bench.result import COMPILED, EAGER, TORCH, Result, Who
 from runtime.bench.statistics import Interval, median_interval, ratio
 from runtime.bench.table import markdown, number, within
-from runtime.timing import percentile
+from runtime.timing import PER_MILLE, percentile
 
 PAPER: Final = (256, 1664, 12)
 """Tokens, width and blocks."""
@@ -64,16 +64,26 @@ class _Targets:
                 "flow step over the limit of its products",
                 1.15,
                 self._multiple(STEP),
-                bf16 or small or _disturbed(self._multiple(STEP), 1),
+                self._flat([self._ours])
+                or bf16
+                or small
+                or _disturbed(self._multiple(STEP), 1),
             ),
             self._torch("flow step over torch's best", STEP, bf16 or small),
             self._row(
                 "flow step over ONNX Runtime f32",
                 0.08,
                 self._over(STEP, "ort", "f32"),
-                bf16 or small,
+                self._flat([self._ours, self._theirs.get(("ort", "f32"))])
+                or bf16
+                or small,
             ),
-            self._row("int8 flow step over ours", 0.62, self._int8(), bf16 or small),
+            self._row(
+                "int8 flow step over ours",
+                0.62,
+                self._int8(),
+                self._flat([self._ours, self._eight_bits()]) or bf16 or small,
+            ),
             self._decode(small),
             self._torch(
                 "voxel encoder over torch's best",
@@ -130,8 +140,17 @@ class _Targets:
             verdict = "reached" if found.median <= limit else "missed"
         return [name, f"<= {number(limit)}", shown, verdict]
 
+    def _flat(self, whos: Iterable[Who | None]) -> str | None:
+        """Say whose step is no figure, if anybody's is none."""
+        for who in whos:
+            slopes = None if who is None else self._values.get((STEP, who))
+            why = None if slopes is None else no_slope(slopes)
+            if why is not None:
+                return f"of {who} {why}"
+        return None
+
     def _multiple(self, stage: str) -> Interval | None:
-        if self._ours is None:
+        if self._ours is None or self._flat([self._ours]):
             return None
         return multiple(
             self._result, stage, self._ours, self._values[stage, self._ours]
@@ -141,14 +160,14 @@ class _Targets:
         who = self._theirs.get((peer, precision))
         return None if who is None else self._ratio(stage, who)
 
+    def _eight_bits(self) -> Who | None:
+        ours = self._ours
+        return None if ours is None else self._theirs.get((ours.peer, "int8"))
+
     def _int8(self) -> Interval | None:
         """Return the same engine's step in 8 bits over ours."""
-        ours = self._ours
-        who = None if ours is None else self._theirs.get((ours.peer, "int8"))
-        if ours is None or who is None:
-            return None
-        mine, theirs = (self._values.get((STEP, w)) for w in (ours, who))
-        return None if mine is None or theirs is None else ratio(theirs, mine)
+        who = self._eight_bits()
+        return None if who is None else self._quotient(STEP, who, self._ours)
 
     def _torch(self, name: str, stage: str, excuse: str | None) -> list[str]:
         """Return a row beside torch's best, with the forms of torch that were there."""
@@ -159,6 +178,11 @@ class _Targets:
         }
         # Against the best of them our ratio is the largest.
         best = max(found.values(), key=lambda one: one.median, default=None)
+        if stage == STEP:
+            # Whoever has no figure may be the best of them.
+            torch = (who for who in self._theirs.values() if who.peer in TORCH)
+            flat = self._flat([self._ours, *torch])
+            best, excuse = (None, flat) if flat else (best, excuse)
         row = self._row(name, 0.45, best, excuse or self._absent(found))
         if found:
             row[2] += f" over {', '.join(f'{w.peer} {w.precision}' for w in found)}"
@@ -179,10 +203,17 @@ class _Targets:
         )
 
     def _ratio(self, stage: str, who: Who) -> Interval | None:
-        if self._ours is None:
+        return None if self._ours is None else self._quotient(stage, self._ours, who)
+
+    def _quotient(self, stage: str, who: Who, over: Who | None) -> Interval | None:
+        """Return one engine's stage over another's; None where one has no figure."""
+        whos = (who, over)
+        if stage == STEP and self._flat(whos):
             return None
-        mine, theirs = (self._values.get((stage, w)) for w in (self._ours, who))
-        return None if mine is None or theirs is None else ratio(mine, theirs)
+        times = [self._values.get((stage, w), []) for w in whos if w is not None]
+        if len(times) < 2 or len(times[0]) != len(times[1]) or not times[0]:
+            return None
+        return ratio(*times)
 
     def _decode(self, excuse: str | None) -> list[str]:
         n = self._result.decode_evaluations
@@ -234,15 +265,24 @@ class _Targets:
             for one in series.rounds_ns
             for ns in one
         )
-        found = percentile(samples, 990)
-        if found is None:
+        # The highest percentile of those that may be stated, up to p99.
+        stated = [
+            (label, ns)
+            for label, per_mille in PER_MILLE.items()
+            if per_mille <= 990 and (ns := percentile(samples, per_mille)) is not None
+        ]
+        label, found = stated[-1] if stated else ("", 0)
+        # What a lower percentile is beyond, p99 is beyond as well.
+        is_beyond = found > 1_000_000
+        if label != "p99" and (not is_beyond or excuse is not None):
             few = f"{len(samples)} calls are too few for p99"
             why = excuse or (few if samples else "this run did not measure it")
             return [name, "<= 1.00", "-", f"not run here, because {why}"]
-        shown = f"{number(found / 1e6)} ({len(samples):,} calls)"
+        of = f"{len(samples):,} calls" + ("" if label == "p99" else f": {label}")
+        shown = f"{number(found / 1e6)} ({of})"
         if excuse is not None:
             verdict = f"not run here, because {excuse}"
-        elif found > 1_000_000:
+        elif is_beyond:
             verdict = "missed"
         elif len(samples) < CALLS:
             verdict = f"not run here, because {CALLS:,} calls are wanted"
