@@ -1,11 +1,11 @@
 """`neuroflow bench`: latency per stage and flow step, beside the machine's limits."""
 
+import dataclasses
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,14 +31,21 @@ from runtime.errors import ArtifactError, UsageError
 from runtime.manifest import Manifest
 from training.config import config_from_preset
 from verbs.bench_machine import read_machine, read_moment, read_times
-from verbs.bench_options import ENGINES, Options, check_options, pairs_of, written
+from verbs.bench_options import (
+    ENGINES,
+    Options,
+    check_options,
+    lengths_of,
+    pairs_of,
+    written,
+)
 from verbs.bench_orders import Job, Kind, started
 from verbs.bench_rounds import Turns
 from verbs.bench_sizes import sizes_of_bundle, sizes_of_config, work_of
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Subject:
     name: str
     bundle: Path
@@ -149,6 +156,9 @@ def _measure(
         components = len(bundle.feature_space().whitening.components)
         # The weights of a preset are drawn, and its bundle is another every day.
         sha256 = bundle.sha256 if subject.sizes is None else None
+    # Before anything is measured: of some solvers not every number is one of steps.
+    lengths = lengths_of(manifest.flow, options.plan.evaluations)
+    plan = dataclasses.replace(options.plan, evaluations=lengths)
     sizes = subject.sizes or sizes_of_bundle(manifest)
     machine, before, ticks = read_machine(), read_moment(), read_times()
     threads = tuple(dict.fromkeys(options.threads or (machine.cores,)))
@@ -189,7 +199,7 @@ def _measure(
             shutil.rmtree(copies)
             shutil.rmtree(engines)
     with ExitStack() as stack:
-        turns = Turns(options.plan, say)
+        turns = Turns(plan, say)
         for count in threads if rate else ():
             who = Who(peer="limits", precision=rate, threads=count)
             turns.limits[count] = stack.enter_context(started(job("limits", who)))
@@ -224,7 +234,7 @@ def _measure(
             for count, rounds in taken.limits.items()
         ),
         series=taken.series(),
-        steps=taken.steps(options.plan.evaluations),
+        steps=taken.steps(lengths),
         paced=tuple(paced),
         processes=tuple(processes),
     )

@@ -9,14 +9,16 @@ import msgspec
 import numpy as np
 
 from runtime.arrays import Float32
+from runtime.bench.result import Who
 from runtime.bundle import Bundle
 from runtime.engine import Array, Engine, Inputs, Precision, allocate, read_only
+from runtime.errors import UsageError
 from runtime.estimator import BetaEstimator, ExternalEstimator
 from runtime.gallery import Gallery
 from runtime.golden import check_golden, limits_of
 from runtime.graphs import Form, Part, graph_of, open_engines
 from runtime.heads import Retrieval
-from runtime.manifest import GraphSpec, Manifest
+from runtime.manifest import EIGHT_BITS, GraphSpec, Manifest
 from runtime.model import Model
 from runtime.preprocess import VoxelMask
 from runtime.solver import solver_from_name, time_grid
@@ -61,12 +63,22 @@ class Stages:
 
 
 def with_evaluations(manifest: Manifest, evaluations: int) -> Manifest:
-    """Return a manifest whose decode direction has this many evaluations."""
+    """Return a manifest whose decode direction has this many evaluations.
+
+    Raises:
+        UsageError: They are no whole number of the solver's steps.
+    """
     flow = manifest.flow
-    steps = evaluations // solver_from_name(flow.solver, flow.path).evaluations
+    each = solver_from_name(flow.solver, flow.path).evaluations
+    steps, rest = divmod(evaluations, each)
+    if rest or not steps:
+        raise UsageError(
+            f"evaluations: expected a multiple of {each}, which a step of "
+            f"{flow.solver} makes, found {evaluations}"
+        )
     changed = msgspec.structs.replace(
         flow,
-        decode_times=time_grid(max(steps, 1), "decode"),
+        decode_times=time_grid(steps, "decode"),
         decode_evaluations=evaluations,
     )
     return msgspec.structs.replace(manifest, flow=changed)
@@ -81,8 +93,6 @@ def open_stages(bundle: Bundle, job: Job) -> Stages:
     """
     who, manifest, tensors = job.who, bundle.manifest, bundle.tensors
     precision: Precision = msgspec.convert(who.precision, Precision)
-    graph = graph_of(manifest, "step", who.peer, precision)
-    limits = limits_of(graph.precision, precision)
     with ExitStack() as stack:
 
         def opened(form: Form | None, parts: Collection[Part]) -> dict[str, Engine]:
@@ -95,8 +105,9 @@ def open_stages(bundle: Bundle, job: Job) -> Stages:
                 form=form,
                 parts=parts,
             )
-            model = stack.enter_context(Model(manifest, engines, tensors))
-            check_golden(model, bundle.golden(), limits, str(who))
+            stack.enter_context(Model(manifest, engines, tensors))
+            for name, engine in engines.items():
+                _judge(bundle, who, name, engine)
             return engines
 
         served = opened(None, SERVED)
@@ -114,6 +125,22 @@ def open_stages(bundle: Bundle, job: Job) -> Stages:
         close,
         {name: one.prepare for name, one in volumes.items()},
     )
+
+
+def _judge(bundle: Bundle, who: Who, name: str, engine: Engine) -> None:
+    """Hold one graph's maps to what its own precision must keep.
+
+    Of 8 bits a bundle has the flow alone: its other graphs compute in what they are
+    written in, and the wide limits of 8 bits would let anything of them pass.
+
+    Raises:
+        ParityError: A map does not give its golden vectors.
+    """
+    precision: Precision = msgspec.convert(who.precision, Precision)
+    written = graph_of(bundle.manifest, name, who.peer, precision).precision
+    computed = written if precision in EIGHT_BITS else precision
+    model = Model(bundle.manifest, {name: engine}, bundle.tensors)
+    check_golden(model, bundle.golden(), limits_of(written, computed), str(who))
 
 
 def _flow(bundle: Bundle, engines: Mapping[str, Engine], evaluations: int) -> Call:

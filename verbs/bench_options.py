@@ -11,13 +11,16 @@ from runtime.bench.statistics import check_counts
 from runtime.bench.work import BYTES_OF
 from runtime.engine import Precision
 from runtime.errors import UsageError
-from runtime.manifest import EIGHT_BITS
+from runtime.manifest import EIGHT_BITS, FlowSpec
+from runtime.solver import solver_from_name
 from verbs.bench_rounds import Plan
 
 ENGINES: Final = ("openvino", "ort", "ort_cuda", "tensorrt", "reference")
 PEERS: Final = (*ENGINES, *TORCH)
 _TYPED: Final = ("ort_cuda", "tensorrt")
 """Compute half only where the graph is written in it."""
+EVALUATIONS: Final = (1, 5, 10, 20)
+"""Lengths of the flow where none are named, of a solver that makes one a step."""
 FEWEST_ROUNDS: Final = 6
 """With fewer, no interval of a median has the confidence."""
 
@@ -69,7 +72,8 @@ def check_options(options: Options) -> None:
     if options.depth is not None and options.preset is None:
         raise UsageError("depth: expected --preset, found a bundle, which has its own")
     plan = options.plan
-    check_counts(plan.evaluations)
+    if plan.evaluations:
+        check_counts(plan.evaluations)
     numbers = {
         "threads": (min(options.threads, default=1), 1),
         "rounds": (plan.rounds, FEWEST_ROUNDS),
@@ -99,6 +103,29 @@ def peer_of(text: str, wanted: str) -> tuple[str, str]:
     if peer == "ort" or (peer in TORCH and wanted != "bf16"):
         return peer, "f32"
     return peer, wanted
+
+
+def lengths_of(flow: FlowSpec, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the numbers of evaluations from which the cost of one is fitted.
+
+    Args:
+        flow: Of the bundle; its solver decides of how many evaluations a step is.
+        wanted: What the command line names; empty for the usual ones, of which each is
+            raised to a whole number of steps.
+
+    Raises:
+        UsageError: One of those named is no whole number of steps.
+    """
+    each = solver_from_name(flow.solver, flow.path).evaluations
+    if not wanted:
+        return tuple(each * -(-n // each) for n in EVALUATIONS)
+    broken = [str(n) for n in wanted if n % each]
+    if broken:
+        raise UsageError(
+            f"evaluations: expected multiples of {each}, which a step of {flow.solver} "
+            f"makes, found {' '.join(broken)}. Leave them out."
+        )
+    return wanted
 
 
 def pairs_of(options: Options) -> list[tuple[str, str]]:

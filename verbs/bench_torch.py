@@ -85,7 +85,7 @@ def open_torch(bundle: Bundle, job: Job) -> Stages:
             out: torch.Tensor = solve(
                 lambda z, t: velocity_c(z, torch.tensor([t], dtype=torch.float32)),
                 golden["z_n"],
-                time_grid(max(n // solver.evaluations, 1), "decode"),
+                time_grid(n // solver.evaluations, "decode"),
                 solver,
             )
         return out

@@ -15,6 +15,7 @@ from runtime.bench.result import Who, decode_result
 from runtime.bundle import open_bundle
 from runtime.errors import ParityError
 from runtime.estimator import VolumeEstimator
+from runtime.model import Model
 from training.config import PRESETS
 from training.sit import SiT
 from verbs.bench_engines import open_stages, with_evaluations
@@ -93,6 +94,29 @@ def test_a_generated_bundle_is_one_that_every_engine_agrees_on(preset, peer, pre
         stages.close()
         assert bundle.manifest.gates == ()
         assert min(np.abs(v).max() for v in bundle.golden().values()) > 0
+
+
+@pytest.mark.parametrize("peer", ["ort", "openvino"])
+def test_beside_a_flow_in_8_bits_the_other_maps_are_held_to_float32(
+    preset, monkeypatch, peer
+):
+    run = Model._run
+
+    def off(model, graph, source, array, target):
+        found = run(model, graph, source, array, target)
+        return found * np.float32(1.001) if graph == "decoder" else found
+
+    monkeypatch.setattr(Model, "_run", off)
+    who = Who(peer=peer, precision="int8", threads=1)
+    with (
+        open_bundle(preset / "bundle") as bundle,
+        pytest.raises(ParityError) as caught,
+    ):
+        open_stages(bundle, Job(kind="stages", who=who, bundle=""))
+
+    assert str(caught.value).startswith(
+        f"golden decoder ({who}): expected relative L2 error <= 1e-05, found "
+    )
 
 
 @pytest.mark.parametrize(("stage", "answers"), [("volume", 0), ("volume due", 1)])
