@@ -124,16 +124,25 @@ def test_the_triad_moves_every_number(threads):
 
     assert memory.triad() == 12 * 100_003
     assert memory.read() == 4 * 100_003
+    # Whole rows only.
+    assert memory.gemv() == 4 * 4096 * (100_003 // 4096)
+    np.testing.assert_array_equal(memory._product, np.full(24, 4096, np.float32))
     np.testing.assert_array_equal(memory._a, np.full(100_003, 7, np.float32))
     memory.close()
 
 
-def test_bandwidth_is_bytes_over_time():
-    times = [50, 12, 40, 40, 40, 4, 9, 9, 9, 9]  # the triad's, then reading's
+@pytest.mark.parametrize(
+    ("gemv", "by", "moved"),
+    [([9, 9, 9, 9, 9], "triad", 1000), ([9, 9, 2, 9, 9], "gemv", 2000)],
+)
+def test_bandwidth_is_bytes_over_time_by_the_fastest_way(gemv, by, moved):
+    # The triad's, then reading's, then that of a matrix by a vector.
+    times = [50, 12, 40, 40, 40, 4, 9, 9, 9, 9, *gemv]
     ticks = iter([tick for end in times for tick in (0, end)])
     memory = Memory(1, bytes_each=4000)
 
     found = memory.bandwidth(lambda: next(ticks))
 
-    assert (found.by, found.per_s) == ("triad", 12_000 / 12e-9)
+    assert found.by == by
+    assert found.per_s == pytest.approx(moved / 1e-9)
     memory.close()
