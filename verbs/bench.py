@@ -39,7 +39,7 @@ from verbs.bench_options import (
     pairs_of,
     written,
 )
-from verbs.bench_orders import Job, Kind, started
+from verbs.bench_orders import Job, Kind, Reply, started
 from verbs.bench_rounds import Turns
 from verbs.bench_sizes import sizes_of_bundle, sizes_of_config, work_of
 
@@ -194,7 +194,10 @@ def _measure(
             )
             for own in (copies, engines):
                 own.mkdir(mode=0o700)
-            processes.append(_process(job("serve", who, copies, engines)))
+            found = process_of(job("serve", who, copies, engines))
+            if found.uncached:
+                say(f"{who}: no start from cache, because {found.uncached}")
+            processes.append(found)
             # A copy of the bundle and its engines: at the paper's size 2 GB each.
             shutil.rmtree(copies)
             shutil.rmtree(engines)
@@ -258,21 +261,37 @@ def rate_of(whos: Sequence[Who], say: Callable[[str], None]) -> str:
     return "bf16"
 
 
-def _process(job: Job, cached: int = 3) -> Process:
-    """Start a process that serves, once with an empty cache and then from it."""
-    starts, reply = [], None
+def process_of(job: Job, cached: int = 3) -> Process:
+    """Start a process that serves, once with an empty cache and then from it.
+
+    Raises:
+        BackendError: It cannot do its job, or died.
+    """
+    taken, replies = [], []
     for _ in range(1 + cached):
         began = time.monotonic_ns()
         with started(job) as child:
-            reply = child.ready
-        starts.append(reply.now_ns - began)
+            replies.append(child.ready)
+        taken.append(replies[-1].now_ns - began)
     return Process(
         who=job.who,
-        fresh_ns=starts[0],
-        cached_ns=tuple(starts[1:]),
-        resident_bytes=reply.resident_bytes if reply else 0,
-        peak_bytes=reply.peak_bytes if reply else 0,
+        fresh_ns=taken[0],
+        cached_ns=tuple(taken[1:]),
+        uncached=_uncached(replies[1:], job.engines or ""),
+        resident_bytes=replies[-1].resident_bytes,
+        peak_bytes=replies[-1].peak_bytes,
     )
+
+
+def _uncached(replies: Sequence[Reply], folder: str) -> str:
+    """Say why starts are none from cache; empty where they are."""
+    worst = max(replies, key=lambda one: one.engines_built)
+    if not worst.engines_built:
+        return ""
+    why = worst.cache_said.partition(";")[0].replace(folder, "its folder")
+    total = worst.engines_built + worst.engines_loaded
+    end = f" ({why})" if why else ""
+    return f"{worst.engines_built} of {total} engines were built anew{end}"
 
 
 def compare_files(before: Path, after: Path) -> None:

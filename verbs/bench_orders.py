@@ -65,6 +65,11 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Monotonic clock at the end."""
     resident_bytes: int = 0
     peak_bytes: int = 0
+    engines_loaded: int = 0
+    """From the cache of compiled engines."""
+    engines_built: int = 0
+    cache_said: str = ""
+    """Why it could not load or keep one, if so."""
     flop: Rate | None = None
     memory: Rate | None = None
     failure: str = ""

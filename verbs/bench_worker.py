@@ -22,7 +22,7 @@ from runtime.bench.limits import (
 from runtime.bench.machine import memory_field
 from runtime.bundle import open_bundle
 from runtime.engine import Precision
-from runtime.engines.cache import EngineCache
+from runtime.engines.cache import CacheCounts, EngineCache
 from runtime.errors import BackendError, NeuroFlowError
 from runtime.graphs import SERVED
 from runtime.model import SAMPLES, open_model
@@ -67,20 +67,32 @@ def _replies(job: Job, lines: BinaryIO, stack: ExitStack) -> Iterator[Reply]:
     cache = None if job.cache is None else Path(job.cache)
     bundle = stack.enter_context(open_bundle(Path(job.bundle), cache))
     if job.kind == "serve":
+        said: list[str] = []
+        engines = None
+        if job.engines is not None:
+            engines = EngineCache(Path(job.engines), said.append)
         model = stack.enter_context(
             open_model(
                 bundle,
                 job.who.peer,
                 precision=_precision(job),
                 threads=job.who.threads,
-                cache=None if job.engines is None else _kept(Path(job.engines)),
+                cache=engines,
                 samples=SAMPLES,
                 parts=SERVED,
             )
         )
         model.decode_latent(model.encode_voxels(bundle.golden()["voxels"][0]))
         now = time.monotonic_ns()
-        yield Reply(now_ns=now, resident_bytes=_own("VmRSS"), peak_bytes=_own("VmHWM"))
+        counts = CacheCounts() if engines is None else engines.counts
+        yield Reply(
+            now_ns=now,
+            resident_bytes=_own("VmRSS"),
+            peak_bytes=_own("VmHWM"),
+            engines_loaded=counts.loaded,
+            engines_built=counts.built,
+            cache_said=said[-1] if said else "",
+        )
         return
     if job.kind == "limits":
         yield from _limits(job, lines, stack)
@@ -161,11 +173,6 @@ def _limits(job: Job, lines: BinaryIO, stack: ExitStack) -> Iterator[Reply]:
             flop=best(repeated, amount, time.monotonic_ns),
             memory=memory.bandwidth(time.monotonic_ns),
         )
-
-
-def _kept(folder: Path) -> EngineCache:
-    # What it has to say goes where a worker's words go: to the parent's file.
-    return EngineCache(folder, lambda line: print(line, file=sys.stderr))
 
 
 def _several(call: Call, count: int) -> Call:

@@ -96,6 +96,9 @@ class Process(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """From its start to its first answer, nothing cached."""
     cached_ns: tuple[Took, ...]
     """The same with what the first start left behind."""
+    uncached: str = ""
+    """Why that was not all the engines, so that those starts are none from cache; empty
+    where they are."""
     resident_bytes: OrNone
     """After the first answer."""
     peak_bytes: OrNone

@@ -131,7 +131,10 @@ def paced(result: Result) -> str:
 
 
 def processes(result: Result) -> str:
-    """Return memory and cold start of processes that serve."""
+    """Return memory and cold start of processes that serve.
+
+    Where no start was from cache there is a dash, and the reason below.
+    """
     heads = ["engine", "resident MB", "peak MB", "first start s", "from cache s"]
     rows = (
         [
@@ -139,11 +142,16 @@ def processes(result: Result) -> str:
             number(one.resident_bytes / 1e6),
             number(one.peak_bytes / 1e6),
             number(one.fresh_ns / 1e9),
-            number(statistics.median(one.cached_ns) / 1e9 if one.cached_ns else None),
+            number(
+                statistics.median(one.cached_ns) / 1e9
+                if one.cached_ns and not one.uncached
+                else None
+            ),
         ]
         for one in result.processes
     )
-    return markdown(heads, rows)
+    reasons = {f"{x.who}: no start from cache": x.uncached for x in result.processes}
+    return markdown(heads, rows) + _reasons(reasons)
 
 
 def limits(result: Result) -> str:

@@ -251,6 +251,9 @@ class _Targets:
         process = next((p for p in self._result.processes if p.who == self._ours), None)
         if process is None or not process.cached_ns:
             return self._row(name, 5.0, None, excuse)
+        if process.uncached:
+            why = f"no start was from cache: {process.uncached}"
+            return self._row(name, 5.0, None, why)
         starts = [ns / 1e9 for ns in process.cached_ns]
         middle = median_interval(starts)
         found = Interval(median=middle.median, low=min(starts), high=max(starts))
