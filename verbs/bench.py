@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import final
 
 import msgspec
@@ -28,12 +27,14 @@ from runtime.bench.table import comparison, report
 from runtime.bench.work import Sizes
 from runtime.bundle import open_bundle
 from runtime.errors import ArtifactError, UsageError
+from runtime.held_folder import HeldFolder
 from runtime.manifest import Manifest
 from training.config import config_from_preset
 from verbs.bench_machine import read_machine, read_moment, read_times
 from verbs.bench_options import (
     ENGINES,
     Options,
+    check_gallery,
     check_options,
     lengths_of,
     pairs_of,
@@ -69,9 +70,10 @@ def run_bench(options: Options, *, json_file: Path | None) -> None:
     if json_file is not None:
         _check_writable(json_file)
     say = _progress()
-    with TemporaryDirectory(prefix="neuroflow-bench-") as scratch:
-        subject = _subject(options, Path(scratch), say)
-        result = _measure(options, subject, Path(scratch), say)
+    # Where this process is killed, the next one that makes such a folder removes it.
+    with HeldFolder() as scratch:
+        subject = _subject(options, scratch, say)
+        result = _measure(options, subject, scratch, say)
     # Before it is written, where a full disk would take the minutes with it.
     print(report(result), flush=True)
     if json_file is not None:
@@ -169,6 +171,12 @@ def _measure(
         for peer, precision in pairs
     ]
     ours = [who for who in whos if (who.peer, who.precision) == pairs[0]]
+    check_gallery(
+        options.gallery,
+        manifest.latent.tokens * manifest.latent.width,
+        processes=sum(who.peer in ENGINES for who in whos),
+        memory=machine.memory_bytes,
+    )
     rate = rate_of(whos, say)
 
     def job(

@@ -1,7 +1,9 @@
 """What a benchmark is asked for; what cannot be measured is refused before any work."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, final
 
 import msgspec
@@ -23,6 +25,20 @@ EVALUATIONS: Final = (1, 5, 10, 20)
 """Lengths of the flow where none are named, of a solver that makes one a step."""
 FEWEST_ROUNDS: Final = 6
 """With fewer, no interval of a median has the confidence."""
+MOST: Final = MappingProxyType(
+    {
+        "rounds": 10_000,
+        "volumes": 100_000,
+        "gallery": 1_000_000,
+        "depth": 256,
+        "evaluations": 1000,
+    }
+)
+"""Far beyond what is of use; a run of more takes days, or all memory before it fails.
+The whole Natural Scenes Dataset has 73,000 images."""
+_COPIES: Final = 4
+"""Of the gallery in a process that measures: as it is drawn, and as the rows of three
+stages that search it."""
 
 
 @final
@@ -84,9 +100,43 @@ def check_options(options: Options) -> None:
     for name, (value, least) in numbers.items():
         if value < least:
             raise UsageError(f"{name}: expected at least {least}, found {value}")
+        _check_most(name, value)
+    _check_most("evaluations", max(plan.evaluations, default=1))
+    cores, threads = len(os.sched_getaffinity(0)), max(options.threads, default=1)
+    if threads > cores:
+        raise UsageError(
+            f"threads: expected at most {cores}, the cores that this process may use, "
+            f"found {threads}"
+        )
     for name, amount in (("tr", plan.period_s), ("seconds", plan.seconds)):
         if not 0 < amount < 3600:
             raise UsageError(f"{name}: expected 0 to 3600 seconds, found {amount:g}")
+
+
+def _check_most(name: str, value: int) -> None:
+    if value > MOST.get(name, value):
+        raise UsageError(f"{name}: expected at most {MOST[name]:,}, found {value:,}")
+
+
+def check_gallery(items: int, latent: int, *, processes: int, memory: int) -> None:
+    """Refuse a gallery that does not fit into memory.
+
+    Args:
+        items: Of the gallery.
+        latent: Numbers of one item, in float32.
+        processes: That measure at the same time, each with a gallery.
+        memory: Of the machine in bytes; 0 where it does not tell.
+
+    Raises:
+        UsageError: In one line, with what fits.
+    """
+    most = memory // (4 * latent * _COPIES * processes)
+    if memory and items > most:
+        raise UsageError(
+            f"gallery: expected at most {most:,} items of {4 * latent:,} bytes, of "
+            f"which {processes} processes keep {_COPIES} copies each in "
+            f"{memory / 1e9:.3g} GB of memory, found {items:,}"
+        )
 
 
 def peer_of(text: str, wanted: str) -> tuple[str, str]:

@@ -1,6 +1,8 @@
 """What measures nothing, or cannot be measured, is one line before any work."""
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -10,9 +12,12 @@ import pytest
 import verbs.bench
 from runtime.bench.result import Who, decode_result, encode_result
 from runtime.errors import ArtifactError, NeuroFlowError
+from runtime.held_folder import PREFIX, remove_left_behind
 from tests.bench_results import result
 from verbs.bench_commands import bench
+from verbs.bench_options import check_gallery
 
+CORES = len(os.sched_getaffinity(0))
 MESSAGES = [
     ({}, "bench: expected a BUNDLE or --preset, found neither"),
     (
@@ -42,6 +47,36 @@ MESSAGES = [
     ({"preset": "tiny", "volumes": -1}, "volumes: expected at least 0, found -1"),
     ({"preset": "tiny", "depth": 0}, "depth: expected at least 1, found 0"),
     ({"preset": "tiny", "gallery": 0}, "gallery: expected at least 1, found 0"),
+    (
+        {"preset": "tiny", "gallery": 100_000_000_000},
+        "gallery: expected at most 1,000,000, found 100,000,000,000",
+    ),
+    (
+        {"preset": "tiny", "threads": (1, 100_000_000)},
+        f"threads: expected at most {CORES}, the cores that this process may use, "
+        "found 100000000",
+    ),
+    (
+        {"preset": "tiny", "threads": (CORES + 1,)},
+        f"threads: expected at most {CORES}, the cores that this process may use, "
+        f"found {CORES + 1}",
+    ),
+    (
+        {"preset": "tiny", "rounds": 10**12},
+        "rounds: expected at most 10,000, found 1,000,000,000,000",
+    ),
+    (
+        {"preset": "tiny", "volumes": 10**9},
+        "volumes: expected at most 100,000, found 1,000,000,000",
+    ),
+    (
+        {"preset": "tiny", "depth": 10**9},
+        "depth: expected at most 256, found 1,000,000,000",
+    ),
+    (
+        {"preset": "tiny", "evaluations": (1, 10**12)},
+        "evaluations: expected at most 1,000, found 1,000,000,000,000",
+    ),
     ({"preset": "tiny", "tr": 0.0}, "tr: expected 0 to 3600 seconds, found 0"),
     (
         {"preset": "tiny", "seconds": float("nan")},
@@ -83,6 +118,42 @@ def test_both_a_bundle_and_a_preset_are_refused(tmp_path):
         bench(tmp_path, preset="tiny")
 
     assert str(caught.value) == "bench: expected a BUNDLE or --preset, found both"
+
+
+def test_a_gallery_that_memory_cannot_hold_is_refused():
+    check_gallery(100, 425_984, processes=1, memory=8 * 10**9)
+    check_gallery(10**6, 425_984, processes=1, memory=0)
+    with pytest.raises(NeuroFlowError) as caught:
+        check_gallery(1000, 425_984, processes=2, memory=8 * 10**9)
+
+    assert str(caught.value) == (
+        "gallery: expected at most 586 items of 1,703,936 bytes, of which 2 processes "
+        "keep 4 copies each in 8 GB of memory, found 1,000"
+    )
+
+
+def test_what_a_killed_benchmark_leaves_is_removed_by_the_next(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(verbs.bench, "_subject", mock.Mock())
+    # As a process that was killed leaves it: nobody holds its lock.
+    dead = tmp_path / f"{PREFIX}dead"
+    (dead / "cache").mkdir(parents=True)
+    seen = []
+
+    def measure(_options, _subject, scratch, _say):
+        remove_left_behind(tmp_path)
+        seen.append((scratch, scratch.is_dir(), dead.exists()))
+        return result()
+
+    monkeypatch.setattr(verbs.bench, "_measure", measure)
+    bench(preset="tiny")
+
+    ((scratch, is_there, is_dead_there),) = seen
+    assert scratch.parent == tmp_path
+    assert scratch.name.startswith(PREFIX)
+    assert is_there
+    assert not is_dead_there
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_result_needs_a_folder(tmp_path):
