@@ -40,7 +40,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     try:
         part = measured(options.samples)
-    except NeuroFlowError as error:
+    except (NeuroFlowError, OSError) as error:
         raise SystemExit(f"latency_table: {error}") from error
     text = replaced(options.page.read_text("utf-8"), part)
     options.page.write_text(text, "utf-8")

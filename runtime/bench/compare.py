@@ -8,6 +8,7 @@ import msgspec
 from runtime.bench.figures import INTERCEPT, STEP, multiples, no_slope, values
 from runtime.bench.result import Result, Who
 from runtime.bench.statistics import Interval, median_interval
+from runtime.bench.work import Work
 from runtime.errors import UsageError
 
 Verdict = Literal["faster", "slower", "within the noise", "too few rounds"]
@@ -111,6 +112,12 @@ def _check_alike(before: Result, after: Result) -> None:
         ("solver", before.solver or after.solver, after.solver or before.solver, model),
         ("gallery", before.gallery, after.gallery, "Measure with the same --gallery"),
     ]
+    # One model may whiten more directions of noise than the other.
+    facts += [
+        (f"{stage} of", _amount(work), _amount(after.work[stage]), model)
+        for stage, work in before.work.items()
+        if stage in after.work
+    ]
     if not _is_one_model(before, after):
         facts = [("model", _model(before, after), _model(after, before), model)]
     for what, was, now, remedy in facts:
@@ -119,6 +126,10 @@ def _check_alike(before: Result, after: Result) -> None:
                 f"compare: expected two runs of the same work, found {what} {was} "
                 f"before and {now} after. {remedy}."
             )
+
+
+def _amount(work: Work) -> str:
+    return f"{work.flop:,} operations and {work.weights:,} weights"
 
 
 def _is_one_model(before: Result, after: Result) -> bool:

@@ -184,7 +184,7 @@ class _Targets:
             flat = self._flat([self._ours, *torch])
             best, excuse = (None, flat) if flat else (best, excuse)
         row = self._row(name, 0.45, best, excuse or self._absent(found))
-        if found:
+        if best is not None:
             row[2] += f" over {', '.join(f'{w.peer} {w.precision}' for w in found)}"
         return row
 

@@ -6,6 +6,7 @@ import pytest
 from runtime.bench.compare import compare
 from runtime.bench.result import decode_result, encode_result
 from runtime.bench.table import comparison
+from runtime.bench.work import Work
 from runtime.errors import UsageError
 from tests.bench_results import OURS, result
 from tests.unit.test_bench_work import PAPER
@@ -14,7 +15,7 @@ A, B = "a" * 64, "b" * 64
 
 
 def of(**fields):
-    """One bundle's result; half of the time where the machine is another's."""
+    """The result of one bundle."""
     known = {"subject": "bundle one", "sizes": PAPER, "bundle_sha256": A}
     return result(**(known | {"solver": "rotation"} | fields))
 
@@ -41,6 +42,12 @@ def of(**fields):
             {"sizes": msgspec.structs.replace(PAPER, depth=2, width=64)},
             "model bundle one of width 1664, depth 12 before and bundle one of "
             "width 64, depth 2 after",
+            "Measure the same preset or bundle.",
+        ),
+        (
+            {"work": result().work | {"encoder": Work(flop=6_000_000, weights=2)}},
+            "encoder of 5,000,000 operations and 1 weights before and 6,000,000 "
+            "operations and 2 weights after",
             "Measure the same preset or bundle.",
         ),
         (
