@@ -113,7 +113,7 @@ def _compiled(
     cache: EngineCache,
 ) -> CompiledGraph:
     graph = graph_of(bundle.manifest, name, backend, precision)
-    loaded = cache.counts.loaded
+    built = cache.counts.built
     before_s = time.perf_counter()
     open_engine(
         backend,
@@ -126,5 +126,5 @@ def _compiled(
     return CompiledGraph(
         graph=name,
         seconds=time.perf_counter() - before_s,
-        from_cache=cache.counts.loaded > loaded,
+        from_cache=cache.counts.built == built,
     )

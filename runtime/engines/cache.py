@@ -12,8 +12,6 @@ import hashlib
 import hmac
 import mmap
 import os
-import secrets
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +21,15 @@ import msgspec
 import numpy as np
 
 from runtime.arrays import UInt8
+from runtime.engines.cache_folder import PrivateFolder, Say, opened
 
 MAGIC: Final = b"NEUROFLOW-ENGINE-1\n"
 HEAD_BYTES: Final = 4096
 """Before the engine's bytes, which so begin at a page."""
-SECRET: Final = "secret"  # noqa: S105  # a file's name
-SECRET_BYTES: Final = 32
 _CHUNK: Final = 4 * 1024**2
 _PAGEOUT: Final = 21
 """MADV_PAGEOUT of Linux from 5.4 on, which `mmap` does not name before Python 3.13."""
 
-Say = Callable[[str], None]
 Write = Callable[[BinaryIO], object]
 
 
@@ -129,23 +125,33 @@ class EngineCache:
         """
         self.folder = folder
         self.counts = CacheCounts()
-        self._say = say
+        self._say, self._private = say, PrivateFolder(folder, say)
 
-    def load(self, facts: EngineFacts) -> UInt8[np.ndarray, " bytes"] | None:
+    def load(
+        self, facts: EngineFacts, *, is_engine: bool = True
+    ) -> UInt8[np.ndarray, " bytes"] | None:
         """Return an engine's bytes, mapped; None where it must be built.
 
         The bytes may be written to without changing the file.
+
+        Args:
+            facts: What it was made of and for.
+            is_engine: False of what only helps to build or start one, such as times
+                that were measured: it is kept as engines are, and not counted.
         """
-        path = self._path(facts)
-        if not path.exists():
+        path, counts = self._path(facts), self._counts(is_engine=is_engine)
+        try:
+            path.lstat()
+        except OSError:
+            # Why nothing could be there, if not for its absence, `store` will say.
             self._say_other(facts)
             return None
         try:
-            self._private()
-            secret = self._secret()
+            self._private.check()
+            secret = self._private.secret()
         except OSError as error:
             # Of the engines themselves that says nothing: they stay.
-            self.counts.refused += 1
+            counts.refused += 1
             self._say(
                 f"engine cache: {facts.backend} {facts.name}: expected "
                 f"{self.folder} and its secret to be this user's alone, found "
@@ -157,14 +163,19 @@ class EngineCache:
         except OSError as error:
             trouble, found = _reason(error), None
         if found is None:
-            self.refuse(facts, trouble)
+            self.refuse(facts, trouble, is_engine=is_engine)
             return None
-        self.counts.loaded += 1
+        counts.loaded += 1
         return found
 
-    def refuse(self, facts: EngineFacts, trouble: str) -> None:
+    def _counts(self, *, is_engine: bool) -> CacheCounts:
+        return self.counts if is_engine else CacheCounts()
+
+    def refuse(
+        self, facts: EngineFacts, trouble: str, *, is_engine: bool = True
+    ) -> None:
         """Forget an engine that is not sound, or that its library does not take."""
-        self.counts.refused += 1
+        self._counts(is_engine=is_engine).refused += 1
         self._say(
             f"engine cache: {facts.backend} {facts.name}: expected an engine that this "
             f"user stored here, found {trouble}; building it anew"
@@ -172,9 +183,19 @@ class EngineCache:
         with contextlib.suppress(OSError):
             self._path(facts).unlink(missing_ok=True)
 
-    def store(self, facts: EngineFacts, engine: bytes) -> None:
-        """Keep a built engine; where that fails, say so and go on without."""
-        self._store(facts, lambda file: file.write(engine), f"{len(engine)} bytes")
+    def store(
+        self, facts: EngineFacts, engine: bytes, *, is_engine: bool = True
+    ) -> None:
+        """Keep a built engine; where that fails, say so and go on without.
+
+        Args:
+            facts: What it was made of and for.
+            engine: Its bytes.
+            is_engine: As `load` has it.
+        """
+        counts = self._counts(is_engine=is_engine)
+        what = f"{len(engine)} bytes"
+        self._store(facts, lambda file: file.write(engine), what, counts)
 
     def store_written(
         self, facts: EngineFacts, write: Write
@@ -189,36 +210,29 @@ class EngineCache:
             Its bytes as they were kept, mapped as `load` maps them; None where keeping
             them failed, which was said.
         """
-        if not self._store(facts, write, "it"):
+        if not self._store(facts, write, "it", self.counts):
             return None
         try:
-            return self._read(self._path(facts), facts, self._secret())[1]
+            return self._read(self._path(facts), facts, self._private.secret())[1]
         except OSError:
             return None
 
-    def _store(self, facts: EngineFacts, write: Write, what: str) -> bool:
-        self.counts.built += 1
-        path = self._path(facts)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    def _store(
+        self, facts: EngineFacts, write: Write, what: str, counts: CacheCounts
+    ) -> bool:
+        counts.built += 1
         try:
-            self._private()
-            secret = self._secret()
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            temporary.unlink(missing_ok=True)
-            with os.fdopen(os.open(temporary, flags, 0o600), "w+b") as file:
+            self._private.check()
+            secret = self._private.secret()
+            with self._private.replacing(self._path(facts).name) as file:
                 file.write(bytes(HEAD_BYTES))
                 write(file)
                 size = file.seek(0, os.SEEK_END) - HEAD_BYTES
                 code = _code(secret, facts, size, _chunks_of(file))
                 file.seek(0)
                 file.write(_start(_Head(facts=facts, size=size, code=code)))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            self.counts.unstored += 1
+            counts.unstored += 1
             self._say(
                 f"engine cache: {facts.backend} {facts.name}: expected to store "
                 f"{what} in {self.folder}, found {_reason(error)}; "
@@ -230,48 +244,10 @@ class EngineCache:
     def _path(self, facts: EngineFacts) -> Path:
         return self.folder / f"{facts.graph[:16]}-{facts.backend}-{facts.key()}.engine"
 
-    def _private(self) -> None:
-        """Make the folder, or refuse one that others can reach.
-
-        Raises:
-            OSError: It cannot be made, is no folder, or is open to others.
-        """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self.folder.lstat()
-        mode = stat.S_IMODE(found.st_mode)
-        is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-        if not is_own or mode & 0o077:
-            raise OSError(
-                0, f"a folder of mode {mode:04o} and user {found.st_uid} (chmod 700 it)"
-            )
-
-    def _secret(self) -> bytes:
-        """Return this user's secret, made at the first use.
-
-        Raises:
-            OSError: It cannot be read or made, or others can read it.
-        """
-        path = self.folder / SECRET
-        temporary = path.with_name(f".{SECRET}.{os.getpid()}")
-        if not path.exists():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            temporary.unlink(missing_ok=True)
-            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(SECRET_BYTES))
-            # Whoever comes first wins: a link fails where the name is taken.
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(temporary)
-            temporary.unlink()
-        with _opened(path) as file:
-            data = file.read(SECRET_BYTES + 1)
-        if len(data) != SECRET_BYTES:
-            raise OSError(0, f"a secret of {len(data)} bytes")
-        return data
-
     def _read(
         self, path: Path, facts: EngineFacts, secret: bytes
     ) -> tuple[str, UInt8[np.ndarray, " bytes"] | None]:
-        with _opened(path) as file:
+        with opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             head = _head(file.read(HEAD_BYTES))
             if head is None or size != HEAD_BYTES + head.size or not head.size:
@@ -289,9 +265,13 @@ class EngineCache:
     def _say_other(self, facts: EngineFacts) -> None:
         """Say what an engine of the same graph and library was built for instead."""
         pattern = f"{facts.graph[:16]}-{facts.backend}-*.engine"
-        for path in sorted(self.folder.glob(pattern)):
+        try:
+            paths = sorted(self.folder.glob(pattern))
+        except OSError:
+            return
+        for path in paths:
             try:
-                with _opened(path) as file:
+                with opened(path) as file:
                     head = _head(file.read(HEAD_BYTES))
             except OSError:
                 continue
@@ -315,23 +295,9 @@ def _shown(fact: str | tuple[tuple[str, str], ...]) -> str:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
-def _opened(path: Path) -> BinaryIO:
-    """Open a plain file of this user that nobody else can reach.
-
-    Raises:
-        OSError: It is something else.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = os.fdopen(os.open(path, flags), "rb")
-    found = os.fstat(file.fileno())
-    is_own = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
-    if not is_own or found.st_mode & 0o077:
-        file.close()
-        raise OSError(0, "a file that others can reach, or no plain one")
-    return file
+    said = error.strerror or str(error)
+    # The system's words begin a sentence; ours are in the middle of one already.
+    return said.lower() if error.errno else said
 
 
 def _start(head: _Head) -> bytes:
@@ -389,6 +355,15 @@ def page_out(engine: UInt8[np.ndarray, " bytes"]) -> None:
 
 def user_cache(environment: Mapping[str, str]) -> Path:
     """Return where this user's engines are kept, as the XDG base directories say."""
-    base = environment.get("XDG_CACHE_HOME", "")
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    base = Path(environment.get("XDG_CACHE_HOME", ""))
+    root = base if base.is_absolute() else _home() / ".cache"
     return root / "neuroflow" / "engines"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        # A user without a name, as containers have them: where nothing can be kept,
+        # that is said when something is.
+        return Path("/")

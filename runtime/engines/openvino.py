@@ -166,7 +166,11 @@ class _Written(io.BytesIO):
 
 def _export(compiled: Any, file: BinaryIO) -> None:
     written = _Written(file)
-    compiled.export_model(written)
+    try:
+        compiled.export_model(written)
+    except RuntimeError as error:
+        # It computes all the same, and is built again at the next start.
+        raise OSError(0, _line(error)) from error
     if written.trouble is not None:
         raise written.trouble
 

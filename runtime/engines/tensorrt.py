@@ -209,7 +209,7 @@ def _started(
         config = engine.create_runtime_config()
         cache = config.create_runtime_cache()
         facts = kept.facts("tensorrt_rtx-runtime", library.__version__, device, ())
-        found = kept.cache.load(facts)
+        found = kept.cache.load(facts, is_engine=False)
         is_known = found is not None and cache.deserialize(found.tobytes())
         config.set_runtime_cache(cache)
         context = engine.create_execution_context(config)
@@ -225,4 +225,4 @@ def _nothing() -> None:
 
 
 def _keep(kept: KeptEngine, facts: EngineFacts, cache: Any) -> None:
-    kept.cache.store(facts, bytes(cache.serialize()))
+    kept.cache.store(facts, bytes(cache.serialize()), is_engine=False)

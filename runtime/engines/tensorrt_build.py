@@ -111,7 +111,8 @@ def build_engine(
             f"{'; '.join(logger.lines) or 'none'}"
         )
     if timing is not None and kept is not None:
-        kept.cache.store(timing, bytes(config.get_timing_cache().serialize()))
+        times = bytes(config.get_timing_cache().serialize())
+        kept.cache.store(timing, times, is_engine=False)
     return bytes(engine)
 
 
@@ -120,7 +121,7 @@ def _begin_timing(
 ) -> EngineFacts:
     """Give the compiler what it measured for the same graph before, if that is kept."""
     facts = kept.facts("tensorrt-timing", library.__version__, device, ())
-    found = kept.cache.load(facts)
+    found = kept.cache.load(facts, is_engine=False)
     cache = config.create_timing_cache(b"" if found is None else found.tobytes())
     # True would let a cache of another device in.
     config.set_timing_cache(cache, ignore_mismatch=False)

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from runtime.bundle import open_bundle
 from runtime.engines.cache import (
     HEAD_BYTES,
-    SECRET,
     CacheCounts,
     EngineCache,
     EngineFacts,
     page_out,
     user_cache,
 )
+from runtime.engines.cache_folder import SECRET, PrivateFolder
 from runtime.engines.device import cpu_here, cpu_identity
 from runtime.engines.openvino import check_precision
 from runtime.errors import BackendError
@@ -357,6 +357,9 @@ def test_a_disk_that_is_full_only_when_it_is_synced_is_said(
     cache, said, monkeypatch, store, what
 ):
     """Room is given out late: the last write succeeds, and the sync does not."""
+    folder = PrivateFolder(cache.folder, said.append)
+    folder.check()
+    folder.secret()
     monkeypatch.setattr(os, "fsync", full)
 
     assert store(cache) is None

@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -24,9 +25,11 @@ from export.eight_bits import Seen, quantised
 from export.graphs import Graph, write_graph
 from runtime.engine import Waiting, open_engine
 from runtime.engines import tensorrt, tensorrt_build
-from runtime.engines.cache import EngineCache, KeptEngine
+from runtime.engines.cache import CacheCounts, EngineCache, KeptEngine
 from runtime.engines.cuda import Cuda, import_cuda
 from runtime.engines.keep_warm import PERIOD_S, WarmEngine
+from runtime.engines.tensorrt import _nothing, _started
+from runtime.engines.tensorrt_build import _begin_timing
 from runtime.errors import BackendError, TensorMismatchError, UsageError
 from runtime.manifest import EIGHT_BITS, TensorSpec, decode_manifest
 from runtime.onnx_guard import check_file
@@ -369,6 +372,36 @@ def test_an_engine_is_built_once_and_rebuilt_where_the_library_refuses_it(
 
     assert len(built) == 2
     assert "found one that the library refuses; building it anew" in said[0]
+
+
+class FakeHelp:
+    """What TensorRT measured, or RTX compiled: a text, too."""
+
+    def serialize(self):
+        return b"help"
+
+    def deserialize(self, data):
+        return data == b"help"
+
+
+def test_what_helps_tensorrt_is_kept_and_is_no_engine(runtime, tmp_path):
+    """Else an engine that was built beside it would count as loaded."""
+    cache = EngineCache(tmp_path / "engines")
+    kept = KeptEngine(cache, "a" * 64, "affine", "f32")
+    library, engine = FakeLibrary(runtime), mock.MagicMock()
+    library.__name__ = "tensorrt_rtx"
+    engine.create_runtime_config().create_runtime_cache.return_value = FakeHelp()
+
+    known = []
+    for _ in range(2):
+        _, remember = _started(library, engine, "Fake GPU", kept)
+        known.append(remember is _nothing)
+        remember()
+        facts = _begin_timing(library, mock.MagicMock(), "Fake GPU", kept)
+        cache.store(facts, b"times", is_engine=False)
+
+    assert known == [False, True]
+    assert cache.counts == CacheCounts()
 
 
 def on_the_fake(runtime, monkeypatch):
