@@ -3,17 +3,24 @@
 Plain values: no arrays are shared with the engine, so they stay valid for good.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
-from runtime.arrays import Float32, UInt8
+from runtime.arrays import Float32, UInt8, is_whole
+from runtime.errors import ConfigError
 
 Decision = Literal["ANSWER", "ABSTAIN", "NO_STIMULUS", "WARMING"]
 """ANSWER gives candidates; ABSTAIN declines (the reason is in `Answer.reason`);
 NO_STIMULUS: nothing was shown; WARMING: the run's causal baseline is not there yet."""
+
+LONGEST_RUN_S: Final = 6 * 3600.0
+"""As a server has it: of a longer one the drift's basis alone would take gigabytes."""
+MOST_VOLUMES: Final = 100_000
+"""As the wire has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,25 @@ class RunGeometry:
     nobody knows."""
     affine: tuple[float, ...] | None = None
     """Voxel indices to millimetres, RAS+: 4 x 4 by rows; None where nobody knows."""
+
+    def check(self) -> None:
+        """Refuse a run that no decoder can begin.
+
+        Raises:
+            ConfigError: No length or repetition time, or a run of over six hours.
+        """
+        count, tr_s = self.expected_volumes, self.tr_s
+        if not is_whole(count) or not 1 <= count <= MOST_VOLUMES:
+            raise ConfigError(
+                f"expected_volumes: expected 1 to {MOST_VOLUMES:,}, found {count}"
+            )
+        if not (math.isfinite(tr_s) and tr_s > 0):
+            raise ConfigError(f"tr_s: expected positive seconds, found {tr_s}")
+        if count * tr_s > LONGEST_RUN_S:
+            raise ConfigError(
+                f"expected_volumes: expected a run of at most {LONGEST_RUN_S:,.0f} s, "
+                f"found {count:,} volumes of {tr_s:g} s"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ spend a quarter of its imports on them; there they are plain arrays.
 """
 
 import sys
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -23,3 +24,8 @@ else:
             return array_and_shape[0]
 
     Bool = Float32 = Float64 = Int16 = Int64 = Shaped = UInt8 = _PlainArray
+
+
+def is_whole(number: object) -> bool:
+    """Say whether a number that a caller gave is whole, one of numpy's included."""
+    return isinstance(number, Integral)

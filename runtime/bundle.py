@@ -37,6 +37,7 @@ from runtime.manifest import (
     decode_manifest,
     encode_manifest,
 )
+from runtime.patch_dct import PatchDct
 from runtime.preprocess.feature_space import FeatureSpace
 from runtime.preprocess.mask import VoxelMask
 from runtime.preprocess.reference import Reference
@@ -60,6 +61,7 @@ __all__ = [
     "TensorSpec",
     "TrainingSpec",
     "Voxels",
+    "backbone_of",
     "decode_manifest",
     "encode_manifest",
     "load_tensors",
@@ -144,6 +146,24 @@ class Bundle(Closing):
         self.copy.remove()
 
 
+def backbone_of(bundle: Bundle) -> PatchDct | None:
+    """Return the bundle's visual backbone, or None where its latents are no images.
+
+    Raises:
+        BundleError: The backbone gives other latents than the model.
+    """
+    spec, latent = bundle.manifest.backbone, bundle.manifest.latent
+    if spec.name != "patch_dct":
+        return None
+    backbone = PatchDct(image_size=spec.image_size, patch=spec.patch)
+    if (backbone.tokens, backbone.width) != (latent.tokens, latent.width):
+        raise BundleError(
+            f"backbone: expected {latent.tokens} x {latent.width} latents as the "
+            f"model's, found {backbone.tokens} x {backbone.width}"
+        )
+    return backbone
+
+
 def load_tensors(
     folder: Path, file: str, specs: tuple[TensorSpec, ...]
 ) -> Mapping[str, Shaped[np.ndarray, "..."]]:
@@ -154,6 +174,10 @@ def load_tensors(
     """
     try:
         arrays = load_file(folder / file)
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{file}: expected a bundle that is open, found no such file. Open it anew."
+        ) from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise BundleError(f"{file}: expected safetensors, found {error}") from error
     _check_header(folder / file, file)

@@ -47,11 +47,20 @@ class Encoder:
         """Return the predicted trial beta in percent signal, in the mask's order.
 
         Raises:
-            TensorMismatchError: The image has another size than the backbone's.
+            TensorMismatchError: The image has another size than the backbone's, or is
+                not of uint8.
+            BackendError: An engine failed.
+            UsageError: The model is closed.
         """
         return self.predict_latent(self._backbone.tokens_from_image(image))
 
     def predict_latent(self, z_v: Latent) -> Voxels:
-        """Return the predicted trial beta of an image given as its visual latent."""
+        """Return the predicted trial beta of an image given as its visual latent.
+
+        Raises:
+            TensorMismatchError: Another shape or dtype.
+            BackendError: An engine failed.
+            UsageError: The model is closed.
+        """
         features = self._model.predict_voxels(self._model.encode_latent(z_v))
         return self._space.from_model(features)

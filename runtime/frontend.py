@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import UNSET
 
 from runtime.answers import RunGeometry, Trial
-from runtime.arrays import Bool, Float32, Int64
+from runtime.arrays import Bool, Float32, Int64, is_whole
 from runtime.errors import ConfigError, TensorMismatchError
 from runtime.estimator import BetaEstimator, VolumeEstimator, told_confounds
 from runtime.intake import Intake
@@ -274,7 +274,8 @@ class VolumeFrontend:
 
 def _require_new(volume_index: int, is_taken: Bool[np.ndarray, " volumes"]) -> None:
     size = is_taken.size
-    if not 0 <= volume_index < size or is_taken[volume_index]:
+    is_index = is_whole(volume_index) and 0 <= volume_index < size
+    if not is_index or is_taken[volume_index]:
         raise TensorMismatchError(
             "volume_index",
             expected=f"0 to {size - 1}, each once",

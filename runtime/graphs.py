@@ -5,11 +5,12 @@ step; what suits a backend is decided here and nowhere else.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
+from runtime.arrays import is_whole
 from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache, KeptEngine
 from runtime.errors import BackendError, UsageError
@@ -39,6 +40,7 @@ UNROLLED: Final[Mapping[str, Direction]] = MappingProxyType(
     {"decode_flow": "decode", "encode_flow": "encode"}
 )
 """Graphs that have all steps of the flow, and which way they go."""
+_MOST_THREADS: Final = 4096
 _FP8: Final = ("tensorrt", "ort", "reference")
 """What computes 8-bit floating point as a graph says it. OpenVINO 2026.4 makes NaN a
 number there; of ONNX Runtime on a GPU nobody knows, and TensorRT is the faster one."""
@@ -104,9 +106,12 @@ def open_engines(
         BackendError: The library is missing, lacks the precision or refuses a graph.
         BundleError: The bundle has no such graph, or its file is not sound.
         TensorMismatchError: A file's inputs or outputs differ from the manifest's.
-        UsageError: Fewer than one thread.
+        UsageError: A number of threads, a form or parts that there cannot be.
     """
     check_threads(threads)
+    check_parts(parts)
+    if form is not None and form not in FORMS.values():
+        raise UsageError(f"form: expected unrolled or step, found {form}")
     if backend not in FORMS:
         raise BackendError(
             f"backend: expected one of {', '.join(FORMS)}, found {backend}"
@@ -145,10 +150,48 @@ def check_threads(threads: int | None) -> None:
     """Refuse what libraries take for a choice of their own: 0, some any below it.
 
     Raises:
-        UsageError: Fewer than one thread.
+        UsageError: Fewer than one thread, more than any machine has, or a fraction.
     """
-    if threads is not None and threads < 1:
+    if threads is None:
+        return
+    if not is_whole(threads):
+        raise UsageError(f"threads: expected a whole number, found {threads}")
+    if threads < 1:
         raise UsageError(f"threads: expected at least 1, found {threads}")
+    if threads > _MOST_THREADS:
+        raise UsageError(f"threads: expected at most {_MOST_THREADS}, found {threads}")
+
+
+def check_parts(parts: Collection[Part]) -> None:
+    """Refuse a model of nothing, or of what no model has.
+
+    Raises:
+        UsageError: Naming what a model has.
+    """
+    unknown = [str(part) for part in parts if part not in PARTS]
+    if isinstance(parts, str) or not parts or unknown:
+        found = f"the text {parts}" if isinstance(parts, str) else ", ".join(unknown)
+        raise UsageError(
+            f"parts: expected some of {', '.join(PARTS)}, found {found or 'none'}"
+        )
+
+
+def check_behind(behind: Sequence[str]) -> None:
+    """Refuse standbys that nobody could open, while there is time to choose others.
+
+    Raises:
+        UsageError: A text where several are expected.
+        BackendError: An unknown backend.
+    """
+    if isinstance(behind, str):
+        raise UsageError(
+            f"behind: expected a list of backends, found the text {behind}. "
+            f"Write [{behind!r}]."
+        )
+    if unknown := [str(one) for one in behind if one not in FORMS]:
+        raise BackendError(
+            f"behind: expected some of {', '.join(FORMS)}, found {', '.join(unknown)}"
+        )
 
 
 def told_precision(graph: GraphSpec, backend: str, precision: Precision) -> Precision:

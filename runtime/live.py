@@ -15,6 +15,7 @@ from runtime.bundle import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     Bundle,
+    backbone_of,
     decode_manifest,
     open_bundle,
 )
@@ -23,7 +24,7 @@ from runtime.decoder import DecodingModel, Reader, TrialDecoder, VolumeDecoder
 from runtime.encoder import Encoder
 from runtime.engine import Precision, Waiting
 from runtime.engines.cache import EngineCache
-from runtime.errors import BundleError, UsageError
+from runtime.errors import ConfigError, UsageError
 from runtime.estimator import BetaEstimator, VolumeEstimator, live_estimator
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
@@ -31,7 +32,6 @@ from runtime.graphs import PARTS, Part
 from runtime.heads import Retrieval
 from runtime.model import SAMPLES, Model, open_model
 from runtime.overlay import Overlay, open_overlay
-from runtime.patch_dct import PatchDct
 from runtime.preprocess import VoxelMask
 from runtime.preprocess.smooth import voxel_sizes_mm
 from runtime.sealed import read_manifest
@@ -39,24 +39,6 @@ from runtime.signing import Trust
 
 UNCALIBRATED_TEMPERATURE = 0.1
 """Softmax temperature where a gallery has no calibration; its confidence is a guess."""
-
-
-def backbone_of(bundle: Bundle) -> PatchDct | None:
-    """Return the bundle's visual backbone, or None where its latents are no images.
-
-    Raises:
-        BundleError: The backbone gives other latents than the model.
-    """
-    spec, latent = bundle.manifest.backbone, bundle.manifest.latent
-    if spec.name != "patch_dct":
-        return None
-    backbone = PatchDct(image_size=spec.image_size, patch=spec.patch)
-    if (backbone.tokens, backbone.width) != (latent.tokens, latent.width):
-        raise BundleError(
-            f"backbone: expected {latent.tokens} x {latent.width} latents as the "
-            f"model's, found {backbone.tokens} x {backbone.width}"
-        )
-    return backbone
 
 
 def require_live(bundle_folder: Path) -> BetaEstimator | VolumeEstimator:
@@ -127,6 +109,7 @@ class RunDecoder(Closing):
             read_with = overlay.corrected(model)
         self._reader = Reader(read_with, retrieval, backbone_of(bundle), abstain_below)
         self._run: TrialDecoder | VolumeDecoder | None = None
+        self._is_closed = False
 
     @property
     def bundle_sha256(self) -> str:
@@ -176,12 +159,26 @@ class RunDecoder(Closing):
 
         Raises:
             TensorMismatchError: The run's volumes do not fit the bundle's mask.
-            ConfigError: The run does not say what the estimator asks for.
+            ConfigError: The run does not say what the estimator asks for, has no length
+                or repetition time, is over six hours long, or memory does not hold it.
+            UsageError: The decoder is closed.
         """
+        if self._is_closed:
+            raise UsageError("decoder: expected one that is open, found it closed")
+        run.check()
+        try:
+            self._run = self._begun(run)
+        except MemoryError as error:
+            raise ConfigError(
+                f"expected_volumes: expected a run that memory holds, found "
+                f"{run.expected_volumes:,} volumes"
+            ) from error
+
+    def _begun(self, run: RunGeometry) -> TrialDecoder | VolumeDecoder:
         estimator, space = self._estimator, self._space
         voxel_mm = voxel_sizes_mm(np.array(self.bundle.manifest.voxels.affine))
         if isinstance(estimator, BetaEstimator):
-            self._run = TrialDecoder(
+            return TrialDecoder(
                 BetaFrontend(
                     self._mask,
                     estimator,
@@ -195,7 +192,6 @@ class RunDecoder(Closing):
                 space=space,
                 clock=self._clock,
             )
-            return
         frontend = VolumeFrontend(
             self._mask,
             estimator,
@@ -205,7 +201,7 @@ class RunDecoder(Closing):
             voxel_mm=voxel_mm,
             reference=self._reference,
         )
-        self._run = VolumeDecoder(
+        return VolumeDecoder(
             frontend,
             self._reader,
             whitening=space.whitening,
@@ -217,7 +213,9 @@ class RunDecoder(Closing):
         """Learn that something is presented.
 
         Raises:
-            UsageError: No run is under way, or the bundle answers volumes.
+            UsageError: No run is under way, the trial is known, or the bundle answers
+                volumes.
+            ConfigError: Times that there cannot be.
         """
         self._started().add_trial(trial)
 
@@ -313,7 +311,8 @@ class RunDecoder(Closing):
         return self._run
 
     def close(self) -> None:
-        """Close the engines, then the bundle's private copy."""
+        """Close the engines, then the bundle's private copy; the run is forgotten."""
+        self._run, self._is_closed = None, True
         self.model.close()
         self.bundle.close()
 

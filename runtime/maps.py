@@ -10,7 +10,7 @@ from runtime.arrays import Float32, Shaped
 from runtime.closing import Closing
 from runtime.engine import Engine
 from runtime.engines.standby import Opener, StandbyEngine
-from runtime.errors import UsageError
+from runtime.errors import TensorMismatchError, UsageError
 from runtime.golden import Map
 from runtime.graphs import PARTS, Form, Part
 from runtime.manifest import Manifest
@@ -49,6 +49,7 @@ class Model(Closing):
         self.latent_mean: Latent = tensors["latent_mean"]
         """Mean of z_v over the training images; read-only."""
         self._engines = dict(engines)
+        self._is_closed = False
         self._courses: Mapping[Direction, Course] = {
             "decode": course_of(manifest, tensors, "decode"),
             "encode": course_of(manifest, tensors, "encode"),
@@ -103,7 +104,9 @@ class Model(Closing):
         Raises:
             TensorMismatchError: Another number of voxels or dtype.
             BackendError: The engine failed.
+            UsageError: The model is closed, or was opened without this map.
         """
+        self._require_voxels(voxels)
         return self._run("encoder", "voxels", voxels, "z_n")
 
     def encode_voxels_for_retrieval(self, voxels: Voxels) -> tuple[Latent, Latent]:
@@ -112,8 +115,10 @@ class Model(Closing):
         Raises:
             TensorMismatchError: Another number of voxels or dtype.
             BackendError: The engine failed.
+            UsageError: The model is closed, or was opened without this map.
         """
-        out = self._engines["encoder"].run({"voxels": voxels[None]})
+        self._require_voxels(voxels)
+        out = self._engine("encoder").run({"voxels": voxels[None]})
         return out["z_n"][0].copy(), out["retrieval"][0].copy()
 
     def decode_latent(self, z_n: Latent) -> Latent:
@@ -122,7 +127,9 @@ class Model(Closing):
         Raises:
             TensorMismatchError: Another shape or dtype.
             BackendError: The engine failed.
+            UsageError: The model is closed, or was opened without this map.
         """
+        self._require_latent("z_n", z_n)
         z_v = self._flow(z_n, "decode")
         if self.manifest.flow.is_centred:
             z_v += self.latent_mean
@@ -134,7 +141,10 @@ class Model(Closing):
         Raises:
             TensorMismatchError: Another shape or dtype.
             BackendError: The engine failed.
+            UsageError: The model is closed, or was opened without this map.
         """
+        # Before the mean is taken off, which would make a latent of whatever fits it.
+        self._require_latent("z_v", z_v)
         is_centred = self.manifest.flow.is_centred
         return self._flow(z_v - self.latent_mean if is_centred else z_v, "encode")
 
@@ -144,15 +154,34 @@ class Model(Closing):
         Raises:
             TensorMismatchError: Another shape or dtype.
             BackendError: The engine failed.
+            UsageError: The model is closed, or was opened without this map.
         """
+        self._require_latent("z_n", z_n)
         return self._run("decoder", "z_n", z_n, "voxels")
 
     def _run(
         self, graph: str, source: str, array: Float32[np.ndarray, "..."], target: str
     ) -> Float32[np.ndarray, "..."]:
-        out = self._engines[graph].run({source: array[None]})
+        out = self._engine(graph).run({source: array[None]})
         # A copy: the engine's buffer is written again by the next call.
         return np.array(out[target][0])
+
+    def _engine(self, graph: str) -> Engine:
+        if self._is_closed:
+            raise UsageError("model: expected one that is open, found it closed")
+        if graph not in self._engines:
+            raise UsageError(
+                f"{graph}: expected a model that was opened with it, found one with "
+                f"{', '.join(self._engines)}"
+            )
+        return self._engines[graph]
+
+    def _require_voxels(self, voxels: Voxels) -> None:
+        require_array("voxels", voxels, (self.manifest.voxels.count,))
+
+    def _require_latent(self, name: str, z: Latent) -> None:
+        latent = self.manifest.latent
+        require_array(name, z, (latent.tokens, latent.width))
 
     def maps(self) -> Mapping[str, tuple[Map, str, str]]:
         """Return each map with the golden vectors that are its input and output.
@@ -184,7 +213,7 @@ class Model(Closing):
     def _flow(self, z: Latent, direction: Direction) -> Latent:
         """Return the flow's end in an array of its own."""
         source, target = ("z_n", "z_v") if direction == "decode" else ("z_v", "z_n")
-        if f"{direction}_flow" in self._engines:
+        if f"{direction}_flow" in self._engines or "step" not in self._engines:
             return self._run(f"{direction}_flow", source, z, target)
         for state in self._trajectory(z, direction):
             end = state
@@ -208,6 +237,7 @@ class Model(Closing):
         """
         if self.form != "step":
             raise UsageError("form: expected step, to see each state; found unrolled")
+        self._require_latent("z_n" if direction == "decode" else "z_v", z)
         if direction == "encode" and self.manifest.flow.is_centred:
             z = z - self.latent_mean
         return np.concatenate(list(self._trajectory(z, direction)))
@@ -215,12 +245,36 @@ class Model(Closing):
     def _trajectory(
         self, z: Latent, direction: Direction
     ) -> Iterator[Float32[np.ndarray, "1 tokens width"]]:
-        return driven(self._engines["step"], self._courses[direction], z[None])
+        return driven(self._engine("step"), self._courses[direction], z[None])
 
     def close(self) -> None:
-        """Close every engine."""
+        """Close every engine; a second time changes nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         for engine in self._engines.values():
             engine.close()
+
+
+def require_array(
+    name: str, array: Shaped[np.ndarray, "..."], shape: tuple[int, ...]
+) -> None:
+    """Refuse an array that is not float32 of exactly a shape.
+
+    Raises:
+        TensorMismatchError: Another shape or dtype, or no array at all.
+    """
+    is_array = isinstance(array, np.ndarray)
+    if not is_array or array.shape != shape or array.dtype != np.float32:
+        raise TensorMismatchError(
+            name,
+            expected=f"float32 {list(shape)}",
+            found=(
+                f"{array.dtype.name} {list(array.shape)}"
+                if is_array
+                else type(array).__name__
+            ),
+        )
 
 
 class _Once:

@@ -11,13 +11,23 @@ from typing import Final
 
 import numpy as np
 
-from runtime.arrays import Shaped
+from runtime.arrays import Shaped, is_whole
 from runtime.bundle import Bundle
 from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache
 from runtime.engines.standby import Opener
+from runtime.errors import UsageError
 from runtime.golden import LIMITS, check_golden, limits_of
-from runtime.graphs import FORMS, PARTS, UNROLLED, Form, Part, graph_of, open_engines
+from runtime.graphs import (
+    FORMS,
+    PARTS,
+    UNROLLED,
+    Form,
+    Part,
+    check_behind,
+    graph_of,
+    open_engines,
+)
 from runtime.manifest import GraphSpec, Manifest
 from runtime.maps import Model
 from runtime.stepped import SteppedFlow, course_of
@@ -62,7 +72,11 @@ def open_model(
     Raises:
         BackendError: The library is missing, lacks the precision or refuses a graph.
         ParityError: A map does not give its golden vectors.
+        UsageError: Threads, samples, a form or parts that there cannot be.
     """
+    check_behind(behind)
+    if samples is not None and not (is_whole(samples) and samples >= 1):
+        raise UsageError(f"samples: expected at least 1, or None, found {samples}")
     engines = open_engines(
         bundle.folder,
         bundle.manifest,

@@ -74,13 +74,16 @@ class PatchDct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Transform an image; pixel 0 becomes -1 and pixel 255 becomes 1 before it.
 
         Raises:
-            TensorMismatchError: The image has another size.
+            TensorMismatchError: The image has another size or dtype.
         """
         size, patch = self.image_size, self.patch
         if image.shape != (size, size, 3):
             raise TensorMismatchError(
                 "image", expected=f"({size}, {size}, 3)", found=str(image.shape)
             )
+        if image.dtype != np.uint8:
+            # Numbers from 0 to 1, as others have images, would all be nearly black.
+            raise TensorMismatchError("image", expected="uint8", found=image.dtype.name)
         side = size // patch
         pixels = image.astype(np.float64) / 127.5 - 1.0
         patches = pixels.reshape(side, patch, side, patch, 3).transpose(1, 3, 0, 2, 4)

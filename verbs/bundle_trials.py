@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, backbone_of
 from runtime.errors import RecordingError, UsageError
 from runtime.estimator import BetaEstimator, ExternalEstimator
-from runtime.live import backbone_of
 from runtime.preprocess import VoxelMask
 from runtime.recording import Recording, open_recording
 from runtime.recording_bids import known_subject

@@ -8,9 +8,8 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, backbone_of
 from runtime.errors import BundleError, UsageError
-from runtime.live import backbone_of
 from runtime.model import Model
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import FeatureSpace

@@ -12,12 +12,11 @@ from bci_bridge.outcomes import TrialOutcome
 from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recording_reader import read_recording
 from runtime.arrays import Float32
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, backbone_of
 from runtime.calibration import KnownTrials
 from runtime.errors import RecordingError, UsageError
 from runtime.estimator import BetaEstimator, live_estimator
 from runtime.gallery import Gallery
-from runtime.live import backbone_of
 from runtime.preprocess import VoxelMask
 from runtime.recording import Recording, open_recording
 from runtime.recording_bids import known_subject

@@ -11,6 +11,7 @@ from typing import final
 import numpy as np
 
 from runtime.arrays import Float32
+from runtime.preprocess.mask import require_rows
 from runtime.preprocess.normalise import AffineNormaliser
 from runtime.preprocess.whiten import NoiseWhitening
 
@@ -75,11 +76,20 @@ class FeatureSpace:
         return arrays
 
     def to_model(self, voxels: Rows) -> Rows:
-        """Return voxels in the model's units."""
+        """Return voxels in the model's units.
+
+        Raises:
+            TensorMismatchError: Another number of voxels or dtype.
+        """
         return self.whitening.whiten(self.affine.normalise(voxels))
 
     def from_model(self, features: Rows) -> Rows:
-        """Undo `to_model`; voxels without variation come back as their mean."""
+        """Undo `to_model`; voxels without variation come back as their mean.
+
+        Raises:
+            TensorMismatchError: Another number of voxels or dtype.
+        """
+        require_rows("features", features, self.affine.mean.size)
         voxels = self.whitening.colour(features)
         return np.asarray(voxels * self.affine.scale + self.affine.mean, np.float32)
 

@@ -5,16 +5,19 @@ regressor has neither an oversampling grid nor a discretisation error.
 """
 
 import math
-from typing import Annotated, final
+from typing import Annotated, Final, final
 
 import msgspec
 import numpy as np
 
 from runtime.arrays import Float64, Int64
+from runtime.errors import ConfigError
 from runtime.preprocess.gamma import gamma_distribution
 from runtime.preprocess.timing import middles_s, require_positive
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+_FAR_S: Final = 1e9
+"""An onset of thirty years is none, and the volumes' times would vanish beside it."""
 
 
 @final
@@ -119,7 +122,10 @@ def trial_regressor(
     """
     require_positive("duration_s", duration_s)
     require_positive("volumes", volumes)
-    require_positive("onset_s + 1e9", onset_s + 1e9 if math.isfinite(onset_s) else 0)
+    if not (math.isfinite(onset_s) and abs(onset_s) < _FAR_S):
+        raise ConfigError(
+            f"onset_s: expected seconds after the run's start, found {onset_s}"
+        )
     if sample_s is None:
         times_s = middles_s(volumes, tr_s) - onset_s
     else:

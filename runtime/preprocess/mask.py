@@ -106,11 +106,15 @@ def require_volume(
     Raises:
         TensorMismatchError: Another shape, or none of `VOLUME_DTYPES`.
     """
-    if volume.shape != shape or volume.dtype.str[1:] not in _TYPE_CODES:
+    if (
+        not isinstance(volume, np.ndarray)
+        or volume.shape != shape
+        or volume.dtype.str[1:] not in _TYPE_CODES
+    ):
         raise TensorMismatchError(
             "volume",
             expected=f"{' or '.join(VOLUME_DTYPES)} {list(shape)}",
-            found=f"{volume.dtype.name} {list(volume.shape)}",
+            found=_described(volume),
         )
 
 
@@ -122,10 +126,27 @@ def require_voxels(name: str, array: Shaped[np.ndarray, "..."], voxels: int) -> 
     """
     if array.shape != (voxels,) or array.dtype != np.float32:
         raise TensorMismatchError(
-            name,
-            expected=f"float32 [{voxels}]",
-            found=f"{array.dtype.name} {list(array.shape)}",
+            name, expected=f"float32 [{voxels}]", found=_described(array)
         )
+
+
+def require_rows(name: str, array: Shaped[np.ndarray, "..."], voxels: int) -> None:
+    """Refuse an array that is not float32 with the voxels along its last axis.
+
+    Raises:
+        TensorMismatchError: Another shape or dtype.
+    """
+    is_array = isinstance(array, np.ndarray)
+    if not is_array or array.shape[-1:] != (voxels,) or array.dtype != np.float32:
+        raise TensorMismatchError(
+            name, expected=f"float32 [..., {voxels}]", found=_described(array)
+        )
+
+
+def _described(array: object) -> str:
+    if not isinstance(array, np.ndarray):
+        return type(array).__name__
+    return f"{array.dtype.name} {list(array.shape)}"
 
 
 def require_finite(name: str, array: Shaped[np.ndarray, "..."]) -> None:

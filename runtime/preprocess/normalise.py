@@ -30,7 +30,7 @@ import numpy as np
 from runtime.arrays import Float32, Float64
 from runtime.errors import ConfigError, TensorMismatchError
 from runtime.preprocess.centre import PRIOR_WEIGHT, SLOPE_SD, RunningCentre
-from runtime.preprocess.mask import require_finite, require_voxels
+from runtime.preprocess.mask import require_finite, require_rows, require_voxels
 
 CentreKind = Literal["mean", "linear"]
 Run = Float32[np.ndarray, "times voxels"]
@@ -253,7 +253,7 @@ class AffineNormaliser:
         Raises:
             TensorMismatchError: Another number of voxels.
         """
-        require_voxels("betas", betas.reshape(-1, betas.shape[-1])[0], self.mean.size)
+        require_rows("betas", betas, self.mean.size)
         scale = self.scale.astype(np.float64)
         gain = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
         return ((betas - self.mean.astype(np.float64)) * gain).astype(np.float32)

@@ -105,9 +105,7 @@ def test_a_wrong_voxel_count_names_both_numbers(bundle):
     with open_model(bundle) as model, pytest.raises(TensorMismatchError) as caught:
         model.encode_voxels(np.zeros(36, np.float32))
 
-    assert str(caught.value) == (
-        "voxels: expected float32 [1, 37], found float32 [1, 36]"
-    )
+    assert str(caught.value) == "voxels: expected float32 [37], found float32 [36]"
 
 
 def test_the_manifest_keeps_every_gate_that_was_reached(bundle):
