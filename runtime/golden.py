@@ -73,6 +73,16 @@ def limits_of(written: GraphPrecision, precision: GraphPrecision) -> Limits:
     return LIMITS[precision] if written == precision else BY_HINT
 
 
+def limits_for(limits: Limits | Mapping[str, Limits], name: str) -> Limits:
+    """Return what one result must keep.
+
+    Args:
+        limits: Of all results alike, or of each map by its name.
+        name: Of a map, or of a step of it, such as ``decode_flow.step_1``.
+    """
+    return limits if isinstance(limits, Limits) else limits[name.partition(".")[0]]
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -271,7 +281,7 @@ def step_verdicts(
 def check_golden(
     model: Judged,
     golden: Mapping[str, Shaped[np.ndarray, "..."]],
-    limits: Limits,
+    limits: Limits | Mapping[str, Limits],
     backend: str,
     samples: int | None = None,
 ) -> None:
@@ -280,7 +290,8 @@ def check_golden(
     Args:
         model: Opened engines.
         golden: A bundle's golden vectors.
-        limits: What each map must keep.
+        limits: What each map must keep, or what each must by its name:
+            `runtime.graphs.map_limits`.
         backend: Named in the error.
         samples: How many of them, from the first; None takes all.
 
@@ -300,7 +311,7 @@ def check_golden(
             verdict.nonfinite,
         )
         named.require(
-            limits,
+            limits_for(limits, verdict.name),
             "Export again on this kind of machine, or choose another backend or "
             "precision.",
         )

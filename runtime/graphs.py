@@ -14,6 +14,7 @@ from runtime.arrays import is_whole
 from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache, KeptEngine
 from runtime.errors import BackendError, UsageError
+from runtime.golden import Limits, limits_of
 from runtime.manifest import EIGHT_BITS, GraphSpec, Manifest
 from runtime.solver import Direction
 
@@ -57,7 +58,8 @@ def graph_of(
 
     Raises:
         BackendError: The backend does not compute what 8-bit floating point is.
-        BundleError: The bundle has no such graph.
+        BundleError: The bundle has no such graph, or none of the flow's in 8 bits where
+            they are asked for: the one in float32 does not take its place.
     """
     if precision == "fp8" and backend not in _FP8:
         raise BackendError(
@@ -66,11 +68,41 @@ def graph_of(
         )
     is_told = backend == "openvino" and precision == "bf16"
     written = {(graph.name, graph.precision) for graph in manifest.graphs}
-    if precision in EIGHT_BITS and ("step", precision) not in written:
+    if precision in EIGHT_BITS:
         # The other graphs of this precision are in float32, and would hide it.
-        return manifest.graph("step", precision)
+        flow = name if name in ("step", *UNROLLED) else "step"
+        if (flow, precision) not in written:
+            return manifest.graph(flow, precision)
     is_written = (name, precision) in written and not is_told
     return manifest.graph(name, precision if is_written else "f32")
+
+
+def map_limits(
+    manifest: Manifest, backend: str, precision: Precision
+) -> Mapping[str, Limits]:
+    """Return what each map of a model must keep, by its name.
+
+    In 8 bits a bundle has the flow alone: its other maps are computed in float32, and
+    held to that.
+
+    Raises:
+        BackendError: The backend does not compute what 8-bit floating point is.
+        BundleError: The bundle has not the graphs of this precision.
+    """
+
+    def limits(name: str) -> Limits:
+        written = graph_of(manifest, name, backend, precision).precision
+        return limits_of(written, written if precision in EIGHT_BITS else precision)
+
+    # Whether it runs unrolled or not, the flow computes in the precision of a step.
+    encoder, decoder, flow = (limits(name) for name in ("encoder", "decoder", "step"))
+    return {
+        "encoder": encoder,
+        "retrieval": encoder,
+        "decode_flow": flow,
+        "encode_flow": flow,
+        "decoder": decoder,
+    }
 
 
 def open_engines(

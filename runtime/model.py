@@ -17,7 +17,7 @@ from runtime.engine import Engine, Precision, Waiting, open_engine
 from runtime.engines.cache import EngineCache
 from runtime.engines.standby import Opener
 from runtime.errors import UsageError
-from runtime.golden import LIMITS, check_golden, limits_of
+from runtime.golden import LIMITS, check_golden
 from runtime.graphs import (
     FORMS,
     PARTS,
@@ -25,7 +25,7 @@ from runtime.graphs import (
     Form,
     Part,
     check_behind,
-    graph_of,
+    map_limits,
     open_engines,
 )
 from runtime.manifest import GraphSpec, Manifest
@@ -95,8 +95,7 @@ def open_model(
             functools.partial(_judge_alone, bundle, parts),
         )
     try:
-        graph = graph_of(bundle.manifest, "step", backend, precision)
-        limits = limits_of(graph.precision, precision)
+        limits = map_limits(bundle.manifest, backend, precision)
         check_golden(model, bundle.golden(), limits, model.backend, samples)
     except BaseException:
         model.close()

@@ -143,6 +143,12 @@ def open_engine(
 ) -> Engine:
     """Compile a graph for the CPU; see `runtime.engine.open_engine`."""
     ort = import_ort()
+    if precision == "f16":
+        # A graph that is written in it, `runtime.graphs` has computed as it says.
+        raise BackendError(
+            f"ort: {graph.file}: expected a graph written in f16, found "
+            f"{graph.precision}. Export the bundle with --precisions f32 f16."
+        )
     if precision != "f32":
         raise BackendError(
             f"ort: expected precision f32 on the CPU, found {precision}. "

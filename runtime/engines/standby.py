@@ -29,7 +29,8 @@ class StandbyEngine:
             what: Name of the graph, for the account of what failed.
             first: Computes, until it fails; judged already.
             behind: Each opens another engine of the same graph; called only when
-                all before have failed, so that they take no memory until then.
+                all before have failed, so that they take no memory until then. One
+                that is of no use then is asked again when the next call fails.
             judge: Raises a `NeuroFlowError` where an engine does not compute the
                 graph's golden vectors; no answer of such an engine is given.
         """
@@ -52,9 +53,11 @@ class StandbyEngine:
         except BackendError as error:
             failure = error
         refused: list[str] = []
-        while self._behind:
+        # One that is passed over stays: what it lacked, such as memory, may be there
+        # when it is asked again, and it is judged again before it answers.
+        for place, opened in enumerate(self._behind):
             try:
-                engine = self._behind.pop(0)()
+                engine = opened()
             except NeuroFlowError as error:
                 refused.append(str(error))
                 continue
@@ -66,6 +69,7 @@ class StandbyEngine:
                 with contextlib.suppress(BackendError):
                     engine.close()
                 continue
+            del self._behind[place]
             self._take_over(engine, failure)
             return outputs
         if refused:

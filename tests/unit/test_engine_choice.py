@@ -191,6 +191,36 @@ def test_where_what_is_left_computes_wrongly_the_call_fails_and_says_why():
     assert (engine.name, engine.troubles) == ("first", ())
 
 
+def test_what_was_of_no_use_once_is_asked_again_at_the_next_failure():
+    """Short of memory in one moment, it may be had in the next."""
+    asked = []
+
+    def short_of_memory_at_first():
+        asked.append(1)
+        if len(asked) == 1:
+            raise BackendError("ort: out of memory")
+        return FakeEngine("ort")
+
+    engine = standby(FakeEngine("first", [GONE, GONE]), short_of_memory_at_first)
+
+    with pytest.raises(BackendError, match="the device is gone; ort: out of memory"):
+        engine.run(X)
+    assert (engine.run(X)["y"] == 2).all()
+    assert (engine.name, len(asked)) == ("ort", 2)
+
+
+def test_one_that_was_passed_over_is_behind_the_one_that_took_over():
+    wrong = [FakeEngine("openvino", factor=2.5), FakeEngine("openvino")]
+    last = FakeEngine("ort", [None, GONE])
+    engine = standby(FakeEngine("a", [GONE]), lambda: wrong.pop(0), lambda: last)
+
+    engine.run(X)
+    assert engine.name == "ort"
+    engine.run(X)
+
+    assert (engine.name, last.closed, wrong) == ("openvino", 1, [])
+
+
 def test_the_last_failure_is_the_callers():
     engine = standby(FakeEngine("only", [GONE]))
 

@@ -9,6 +9,7 @@ from runtime.golden import (
     LIMITS,
     Limits,
     check_golden,
+    limits_for,
     limits_of,
     map_verdicts,
     step_verdicts,
@@ -55,6 +56,19 @@ def test_what_a_graph_says_has_its_gate_and_a_library_that_is_told_another():
     assert limits_of("bf16", "bf16") == LIMITS["bf16"]
     assert limits_of("f32", "f32") == LIMITS["f32"]
     assert limits_of("f32", "bf16") == BY_HINT
+
+
+def test_each_map_is_held_to_limits_of_its_own():
+    each = {"double": LIMITS["f32"], "decode_flow": LIMITS["int8"]}
+    wrong = golden(z_v=np.float32(2.01) * VECTORS)
+
+    check_golden(Doubling(), wrong, each | {"double": LIMITS["int8"]}, "any 1")
+    with pytest.raises(
+        ParityError, match=r"golden double .any 1.: expected relative L2"
+    ):
+        check_golden(Doubling(), wrong, each, "any 1")
+    assert limits_for(each, "decode_flow.step_2") == LIMITS["int8"]
+    assert limits_for(LIMITS["f16"], "decode_flow.step_2") == LIMITS["f16"]
 
 
 @pytest.mark.parametrize(
