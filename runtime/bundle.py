@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from runtime.arrays import Bool, Float32, Int64, Shaped
 from runtime.closing import Closing
+from runtime.coherence import check_flow
 from runtime.errors import BundleError
 from runtime.estimator import BetaEstimator, motion_of
 from runtime.manifest import (
@@ -233,7 +234,7 @@ def open_bundle(
 def _check_contents(
     manifest: Manifest, tensors: Mapping[str, Shaped[np.ndarray, "..."]]
 ) -> None:
-    """Hold the tensors against what the manifest says of voxels and latents."""
+    """Hold the tensors against what the manifest says of voxels, latents and flow."""
     latent = (manifest.latent.tokens, manifest.latent.width)
     shapes: dict[str, tuple[int, ...]] = {
         "mask": manifest.voxels.shape,
@@ -259,6 +260,7 @@ def _check_contents(
                 f"{TENSORS}: {name}: expected shape {list(shape)}, "
                 f"found {'none' if found is None else list(found)}"
             )
+    check_flow(manifest, tensors)
     if library is not UNSET:
         index = tensors["hrf_index"]
         if index.min() < 0 or index.max() >= len(library):

@@ -49,6 +49,8 @@ def write_folder(folder: Path) -> Manifest:
         "voxel_mean": np.zeros(2, np.float32),
         "voxel_scale": np.ones(2, np.float32),
         "latent_mean": np.zeros((3, 4), np.float32),
+        "conditioning_decode": np.zeros((1, 5), np.float32),
+        "conditioning_encode": np.zeros((1, 5), np.float32),
     }
     golden = {"voxels": np.ones((1, 2), np.float32)}
     save_file(tensors, folder / TENSORS)

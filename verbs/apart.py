@@ -34,7 +34,7 @@ def apart(what: str, work: Callable[[], str]) -> str:
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
-        _reply(work, writer)
+        _reply(what, work, writer)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         data = pipe.read()
@@ -49,15 +49,23 @@ def apart(what: str, work: Callable[[], str]) -> str:
     return reply.result
 
 
-def _reply(work: Callable[[], str], writer: int) -> None:
+def _reply(what: str, work: Callable[[], str], writer: int) -> None:
     """Be the copy; never return."""
     try:
         try:
             reply = _Reply(result=work())
         except NeuroFlowError as error:
             reply = _Reply(failure=str(error), exit_status=error.exit_status)
+        except BaseException as error:  # nobody else hears of it
+            reply = _Reply(failure=_line(what, error), exit_status=1)
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(msgspec.json.encode(reply))
     finally:
         # Not the way out of the program that this process is a copy of.
         os._exit(0)
+
+
+def _line(what: str, error: BaseException) -> str:
+    said = " ".join(str(error).split())
+    found = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return f"{what}: expected it to be done, found {found}"
