@@ -10,16 +10,12 @@ import fcntl
 import os
 import secrets
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, final
 
 SECRET: Final = "secret"  # noqa: S105  # a file's name
 SECRET_BYTES: Final = 32
-_LEFT_S: Final = 60.0
-"""Of a file that nobody locks: he who makes it locks it at once, and not in one step.
-"""
 
 Say = Callable[[str], None]
 
@@ -92,7 +88,7 @@ class PrivateFolder:
                     "believed, and built anew"
                 )
                 path.unlink(missing_ok=True)
-            with self._unfinished(SECRET) as (file, temporary):
+            with _until_named(self._made(SECRET)) as (file, temporary):
                 file.write(secrets.token_bytes(SECRET_BYTES))
                 _sync(file)
                 # Whoever comes first wins: a link fails where the name is taken.
@@ -125,32 +121,40 @@ class PrivateFolder:
         Raises:
             OSError: It cannot be written.
         """
-        self._sweep()
-        with self._unfinished(name) as (file, temporary):
+        # Made and locked in one step, as far as a sweep can see.
+        with self._alone():
+            self._sweep()
+            made = self._made(name)
+        with _until_named(made) as (file, temporary):
             yield file
             _sync(file)
             temporary.replace(self.path / name)
 
-    @contextlib.contextmanager
-    def _unfinished(self, name: str) -> Iterator[tuple[BinaryIO, Path]]:
+    def _made(self, name: str) -> tuple[BinaryIO, Path]:
         temporary = self.path / f".{name}.{secrets.token_hex(8)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600)
-        try:
-            with os.fdopen(descriptor, "w+b") as file:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield file, temporary
-        finally:
-            # However it ends: Ctrl-C, too, would leave the size of an engine behind.
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        file = os.fdopen(os.open(temporary, flags, 0o600), "w+b")
+        with contextlib.suppress(OSError):
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file, temporary
 
     def _sweep(self) -> None:
         for pattern in (".*.engine.*", f".{SECRET}.*"):
             for path in self.path.glob(pattern):
                 with contextlib.suppress(OSError):
                     _remove_left(path)
+
+
+@contextlib.contextmanager
+def _until_named(made: tuple[BinaryIO, Path]) -> Iterator[tuple[BinaryIO, Path]]:
+    file, temporary = made
+    try:
+        with file:
+            yield file, temporary
+    finally:
+        # However it ends: Ctrl-C, too, would leave the size of an engine behind.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _remove_left(path: Path) -> None:
@@ -160,9 +164,8 @@ def _remove_left(path: Path) -> None:
         OSError: Somebody does, or nobody can say.
     """
     with opened(path) as file:
-        if time.time() - os.fstat(file.fileno()).st_mtime > _LEFT_S:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
 
 
 def _sync(file: BinaryIO) -> None:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import signal
 import stat
 import threading
 from pathlib import Path
@@ -87,31 +88,41 @@ def test_however_a_store_ends_it_leaves_nothing_behind(cache, end):
     assert names(cache.folder) == [SECRET]
 
 
-def left(cache: EngineCache, name: str, age_s: float) -> Path:
+def left(cache: EngineCache, name: str) -> Path:
     cache.folder.mkdir(mode=0o700, exist_ok=True)
     path = cache.folder / name
     path.touch(0o600)
-    then = path.stat().st_mtime - age_s
-    os.utime(path, (then, then))
     return path
 
 
 def test_what_dead_writers_left_is_removed_at_the_next_store(cache):
-    dead = left(cache, ".a-openvino-b.engine.0123456789abcdef", 90)
-    by_number = left(cache, ".a-openvino-b.engine.4711", 90)
-    secret = left(cache, f".{SECRET}.4711", 90)
-    new = left(cache, ".a-openvino-c.engine.0123456789abcdef", 0)
-    alive = left(cache, ".a-openvino-d.engine.0123456789abcdef", 90)
-    other = left(cache, ".of-somebody-else", 90)
+    dead = left(cache, ".a-openvino-b.engine.0123456789abcdef")
+    by_number = left(cache, ".a-openvino-b.engine.4711")
+    secret = left(cache, f".{SECRET}.4711")
+    alive = left(cache, ".a-openvino-d.engine.0123456789abcdef")
+    other = left(cache, ".of-somebody-else")
 
     with alive.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         cache.store(FACTS, ENGINE)
 
     assert [one.exists() for one in (dead, by_number, secret)] == [False] * 3
-    assert new.exists()
     assert alive.exists()
     assert other.exists()
+
+
+def test_a_writer_that_is_killed_leaves_what_the_next_removes(cache):
+    """And is not waited for: whoever comes next may come at once."""
+    pid = os.fork()
+    if not pid:
+        cache.store_written(FACTS, lambda _file: os.kill(os.getpid(), signal.SIGKILL))
+        os._exit(1)
+    os.waitpid(pid, 0)
+    assert len(names(cache.folder)) == 2
+
+    cache.store(FACTS, ENGINE)
+
+    assert [name[0] for name in names(cache.folder)] == ["a", "s"]
 
 
 def test_two_that_build_one_engine_at_once_do_not_meet(cache, said):
