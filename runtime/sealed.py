@@ -190,7 +190,12 @@ def read_plain(folder: Path, name: str, *, max_bytes: int) -> bytes:
     Raises:
         BundleError: Not a plain file, or longer than `max_bytes`.
     """
-    if folder.is_symlink() or not folder.is_dir():
+    if folder.is_symlink():
+        raise BundleError(
+            f"{folder}: expected a folder with {name}, found a link. Name the folder "
+            "that it leads to."
+        )
+    if not folder.is_dir():
         raise BundleError(f"{folder}: expected a folder with {name}, found none")
     with os.fdopen(_open_plain(folder / name, name), "rb") as file:
         data = file.read(max_bytes + 1)

@@ -29,9 +29,20 @@ _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def _private(cache: Path) -> None:
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = cache.lstat()
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = cache.lstat()
+    except OSError as error:
+        raise ArtifactError(
+            f"cache {cache}: expected your own folder, or a place to make it, found "
+            f"{(error.strerror or str(error)).lower()}. Name another folder."
+        ) from error
     mode = stat.S_IMODE(status.st_mode)
+    if stat.S_ISLNK(status.st_mode):
+        raise BundleError(
+            f"cache {cache}: expected your own folder with mode 0700, found a link. "
+            "Name the folder that it leads to."
+        )
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or mode & 0o077:
         raise BundleError(
             f"cache {cache}: expected your own folder with mode 0700, "

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from runtime.bundle import Bundle, open_bundle
 from runtime.engine import Precision
@@ -75,12 +76,19 @@ def _judged(
 ) -> tuple[str, list[Verdict]]:
     """Judge the form that is served; where that is one graph, the steps apart."""
     golden = bundle.golden()
-    with _model(bundle, backend, precision, None) as model:
+    # What is not finite is counted and said; numpy's own warnings of it are noise.
+    with (
+        np.errstate(all="ignore"),
+        _model(bundle, backend, precision, None) as model,
+    ):
         name = model.backend
         verdicts = list(map_verdicts(model.maps(), golden))
         if model.form == "step":
             return name, verdicts + list(step_verdicts(model, golden))
-    with _model(bundle, backend, precision, "step") as model:
+    with (
+        np.errstate(all="ignore"),
+        _model(bundle, backend, precision, "step") as model,
+    ):
         return name, verdicts + list(step_verdicts(model, golden))
 
 

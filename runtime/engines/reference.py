@@ -94,7 +94,9 @@ class Evaluation:
         arguments = tuple(values[name] for name in node.inputs)
         attributes: Mapping[str, Attribute] = node.attributes
         try:
-            return OPERATORS[node.operator](arguments, attributes)
+            # What is not finite is in the result, where whoever judges it counts it.
+            with np.errstate(all="ignore"):
+                return OPERATORS[node.operator](arguments, attributes)
         except (ValueError, IndexError, KeyError, TypeError) as error:
             message = " ".join(str(error).split())
             raise BackendError(
@@ -126,7 +128,16 @@ class ReferenceEngine:
             raise BackendError("reference: expected an open engine, found it closed")
         found = self._evaluation(self._inputs)
         for name, buffer in self._buffers.items():
-            np.copyto(buffer, found[name], casting="same_kind")
+            # Never stretched: an output of one number is none of the whole shape.
+            if name not in found or found[name].shape != buffer.shape:
+                shape = list(found[name].shape) if name in found else "none"
+                raise BackendError(
+                    f"reference: {name}: expected shape {list(buffer.shape)} as the "
+                    f"manifest's, found {shape}"
+                )
+            # What is too large for float32 is infinite, and is judged as that.
+            with np.errstate(all="ignore"):
+                np.copyto(buffer, found[name], casting="same_kind")
         return self._outputs
 
     def close(self) -> None:

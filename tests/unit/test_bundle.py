@@ -116,6 +116,25 @@ def test_a_cache_that_others_can_write_to_is_refused(folder, tmp_path):
     )
 
 
+def test_a_cache_that_cannot_be_reached_or_is_a_link_is_one_line(folder, tmp_path):
+    far, link = tmp_path / ("x" * 300), tmp_path / "link"
+    link.symlink_to(tmp_path)
+
+    with pytest.raises(ArtifactError) as unreachable:
+        open_bundle(folder, far)
+    with pytest.raises(ArtifactError) as linked:
+        open_bundle(folder, link)
+
+    assert str(unreachable.value) == (
+        f"cache {far}: expected your own folder, or a place to make it, found file "
+        "name too long. Name another folder."
+    )
+    assert str(linked.value) == (
+        f"cache {link}: expected your own folder with mode 0700, found a link. Name "
+        "the folder that it leads to."
+    )
+
+
 def test_missing_and_extra_files_are_named(folder):
     (folder / GRAPH).rename(folder / "graphs/other.onnx")
 
@@ -174,6 +193,19 @@ def test_what_is_not_a_plain_file_is_refused(folder, tmp_path, swap, found, name
     assert refusal(folder) == (
         f"{name}: expected a plain file with one name, found {found}. "
         "Copy the folder without links."
+    )
+
+
+def test_a_link_to_a_bundle_is_said_to_be_one(folder, tmp_path):
+    link = tmp_path / "latest"
+    link.symlink_to(folder)
+
+    with pytest.raises(BundleError) as caught:
+        open_bundle(link)
+
+    assert str(caught.value) == (
+        f"{link}: expected a folder with manifest.json, found a link. Name the folder "
+        "that it leads to."
     )
 
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import tempfile
+import warnings
 from pathlib import Path
 
 import ml_dtypes
@@ -453,6 +454,34 @@ def test_shapes_that_do_not_fit_are_one_line(tmp_path):
         engine.run({"x": np.zeros((1, 3), np.float32)})
 
     assert "\n" not in str(caught.value)
+
+
+def test_an_output_of_another_shape_is_not_stretched(tmp_path):
+    held = numpy_helper.from_array(np.ones((3, 1), np.float32), "w")
+    engine = opened(
+        tmp_path, small(helper.make_node("MatMul", ["x", "w"], ["y"]), held)
+    )
+
+    with pytest.raises(BackendError) as caught:
+        engine.run({"x": np.ones((1, 3), np.float32)})
+
+    assert str(caught.value) == (
+        "reference: y: expected shape [1, 2] as the manifest's, found [1, 1]"
+    )
+
+
+@pytest.mark.parametrize("weight", [3e38, np.inf])
+def test_what_is_not_finite_is_a_result_and_no_warning(tmp_path, weight):
+    held = numpy_helper.from_array(np.full((3, 2), weight, np.float32), "w")
+    engine = opened(
+        tmp_path, small(helper.make_node("MatMul", ["x", "w"], ["y"]), held)
+    )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = engine.run({"x": np.array([[0, 2, -4 if weight > 1e39 else 4]], "f4")})
+
+    assert not np.isfinite(found["y"]).any()
 
 
 def test_another_precision_is_refused(tmp_path):
