@@ -10,10 +10,9 @@ import msgspec
 
 from bci_bridge.decoder import Decoder
 from bci_bridge.messages import RunStart
+from runtime.answers import LONGEST_RUN_S
 from runtime.errors import PeerError
 
-LONGEST_RUN_S: Final = 6 * 3600.0
-"""No scan lasts as long; its drift has 337 columns at the usual cut-off of 128 s."""
 MOST_VOXELS: Final = 256**3
 """Of a volume on a grid of its own, which is smoothed and resampled whole."""
 VOXEL_MM: Final = (0.01, 1000.0)

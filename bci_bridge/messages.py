@@ -31,6 +31,7 @@ from bci_bridge.header import (
     VoxelType,
 )
 from bci_bridge.outcomes import RunEnded, TrialOutcome, Update, VolumeOutcome
+from runtime.answers import MOST_VOLUMES
 
 __all__ = [
     "ITEM_BYTES",
@@ -105,7 +106,7 @@ class RunStart(Header, frozen=True, kw_only=True, tag="RUN_START"):
 
     shape: Shape
     tr_s: Annotated[float, Meta(gt=0, le=60)]
-    expected_volumes: Annotated[int, Meta(ge=1, le=100_000)]
+    expected_volumes: Annotated[int, Meta(ge=1, le=MOST_VOLUMES)]
     budget_s: Annotated[float, Meta(gt=0, le=600)]
     """Deadline of a volume: this long after the end of its acquisition."""
     pace: Pace = "live"

@@ -18,9 +18,9 @@ Decision = Literal["ANSWER", "ABSTAIN", "NO_STIMULUS", "WARMING"]
 NO_STIMULUS: nothing was shown; WARMING: the run's causal baseline is not there yet."""
 
 LONGEST_RUN_S: Final = 6 * 3600.0
-"""As a server has it: of a longer one the drift's basis alone would take gigabytes."""
+"""No scan lasts as long; its drift has 337 columns at the usual cut-off of 128 s."""
 MOST_VOLUMES: Final = 100_000
-"""As the wire has it."""
+"""Of a run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from runtime.engine import Array, Engine, Inputs, Precision, allocate, read_only
 from runtime.errors import UsageError
 from runtime.estimator import BetaEstimator, ExternalEstimator
 from runtime.gallery import Gallery
-from runtime.golden import check_golden, limits_of
-from runtime.graphs import Form, Part, graph_of, open_engines
+from runtime.golden import check_golden
+from runtime.graphs import Form, Part, map_limits, open_engines
 from runtime.heads import Retrieval
-from runtime.manifest import EIGHT_BITS, GraphSpec, Manifest
+from runtime.manifest import GraphSpec, Manifest
 from runtime.model import Model
 from runtime.preprocess import VoxelMask
 from runtime.solver import solver_from_name, time_grid
@@ -130,17 +130,13 @@ def open_stages(bundle: Bundle, job: Job) -> Stages:
 def _judge(bundle: Bundle, who: Who, name: str, engine: Engine) -> None:
     """Hold one graph's maps to what its own precision must keep.
 
-    Of 8 bits a bundle has the flow alone: its other graphs compute in what they are
-    written in, and the wide limits of 8 bits would let anything of them pass.
-
     Raises:
         ParityError: A map does not give its golden vectors.
     """
     precision: Precision = msgspec.convert(who.precision, Precision)
-    written = graph_of(bundle.manifest, name, who.peer, precision).precision
-    computed = written if precision in EIGHT_BITS else precision
+    limits = map_limits(bundle.manifest, who.peer, precision)
     model = Model(bundle.manifest, {name: engine}, bundle.tensors)
-    check_golden(model, bundle.golden(), limits_of(written, computed), str(who))
+    check_golden(model, bundle.golden(), limits, str(who))
 
 
 def _flow(bundle: Bundle, engines: Mapping[str, Engine], evaluations: int) -> Call:
