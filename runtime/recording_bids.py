@@ -5,7 +5,6 @@ dataset's own (the standard's inheritance principle). Reads headers and texts, n
 images.
 """
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,8 @@ from runtime.image_file import (
     open_image,
     shape_of,
 )
-from runtime.recording_run import RecordedEvent, RecordedRun, text_of
+from runtime.recording_events import read_events
+from runtime.recording_run import RecordedRun, text_of
 
 
 class Sidecar(msgspec.Struct, frozen=True):
@@ -160,7 +160,7 @@ def bids_run(folder: Path, file: Path) -> RecordedRun:
         tr_s=said.tr_s,
         shape=shape_of(image),
         affine=np.asarray(image.affine, dtype=np.float64),
-        events=_events(_events_file(folder, file)),
+        events=read_events(_events_file(folder, file)),
         labels=(None,) * int(image.shape[3]),
         file=file,
         slice_times_s=said.along_z(),
@@ -250,35 +250,3 @@ def _applying(folder: Path, image: Path, ending: str) -> Iterator[Path]:
                 )
             here[len(own)] = file
         yield from (here[size] for size in sorted(here))
-
-
-def _events(file: Path) -> tuple[RecordedEvent, ...]:
-    rows = list(csv.DictReader(text_of(file).splitlines(), delimiter="\t"))
-    events: list[RecordedEvent] = []
-    for number, row in enumerate(rows):
-        try:
-            onset_s, duration_s = float(row["onset"]), float(row["duration"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecordingError(
-                f"{file}: expected onset and duration in line {number + 2}, "
-                f"found {error!r}"
-            ) from error
-        # BIDS writes n/a for what is unknown.
-        row = {k: "" if v in (None, "n/a") else v for k, v in row.items()}
-        events.append(
-            RecordedEvent(
-                onset_s=onset_s,
-                duration_s=duration_s,
-                trial_id=row.get("trial_id") or f"trial-{number:03}",
-                stimulus_id=row.get("stim_id") or row.get("stim_file") or "",
-                trial_type=row.get("trial_type") or "",
-                split=row.get("split") or "",
-            )
-        )
-    names = [event.trial_id for event in events]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RecordingError(
-            f"{file}: expected each trial_id once, found {twice} twice"
-        )
-    return tuple(events)

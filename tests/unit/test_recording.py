@@ -438,7 +438,9 @@ def test_a_sidecar_without_repetition_time_and_events_without_onset_are_refused(
     sidecar.write_text('{"RepetitionTime": 2}')
     events = bids / "sub-01/func/sub-01_task-look_run-01_events.tsv"
     events.write_text("onset\tduration\n1\tsoon\n")
-    assert "expected onset and duration in line 2" in refusal(bids)
+    assert refusal(bids).endswith(
+        "line 2: expected onset and duration in seconds, found duration 'soon'"
+    )
     events.write_text("onset\tduration\ttrial_id\n1\t1\ta\n2\t1\ta\n")
     assert refusal(bids).endswith("expected each trial_id once, found a twice")
 

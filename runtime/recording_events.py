@@ -1,0 +1,118 @@
+"""A BIDS run's `_events.tsv`: what was shown when, or one line that says what is wrong.
+
+Knows no image and no run: whether an onset lies within its run, its reader says.
+"""
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from runtime.errors import RecordingError
+from runtime.recording_run import RecordedEvent, text_of
+
+_TIMES: Final = ("onset", "duration")
+_MARK: Final = "\ufeff"
+"""What some spreadsheets write before UTF-8."""
+
+
+def read_events(file: Path) -> tuple[RecordedEvent, ...]:
+    """Read a table of events; one without a line below its head has none.
+
+    A picture that is shown needs a duration above 0, because a beta is in units of the
+    response to a stimulus that lasts, and a split where the table has that column.
+
+    Raises:
+        RecordingError: The table is empty, has no `onset` or `duration`, a line is
+            short, or what it says cannot be. The message names the line.
+    """
+    events: list[RecordedEvent] = []
+    lines: dict[str, int] = {}
+    shown: dict[tuple[float, str], int] = {}
+    for number, (line, row) in enumerate(_rows(file)):
+        event = _event(f"{file}: line {line}", number, row)
+        if event.trial_id in lines:
+            raise RecordingError(
+                f"{file}: expected each trial_id once, found {event.trial_id} twice"
+            )
+        lines[event.trial_id] = line
+        picture = (event.onset_s, event.stimulus_id)
+        if event.stimulus_id and picture in shown:
+            raise RecordingError(
+                f"{file}: line {line}: expected another onset or picture than in line "
+                f"{shown[picture]}, found {event.stimulus_id} at {event.onset_s:g} s "
+                "again. Remove one of the two"
+            )
+        shown[picture] = line
+        events.append(event)
+    return tuple(events)
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield every line's number, from 1, and its cells; unknown ones are empty."""
+    text = text_of(file).removeprefix(_MARK)
+    table = csv.reader(text.splitlines(), delimiter="\t")
+    head = next(table, [])
+    if not head:
+        raise RecordingError(
+            f"{file}: expected a table with the columns onset and duration, found it "
+            "empty. Copy it again"
+        )
+    if missing := [name for name in _TIMES if name not in head]:
+        raise RecordingError(
+            f"{file}: columns: expected {' and '.join(missing)}, separated by tabs, "
+            f"found {', '.join(repr(name) for name in head)}"
+        )
+    for cells in table:
+        if not cells:
+            continue
+        if len(cells) != len(head):
+            raise RecordingError(
+                f"{file}: line {table.line_num}: expected {len(head)} columns as in "
+                f"the first line, found {len(cells)}. The file may be cut; copy it "
+                "again"
+            )
+        # BIDS writes n/a for what is unknown.
+        known = ("" if cell == "n/a" else cell for cell in cells)
+        yield table.line_num, dict(zip(head, known, strict=True))
+
+
+def _event(place: str, number: int, row: Mapping[str, str]) -> RecordedEvent:
+    onset_s, duration_s = (_seconds(place, name, row[name]) for name in _TIMES)
+    stimulus = row.get("stim_id") or row.get("stim_file") or ""
+    if duration_s < 0:
+        raise RecordingError(
+            f"{place}: duration: expected 0 or more seconds, found {duration_s:g}"
+        )
+    if stimulus and duration_s == 0:
+        raise RecordingError(
+            f"{place}: duration: expected more than 0 seconds for a picture, found 0. "
+            "Write how long it was shown"
+        )
+    if stimulus and "split" in row and not row["split"].strip():
+        raise RecordingError(
+            f"{place}: split: expected a name for a picture, as the table has this "
+            "column, found none"
+        )
+    return RecordedEvent(
+        onset_s=onset_s,
+        duration_s=duration_s,
+        trial_id=row.get("trial_id") or f"trial-{number:03}",
+        stimulus_id=stimulus,
+        trial_type=row.get("trial_type") or "",
+        split=row.get("split") or "",
+    )
+
+
+def _seconds(place: str, name: str, cell: str) -> float:
+    try:
+        seconds = float(cell)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise RecordingError(
+            f"{place}: expected onset and duration in seconds, found {name} "
+            f"{cell or 'n/a'!r}"
+        )
+    return seconds
