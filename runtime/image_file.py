@@ -108,10 +108,17 @@ def read_mask(file: Path) -> tuple[VoxelMask, Float64[np.ndarray, "4 4"]]:
     """Read a mask, which is where an image is above 0, and its affine.
 
     Raises:
-        RecordingError: As of `read_volume`, or no voxel is above 0.
+        RecordingError: As of `read_volume`, or a value is not finite, or none is
+            above 0.
         BackendError: nibabel is missing.
     """
     volume, affine = read_volume(file)
+    if volume.dtype.kind == "f" and (bad := np.argwhere(~np.isfinite(volume))).size:
+        x, y, z = bad[0].tolist()
+        raise RecordingError(
+            f"{file}: expected finite values, found {volume[x, y, z]:g} at voxel "
+            f"[{x}, {y}, {z}], and {len(bad) - 1} more"
+        )
     if not (volume > 0).any():
         raise RecordingError(f"{file}: expected at least one voxel above 0, found none")
     return VoxelMask.from_volume(volume > 0), affine

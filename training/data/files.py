@@ -84,6 +84,57 @@ def sampled_sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def identity(file: Path) -> str:
+    """Return what changes when a file does, for what goes on where it was stopped.
+
+    Content where that is read in no time, else length and when it was written last.
+
+    Raises:
+        RecordingError: It is missing, or cannot be read.
+    """
+    try:
+        found = file.stat()
+        if found.st_size <= WHOLE_LIMIT_BYTES:
+            return f"sha256 {whole_sha256(file)}"
+    except OSError as error:
+        raise RecordingError(
+            f"{file}: expected a file, found: {error.strerror}"
+        ) from error
+    return f"{found.st_size} bytes of {found.st_mtime_ns} ns"
+
+
+def open_for_writing(
+    file: Path, dtype: str, shape: tuple[int, ...]
+) -> np.memmap[Any, Any]:
+    """Map an array that `create_array` made.
+
+    Mapped for writing, a file that was cut would be filled up with zeros.
+
+    Raises:
+        ArtifactError: It is missing, cut, or another array.
+    """
+    try:
+        with file.open("rb") as opened:
+            np.lib.format.read_magic(opened)
+            header = np.lib.format.read_array_header_1_0(opened)
+            begins_at = opened.tell()
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(
+            f"{file}: expected the array of an interrupted preparation, found "
+            f"{_no_npy(file)}. Choose another --out"
+        ) from error
+    size = begins_at + int(np.prod(shape)) * np.dtype(dtype).itemsize
+    length = file.stat().st_size
+    if header != (shape, False, np.dtype(dtype)) or length != size:
+        raise ArtifactError(
+            f"{file}: expected {dtype} {list(shape)} in {size:,} bytes as the "
+            f"preparation that was interrupted made it, found {header[2]} "
+            f"{list(header[0])} in {length:,}. Choose another --out"
+        )
+    mapped: np.memmap[Any, Any] = np.load(file, mmap_mode="r+", allow_pickle=False)
+    return mapped
+
+
 def open_array(file: Path, expected: StoredArray, *, whole: bool = False) -> Array:
     """Map an array read-only, after comparing it with what the manifest says.
 

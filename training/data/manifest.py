@@ -146,3 +146,5 @@ class ProgressNote(
     """Sessions or runs whose voxels are on disk."""
     latents: Position
     """Images whose z_v is on disk."""
+    inputs: dict[str, str] = {}
+    """What was read, by name, and what it was then; see `files.identity`."""

@@ -6,6 +6,7 @@ grouped by split, each in the order of the experiment, so that a split is one sl
 Image rows are the training pictures by number, then the test pictures.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from runtime.estimator import Normalisation
 from runtime.image_file import read_mask
 from runtime.manifest import Affine, affine_rows
 from runtime.preprocess.mask import VoxelMask
+from training.data.files import identity
 from training.data.manifest import Split, TrialsManifest
-from training.data.nsd_betas import read_session, stored_scale
+from training.data.nsd_betas import read_session, require_same_grid, stored_scale
 from training.data.nsd_design import SESSIONS, NsdDesign, read_design
 from training.data.nsd_latents import Count, LatentsOf, SharedPictures
 from training.data.regions import Regions
@@ -73,6 +75,11 @@ class NsdTrials:
     def is_test(self) -> Bool[np.ndarray, " trials"]:
         """Of the trials that are there."""
         return self.design.is_test[: self.trials]
+
+    def inputs(self) -> dict[str, str]:
+        """Return what the voxels are made of, and what it is now, by file."""
+        files = (self.design.file, self.mask_file, *self.sessions)
+        return {str(file): identity(file) for file in files}
 
     def splits(self) -> dict[str, Split]:
         """Return where the splits stand; a split without trials is left out."""
@@ -149,6 +156,7 @@ def open_nsd(folder: Path, subject: int) -> NsdTrials:
         )
     pictures = np.concatenate([train, test])
     mask, affine = read_mask(roi)
+    require_same_grid(sessions[0], mask, roi, affine)
     return NsdTrials(
         design,
         sessions,
@@ -234,7 +242,14 @@ def prepare_nsd(
     images = len(trials.pictures)
     shape = (images, *latents.shape)
     more = {} if kept is None else {"test_pictures": kept.array(trials.test_pictures)}
-    writer = TrialsWriter(out, manifest, trials.trials, shape, latents.dtype, more)
+    inputs = trials.inputs() | latents.inputs
+    if kept is not None:
+        inputs |= kept.inputs()
+    for name, region in (regions or {}).items():
+        inputs[f"region {name}"] = hashlib.sha256(region.tobytes()).hexdigest()
+    writer = TrialsWriter(
+        out, manifest, trials.trials, shape, latents.dtype, more, inputs
+    )
     announce(f"voxels of {len(trials.sessions)} sessions, {manifest.normalisation}")
     for session in range(writer.blocks_done, len(trials.sessions)):
         _write_session(writer, trials, session, variant)

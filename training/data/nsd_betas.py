@@ -7,11 +7,12 @@ standard, an HDF5 file because MATLAB wrote it, so that h5py sees ``[trial, z, y
 import gzip
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float64, Int64, Shaped
 
 from runtime.errors import BackendError, RecordingError
 from runtime.preprocess.mask import VoxelMask
@@ -20,6 +21,8 @@ from training.trials import check_finite
 INT16_SCALE: Final = 300.0
 """Percent signal change is stored as int16 times this."""
 SLAB_BYTES: Final = 2**26
+SIDES_RTOL: Final = 0.01
+"""Headers round the sides of voxels; another resolution is farther off."""
 
 Betas = Shaped[np.ndarray, "trials voxels"]
 
@@ -63,6 +66,46 @@ def x_fastest(mask: VoxelMask) -> Int64[np.ndarray, " voxels"]:
     return np.ravel_multi_index((z, y, x), mask.shape[::-1]).astype(np.int64)
 
 
+def require_same_grid(
+    file: Path, mask: VoxelMask, mask_file: Path, affine: Float64[np.ndarray, "4 4"]
+) -> None:
+    """Refuse a mask that is not of a session's voxels, before anything else is read.
+
+    HDF5 says their number alone, NIfTI also their size.
+
+    Raises:
+        RecordingError: It is of other voxels, or the session is damaged.
+        BackendError: A library is missing.
+    """
+    if file.suffix == ".hdf5":
+        with _hdf5(file) as data:
+            _check_shape(file, mask, mask_file, tuple(data.shape[::-1]))
+        return
+    image = _nifti(file)
+    _check_shape(file, mask, mask_file, tuple(image.shape))
+    found = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    wanted = np.sqrt((np.asarray(image.affine)[:3, :3] ** 2).sum(axis=0))
+    if not np.allclose(found, wanted, rtol=SIDES_RTOL):
+        raise RecordingError(
+            f"{mask_file}: affine: expected voxels of {_sides(wanted)} mm as in "
+            f"{file.name}, found {_sides(found)}"
+        )
+
+
+def _sides(mm: Float64[np.ndarray, " axes"]) -> str:
+    return " x ".join(f"{side:.3g}" for side in mm)
+
+
+def _check_shape(
+    file: Path, mask: VoxelMask, mask_file: Path, shape: tuple[int, ...]
+) -> None:
+    if shape[:3] != mask.shape:
+        raise RecordingError(
+            f"{mask_file}: shape: expected {shape[:3]} as in {file.name}, "
+            f"found {mask.shape}"
+        )
+
+
 def _check(
     file: Path,
     mask: VoxelMask,
@@ -71,11 +114,7 @@ def _check(
     shape: tuple[int, ...],
     dtype: Any,
 ) -> None:
-    if shape[:3] != mask.shape:
-        raise RecordingError(
-            f"{mask_file}: shape: expected {shape[:3]} as in {file.name}, "
-            f"found {mask.shape}"
-        )
+    _check_shape(file, mask, mask_file, shape)
     if shape[3:] != (trials,):
         raise RecordingError(
             f"{file}: trials: expected {trials} as in the experiment's design, "
@@ -87,18 +126,22 @@ def _check(
         )
 
 
-def _read_nifti(file: Path, mask: VoxelMask, mask_file: Path, trials: int) -> Betas:
+def _nifti(file: Path) -> Any:
     try:
         import nibabel as nib
         from nibabel.filebasedimages import ImageFileError
     except ImportError as error:
         raise _missing("nibabel") from error
     try:
-        proxy = nib.load(file).dataobj
+        return nib.load(file)
     except (ImageFileError, OSError, EOFError, zlib.error) as error:
         raise RecordingError(
             f"{file}: header: expected a NIfTI image, found it cut or damaged ({error})"
         ) from error
+
+
+def _read_nifti(file: Path, mask: VoxelMask, mask_file: Path, trials: int) -> Betas:
+    proxy = _nifti(file).dataobj
     _check(file, mask, mask_file, trials, tuple(proxy.shape), proxy.dtype)
     if (proxy.slope, proxy.inter) != (1.0, 0.0):
         # The published files scale by convention; a header would scale once more.
@@ -140,21 +183,27 @@ def _bytes(
 
 
 def _read_hdf5(file: Path, mask: VoxelMask, mask_file: Path, trials: int) -> Betas:
+    with _hdf5(file) as data:
+        _check(file, mask, mask_file, trials, tuple(data.shape[::-1]), data.dtype)
+        betas = np.empty((trials, mask.voxels), dtype=data.dtype.newbyteorder("="))
+        for columns, slab in _slabs(data, mask):
+            betas[:, columns] = slab
+    return betas
+
+
+@contextmanager
+def _hdf5(file: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as error:
         raise _missing("h5py") from error
     try:
         with h5py.File(file, "r") as opened:
-            if "betas" not in opened:
+            if not isinstance(opened.get("betas"), h5py.Dataset):
                 raise RecordingError(
                     f"{file}: betas: expected a data set, found {sorted(opened)}"
                 )
-            data = opened["betas"]
-            _check(file, mask, mask_file, trials, tuple(data.shape[::-1]), data.dtype)
-            betas = np.empty((trials, mask.voxels), dtype=data.dtype.newbyteorder("="))
-            for columns, slab in _slabs(data, mask):
-                betas[:, columns] = slab
+            yield opened["betas"]
     except (OSError, RuntimeError) as error:
         # h5py says a cut file's length in several ways; all of them are one line here.
         line = " ".join(str(error).split())
@@ -162,7 +211,6 @@ def _read_hdf5(file: Path, mask: VoxelMask, mask_file: Path, trials: int) -> Bet
             f"{file}: betas: expected a whole HDF5 file, found it cut or damaged "
             f"({line}). Copy it again"
         ) from error
-    return betas
 
 
 def _slabs(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from runtime.errors import BackendError, RecordingError
-from training.data.files import open_latents, sampled_sha256
+from training.data.files import identity, open_latents, sampled_sha256
 from training.data.manifest import VisualSource
 from training.data.writer import TrialsWriter
 from training.visual.backbone import VisualBackbone, compute_latents, copy_latents
@@ -28,6 +28,8 @@ class LatentsOf:
     shape: tuple[int, int]
     dtype: str
     write: Callable[[TrialsWriter, Pictures, Count], None]
+    inputs: dict[str, str]
+    """What it is made of, and what that is now, by file."""
 
 
 def latents_of_backbone(backbone: VisualBackbone, stimuli: Path) -> LatentsOf:
@@ -43,7 +45,9 @@ def latents_of_backbone(backbone: VisualBackbone, stimuli: Path) -> LatentsOf:
                 on_image=count,
             )
 
-    return LatentsOf(backbone.source, backbone.shape, "float16", write)
+    # What is missing is told by who reads it.
+    inputs = {str(stimuli): identity(stimuli)} if stimuli.is_file() else {}
+    return LatentsOf(backbone.source, backbone.shape, "float16", write, inputs)
 
 
 def latents_of_file(file: Path, shown: Pictures) -> LatentsOf:
@@ -76,7 +80,8 @@ def latents_of_file(file: Path, shown: Pictures) -> LatentsOf:
         copy_latents(writer, read, len(pictures), count)
 
     _, tokens, width = array.shape
-    return LatentsOf(source, (tokens, width), array.dtype.name, write)
+    inputs = {str(file): identity(file)}
+    return LatentsOf(source, (tokens, width), array.dtype.name, write, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,10 @@ class SharedPictures:
         """
         with _ImgBrick(self.stimuli) as brick:
             return "uint8", (len(pictures), *brick.read(pictures[:1]).shape[1:])
+
+    def inputs(self) -> dict[str, str]:
+        """Return what they are read from, and what that is now."""
+        return {str(self.stimuli): identity(self.stimuli)}
 
     def write(self, writer: TrialsWriter, pictures: Pictures, count: Count) -> None:
         """Write them, some at a time."""
@@ -121,7 +130,7 @@ class _ImgBrick:
             self._opened = h5py.File(file, "r")
         except (OSError, RuntimeError) as error:
             raise self._damaged(error) from error
-        if "imgBrick" not in self._opened:
+        if not isinstance(self._opened.get("imgBrick"), h5py.Dataset):
             self._opened.close()
             raise RecordingError(f"{file}: imgBrick: expected a data set, found none")
 
@@ -141,7 +150,12 @@ class _ImgBrick:
     def read(self, pictures: Pictures) -> UInt8[np.ndarray, "images height width 3"]:
         brick = self._opened["imgBrick"]
         last = int(pictures.max())
-        if brick.ndim != 4 or last >= len(brick):
+        if brick.dtype != np.uint8 or brick.shape[3:] != (3,):
+            raise RecordingError(
+                f"{self._file}: imgBrick: expected uint8 [picture, row, column, 3], "
+                f"found {brick.dtype} {list(brick.shape)}"
+            )
+        if last >= len(brick):
             raise RecordingError(
                 f"{self._file}: imgBrick: expected pictures up to {last}, "
                 f"found shape {brick.shape}"

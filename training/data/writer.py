@@ -6,6 +6,7 @@ that it speaks of.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 from runtime.errors import ArtifactError
 from runtime.private_file import replace_whole
 from runtime.strict_json import decode_once
-from training.data.files import create_array, describe
+from training.data.files import create_array, describe, open_for_writing
 from training.data.manifest import (
     MANIFEST,
     PROGRESS,
@@ -34,6 +35,59 @@ Rows = Int64[np.ndarray, " trials"]
 _MODE: Final = 0o644
 
 
+def require_place(folder: Path) -> bool:
+    """Return whether a preparation was begun in a folder; it may also be none yet.
+
+    Raises:
+        ArtifactError: It is a file, or holds finished trials or something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(
+            f"{folder}: expected a folder, or none yet, found a file. "
+            "Choose another --out"
+        )
+    if (folder / MANIFEST).exists():
+        raise ArtifactError(
+            f"{folder}: expected a new folder, found prepared trials. "
+            "Choose another --out"
+        )
+    if (folder / PROGRESS).exists():
+        return True
+    if folder.exists() and any(folder.iterdir()):
+        raise ArtifactError(
+            f"{folder}: expected a new or empty folder, found something else. "
+            "Choose another --out"
+        )
+    return False
+
+
+def require_room(folder: Path, wanted: int) -> None:
+    """Refuse a place without room for some bytes, before hours of work for them.
+
+    Raises:
+        ArtifactError: Its disk has less.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < wanted:
+        raise ArtifactError(
+            f"{folder}: expected room for {wanted:,} bytes, found {free:,}"
+        )
+
+
+def _compare_inputs(
+    note: Path, then: Mapping[str, str], now: Mapping[str, str]
+) -> None:
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            raise ArtifactError(
+                f"{note}: {name}: expected what the preparation that was interrupted "
+                "has read, found it changed since. Choose another --out"
+            )
+
+
 class TrialsWriter:
     """One preparation: declared, then filled block by block and image by image.
 
@@ -44,9 +98,12 @@ class TrialsWriter:
         latents: Images, tokens and width, and the type they are stored in.
         more: Large arrays beside these, by name without ``.npy``: type and shape. They
             are written by `write_rows`, all of them again where it goes on.
+        inputs: What is read, by the name that a message has for it, and its
+            `files.identity`: what goes on must read the same.
 
     Raises:
-        ArtifactError: The folder holds something else, or the disk is too small.
+        ArtifactError: The folder holds something else, or an input has changed since
+            it was begun, or the disk is too small.
     """
 
     def __init__(
@@ -57,6 +114,7 @@ class TrialsWriter:
         latents: tuple[int, int, int],
         latent_dtype: str,
         more: Mapping[str, tuple[str, tuple[int, ...]]] = MappingProxyType({}),
+        inputs: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.folder, self._manifest = folder, manifest
         groups = len(manifest.groups)
@@ -67,10 +125,10 @@ class TrialsWriter:
             "latents": (latent_dtype, latents),
             **more,
         }
-        self._note = self._begin()
+        self._note = self._begin(dict(inputs))
         self._arrays: dict[str, np.memmap[Any, Any]] = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
-            for name in self._shapes
+            name: open_for_writing(folder / f"{name}.npy", dtype, shape)
+            for name, (dtype, shape) in self._shapes.items()
         }
 
     @property
@@ -83,35 +141,30 @@ class TrialsWriter:
         """Images whose z_v need not be computed again."""
         return self._note.latents
 
-    def _begin(self) -> ProgressNote:
+    def _begin(self, inputs: dict[str, str]) -> ProgressNote:
         folder = self.folder
-        if (folder / MANIFEST).exists():
-            raise ArtifactError(
-                f"{folder}: expected a new folder, found prepared trials. "
-                "Choose another --out"
-            )
+        is_begun = require_place(folder)
         task = hashlib.sha256(
             msgspec.json.encode([self._manifest, self._shapes], order="sorted")
         ).hexdigest()
         file = folder / PROGRESS
-        if file.exists():
+        if is_begun:
             note = decode_once(file.read_bytes(), ProgressNote, str(file))
             if note.task_sha256 != task:
                 raise ArtifactError(
                     f"{file}: task: expected the preparation that was interrupted, "
                     "found another one's arguments. Choose another --out"
                 )
-            return note
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ArtifactError(
-                f"{folder}: expected a new or empty folder, found something else. "
-                "Choose another --out"
-            )
+            _compare_inputs(file, note.inputs, inputs)
+            if note.blocks or note.latents:
+                return note
+        else:
+            note = ProgressNote(task_sha256=task, blocks=0, latents=0, inputs=inputs)
+            folder.mkdir(parents=True, exist_ok=True)
+            # Before the arrays, so that what finds no room for them can go on.
+            self._say(note)
         for name, (dtype, shape) in self._shapes.items():
             create_array(folder / f"{name}.npy", dtype, shape)
-        note = ProgressNote(task_sha256=task, blocks=0, latents=0)
-        self._say(note)
         return note
 
     def _say(self, note: ProgressNote) -> None:
@@ -178,7 +231,7 @@ class TrialsWriter:
     def _reopen(self, name: str) -> None:
         # Pages that were written stay in this process until the map goes.
         file = self.folder / f"{name}.npy"
-        self._arrays[name] = np.load(file, mmap_mode="r+", allow_pickle=False)
+        self._arrays[name] = open_for_writing(file, *self._shapes[name])
 
     def finish(
         self,
