@@ -11,6 +11,7 @@ from training.data.bids import open_bids, prepare_bids
 from training.data.manifest import Betas
 from training.data.regions import chosen_volumes, read_regions, recorded_volumes
 from training.data.store import open_trials
+from training.data.writer import require_place
 from training.visual.stored import StoredLatents
 from verbs.prepare_nsd import chosen_backbone, listed
 from verbs.progress import screen
@@ -28,6 +29,7 @@ def prepare_bids_trials(
     subject: str | None = None,
     trial_types: Sequence[str] = (),
     rois: Sequence[str] = (),
+    allow_shared: bool = False,
     latents: Path | None,
     backbone: str,
     weights: Path | None,
@@ -47,10 +49,15 @@ def prepare_bids_trials(
             "which see the whole run"
         )
     estimator = with_delay(read_estimator(estimator_file), delay)
+    require_place(out)
     with screen() as shown:
         shown.stage("events, mask and pictures")
         trials = open_bids(
-            recording, test_runs, subject=subject, trial_types=trial_types
+            recording,
+            test_runs,
+            subject=subject,
+            trial_types=trial_types,
+            allow_shared=allow_shared,
         )
         shown.say(
             f"{len(trials.recording.runs)} runs, {trials.recording.mask.voxels} "
@@ -58,6 +65,11 @@ def prepare_bids_trials(
         )
         if left_out := trials.shown.left_out():
             shown.say(left_out)
+        if shared := trials.shared():
+            shown.say(
+                f"WARNING: {len(shared)} pictures of the test were trained on: its "
+                "figures will not be those of new pictures"
+            )
         volumes = chosen_volumes(rois, recorded_volumes(trials.recording))
         regions = read_regions(volumes, trials.recording.mask)
         if regions:
@@ -72,6 +84,7 @@ def prepare_bids_trials(
             betas,
             regions=regions,
             announce=shown.stage,
+            say=shown.say,
             count=shown.count,
         )
         open_trials(out)

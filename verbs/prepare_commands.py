@@ -67,6 +67,7 @@ def prepare_bids(
     delay: float | None = None,
     estimator: Path | None = None,
     test_run: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    allow_shared_pictures: bool = False,
     subject: str | None = None,
     trial_type: tuple[str, ...] = (),
     roi: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
@@ -84,6 +85,8 @@ def prepare_bids(
         delay: Seconds from a stimulus' onset to its beta; causal betas only.
         estimator: How betas are estimated, as JSON; the default is documented.
         test_run: A run whose trials are the test; may be given several times.
+        allow_shared_pictures: A picture may be in training and in the test, which then
+            does not tell of new pictures.
         subject: Whose runs, where the folder has several participants (01 or sub-01).
         trial_type: Which events count, by their trial_type; all that show a picture.
         roi: A volume of regions as NAME=FILE; may be repeated. Default: rois.nii.gz
@@ -105,6 +108,7 @@ def prepare_bids(
         subject=subject,
         trial_types=trial_type,
         rois=roi,
+        allow_shared=allow_shared_pictures,
         latents=latents,
         backbone=backbone,
         weights=weights,

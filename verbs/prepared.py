@@ -178,6 +178,27 @@ def _sessions(trials: PreparedTrials, order: Int64[np.ndarray, " trials"]) -> Se
     )
 
 
+def said_of_shared(trials: PreparedTrials, split: str) -> str:
+    """Say that pictures of a split were trained on; empty where none was.
+
+    Raises:
+        ArtifactError: No such split.
+    """
+    if split == "train" or "train" not in trials.manifest.splits:
+        return ""
+    learned, judged = (
+        np.unique(trials.arrays["image"][trials.rows(name)])
+        for name in ("train", split)
+    )
+    shared = len(np.intersect1d(learned, judged))
+    if not shared:
+        return ""
+    return (
+        f"WARNING: {shared} of {len(judged)} pictures of split {split} were trained "
+        "on: these figures are not those of new pictures"
+    )
+
+
 def _check_fits(trials: PreparedTrials, bundle: Bundle) -> None:
     ours, manifest = bundle.manifest, trials.manifest
     estimator, visual = manifest.estimated_by(), manifest.visual.spec()

@@ -5,6 +5,7 @@ server would have them; or, for comparison, from least squares over whole runs
 (`offline.py`). Scaling is fitted on the training trials of all runs.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -13,17 +14,24 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Int64
-from msgspec import UNSET
 
 from runtime.errors import ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
 from runtime.manifest import affine_rows
 from runtime.preprocess.normalise import AffineNormaliser
 from runtime.recording import RecordedEvent, RecordedRun, Recording, open_recording
+from training.data.bids_splits import (
+    check_splits,
+    shared_pictures,
+    split_of_event,
+    split_sizes,
+    without_beta,
+)
+from training.data.files import identity
 from training.data.manifest import Betas, Split, TrialsManifest
-from training.data.offline import offline_betas, offline_detail
+from training.data.offline import offline_betas, offline_detail, require_plain
 from training.data.regions import Regions
-from training.data.writer import TrialsWriter
+from training.data.writer import TrialsWriter, require_place, require_room
 from training.features import TrialBetas, reference_of, trial_betas
 from training.pictures import read_picture
 from training.responses import choose_responses
@@ -34,16 +42,6 @@ from training.visual.stored import StoredLatents
 
 Count = Callable[[int, int], None]
 Stage = Callable[[str], None]
-
-OPTIONS: Final = (
-    "smoothing_fwhm_mm",
-    "spike_ratio",
-    "has_slice_times",
-    "hrf_library",
-    "confounds",
-    "motion",
-)
-"""Of an estimator, what causal betas alone have."""
 
 STIMULI_LIMIT_BYTES: Final = 2**28
 """Pictures of one size are kept beside the trials where they are smaller than this."""
@@ -70,9 +68,22 @@ class BidsTrials:
 
     def split(self, event: RecordedEvent, run_id: str) -> str:
         """Return a trial's split; one that the recording does not name is to train."""
-        if run_id in self.test_runs:
-            return "test"
-        return event.split or "train"
+        return split_of_event(event, run_id, self.test_runs)
+
+    def shared(self) -> list[str]:
+        """Return the pictures of the test that training trials show, too."""
+        return shared_pictures(
+            (event, self.split(event, run.run_id))
+            for run in self.recording.runs
+            for event in run.events
+        )
+
+    def inputs(self) -> dict[str, str]:
+        """Return what z_v is made of, and what that is now."""
+        digest = hashlib.sha256()
+        for name, file in sorted(self.pictures.items()):
+            digest.update(f"{name}\0{identity(file)}\0".encode())
+        return {str(self.recording.folder / "stimuli"): digest.hexdigest()}
 
     def runs_of(self, *splits: str) -> list[RecordedRun]:
         """Return the runs that hold a trial of one of some splits.
@@ -99,6 +110,7 @@ def open_bids(
     *,
     subject: str | None = None,
     trial_types: Sequence[str] = (),
+    allow_shared: bool = False,
 ) -> BidsTrials:
     """Open a BIDS folder and see that every trial shows a picture that is there.
 
@@ -109,9 +121,11 @@ def open_bids(
         test_runs: Runs whose trials are the test, whatever their events say.
         subject: Whose runs, where the folder has several participants.
         trial_types: Which events count, by their `trial_type`; all by default.
+        allow_shared: Whether a picture may be in training and in the test.
 
     Raises:
-        RecordingError: A file, a run or a trial's stimulus is missing or damaged, or
+        RecordingError: A file, a run or a trial's stimulus is missing or damaged, a
+            split is none of `SPLITS`, a picture is in training and in the test, or
             there are several participants and none is named.
         BackendError: nibabel is missing.
     """
@@ -123,6 +137,7 @@ def open_bids(
             raise RecordingError(
                 f"{folder}: runs: expected {run_id}, found {', '.join(sorted(known))}"
             )
+    check_splits(folder, recording.runs, test_runs)
     pictures: dict[str, Path] = {}
     for run in recording.runs:
         for event in run.events:
@@ -135,7 +150,14 @@ def open_bids(
         labels = dict(zip(table.ids, table.labels, strict=True))
         gallery = tuple(compress(table.ids, table.in_gallery))
     pictures |= {name: _picture_file(folder, name) for name in gallery}
-    return BidsTrials(shown, pictures, frozenset(test_runs), labels, gallery)
+    trials = BidsTrials(shown, pictures, frozenset(test_runs), labels, gallery)
+    if (shared := trials.shared()) and not allow_shared:
+        raise RecordingError(
+            f"{folder}: split: expected test pictures that no training trial shows, "
+            f"found {len(shared)} in both, such as {shared[0]}. Choose other runs for "
+            "the test, or say --allow-shared-pictures if that is the design"
+        )
+    return trials
 
 
 def _picture_file(folder: Path, name: str) -> Path:
@@ -159,6 +181,7 @@ def prepare_bids(
     *,
     regions: Regions | None = None,
     announce: Stage = lambda _line: None,
+    say: Stage = lambda _line: None,
     count: Count = lambda _done, _all: None,
 ) -> TrialsManifest:
     """Write a participant's trials.
@@ -174,6 +197,7 @@ def prepare_bids(
         betas: ``causal`` or ``offline``.
         regions: Which voxels belong to which; see `read_regions`.
         announce: Told what begins.
+        say: Told what was left out, and how many trials each split has.
         count: Told how far it is.
 
     Raises:
@@ -189,7 +213,8 @@ def prepare_bids(
             f"undo a scale only, found {estimator.noise_shrinkage}"
         )
     if betas == "offline":
-        _require_plain(estimator)
+        require_plain(estimator)
+    _require_before_work(trials, out, backbone)
     recording = trials.recording
     announce(f"{betas} betas of {len(recording.runs)} runs")
     reference = hrf_index = None
@@ -207,6 +232,10 @@ def prepare_bids(
     else:
         found = offline_betas(recording, estimator, count)
         detail = offline_detail(estimator)
+    placed = list(zip(found.run.tolist(), found.events, strict=True))
+    if left_out := without_beta(recording.runs, placed):
+        say(left_out)
+    say(split_sizes(trials.split(e, recording.runs[run].run_id) for run, e in placed))
     layout = _Layout.of(trials, found)
     run = recording.runs[0]
     manifest = TrialsManifest(
@@ -233,7 +262,14 @@ def prepare_bids(
     )
     images = len(layout.images)
     dtype = backbone.dtype if isinstance(backbone, StoredLatents) else "float32"
-    writer = TrialsWriter(out, manifest, len(found), (images, *backbone.shape), dtype)
+    writer = TrialsWriter(
+        out,
+        manifest,
+        len(found),
+        (images, *backbone.shape),
+        dtype,
+        inputs=trials.inputs(),
+    )
     affine = AffineNormaliser.fit(found.betas[layout.rows[: layout.train]])
     writer.write_statistics(0, affine.mean, affine.scale)
     ordered = affine.normalise(found.betas[layout.rows])
@@ -276,18 +312,22 @@ def prepare_bids(
     )
 
 
-def _require_plain(estimator: BetaEstimator) -> None:
-    """Refuse what would be asked for and not done.
+def _require_before_work(
+    trials: BidsTrials, out: Path, backbone: VisualBackbone | StoredLatents
+) -> None:
+    """Refuse what would be refused once hours of betas are there.
 
     Raises:
-        ConfigError: Naming the first option.
+        ArtifactError: No folder to write into, or no room for the largest arrays.
+        RecordingError: Stored latents hold a value that is not finite.
     """
-    for name in OPTIONS:
-        if getattr(estimator, name) is not UNSET:
-            raise ConfigError(
-                f"estimator.{name}: expected none with offline betas, which take the "
-                "drift cutoff alone, found it set. Leave it out, or use causal betas"
-            )
+    recording = trials.recording
+    if not require_place(out):
+        events = sum(len(run.events) for run in recording.runs)
+        z_v = len(trials.pictures) * int(np.prod(backbone.shape))
+        require_room(out, 4 * (events * recording.mask.voxels + z_v))
+    if isinstance(backbone, StoredLatents):
+        backbone.require_finite()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

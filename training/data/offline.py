@@ -4,16 +4,28 @@ They have seen the whole run, which no server ever has; a manifest names them so
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float32, Float64
+from msgspec import UNSET
 
-from runtime.errors import BackendError, RecordingError
+from runtime.errors import BackendError, ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
 from runtime.preprocess.timing import middles_s
 from runtime.recording import RecordedEvent, RecordedRun, Recording
+from training.data.bids_splits import is_within
 from training.features import TrialBetas
+
+OPTIONS: Final = (
+    "smoothing_fwhm_mm",
+    "spike_ratio",
+    "has_slice_times",
+    "hrf_library",
+    "confounds",
+    "motion",
+)
+"""Of an estimator, what causal betas alone have."""
 
 
 def offline_betas(
@@ -22,6 +34,8 @@ def offline_betas(
     on_run: Callable[[int, int], None] | None = None,
 ) -> TrialBetas:
     """Estimate every trial from the whole of its run, in percent of the run's mean.
+
+    Trials whose onset is outside their run are left out.
 
     One design a trial: its own regressor, one for all others (Mumford et al., 2012), a
     constant and cosines; SPM's HRF, ordinary least squares.
@@ -40,11 +54,12 @@ def offline_betas(
     runs: list[int] = []
     events: list[RecordedEvent] = []
     for number, run in enumerate(recording.runs):
-        if run.events:
+        within = [event for event in run.events if is_within(event, run)]
+        if within:
             signal = _percent(run, recording)
-            betas.append(_run_betas(glm, run, signal, estimator))
-            runs += [number] * len(run.events)
-            events += run.events
+            betas.append(_run_betas(glm, run, within, signal, estimator))
+            runs += [number] * len(within)
+            events += within
         if on_run is not None:
             on_run(number + 1, len(recording.runs))
     if not betas:
@@ -64,6 +79,20 @@ def offline_detail(estimator: BetaEstimator) -> str:
     )
 
 
+def require_plain(estimator: BetaEstimator) -> None:
+    """Refuse what would be asked for and not done.
+
+    Raises:
+        ConfigError: Naming the first option.
+    """
+    for name in OPTIONS:
+        if getattr(estimator, name) is not UNSET:
+            raise ConfigError(
+                f"estimator.{name}: expected none with offline betas, which take the "
+                "drift cutoff alone, found it set. Leave it out, or use causal betas"
+            )
+
+
 def _percent(
     run: RecordedRun, recording: Recording
 ) -> Float64[np.ndarray, "times voxels"]:
@@ -81,14 +110,15 @@ def _percent(
 def _run_betas(
     glm: Any,
     run: RecordedRun,
+    events: list[RecordedEvent],
     signal: Float64[np.ndarray, "times voxels"],
     estimator: BetaEstimator,
 ) -> Float32[np.ndarray, "trials voxels"]:
     import pandas as pd
 
     times = middles_s(run.volume_count, run.tr_s)
-    onsets = [event.onset_s for event in run.events]
-    durations = [event.duration_s for event in run.events]
+    onsets = [event.onset_s for event in events]
+    durations = [event.duration_s for event in events]
     betas = np.empty((len(onsets), signal.shape[1]), dtype=np.float32)
     for trial in range(len(onsets)):
         kinds = ["other"] * len(onsets)

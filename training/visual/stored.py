@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +10,8 @@ from jaxtyping import Float
 from runtime.errors import RecordingError
 from training.data.files import open_latents, sampled_sha256
 from training.data.manifest import VisualSource
+
+_AT_ONCE: Final = 64
 
 
 class StoredLatents:
@@ -24,7 +27,7 @@ class StoredLatents:
         Raises:
             RecordingError: Another type, number of axes or number of rows.
         """
-        self._latents = open_latents(file)
+        self._file, self._latents = file, open_latents(file)
         self._row = {name: row for row, name in enumerate(sorted(pictures))}
         if len(self._latents) != len(self._row):
             raise RecordingError(
@@ -40,6 +43,21 @@ class StoredLatents:
         """Tokens and width."""
         self.dtype: str = self._latents.dtype.name
         """float16 or float32."""
+
+    def require_finite(self) -> None:
+        """Look at every value, some pictures at a time.
+
+        Raises:
+            RecordingError: One is not finite.
+        """
+        for first in range(0, len(self._latents), _AT_ONCE):
+            bad = np.argwhere(~np.isfinite(self._latents[first : first + _AT_ONCE]))
+            if bad.size:
+                row, token, number = bad[0].tolist()
+                raise RecordingError(
+                    f"{self._file}: latents: expected finite values, found another at "
+                    f"{[first + row, token, number]}"
+                )
 
     def rows(self, names: Sequence[str]) -> Float[np.ndarray, "images tokens width"]:
         """Return z_v of pictures by name."""

@@ -1,0 +1,207 @@
+"""What of a BIDS folder is refused, or told: splits, spaces, places, room."""
+
+import shutil
+from collections import namedtuple
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from runtime.errors import ArtifactError, RecordingError
+from runtime.estimator import BetaEstimator
+from runtime.recording import open_recording
+from tests.participants import tiny_participant
+from training.data import bids as bids_module
+from training.data import writer as writer_module
+from training.data.bids import open_bids, prepare_bids
+from training.data.bids_splits import is_within
+from training.data.store import open_trials
+from training.visual.backbone import PatchDctBackbone
+from training.visual.stored import StoredLatents
+from verbs.prepare_bids import prepare_bids_trials
+from verbs.prepared import said_of_shared
+
+ESTIMATOR = BetaEstimator(decision_delay_s=9.0)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(tiny_participant(), tmp_path / "bids")
+
+
+def events_files(folder):
+    return sorted(folder.glob("sub-*/**/func/*_events.tsv"))
+
+
+def change(file, column, value, row=0):
+    head, *lines = file.read_text().splitlines()
+    cells = lines[row].split("\t")
+    cells[head.split("\t").index(column)] = value
+    lines[row] = "\t".join(cells)
+    file.write_text("\n".join([head, *lines]) + "\n")
+
+
+def prepare(folder, out, betas="causal", **changes):
+    said = []
+    trials = open_bids(folder, **changes)
+    prepare_bids(trials, out, PatchDctBackbone(), ESTIMATOR, betas, say=said.append)
+    return open_trials(out), said
+
+
+@pytest.mark.parametrize("name", ["tset", "Test", "test "])
+def test_a_split_that_nothing_looks_at_is_refused(copy, name):
+    change(events_files(copy)[0], "split", name)
+
+    with pytest.raises(RecordingError) as error:
+        open_bids(copy)
+
+    run = open_recording(copy).runs[0]
+    assert str(error.value) == (
+        f"{copy}: {run.run_id}: trial {run.events[0].trial_id}: split: expected one of "
+        f"train, calibration, test, live, found {name!r}"
+    )
+
+
+def test_a_run_without_splits_among_others_with_them_is_refused(copy):
+    file = events_files(copy)[1]
+    lines = [line.split("\t") for line in file.read_text().splitlines()]
+    column = lines[0].index("split")
+    kept = ["\t".join(c for i, c in enumerate(cells) if i != column) for cells in lines]
+    file.write_text("\n".join(kept) + "\n")
+
+    with pytest.raises(
+        RecordingError, match=r"split: .* found none, unlike other runs"
+    ):
+        open_bids(copy)
+
+
+def test_a_test_that_was_trained_on_is_refused_or_asked_for_and_told(copy, tmp_path):
+    run = open_recording(copy).runs[0].run_id
+
+    with pytest.raises(RecordingError) as error:
+        open_bids(copy, [run])
+    prepared, _ = prepare(copy, tmp_path / "out", test_runs=[run], allow_shared=True)
+
+    assert "split: expected test pictures that no training trial shows, found " in str(
+        error.value
+    )
+    learned, judged = (
+        set(prepared.arrays["image"][prepared.rows(name)].tolist())
+        for name in ("train", "test")
+    )
+    assert said_of_shared(prepared, "test") == (
+        f"WARNING: {len(learned & judged)} of {len(judged)} pictures of split test "
+        "were trained on: these figures are not those of new pictures"
+    )
+    assert said_of_shared(prepared, "train") == ""
+
+
+@pytest.mark.parametrize("betas", ["causal", "offline"])
+def test_onsets_outside_their_run_are_counted_and_change_no_other_trial(
+    copy, tmp_path, betas
+):
+    for folder in events_files(copy)[2:]:
+        stem = folder.name.removesuffix("_events.tsv")
+        for file in folder.parent.glob(f"{stem}_*"):
+            file.unlink()
+    whole, before = prepare(copy, tmp_path / "whole", betas)
+    last = len(events_files(copy)[0].read_text().splitlines()) - 2
+    for row, onset in ((last, "99999"), (last - 1, "-500"), (last - 2, "1e300")):
+        change(events_files(copy)[0], "onset", onset, row)
+
+    prepared, said = prepare(copy, tmp_path / "out", betas)
+
+    run = open_recording(copy).runs[0]
+    assert sum(not is_within(event, run) for event in run.events) == 3
+    assert "3 with an onset outside their run" in said[0]
+    assert "outside" not in before[0]
+    names = prepared.manifest.splits
+    assert said[-1] == "splits: " + ", ".join(
+        f"{name} {names[name].trials}" for name in names
+    )
+    assert len(prepared.arrays["voxels"]) < len(whole.arrays["voxels"])
+
+
+def moved(file, affine):
+    image = nib.load(file)
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), affine), file)
+
+
+@pytest.mark.parametrize("what", ["mirrored", "shifted", "of_no_number"])
+@pytest.mark.parametrize("which", ["mask", "bold"])
+def test_a_mask_and_runs_are_of_one_space(copy, what, which):
+    pattern = {"mask": "derivatives/**/mask.nii.gz", "bold": "sub-*/**/*_bold.nii.gz"}
+    file = sorted(copy.glob(pattern[which]))[-1]
+    affine = nib.load(file).affine.copy()
+    if what == "mirrored":
+        affine[0] *= -1
+    elif what == "shifted":
+        affine[0, 3] += 500
+    else:
+        affine[0, 3] = np.nan
+    moved(file, affine)
+
+    with pytest.raises(RecordingError, match=r"affine: expected the space of .*mask"):
+        open_recording(copy)
+
+
+def test_what_headers_round_is_the_same_space(copy):
+    file = next(copy.glob("derivatives/**/mask.nii.gz"))
+    moved(file, nib.load(file).affine * (1 + 1e-5))
+
+    assert open_recording(copy).runs
+
+
+def never(*_args, **_kwargs):
+    raise AssertionError("expected a refusal before any beta")
+
+
+def refuse_early(monkeypatch):
+    for name in ("trial_betas", "reference_of", "choose_responses"):
+        monkeypatch.setattr(bids_module, name, never)
+
+
+@pytest.mark.parametrize("what", ["a file", "prepared", "another"])
+def test_a_place_that_cannot_be_is_refused_before_any_beta(tmp_path, monkeypatch, what):
+    refuse_early(monkeypatch)
+    out = tmp_path / "out"
+    if what == "a file":
+        out.write_text("")
+    else:
+        out.mkdir()
+        (out / ("manifest.json" if what == "prepared" else "letter.txt")).write_text("")
+
+    with pytest.raises(ArtifactError, match=r"Choose another --out"):
+        prepare_bids_trials(
+            tiny_participant(), out, betas="causal", delay=None, estimator_file=None,
+            test_runs=(), latents=None, backbone="patch_dct", weights=None,
+            device="cpu",
+        )  # fmt: skip
+
+
+def test_a_disk_without_room_is_refused_before_any_beta(tmp_path, monkeypatch):
+    refuse_early(monkeypatch)
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(writer_module.shutil, "disk_usage", lambda _: usage(1000))
+
+    with pytest.raises(ArtifactError, match=r"expected room for .* found 1,000"):
+        prepare(tiny_participant(), tmp_path / "new" / "out")
+
+    assert not (tmp_path / "new").exists()
+
+
+def test_latents_that_are_no_numbers_are_refused_before_any_beta(tmp_path, monkeypatch):
+    refuse_early(monkeypatch)
+    trials = open_bids(tiny_participant())
+    latents = np.zeros((len(trials.pictures), 2, 3), dtype=np.float32)
+    latents[5, 1, 2] = np.nan
+    np.save(tmp_path / "z.npy", latents)
+    stored = StoredLatents(tmp_path / "z.npy", trials.pictures)
+
+    with pytest.raises(RecordingError) as error:
+        prepare_bids(trials, tmp_path / "out", stored, ESTIMATOR)
+
+    assert str(error.value) == (
+        f"{tmp_path / 'z.npy'}: latents: expected finite values, found another at "
+        "[5, 1, 2]"
+    )
