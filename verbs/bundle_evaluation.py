@@ -42,6 +42,7 @@ from training.metrics.spread import (
     sampled_deviations,
     spread_figures,
 )
+from training.metrics.voxels import averaged_repeats
 from verbs.evaluation_figures import Found
 from verbs.progress import Screen
 from verbs.split_trials import (
@@ -75,6 +76,8 @@ class Everything:
     spread: list[SpreadFigures]
     spread_from: str
     controls: list[Control]
+    single_trials: int
+    """How many were judged one by one."""
     ledger: Ledger
     latents: Latents | None
     """z_v as decoded from the mean response to each image, where it is kept."""
@@ -179,7 +182,7 @@ def evaluate_split(
         encoding_control(predicted, means, rng),
         *judged.pixel_controls(averaged),
     ]
-    ceiling = ceiling_of(trials.betas, shown_as, trials.repeats)
+    ceiling = ceiling_of(trials.betas, shown_as, averaged_repeats(shown_as))
     return Everything(
         reconstructions=reconstructions,
         retrieval=retrieval,
@@ -195,6 +198,7 @@ def evaluate_split(
         ),
         spread_from=spread_from,
         controls=controls,
+        single_trials=len(once.chosen),
         ledger=ledger,
         latents=averaged.latents,
         found=Found(

@@ -23,6 +23,7 @@ from training.metrics.feature_networks import (
 from training.metrics.network_specs import NETWORKS
 from training.metrics.report import LEARNED, to_json, to_markdown
 from training.metrics.result import Absent, BundleEvaluation, NetworkRecord
+from training.metrics.voxels import averaged_repeats
 from verbs.bundle_evaluation import evaluate_split
 from verbs.bundle_trials import read_trials
 from verbs.evaluation_figures import write_figures
@@ -148,6 +149,8 @@ def evaluate_bundle(
             trials=len(found.betas),
             images=len(found.images),
             repeats=found.repeats,
+            averaged_repeats=averaged_repeats(found.shown),
+            single_trials=judged.single_trials,
             seed=SEED,
             rendered_elsewhere=record,
             reconstructions=judged.reconstructions,

@@ -58,7 +58,7 @@ def encoding_figures(
             in a correlation across images.
         ledger: Keeps what the figures are means of.
     """
-    chosen, about = np.concatenate(design.repetitions), design.about
+    chosen, about = design.chosen, design.about
     said, found = predicted[chosen], betas[chosen]
     z_said, z_found = units.normalise(said), units.normalise(found)
     if percent is not None:
@@ -67,9 +67,9 @@ def encoding_figures(
     def per_image(values: Float64[np.ndarray, " n"], chance: float | None) -> Value:
         return interval_value(values, about, rng, chance)
 
-    averaged = 1
+    averaged = 1.0
     if design.trials == "averaged":
-        averaged = int(np.unique(repeats_image, return_counts=True)[1].min())
+        averaged = voxels.averaged_repeats(repeats_image)
     ceiling = ceiling_of(repeats, repeats_image, averaged)
     across = {
         "mse": voxels.squared_errors(z_said, z_found),
@@ -93,9 +93,15 @@ def encoding_figures(
 
 
 def ceiling_of(
-    repeats: Responses, image: Int64[np.ndarray, " trials"], averaged: int
+    repeats: Responses, image: Int64[np.ndarray, " trials"], averaged: float
 ) -> Float64[np.ndarray, " voxels"] | Absent:
-    """Return the noise ceiling at so many averaged trials, or why there is none."""
+    """Return the noise ceiling at so many averaged trials, or why there is none.
+
+    Args:
+        repeats: All single trials.
+        image: Of each of them.
+        averaged: As in `voxels.noise_ceiling`.
+    """
     try:
         return voxels.noise_ceiling(repeats, image, averaged)
     except TensorMismatchError as error:
@@ -112,6 +118,7 @@ def _roi_figures(
 ) -> tuple[list[RoiFigures], dict[str, Float64[np.ndarray, " draws"]]]:
     """Return every region's figures, and what they come to in each draw."""
     # Repetitions are averaged after the correlation: within one, every image is once.
+    # Those that not all images have are completed, and so are of as many images.
     sets = [(predicted[rows], betas[rows]) for rows in design.repetitions]
     r = np.mean([voxels.correlations_across_images(a, b) for a, b in sets], axis=0)
     explained = np.mean([voxels.explained_variances(a, b) for a, b in sets], axis=0)

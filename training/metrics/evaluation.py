@@ -4,11 +4,11 @@ Pure, but for the feature networks, which are arguments. Single trials are judge
 repetition by repetition, so that every comparison is among different images.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from training.metrics.feature_networks import FeatureNetwork
 from training.metrics.identification import CHANCE, correlation_distances, two_way
@@ -47,7 +47,7 @@ class Design:
     trials: Trials
     image: Images
     repetitions: tuple[Int64[np.ndarray, " images"], ...]
-    """Trials of each repetition; each holds every image once."""
+    """Trials of each repetition; each holds every image once, in increasing order."""
 
     @classmethod
     def single(cls, image: Images) -> "Design":
@@ -60,9 +60,28 @@ class Design:
         return cls("averaged", images, (np.arange(len(images)),))
 
     @property
-    def about(self) -> Images:
+    def counted(self) -> tuple[Bool[np.ndarray, " images"], ...]:
+        """Which rows of each repetition are judged, so that every trial is, once.
+
+        The others stand in for repetitions that their images do not have.
+        """
+        shown = np.unique(self.image, return_counts=True)[1]
+        return tuple(shown > k for k in range(len(self.repetitions)))
+
+    @property
+    def chosen(self) -> Int64[np.ndarray, " judged"]:
+        """Every trial once, repetition by repetition."""
+        return self.judged(self.repetitions)
+
+    @property
+    def about(self) -> Int64[np.ndarray, " judged"]:
         """Image of each trial, repetition by repetition."""
-        return np.concatenate([self.image[rows] for rows in self.repetitions])
+        return self.image[self.chosen]
+
+    def judged(self, by_repetition: Iterable[np.ndarray]) -> np.ndarray:
+        """Join what each repetition gave, one row an image, without what stood in."""
+        pairs = zip(by_repetition, self.counted, strict=True)
+        return np.concatenate([rows[counted] for rows, counted in pairs])
 
 
 TOO_FEW = Absent("expected at least two images, found fewer")
@@ -115,7 +134,8 @@ def image_figures(
         name: np.concatenate(
             [
                 metric(_seen(shown, design.image[rows]), reconstructed[rows])
-                for rows in design.repetitions
+                # Nobody competes here, and what stands in is not needed.
+                for rows in map(np.compress, design.counted, design.repetitions)
             ]
         )
         for name, metric in (
@@ -136,8 +156,8 @@ def image_figures(
             cache[name, "shown"] = network.features(shown)
             cache[name, "decoded"] = network.features(reconstructed)
         a, b = cache[name, "shown"][layer], cache[name, "decoded"][layer]
-        kept[figure] = np.concatenate(
-            [metric(a[design.image[rows]], b[rows]) for rows in design.repetitions]
+        kept[figure] = design.judged(
+            metric(a[design.image[rows]], b[rows]) for rows in design.repetitions
         )
         return interval_value(kept[figure], about, rng, chance)
 
@@ -148,7 +168,8 @@ def image_figures(
         decoder=decoder,
         trials=design.trials,
         rendered=rendered,
-        pixcorr=interval_value(kept["pixcorr"], about, rng, 0.0),
+        # Unrelated pictures correlate as well: the control says how much.
+        pixcorr=interval_value(kept["pixcorr"], about, rng),
         ssim=interval_value(kept["ssim"], about, rng),
         alex2=seen("alex2", "alexnet", "layer2", two_way, CHANCE),
         alex5=seen("alex5", "alexnet", "layer5", two_way, CHANCE),
@@ -214,7 +235,7 @@ def retrieval_figures(
     size = min(n, SUBSET_SIZE)
 
     def honest(figure: str, squares: Sequence[Float64[np.ndarray, "n n"]]) -> Figure:
-        kept[figure] = np.concatenate([expected_top1(one, size) for one in squares])
+        kept[figure] = design.judged(expected_top1(one, size) for one in squares)
         return interval_value(kept[figure], about, rng, 1.0 / size)
 
     def as_published(squares: Sequence[Float64[np.ndarray, "n n"]]) -> Figure:

@@ -62,6 +62,7 @@ def to_markdown(result: BundleEvaluation) -> str:
         f"{result.images} images, at least {result.repeats} each. Engine "
         f"{result.backend}. Responses: {result.responses or 'not said'}.",
         "",
+        *_counted(result),
         *_warning(result.split),
         "Brackets are 95 % intervals over images, resampled with "
         f"seed {result.seed}; they say nothing of other people.",
@@ -81,7 +82,7 @@ def to_markdown(result: BundleEvaluation) -> str:
         value = control.value
         chance = None if isinstance(value, Absent) else value.chance
         found = report_tables.cell(value, 1, absent, control.metric)
-        said = "" if chance is None else f"{chance:.3f}"
+        said = "-" if chance is None else f"{chance:.3f}"
         parts.append(f"| {control.metric} | {found} | {said} |")
     return _ended(parts, absent)
 
@@ -116,6 +117,17 @@ def combined_to_markdown(result: CombinedEvaluation) -> str:
 
 def _warning(split: str) -> list[str]:
     return [f"**{LEARNED}**", ""] if split == "train" else []
+
+
+def _counted(result: BundleEvaluation) -> list[str]:
+    if result.single_trials is None or result.averaged_repeats is None:
+        return []
+    return [
+        f"Single trials judged: {result.single_trials}, each once. Averages are of all "
+        "trials of an image; their noise ceiling is at n = "
+        f"{result.averaged_repeats:.3g}, the harmonic mean.",
+        "",
+    ]
 
 
 def _elsewhere(given: Sequence[tuple[str, RenderedElsewhere | None]]) -> list[str]:

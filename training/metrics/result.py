@@ -105,7 +105,8 @@ class RoiFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     voxels: int
     correlation: Figure
     ceiling: Figure
-    """Mean of sqrt(NC) at the number of repeats that was averaged."""
+    """Mean of sqrt(NC) at the number of repeats that was averaged, their harmonic mean
+    where images have different ones."""
     normalised: Figure
     """Mean of correlation over sqrt(NC), voxels below the floor left out; n voxels."""
     explained_variance: Figure
@@ -196,6 +197,11 @@ class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     repeats: int
     """Trials that every image has at least; what is averaged is all that it has."""
+    averaged_repeats: float | None = None
+    """Harmonic mean of the images' trials, at which the ceiling of averaged trials is;
+    None in evaluations of before it was kept, whose ceiling is at `repeats`."""
+    single_trials: int | None = None
+    """Single trials judged, each once; None as above."""
     seed: int
     rendered_elsewhere: RenderedElsewhere | None = None
     """None: every picture was made from the bundle's latents, or there is none."""

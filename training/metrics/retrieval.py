@@ -182,8 +182,10 @@ def repetitions(shown: Int64[np.ndarray, " trials"]) -> list[Int64[np.ndarray, "
     """Return, for each repetition, one trial of every image, in order of the images.
 
     Single trials are judged repetition by repetition, so that both directions choose
-    among as many candidates as there are images. Repetitions that not every image has
-    are left out.
+    among as many candidates as there are images. There are as many repetitions as the
+    image shown most often has trials. In those that an image has no trial of, one of
+    its earlier trials stands for it as a rival of the others: `Design.counted` says
+    which these are.
 
     Args:
         shown: Image of each trial, in order of time.
@@ -192,8 +194,8 @@ def repetitions(shown: Int64[np.ndarray, " trials"]) -> list[Int64[np.ndarray, "
     if not len(images):
         return []
     trials = [np.flatnonzero(shown == image) for image in images]
-    fewest = min(len(of_image) for of_image in trials)
+    most = max(len(of_image) for of_image in trials)
     return [
-        np.array([of_image[k] for of_image in trials], dtype=np.int64)
-        for k in range(fewest)
+        np.array([of_image[k % len(of_image)] for of_image in trials], dtype=np.int64)
+        for k in range(most)
     ]

@@ -95,7 +95,7 @@ def explained_variances(predicted: Responses, measured: Responses) -> PerVoxel:
 
 
 def noise_ceiling(
-    betas: Trials, shown: Int64[np.ndarray, " trials"], repeats: int
+    betas: Trials, shown: Int64[np.ndarray, " trials"], repeats: float
 ) -> PerVoxel:
     """Return the share of explainable variance at `repeats` averaged trials.
 
@@ -105,7 +105,8 @@ def noise_ceiling(
     Args:
         betas: Single trials.
         shown: Image of each trial; some must be shown more than once.
-        repeats: Trials that a measurement averages over.
+        repeats: Trials that a measurement averages over; where images have different
+            numbers of them, see `averaged_repeats`.
 
     Raises:
         TensorMismatchError: No image was shown more than once.
@@ -117,6 +118,19 @@ def noise_ceiling(
         )
     signal = np.maximum(betas.var(axis=0, ddof=1, dtype=np.float64) - within, 0.0)
     return np.asarray(signal / np.maximum(signal + within / repeats, 1e-30))
+
+
+def averaged_repeats(shown: Int64[np.ndarray, " trials"]) -> float:
+    """Return what stands for n in the ceiling of images' means of all their trials.
+
+    The mean of n trials has 1 / n of their noise. Across images with other n each, the
+    noise's variance is that of a trial times the mean of 1 / n: n is the harmonic mean.
+
+    Args:
+        shown: Image of each trial; at least one.
+    """
+    counts = np.unique(shown, return_counts=True)[1]
+    return float(1 / np.mean(1 / counts))
 
 
 def _within(
