@@ -26,6 +26,8 @@ from training.sit import SiT
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "config.json"
+NEXT_WEIGHTS, NEXT_MANIFEST = f"next-{WEIGHTS}", f"next-{MANIFEST}"
+"""What is to replace them: a full disk is met before anything older is touched."""
 
 StageName = Literal["vae", "flow"]
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -102,7 +104,7 @@ def save_checkpoint(
     synthetic: Synthetic | None = None,
     rates: tuple[Rate, ...] = (),
 ) -> Checkpoint:
-    """Write a checkpoint, each file complete or not at all.
+    """Write a checkpoint: the folder holds the older one or the new one, whole.
 
     Args:
         folder: Made where it does not exist; an older checkpoint in it is replaced.
@@ -122,36 +124,56 @@ def save_checkpoint(
         What was written to ``config.json``.
 
     Raises:
-        CheckpointError: The weights cannot be written, on a full disk for example.
+        CheckpointError: The weights are not finite, or cannot be written, on a full
+            disk for example; an older checkpoint in the folder is then as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Without its manifest a half-replaced checkpoint is missing, not inconsistent.
-    (folder / MANIFEST).unlink(missing_ok=True)
-    save_tensors(folder / WEIGHTS, weights)
-    manifest = Checkpoint(
-        stage=stage,
-        config=config,
-        seed=seed,
-        step=step,
-        versions=library_versions(),
-        vae_fingerprint=vae_fingerprint,
-        imported=imported,
-        compute=compute,
-        stopped=stopped,
-        synthetic=synthetic,
-        rates=rates,
-        fingerprint=_fingerprint(folder / WEIGHTS, config),
-    )
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    write_bytes(folder / MANIFEST, text + b"\n")
+    check_finite(folder / WEIGHTS, weights)
+    if _is_half_replaced(folder):
+        (folder / NEXT_MANIFEST).replace(folder / MANIFEST)
+    try:
+        save_tensors(folder / NEXT_WEIGHTS, weights)
+        manifest = Checkpoint(
+            stage=stage,
+            config=config,
+            seed=seed,
+            step=step,
+            versions=library_versions(),
+            vae_fingerprint=vae_fingerprint,
+            imported=imported,
+            compute=compute,
+            stopped=stopped,
+            synthetic=synthetic,
+            rates=rates,
+            fingerprint=_fingerprint(folder / NEXT_WEIGHTS, config),
+        )
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        write_bytes(folder / NEXT_MANIFEST, text + b"\n")
+    except BaseException:
+        # In this order, and the older checkpoint is whole at every instant.
+        (folder / NEXT_MANIFEST).unlink(missing_ok=True)
+        (folder / NEXT_WEIGHTS).unlink(missing_ok=True)
+        raise
+    (folder / NEXT_WEIGHTS).replace(folder / WEIGHTS)
+    # Whoever reads between the two finds the new manifest by `_is_half_replaced`.
+    (folder / NEXT_MANIFEST).replace(folder / MANIFEST)
     return manifest
+
+
+def _is_half_replaced(folder: Path) -> bool:
+    """Say whether the weights are new and their manifest is still beside the old one.
+
+    The manifest is written after the weights and renamed after them, so that it stands
+    alone only between the two renames, where a process may have died.
+    """
+    return (folder / NEXT_MANIFEST).is_file() and not (folder / NEXT_WEIGHTS).exists()
 
 
 def load_neurovae(folder: Path) -> tuple[NeuroVAE, Checkpoint]:
     """Open a NeuroVAE checkpoint on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: Missing, damaged, a pickle, or another model's.
+        CheckpointError: Missing, damaged, a pickle, another model's, or not finite.
     """
     manifest = read_manifest(folder, "vae")
     with torch.device("meta"):
@@ -163,7 +185,7 @@ def load_flow(folder: Path) -> tuple[SiT, Checkpoint]:
     """Open a flow checkpoint, the averaged weights, on the CPU in evaluation mode.
 
     Raises:
-        CheckpointError: Missing, damaged, a pickle, or another model's.
+        CheckpointError: Missing, damaged, a pickle, another model's, or not finite.
     """
     manifest = read_manifest(folder, "flow")
     with torch.device("meta"):
@@ -178,7 +200,7 @@ def read_manifest(folder: Path, stage: StageName) -> Checkpoint:
         CheckpointError: Missing, unreadable, or of the other stage.
     """
     refuse_pickle(folder)
-    path = folder / MANIFEST
+    path = folder / (NEXT_MANIFEST if _is_half_replaced(folder) else MANIFEST)
     if not path.is_file():
         raise CheckpointError(
             f"{folder}: expected a checkpoint folder with {WEIGHTS} and {MANIFEST}, "
@@ -238,6 +260,31 @@ def check_tensors(
         )
 
 
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that holds NaN or infinity; None for none."""
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            return name
+    return None
+
+
+def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that no model can compute with.
+
+    Args:
+        path: The file that holds or is to hold them, for the message.
+        weights: By name.
+
+    Raises:
+        CheckpointError: The first tensor that holds NaN or infinity.
+    """
+    name = not_finite(weights)
+    if name is not None:
+        raise CheckpointError(
+            f"{path}: {name}: expected finite weights, found NaN or infinity"
+        )
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU.
 
@@ -266,6 +313,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file(whole, partial)
     except safetensors.SafetensorError as error:
+        partial.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: expected to write it, found {error}") from error
     _commit(partial, path)
 
@@ -300,5 +348,6 @@ def _filled(module: AnyModule, folder: Path, manifest: Checkpoint) -> AnyModule:
             f"{MANIFEST}, found {found[:12]}. One of the two files was changed."
         )
     check_tensors(path, weights, module.state_dict())
+    check_finite(path, weights)
     module.load_state_dict(weights, assign=True)
     return module.eval()

@@ -88,7 +88,9 @@ def _keep_snapshot(
             f"The last snapshot, of step {step}, leads there again: begin anew "
             "(--no-resume) with a lower learning rate (--config)"
         )
-    held = load_snapshot(out, stage.run, config) if is_main(ranks) else None
+    held = (
+        load_snapshot(out, stage.run, config, stage.steps) if is_main(ranks) else None
+    )
     if held is not None:
         trained = _trained(stage, *held)
         # What the weights were made with, whatever the run was to go on with.

@@ -6,7 +6,7 @@ process of a run goes through the same loop; the main one alone writes.
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import CheckpointError, NeuroFlowError
-from training.checkpoint import StageName
+from training.checkpoint import StageName, not_finite
 from training.history import History
 from training.provenance import Rate, Stopped
 from training.ranks import ALONE, Ranks, is_main
@@ -28,7 +28,7 @@ SNAPSHOT_EVERY_S = 120.0
 
 
 class DivergedError(NeuroFlowError):
-    """Training met a loss or a gradient that is not finite.
+    """Training met a loss, a gradient or weights that are not finite.
 
     Attributes:
         step: Whoever goes on from here or later meets the same again: the state after
@@ -116,8 +116,8 @@ def train(
         The weights for inference, and how training ended.
 
     Raises:
-        DivergedError: A loss or gradient is not finite, or overflowed in fp16 too many
-            times in a row.
+        DivergedError: A loss, a gradient or the weights that are to be kept are not
+            finite, or a gradient overflowed in fp16 too many times in a row.
         CheckpointError: The snapshot is damaged or belongs to another run, or the
             processes see different ones.
     """
@@ -132,6 +132,7 @@ def train(
 
         def save() -> None:
             tensors = state.tensors()
+            _check_weights(stage, state, ranks, tensors)
             if history is not None:
                 history.flush()
                 save_snapshot(
@@ -163,7 +164,9 @@ def train(
             # Shards have to be gathered, for which an interrupted process waits in
             # vain: the others may be anywhere.
             if state.is_settled and state.step > first_step and not ranks.is_sharded:
-                save()
+                # Not over the older snapshot, if they are not finite.
+                with suppress(DivergedError):
+                    save()
             raise
         except DivergedError as error:
             error.snapshot_step = saved_step
@@ -175,13 +178,33 @@ def train(
     return Trained(state.weights(), step, stopped, rates)
 
 
+def _check_weights(
+    stage: Stage, state: TrainingState, ranks: Ranks, tensors: Mapping[str, Tensor]
+) -> None:
+    """Refuse a state whose weights are not finite: the last update has no next loss.
+
+    Raises:
+        DivergedError: They are not; nothing was written.
+    """
+    # The main process alone has all of them, and says so to the others.
+    kinds = ("model.", "average.", "best.")
+    name = not_finite({k: v for k, v in tensors.items() if k.startswith(kinds)})
+    if ranks.agreed(int(name is not None)):
+        raise DivergedError(
+            f"{stage.run.stage} step {state.step}: expected finite weights, found NaN "
+            f"or infinity in {name or 'those of the main process'}",
+            # The state before the update is where it came from.
+            state.step - 1,
+        )
+
+
 def _restore(stage: Stage, state: TrainingState, out: Path) -> None:
     """Become the folder's snapshot, where there is one.
 
     A function of its own: at its end the file, which its tensors are a map of, is let
     go, and with it memory of the size of the whole state.
     """
-    held = load_snapshot(out, stage.run, stage.config)
+    held = load_snapshot(out, stage.run, stage.config, stage.steps)
     if held is not None:
         snapshot, tensors = held
         state.restore(out / snapshot.tensors, snapshot.step, tensors, snapshot.rates)

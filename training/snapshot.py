@@ -6,9 +6,10 @@ any instant leaves the old snapshot or the new one. Holds raw weights, which are
 resumption only; inference uses `training.checkpoint`.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from torch import Tensor
@@ -46,7 +47,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Version of this layout."""
     run: RunIdentity
     """The run that it belongs to."""
-    step: int
+    step: Annotated[int, msgspec.Meta(ge=0)]
     """Optimiser steps taken."""
     tensors: str
     """Name of the tensor file in the same folder."""
@@ -54,6 +55,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The run's configuration; None in snapshots of before it was kept."""
     rates: tuple[Rate, ...] = ()
     """Its learning rates so far."""
+    sha256: str | None = None
+    """Of the tensor file; None in snapshots of before it was kept."""
 
 
 def save_snapshot(
@@ -67,7 +70,14 @@ def save_snapshot(
     """Replace the folder's snapshot."""
     name = f"snapshot-{step}.safetensors"
     save_tensors(folder / name, tensors)
-    snapshot = Snapshot(run=run, step=step, tensors=name, config=config, rates=rates)
+    snapshot = Snapshot(
+        run=run,
+        step=step,
+        tensors=name,
+        config=config,
+        rates=rates,
+        sha256=_sha256(folder / name),
+    )
     text = msgspec.json.format(msgspec.json.encode(snapshot), indent=2)
     write_bytes(folder / MANIFEST, text + b"\n")
     for old in folder.glob("snapshot-*.safetensors*"):
@@ -81,7 +91,10 @@ def forget_snapshot(folder: Path) -> None:
 
 
 def load_snapshot(
-    folder: Path, run: RunIdentity, config: ModelConfig | None = None
+    folder: Path,
+    run: RunIdentity,
+    config: ModelConfig | None = None,
+    steps: int | None = None,
 ) -> tuple[Snapshot, dict[str, Tensor]] | None:
     """Return the folder's snapshot, or None where there is none yet.
 
@@ -92,6 +105,7 @@ def load_snapshot(
         run: The run that is to go on.
         config: Its configuration, which may have another learning rate than the
             snapshot's, and is otherwise told from it field by field.
+        steps: Of the whole run.
 
     Raises:
         CheckpointError: It is damaged, or belongs to another run.
@@ -119,7 +133,23 @@ def load_snapshot(
                 f"{path}: {name}: expected {_short(wanted)}, found {_short(found)}. "
                 "Choose an empty folder, or start anew without resuming."
             )
-    return snapshot, read_tensors(folder / snapshot.tensors)
+    if steps is not None and snapshot.step > steps:
+        raise CheckpointError(
+            f"{path}: step: expected at most {steps}, found {snapshot.step}"
+        )
+    file = folder / snapshot.tensors
+    tensors = read_tensors(file)
+    if snapshot.sha256 is not None and (found := _sha256(file)) != snapshot.sha256:
+        raise CheckpointError(
+            f"{file}: expected sha256 {snapshot.sha256[:12]} as in {MANIFEST}, found "
+            f"{found[:12]}: it was changed or damaged. Start anew without resuming"
+        )
+    return snapshot, tensors
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _difference(

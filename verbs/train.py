@@ -1,5 +1,6 @@
 """`neuroflow train`: one stage from a recording or prepared trials to a checkpoint."""
 
+import os
 from pathlib import Path
 from typing import TypedDict
 
@@ -63,6 +64,11 @@ def train_stage(
         raise UsageError(
             "--subject: expected with --recording alone, found it with --trials, which "
             "are of one participant"
+        )
+    if out != (said := Path(os.fsencode(out).decode("utf-8", "replace"))):
+        raise UsageError(
+            "--out: expected a folder named in UTF-8, as TensorBoard's files need, "
+            f"found {str(said)!r}"
         )
     prepared = None if trials is None else open_trials(trials)
     config = resolved_config(recording, prepared, preset, config_file, subject)
