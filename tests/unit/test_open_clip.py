@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -207,6 +208,30 @@ def test_weights_that_are_none_are_one_line(weights, tmp_path, content):
     ) as caught:
         OpenClipBackbone(file, NAME)
 
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("w.safetensors", b""),
+        ("w.safetensors", b"{}"),
+        ("w.bin", b""),
+        ("w.bin", pickle.dumps(print)),
+        ("w.pt", b'{"a": 1}'),
+    ],
+)
+def test_a_file_of_no_weights_is_told_before_a_model_is_made(
+    open_clip, tmp_path, monkeypatch, name, content
+):
+    file = tmp_path / name
+    file.write_bytes(content)
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("made"))
+
+    with pytest.raises(ArtifactError, match=f"{name}: expected the weights") as caught:
+        OpenClipBackbone(file, NAME)
+
+    assert "weights_only" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -12,11 +12,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from runtime.errors import ArtifactError, BackendError, ConfigError
-from training.data.files import whole_sha256
+from runtime.errors import ArtifactError, BackendError, CheckpointError, ConfigError
+from training.data.files import begins, whole_sha256
 from training.data.manifest import VisualSource
+from training.torch_file import open_torch_file
 
 ARCHITECTURE: Final = "ViT-bigG-14"
 MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
@@ -58,6 +60,8 @@ class OpenClipBackbone:
             raise ConfigError(
                 f"backbone: expected an architecture of open_clip, found {architecture}"
             )
+        # Before billions of parameters are made for it.
+        refuse_no_weights(weights, architecture)
         self._device, self._precision = torch.device(device), precision
         self._visual: Any = _vision_tower(open_clip, architecture, weights)
         self._visual.to(self._device, precision).eval().requires_grad_(False)
@@ -200,6 +204,33 @@ def _library() -> Any:
     return open_clip
 
 
+def refuse_no_weights(file: Path, architecture: str) -> None:
+    """Look at a file of weights, without building anything from it.
+
+    Args:
+        file: Safetensors by its name, or else a file by torch.save.
+        architecture: Whose weights it should be, for the message.
+
+    Raises:
+        ArtifactError: It is damaged or another thing, or could run code.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt"):
+                return
+        open_torch_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(
+            f"{file}: expected the weights of {architecture}, found no whole "
+            f"safetensors file ({begins(file)})"
+        ) from error
+    except CheckpointError as error:
+        said = str(error).removeprefix(f"{file}: ")
+        raise ArtifactError(
+            f"{file}: expected the weights of {architecture}; {said}"
+        ) from error
+
+
 def _vision_tower(open_clip: Any, architecture: str, weights: Path) -> nn.Module:
     try:
         # A path is never looked up on the network; only tensors are read from it.
@@ -213,6 +244,9 @@ def _vision_tower(open_clip: Any, architecture: str, weights: Path) -> nn.Module
     except Exception as error:
         # Torch, safetensors and open_clip have no common error for a wrong file.
         line = " ".join(str(error).split())[:300]
+        if "weights_only" in line:
+            # Torch's advice, which is to load the file unsafely.
+            line = f"what torch refuses ({begins(weights)})"
         raise ArtifactError(
             f"{weights}: expected the weights of {architecture}, found: {line}"
         ) from error
