@@ -12,6 +12,7 @@ from training.metrics.controls import (
     encoding_control,
     pixel_control,
     retrieval_control,
+    shift_control,
     similarity_control,
 )
 from training.metrics.encoding import ceiling_of, encoding_figures
@@ -34,7 +35,7 @@ from training.metrics.result import (
     RetrievalSource,
     SpreadFigures,
 )
-from training.metrics.retrieval import SUBSET_SIZE
+from training.metrics.retrieval import SUBSET_SIZE, Cosines
 from training.metrics.spread import (
     POOL,
     Sampled,
@@ -172,13 +173,10 @@ def evaluate_split(
         for question, cosines in decoded.answers
     ]
     encoding = judged.encoding(predicted, means, maps.space.affine)
-    cosines = next(
-        cosines
-        for question, cosines in averaged.answers
-        if question.source == "decoded latents" and question.is_mean_subtracted
-    )
     controls = [
-        retrieval_control(cosines, min(len(z_v), SUBSET_SIZE), rng),
+        retrieval_control(_plain(averaged), min(len(z_v), SUBSET_SIZE), rng),
+        # Draws of its own: those of all else stay what they were without it.
+        shift_control(_plain(single), shown_as, np.random.default_rng(0)),
         encoding_control(predicted, means, rng),
         *judged.pixel_controls(averaged),
     ]
@@ -323,6 +321,15 @@ class _Judged:
         found = [pixel_control(seen, decoded, self.rng)]
         similarity = similarity_control(seen, decoded, self.rng)
         return found if similarity is None else [*found, similarity]
+
+
+def _plain(decoded: Decoded) -> Cosines:
+    """Return the cosines of decoded latents, without the mean, with the images'."""
+    return next(
+        cosines
+        for question, cosines in decoded.answers
+        if question.source == "decoded latents" and question.is_mean_subtracted
+    )
 
 
 def _questions(maps: BundleMaps, z_v: Latents) -> list[Question]:

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 
 from runtime.bundle import open_bundle
-from runtime.errors import UsageError
+from runtime.errors import ArtifactError, UsageError
 from runtime.estimator import description
 from runtime.model import open_model
 from training.checkpoint import library_versions
@@ -80,7 +80,8 @@ def evaluate_bundle(
         BundleError: A bundle is damaged, or the external one does not fit.
         RecordingError: The recording is damaged or has no such split.
         ArtifactError: The trials are damaged, or not those of the bundle; or the
-            reconstructions are not one sound picture an image.
+            reconstructions are not one sound picture an image; or a file of weights
+            that was asked for is missing or not to be used.
     """
     if (recording is None) == (trials is None):
         raise UsageError(
@@ -93,6 +94,14 @@ def evaluate_bundle(
     if save_latents and out is None:
         raise UsageError("--save-latents: expected --out, a folder, found none")
     with screen() as shown, ExitStack() as opened:
+        shown.stage("feature networks")
+        networks: dict[str, FeatureNetwork | Absent] = {
+            name: open_network(name, files.get(name), download=download)
+            for name in NAMES
+        }
+        for name in files:
+            if isinstance(asked := networks[name], Absent):
+                raise ArtifactError(f"--weights {name}={files[name]}: {asked.reason}")
         shown.stage("open the bundle")
         own = opened.enter_context(open_bundle(bundle))
         model = opened.enter_context(open_model(own, backend))
@@ -103,11 +112,6 @@ def evaluate_bundle(
             other = BundleMaps(
                 theirs, opened.enter_context(open_model(theirs, backend))
             )
-        shown.stage("feature networks")
-        networks: dict[str, FeatureNetwork | Absent] = {
-            name: open_network(name, files.get(name), download=download)
-            for name in NAMES
-        }
         if split == "train":
             shown.say(f"--split train: {LEARNED}")
         shown.stage(f"trials of split {split}")

@@ -1,7 +1,9 @@
-"""Negative controls: what a metric gives when predictions go to images at random.
+"""Negative controls: what a metric gives when predictions go to the wrong images.
 
-Permutations keep fixed points, so that a share of 1 / n right is the true chance; a
-cyclic shift would be right less often than chance where the answers are good.
+Permutations keep fixed points, so that a share of 1 / n right is the true chance,
+whatever was predicted: they check the metric, not the decoder. The shift by a trial
+leaves out what the decoder was asked, which would make it worse than chance where its
+answers are good; it can fail, where responses hold something of the next trial.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from jaxtyping import Float64, Int64, Shaped
 from training.metrics.correlation import standard_rows
 from training.metrics.intervals import image_interval
 from training.metrics.pixels import Pictures, resized, structural_similarities
-from training.metrics.result import Control, Value
+from training.metrics.result import Absent, Control, Value
 from training.metrics.retrieval import expected_top1
 
 PERMUTATIONS: Final = 400
@@ -66,6 +68,45 @@ def retrieval_control(
     return permuted(
         "retrieval, forward", statistic, len(cosines), rng, chance=1.0 / size
     )
+
+
+def shift_control(
+    cosines: Float64[np.ndarray, "trials images"],
+    shown: Int64[np.ndarray, " trials"],
+    rng: np.random.Generator,
+) -> Control:
+    """Return how near each next trial's image is to what a trial was decoded as.
+
+    The share of images that are farther, that of the trial itself left out; ties are
+    half. Pairs of trials of one image are left out. Next is the next of these trials:
+    ends of runs, and trials of other splits between, are not known here.
+
+    Args:
+        cosines: Of what was decoded from each trial, in order of time, with images.
+        shown: Image of each trial.
+        rng: Draws the interval over images.
+    """
+    metric = "retrieval, one trial late"
+    pairs = np.flatnonzero(shown[1:] != shown[:-1])
+    n = cosines.shape[1]
+    if not len(pairs) or n < 3:
+        return Control(metric=metric, value=Absent("expected three images or more"))
+    rows, nexts = cosines[pairs], shown[pairs + 1]
+    own = np.take_along_axis(rows, nexts[:, None], axis=1)
+    rivals = np.ones_like(rows, dtype=np.bool_)
+    rivals[np.arange(len(pairs)), nexts] = False
+    rivals[np.arange(len(pairs)), shown[pairs]] = False
+    farther = (rows < own) + 0.5 * (rows == own)
+    shares = (farther * rivals).sum(axis=1) / (n - 2)
+    found = image_interval(shares, rng, images=nexts)
+    value = Value(
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        chance=0.5,
+        n=len(np.unique(nexts)),
+    )
+    return Control(metric=metric, value=value)
 
 
 def encoding_control(

@@ -76,6 +76,13 @@ def to_markdown(result: BundleEvaluation) -> str:
         "image. For PixCorr and SSIM the level of unrelated images is not zero; it is "
         "what a reconstruction must exceed.",
         "",
+        "Permutations give chance whatever the decoder is: they check the metric, and "
+        "say nothing of the decoder. One trial late: how near what was decoded from a "
+        "trial is to the image of the next one, its own left out, with the interval "
+        "over images; above a half, responses hold something of what came after them. "
+        "What a decoder learns where there is nothing to learn (shuffled labels, no "
+        "signal) only trained controls show: `benchmarks/peers.py`, docs/peers.md.",
+        "",
         *head(["metric", "found", "chance"]),
     ]
     for control in result.controls:

@@ -149,11 +149,12 @@ class SpreadFigures(
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A metric of predictions given to images at random, which must be at chance."""
+    """A metric of predictions given to the wrong images, which must be at chance."""
 
     metric: str
     value: Figure
-    """Mean and central 95 % over permutations; `chance` None where nobody knows it."""
+    """Mean and central 95 % over permutations, or the interval over images where each
+    prediction went to one wrong image; `chance` None where nobody knows it."""
 
 
 class NetworkRecord(
