@@ -81,7 +81,8 @@ class Design:
     def judged(self, by_repetition: Iterable[np.ndarray]) -> np.ndarray:
         """Join what each repetition gave, one row an image, without what stood in."""
         pairs = zip(by_repetition, self.counted, strict=True)
-        return np.concatenate([rows[counted] for rows, counted in pairs])
+        joined: np.ndarray = np.concatenate([rows[counted] for rows, counted in pairs])
+        return joined
 
 
 TOO_FEW = Absent("expected at least two images, found fewer")
