@@ -76,7 +76,8 @@ class Design:
     @property
     def about(self) -> Int64[np.ndarray, " judged"]:
         """Image of each trial, repetition by repetition."""
-        return self.image[self.chosen]
+        about: Int64[np.ndarray, " judged"] = self.image[self.chosen]
+        return about
 
     def judged(self, by_repetition: Iterable[np.ndarray]) -> np.ndarray:
         """Join what each repetition gave, one row an image, without what stood in."""
