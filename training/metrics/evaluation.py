@@ -82,8 +82,7 @@ class Design:
     def judged(self, by_repetition: Iterable[np.ndarray]) -> np.ndarray:
         """Join what each repetition gave, one row an image, without what stood in."""
         pairs = zip(by_repetition, self.counted, strict=True)
-        joined: np.ndarray = np.concatenate([rows[counted] for rows, counted in pairs])
-        return joined
+        return np.concatenate([rows[counted] for rows, counted in pairs])
 
 
 TOO_FEW = Absent("expected at least two images, found fewer")
