@@ -83,13 +83,14 @@ class AsRecorded:
         return self._decoder.early(trial_id)
 
     def end_run(self) -> tuple[TrialReport, ...]:
-        """Ask the decoder, or fail as recorded."""
-        self._fail_as_recorded()
-        return self._answered(self._decoder.end_run())
+        """Ask the decoder, and fail as recorded after what was answered."""
+        answered = self._answered(self._decoder.end_run())
+        self._fail_as_recorded(answered)
+        return answered
 
     def _answered(self, trials: tuple[TrialReport, ...]) -> tuple[TrialReport, ...]:
         return tuple(one for one in trials if one.trial_id not in self.refused)
 
-    def _fail_as_recorded(self) -> None:
+    def _fail_as_recorded(self, answered: tuple[TrialReport, ...] = ()) -> None:
         if self.ended:
-            raise RecordedEndError(self.ended)
+            raise RecordedEndError(self.ended, answered)

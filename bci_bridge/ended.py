@@ -8,6 +8,7 @@ reads it there.
 from typing import Final
 
 from bci_bridge.outcomes import Outcome, TrialOutcome
+from runtime.answers import TrialReport
 
 ENDED: Final = "DECODER_ENDED: "
 """Before the reason, wherever an outcome gives it."""
@@ -17,7 +18,15 @@ MOST_CHARACTERS: Final = 512
 
 
 class RecordedEndError(Exception):
-    """What a recording says that a decoder ended by, whole; raised in its place."""
+    """What a recording says that a decoder ended by, whole; raised in its place.
+
+    Attributes:
+        answered: Trials that another one had answered at the same place by then.
+    """
+
+    def __init__(self, said: str, answered: tuple[TrialReport, ...] = ()) -> None:
+        super().__init__(said)
+        self.answered = answered
 
 
 def end_by(error: Exception) -> str:

@@ -209,19 +209,20 @@ class Worker:
         )
         self._last_volume = action.volume_index
         answers = self._trials(trials, decided_ns, timing)
-        return [(outcome, b""), *answers, *self._refused()]
+        refused = self._refused() if self._ended in degraded else []
+        return [(outcome, b""), *answers, *refused]
 
     def _skip(
         self, index: int, *, is_wanted: bool = True
     ) -> tuple[tuple[TrialReport, ...], tuple[str, ...]]:
         # Past the announced length a decoder has no row for the acquisition.
         is_known = self._run is not None and index < self._run.expected_volumes
-        if is_known and not self._ended:
-            try:
-                return self._decoder.skip_volume(index, is_wanted=is_wanted), ()
-            except Exception as error:
-                return (), (self._why(error),)
-        return (), (self._ended,) if self._ended else ()
+        if self._ended or not is_known:
+            return (), (self._ended,) if self._ended and is_known else ()
+        try:
+            return self._decoder.skip_volume(index, is_wanted=is_wanted), ()
+        except Exception as error:
+            return (), (self._why(error),)
 
     def _follow(
         self, answered: VolumeOutcome, action: AddVolume | None
@@ -254,12 +255,16 @@ class Worker:
     def end(self, action: EndRun) -> list[Outgoing]:
         """Answer all open trials, then say that nothing will follow."""
         trials: tuple[TrialReport, ...] = ()
+        # Another one may have died while it said so of the trials that were open.
+        said = map(ended_in, self._record.trials.values())
+        self._ended = next(filter(None, said), self._ended)
         degraded = (self._ended,) if self._ended and not self._is_end_said else ()
         if not self._ended:
             try:
                 trials = self._decoder.end_run()
             except Exception as error:
                 degraded = (self._why(error),)
+                trials = getattr(error, "answered", ())  # where a recording is replayed
         decided_ns = self._clock_ns()
         timing = self._timing(decided_ns, None)
         outgoing = self._trials(trials, decided_ns, timing)

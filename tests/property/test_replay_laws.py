@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -271,6 +271,19 @@ fragile = st.tuples(
 )
 """Runs in which a decoder fails for once, by what no input leads to."""
 
+ENDS_AFTER_AN_ANSWER = (
+    ("start", "flag", "live", False),
+    [PUNCTUAL[0], shown("t-1", 0.0)],
+    [("stop",), ("fault", "start_run"), ("crash", 1)],
+)
+"""A trial is answered at the run's end, which another one says that cannot decode."""
+DIES_AT_THE_END = (
+    ("start", "flag", "live", False),
+    [PUNCTUAL[0], ("fault", "add_trial")],
+    [shown("t-1", 0.0), ("stop",), ("start", "flag", "live", False), ("crash", 3)],
+)
+"""Between the words of a trial that a fault left open and those of the run's end."""
+
 scripts = st.tuples(
     starts,
     st.lists(calm, min_size=5, max_size=12)
@@ -295,6 +308,8 @@ def found(inputs, outcomes):
 
 @settings(max_examples=200, deadline=None)
 @given(scripts | fragile)
+@example(DIES_AT_THE_END)
+@example(ENDS_AFTER_AN_ANSWER)
 def test_a_log_replays_to_itself(script):
     server = served(script)
 

@@ -72,7 +72,8 @@ def test_a_server_that_is_stopped_while_it_opens_ends_as_one_that_serves(
     number, capsys
 ):
     def verb():
-        os.kill(os.getpid(), number)
+        # To this thread: to the process, another one that a test runner has takes it.
+        signal.raise_signal(number)
         until_stopped(lambda _: pytest.fail("it did not hear"))
 
     assert exit_status(verb, is_lasting=True) == 0
