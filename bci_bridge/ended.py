@@ -7,14 +7,12 @@ reads it there.
 
 from typing import Final
 
+from bci_bridge.header import MAX_TEXT
 from bci_bridge.outcomes import Outcome, TrialOutcome
 from runtime.answers import TrialReport
 
 ENDED: Final = "DECODER_ENDED: "
 """Before the reason, wherever an outcome gives it."""
-
-MOST_CHARACTERS: Final = 512
-"""Of a reason in an outcome."""
 
 
 class RecordedEndError(Exception):
@@ -34,7 +32,7 @@ def end_by(error: Exception) -> str:
     if isinstance(error, RecordedEndError):
         return str(error)
     text = f"{ENDED}{type(error).__name__}: {error}"
-    return " ".join(text.split())[:MOST_CHARACTERS]
+    return " ".join(text.split())[:MAX_TEXT]
 
 
 def ended_in(outcome: Outcome) -> str:

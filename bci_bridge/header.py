@@ -5,7 +5,7 @@ more; a field that must not be ignored is named in `Header.crit`, and a receiver
 does not know the name refuses the message. One major version per socket (`VERSION`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -27,7 +27,10 @@ Name = Annotated[
 OptionalName = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9._+-]*$(?!\n)")]
 """A name, or an empty string where there is nothing to name."""
 
-Text = Annotated[str, Meta(max_length=512)]
+MAX_TEXT: Final = 512
+"""Characters of a text."""
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Instant = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 """Nanoseconds on the monotonic clock of the host that says it."""

@@ -18,7 +18,8 @@ from bci_bridge.actions import AddTrial, AddVolume, EndRun, SkipVolume
 from bci_bridge.arrays import bytes_from_arrays, volume_from
 from bci_bridge.configuration import Configuration
 from bci_bridge.decoder import Decoder, geometry_from
-from bci_bridge.ended import end_by, ended_in
+from bci_bridge.ended import RecordedEndError, end_by, ended_in
+from bci_bridge.header import MAX_TEXT
 from bci_bridge.lateness import Lateness
 from bci_bridge.messages import Event, RigNote, RunStart, Volume
 from bci_bridge.outcomes import (
@@ -58,9 +59,8 @@ class Worker:
         self._run: RunStart | None = None
         self.configuration: Configuration | None = None
         self._configuration_sha256 = self._ended = ""
-        self._is_end_said = False
         self._open: dict[str, Event] = {}
-        self._last_volume = -1
+        self._last_volume, self._is_end_said = -1, False
         self._late = Lateness()
         self._record = Record()
 
@@ -264,7 +264,7 @@ class Worker:
                 trials = self._decoder.end_run()
             except Exception as error:
                 degraded = (self._why(error),)
-                trials = getattr(error, "answered", ())  # where a recording is replayed
+                trials = error.answered if isinstance(error, RecordedEndError) else ()
         decided_ns = self._clock_ns()
         timing = self._timing(decided_ns, None)
         outgoing = self._trials(trials, decided_ns, timing)
@@ -304,7 +304,7 @@ class Worker:
         the run's outcomes say so. Dying instead would kill every worker that follows.
         """
         if is_begun and isinstance(error, NeuroFlowError):
-            return str(error)[:512]
+            return str(error)[:MAX_TEXT]
         self._ended = end_by(error)
         return self._ended
 

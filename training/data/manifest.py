@@ -128,13 +128,6 @@ class TrialsManifest(
         )
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a preparation is about: another one may not go on with its files."""
-
-    manifest: TrialsManifest
-    """As it will be, but for `files`."""
-
-
 class ProgressNote(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
