@@ -43,12 +43,14 @@ from runtime.manifest import (
 from runtime.model import Model, model_from_folder
 from runtime.preprocess import AffineNormaliser, FeatureSpace, NoiseWhitening
 from runtime.sealed import seal
-from runtime.solver import solver_from_name, time_grid
+from runtime.solver import solve, solver_from_name, time_grid
 from training.config import ModelConfig
 from training.neurovae import NeuroVAE
 from training.sit import SiT
 
 STEPS: Final = 2
+CALIBRATED: Final = 3
+"""Samples that 8 bits are calibrated on; the golden one is new to them."""
 COMPONENTS: Final = 8
 """Directions of noise that the front end whitens."""
 CONFIG: Final = "config.json"
@@ -101,7 +103,7 @@ def write_preset(
         field, solver_from_name(name, path), {"decode": STEPS, "encode": STEPS}
     )
     if set(EIGHT_BITS) & set(precisions):
-        _calibrate(flow, config, rng)
+        _calibrate(flow, vae, field, config, rng)
     flow_graphs = tuple(
         spec for p in precisions for spec in write_flow(flow.graphs(p), folder)
     )
@@ -132,13 +134,30 @@ def write_preset(
     return folder
 
 
-def _calibrate(flow: Flow, config: ModelConfig, rng: np.random.Generator) -> None:
-    """Watch the field along both directions of latents of its own size."""
-    shape = (1, config.flow.tokens, config.flow.width)
-    for direction, count in flow.steps.items():
-        z = rng.standard_normal(shape, dtype=np.float32)
-        for t in time_grid(count, direction):
-            flow.ranges.watch(z, [t])
+@torch.inference_mode()
+def _calibrate(
+    flow: Flow,
+    vae: NeuroVAE,
+    field: SiT,
+    config: ModelConfig,
+    rng: np.random.Generator,
+) -> None:
+    """Watch the field where latents of drawn voxels pass, to z_v and back again."""
+    visited: list[tuple[Array, float]] = []
+
+    def velocity(z: torch.Tensor, t: float) -> torch.Tensor:
+        visited.append((z.numpy().copy(), t))
+        out: torch.Tensor = field(z, torch.full((len(z),), t, dtype=torch.float32))
+        return out
+
+    shape = (CALIBRATED, config.vae.voxels)
+    voxels = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+    z = vae.posterior(vae.features(voxels)).mean
+    solver = flow.solver
+    for direction in ("decode", "encode"):
+        z = solve(velocity, z, time_grid(flow.steps[direction], direction), solver)
+    for latents, t in visited:
+        flow.ranges.watch(latents, [t] * CALIBRATED)
 
 
 def _preprocessing(voxels: int, rng: np.random.Generator) -> Preprocessing:

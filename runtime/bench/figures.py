@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from runtime.bench.result import Limits, Result, Series, Steps, Who
 from runtime.bench.statistics import Interval, line, median_interval
+from runtime.bench.work import IN_FLOAT32
 
 STEP = "step"
 """Stage name of one velocity evaluation, which is the slope of T(N)."""
@@ -64,7 +65,7 @@ def limits_ns(result: Result, stage: str, who: Who) -> list[float] | None:
         * work.limit_s(
             flop_per_s=reached.flop.per_s,
             bytes_per_s=reached.memory.per_s,
-            precision=limits.precision,
+            precision="f32" if stage in IN_FLOAT32 else limits.precision,
         )
         for reached in limits.rounds
     ]

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.bench.compare import compare
-from runtime.bench.figures import multiples, round_slopes, values
+from runtime.bench.figures import limits_ns, multiples, round_slopes, values
 from runtime.bench.result import Series, decode_result, encode_result
 from runtime.bench.table import comparison, number, report
 from runtime.errors import ArtifactError, UsageError
+from runtime.bench.work import Work
 from tests.bench_results import MACHINE, OURS, ROUNDS, THEIRS, result
 
 OTHER = msgspec.structs.replace(MACHINE, cpu="Another")
@@ -114,6 +115,18 @@ def test_figures_by_hand():
         [2.0] * ROUNDS
     )
     assert multiples(one, "heads", OURS, [1.0] * ROUNDS) is None
+
+
+@pytest.mark.parametrize(("stage", "bytes_each"), [("heads", 4), ("encoder", 2)])
+def test_what_is_computed_in_float32_reads_four_bytes_a_number(stage, bytes_each):
+    (limits,) = result().limits
+    one = result(
+        work={stage: Work(flop=1, weights=10**9)},
+        limits=(msgspec.structs.replace(limits, precision="bf16"),),
+    )
+
+    # A thousand numbers a nanosecond and byte.
+    assert limits_ns(one, stage, OURS) == pytest.approx([1e6 * bytes_each] * ROUNDS)
 
 
 def test_a_result_comes_back_as_it_was_kept():
