@@ -27,8 +27,6 @@ MAGIC: Final = b"NEUROFLOW-ENGINE-1\n"
 HEAD_BYTES: Final = 4096
 """Before the engine's bytes, which so begin at a page."""
 _CHUNK: Final = 4 * 1024**2
-_PAGEOUT: Final = 21
-"""MADV_PAGEOUT of Linux from 5.4 on, which `mmap` does not name before Python 3.13."""
 
 Write = Callable[[BinaryIO], object]
 
@@ -340,17 +338,19 @@ def _chunks_of(file: BinaryIO) -> Iterator[bytes]:
         yield chunk
 
 
-def page_out(engine: UInt8[np.ndarray, " bytes"]) -> None:
-    """Let the system take back the memory that a mapped engine was read into.
+def let_go(engine: object) -> None:
+    """Give back this process's share of the memory that a mapped engine was read into.
 
-    Whoever reads on in it gets the same bytes from the file, or his own where he wrote.
+    Whoever reads on in it gets the file's bytes, so that what was written there is
+    lost: a library that writes into what it loads is not for this. The system keeps the
+    pages as long as it has room, and the next start need not read them from the disk.
     Nothing happens where the system does not know how, or the array is no mapped one.
     """
-    base: object = engine.base
+    base = getattr(engine, "base", None)
     mapped = base.obj if isinstance(base, memoryview) else None
     if isinstance(mapped, mmap.mmap):
-        with contextlib.suppress(OSError):
-            mapped.madvise(_PAGEOUT)
+        with contextlib.suppress(OSError, AttributeError):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def user_cache(environment: Mapping[str, str]) -> Path:

@@ -16,8 +16,9 @@ from runtime.engine import (
     check_ports,
     read_only,
 )
-from runtime.engines.cache import KeptEngine, page_out
+from runtime.engines.cache import KeptEngine, let_go
 from runtime.engines.device import cpu_here
+from runtime.engines.openvino_weights import halve
 from runtime.engines.signal_stack import use_ordinary_signal_stack
 from runtime.errors import BackendError
 from runtime.manifest import GraphSpec
@@ -41,11 +42,15 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(
-        self, library: Any, request: Any, graph: GraphSpec, memory: Any = None
+        self,
+        library: Any,
+        request: Any,
+        graph: GraphSpec,
+        memory: Sequence[object] = (),
     ) -> None:
         self.version = library.__version__
         self._request = request
-        # A loaded model may compute with weights in the memory it was loaded from.
+        # A model may compute with weights in the memory it was made or loaded from.
         self._memory = memory
         outputs = allocate(graph.outputs)
         self._outputs = read_only(outputs)
@@ -95,13 +100,19 @@ def _compiled(
     path: Path,
     config: Mapping[str, str],
     kept: KeptEngine | None,
-) -> tuple[Any, Any]:
-    """Return the compiled graph, and the memory it was loaded from where it was."""
+) -> tuple[Any, Sequence[object]]:
+    """Return the compiled graph, and the memory that must live as long as it does.
 
-    def compiled() -> Any:
-        return core.compile_model(core.read_model(str(path)), "CPU", config)
+    Where it was loaded, the first is what it was loaded from.
+    """
+    is_halved = config["INFERENCE_PRECISION_HINT"] == "bf16"
 
-    def imported(found: Array) -> tuple[Any, Any] | None:
+    def compiled() -> tuple[Any, Sequence[object]]:
+        model = core.read_model(str(path))
+        weights = halve(library, model) if is_halved else []
+        return core.compile_model(model, "CPU", config), weights
+
+    def imported(found: Array) -> tuple[Any, Sequence[object]] | None:
         try:
             blob = library.Tensor(found, shared_memory=True)
             return core.import_model(blob, "CPU", config), (found, blob)
@@ -111,20 +122,21 @@ def _compiled(
             return None
 
     if kept is None:
-        return compiled(), None
+        return compiled()
+    settings = {**config, "WEIGHTS": "bf16"} if is_halved else config
     facts = kept.facts(
-        "openvino", library.__version__, cpu_here(), tuple(sorted(config.items()))
+        "openvino", library.__version__, cpu_here(), tuple(sorted(settings.items()))
     )
     found = kept.cache.load(facts)
     if found is not None and (loaded := imported(found)) is not None:
         return loaded
-    built = compiled()
+    built, weights = compiled()
     found = kept.cache.store_written(facts, functools.partial(_export, built))
     if found is None:
-        return built, None
+        return built, weights
     # Smaller than what was compiled: that holds the weights as the graph has them too.
-    del built
-    return imported(found) or (compiled(), None)
+    del built, weights
+    return imported(found) or compiled()
 
 
 class _Written(io.BytesIO):
@@ -202,9 +214,9 @@ def open_engine(
         check_precision(precision, tuple(capabilities))
         compiled, memory = _compiled(core, openvino, path, config, kept)
         request = compiled.create_infer_request()
-        if memory is not None:
+        if memory:
             # Its weights were repacked; the file was only read through.
-            page_out(memory[0])
+            let_go(memory[0])
     except RuntimeError as error:
         raise BackendError(f"openvino: {graph.file}: {_line(error)}") from error
     finally:
