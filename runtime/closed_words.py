@@ -1,4 +1,4 @@
-"""What a configuration may say where only some words are allowed. Pure."""
+"""What a field of a configuration may be and what it is, of an error that says one."""
 
 import re
 from typing import Any, Final
@@ -6,19 +6,39 @@ from typing import Any, Final
 import msgspec
 
 _UNKNOWN: Final = re.compile(r"Invalid enum value (.+) - at `\$((?:\.\w+)+)`")
+_BEYOND: Final = re.compile(
+    r"Expected `(int|float)` (>=|<=|>|<) ([-+.\w]+) - at `\$((?:\.\w+|\[\d+\])+)`"
+)
+_PLACE: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
+_NUMBERS: Final = {"int": "a whole number", "float": "a number"}
+_LONGEST: Final = 40
+"""Of a number that is shown; JSON's have no limit."""
 
 
-def in_our_words(error: msgspec.DecodeError, kind: type[Any]) -> str | None:
-    """Say what a field allows, of an error that says only what it has found.
+def in_our_words(
+    error: msgspec.DecodeError, kind: type[Any], data: bytes
+) -> str | None:
+    """Say what a field allows and what was found, of an error that says one of them.
 
     Args:
         error: What msgspec raised.
         kind: The struct that was to be decoded.
+        data: The JSON that it was decoded from.
 
     Returns:
-        One line, ``training.path: expected one of cos, linear, found magic``; None of
-        any other error.
+        One line, ``training.path: expected one of cos, linear, found magic`` or
+        ``vae.voxels: expected a whole number >= 1, found 0``; None of any other error.
     """
+    beyond = _BEYOND.fullmatch(str(error))
+    if beyond is not None:
+        number, sign, limit, place = beyond.groups()
+        value: Any = msgspec.json.decode(data)
+        for name, position in _PLACE.findall(place):
+            value = value[name] if name else value[int(position)]
+        return (
+            f"{place.removeprefix('.')}: expected {_NUMBERS[number]} {sign} {limit}, "
+            f"found {str(value)[:_LONGEST]}"
+        )
     match = _UNKNOWN.fullmatch(str(error))
     if match is None:
         return None

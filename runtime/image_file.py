@@ -12,6 +12,10 @@ from runtime.preprocess.mask import VoxelMask
 
 IMAGE_ENDINGS: Final = (".nii.gz", ".nii")
 
+SAME_PLACE: Final = 0.1
+"""How far voxels of two images may be apart, in sides of a voxel: headers in
+quaternions and in float32 round by far less, another space is off by more."""
+
 DAMAGE: Final = (OSError, EOFError, ValueError, zlib.error)
 """What reading a torn or damaged image raises."""
 
@@ -122,3 +126,33 @@ def read_mask(file: Path) -> tuple[VoxelMask, Float64[np.ndarray, "4 4"]]:
     if not (volume > 0).any():
         raise RecordingError(f"{file}: expected at least one voxel above 0, found none")
     return VoxelMask.from_volume(volume > 0), affine
+
+
+def require_same_space(
+    file: Path,
+    affine: Float64[np.ndarray, "4 4"],
+    shape: tuple[int, ...],
+    wanted: Float64[np.ndarray, "4 4"],
+    other: Path,
+) -> None:
+    """Refuse an image whose voxels lie elsewhere than another's.
+
+    Args:
+        file: The image.
+        affine: From its voxels to mm.
+        shape: Of its three axes, and of the other's.
+        wanted: From the other's voxels to mm.
+        other: The other's file.
+
+    Raises:
+        RecordingError: A corner of the image is more than `SAME_PLACE` off.
+    """
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    apart = wanted - affine
+    off = np.linalg.norm(corners @ apart[:3, :3].T + apart[:3, 3], axis=1).max()
+    side = np.linalg.norm(wanted[:3, :3], axis=0).min()
+    if not off <= SAME_PLACE * side:
+        raise RecordingError(
+            f"{file}: affine: expected the space of {other}, found voxels up to "
+            f"{off:.3g} mm from where that has them. Resample one of the two"
+        )

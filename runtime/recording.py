@@ -14,9 +14,14 @@ from typing import Final, final
 
 import numpy as np
 
-from runtime.arrays import Float64
 from runtime.errors import RecordingError
-from runtime.image_file import one_image, open_image, read_mask, shape_of
+from runtime.image_file import (
+    one_image,
+    open_image,
+    read_mask,
+    require_same_space,
+    shape_of,
+)
 from runtime.preprocess.mask import VoxelMask
 from runtime.recording_bids import bids_files, bids_mask, bids_run
 from runtime.recording_run import (
@@ -39,9 +44,6 @@ __all__ = [
 
 HAXBY_TR_S: Final = 2.5
 """The repetition time of Haxby et al. (2001); its header agrees."""
-SAME_PLACE: Final = 0.1
-"""How far voxels of a mask and of a run may be apart, in sides of a voxel: headers in
-quaternions and in float32 round by far less, another space is off by more."""
 HAXBY_NAMES: Final = ("rest", *(f"category-{label}" for label in range(1, 9)))
 """Trial types by label; the folder does not name its categories."""
 
@@ -98,7 +100,7 @@ def open_recording(
                 f"found {list(run.shape)}"
             )
         if not _is_haxby(folder):
-            _require_same_space(run, affine, file)
+            require_same_space(run.file, run.affine, run.shape, affine, file)
     return Recording(folder, tuple(replace(run, mask=mask) for run in found), mask)
 
 
@@ -111,25 +113,6 @@ def regions_file(recording: Recording) -> Path:
     folder = recording.folder
     place = folder if _is_haxby(folder) else bids_mask(folder, recording.subject).parent
     return one_image(place, "rois")
-
-
-def _require_same_space(
-    run: RecordedRun, affine: Float64[np.ndarray, "4 4"], mask: Path
-) -> None:
-    """Refuse a run whose voxels lie elsewhere than the mask's.
-
-    Raises:
-        RecordingError: A corner of its volume is more than `SAME_PLACE` off.
-    """
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(run.shape) - 1)
-    apart = affine - run.affine
-    off = np.linalg.norm(corners @ apart[:3, :3].T + apart[:3, 3], axis=1).max()
-    side = np.linalg.norm(affine[:3, :3], axis=0).min()
-    if not off <= SAME_PLACE * side:
-        raise RecordingError(
-            f"{run.file}: affine: expected the space of {mask}, found voxels up to "
-            f"{off:.3g} mm from where the mask has them. Resample one of the two"
-        )
 
 
 def _is_haxby(folder: Path) -> bool:

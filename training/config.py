@@ -334,7 +334,7 @@ def config_from_json(data: bytes) -> ModelConfig:
     try:
         return msgspec.json.decode(data, type=ModelConfig)
     except msgspec.DecodeError as error:
-        said = in_our_words(error, ModelConfig) or f"configuration: {error}"
+        said = in_our_words(error, ModelConfig, data) or f"configuration: {error}"
         raise ConfigError(said) from error
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"configuration: {error}") from error

@@ -42,6 +42,8 @@ class Dataset:
     """What motion is told against; None without motion."""
     left_out: str = ""
     """Which events are no trials, in words; empty where all are."""
+    shared: int = 0
+    """Pictures of the test that were trained on."""
 
     @property
     def subject(self) -> str:
@@ -124,4 +126,5 @@ def open_dataset(
         hrf_index,
         reference,
         shown.left_out(),
+        len(shown.of("train") & shown.of("test")),
     )

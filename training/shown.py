@@ -20,6 +20,15 @@ class ShownPictures:
     others: int
     """Events of other types."""
 
+    def of(self, split: str) -> set[str]:
+        """Return the pictures that trials of a split show."""
+        return {
+            event.stimulus_id
+            for run in self.recording.runs
+            for event in run.events
+            if event.split == split
+        }
+
     def left_out(self) -> str:
         """Say in words what was left out; empty where nothing was."""
         said = [

@@ -17,7 +17,7 @@ from training.features import Progress, trial_betas
 from training.metrics.result import Absent
 from training.shown import shown_pictures
 from training.stimuli import open_stimuli
-from verbs.split_trials import WHOLE_MASK, SplitTrials
+from verbs.split_trials import WHOLE_MASK, SplitTrials, said_of_shared
 
 
 def read_trials(
@@ -35,7 +35,7 @@ def read_trials(
         bundle: Says which voxels, and how a trial is estimated.
         split: Runs without it are not read.
         on_run: Told after each run.
-        say: Told which events are no trials, if any.
+        say: Told which events are no trials, and of pictures that were trained on.
 
     Raises:
         UsageError: The bundle decodes volumes, which have no trials, or betas that
@@ -71,6 +71,8 @@ def read_trials(
             f"{folder}: expected runs of split {split}, found "
             f"{', '.join(filter(None, found)) or 'none'}"
         )
+    if shared := said_of_shared(trials.of("train"), trials.of(split), split):
+        say(shared)
     mask, reference = VoxelMask.from_volume(bundle.mask), bundle.reference()
     for run in runs:
         if reference is None and run.shape != mask.shape:
@@ -104,7 +106,7 @@ def _regions(
     regions = {WHOLE_MASK: np.ones(mask.voxels, dtype=np.bool_)}
     if whole.mask.sha256 != mask.sha256:
         return regions, Absent("the recording's mask is not the bundle's")
-    found = read_regions(recorded_volumes(whole).values(), mask)
+    found = read_regions(recorded_volumes(whole).values(), mask, whole)
     if not found:
         return regions, Absent("the recording holds no rois.nii.gz beside its mask")
     return regions | found, None

@@ -28,7 +28,7 @@ from verbs.bundle_evaluation import evaluate_split
 from verbs.bundle_trials import read_trials
 from verbs.evaluation_figures import write_figures
 from verbs.other_trials import others_of_recording, others_of_trials
-from verbs.prepared import said_of_shared, split_of
+from verbs.prepared import said_of_trials, split_of
 from verbs.progress import screen
 from verbs.reconstructions import read_reconstructions, write_latents
 from verbs.split_trials import BundleMaps, check_external
@@ -117,7 +117,7 @@ def evaluate_bundle(
         shown.stage(f"trials of split {split}")
         if trials is not None:
             prepared = open_trials(trials)
-            if shared := said_of_shared(prepared, split):
+            if shared := said_of_trials(prepared, split):
                 shown.say(shared)
             found = split_of(prepared, own, split)
             others = others_of_trials(prepared, own, split)

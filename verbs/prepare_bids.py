@@ -13,7 +13,7 @@ from training.data.regions import chosen_volumes, read_regions, recorded_volumes
 from training.data.store import open_trials
 from training.data.writer import require_place
 from training.visual.stored import StoredLatents
-from verbs.prepare_nsd import chosen_backbone, listed
+from verbs.prepare_nsd import check_backbone, chosen_backbone, listed
 from verbs.progress import screen
 from verbs.train import read_estimator
 
@@ -40,9 +40,10 @@ def prepare_bids_trials(
     Raises:
         RecordingError: A file is missing or damaged, or a trial has no picture or z_v.
         ArtifactError: `out` holds something else, or the weights are missing.
-        UsageError: A delay that is impossible, or means nothing for these betas; or no
-            such volume of regions.
+        UsageError: A delay that is impossible, or means nothing for these betas; a
+            backbone's options that it does not have; or no such volume of regions.
     """
+    check_backbone(latents, backbone, weights, device)
     if betas == "offline" and delay is not None:
         raise UsageError(
             "--delay: expected with --betas causal alone, found it with offline betas, "
@@ -71,7 +72,7 @@ def prepare_bids_trials(
                 "figures will not be those of new pictures"
             )
         volumes = chosen_volumes(rois, recorded_volumes(trials.recording))
-        regions = read_regions(volumes, trials.recording.mask)
+        regions = read_regions(volumes, trials.recording.mask, trials.recording)
         if regions:
             shown.say(listed(regions))
         manifest = prepare_bids(

@@ -40,8 +40,10 @@ def prepare_nsd_trials(
     Raises:
         RecordingError: A file of the dataset is missing, damaged or contradicts others.
         ArtifactError: `out` holds something else, or the weights are missing.
-        UsageError: A backbone without weights, or no such volume of regions.
+        UsageError: A backbone without weights, or options that it does not have; or no
+            such volume of regions.
     """
+    check_backbone(latents, backbone, weights, device)
     with screen() as shown:
         shown.stage(f"subject {subject}: design, mask, sessions")
         trials = open_nsd(nsd, subject)
@@ -87,6 +89,28 @@ def listed(regions: Regions) -> str:
     """Say which regions there are, and of how many voxels."""
     said = (f"{name} {int(one.sum()):,}" for name, one in regions.items())
     return f"regions: {', '.join(said)}"
+
+
+def check_backbone(
+    latents: Path | None, name: str, weights: Path | None, device: str
+) -> None:
+    """Refuse options of a backbone that would have no effect, before anything is read.
+
+    Raises:
+        UsageError: Weights or a device for what has none.
+    """
+    if latents is None and name == "open_clip":
+        return
+    without = "--latents, which are" if latents is not None else f"{name}, which is"
+    for flag, is_given in (
+        ("weights", weights is not None),
+        ("device", device != "cpu"),
+    ):
+        if is_given:
+            raise UsageError(
+                f"--{flag}: expected with --backbone open_clip alone, found it with "
+                f"{without} computed without it. Leave it out."
+            )
 
 
 def chosen_backbone(name: str, weights: Path | None, device: str) -> VisualBackbone:

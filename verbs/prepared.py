@@ -16,7 +16,14 @@ from training.learned_from import backbone_words
 from training.metrics.result import Absent
 from training.trials import take_rows
 from verbs.pipeline import GOLDEN_SAMPLES, Candidates, Ingredients
-from verbs.split_trials import WHOLE_MASK, Pictures, Sessions, SplitTrials, evenly
+from verbs.split_trials import (
+    WHOLE_MASK,
+    Pictures,
+    Sessions,
+    SplitTrials,
+    evenly,
+    said_of_shared,
+)
 
 
 def ingredients_from(trials: PreparedTrials) -> Ingredients:
@@ -178,25 +185,19 @@ def _sessions(trials: PreparedTrials, order: Int64[np.ndarray, " trials"]) -> Se
     )
 
 
-def said_of_shared(trials: PreparedTrials, split: str) -> str:
+def said_of_trials(trials: PreparedTrials, split: str) -> str:
     """Say that pictures of a split were trained on; empty where none was.
 
     Raises:
         ArtifactError: No such split.
     """
-    if split == "train" or "train" not in trials.manifest.splits:
+    if "train" not in trials.manifest.splits:
         return ""
     learned, judged = (
-        np.unique(trials.arrays["image"][trials.rows(name)])
+        set(trials.arrays["image"][trials.rows(name)].tolist())
         for name in ("train", split)
     )
-    shared = len(np.intersect1d(learned, judged))
-    if not shared:
-        return ""
-    return (
-        f"WARNING: {shared} of {len(judged)} pictures of split {split} were trained "
-        "on: these figures are not those of new pictures"
-    )
+    return said_of_shared(learned, judged, split)
 
 
 def _check_fits(trials: PreparedTrials, bundle: Bundle) -> None:

@@ -1,7 +1,7 @@
 """Every trial of a split, what it shows, and what a bundle makes of responses."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -26,6 +26,23 @@ Latent = Float32[np.ndarray, "tokens width"]
 Latents = Float32[np.ndarray, "rows tokens width"]
 Pictures = UInt8[np.ndarray, "rows height width 3"]
 Count = Callable[[int, int], None]
+
+
+def said_of_shared(learned: Set[object], judged: Set[object], split: str) -> str:
+    """Say that pictures of a split were trained on; empty where none was.
+
+    Args:
+        learned: Pictures of the split that was learned from.
+        judged: Those of `split`.
+        split: By name; of the one learned from nothing is said here.
+    """
+    shared = len(learned & judged)
+    if split == "train" or not shared:
+        return ""
+    return (
+        f"WARNING: {shared} of {len(judged)} pictures of split {split} were trained "
+        "on: these figures are not those of new pictures"
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

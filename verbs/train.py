@@ -213,16 +213,18 @@ def read_estimator(file: Path | None) -> BetaEstimator:
     if file is None:
         return BetaEstimator()
     try:
-        return msgspec.json.decode(file.read_bytes(), type=BetaEstimator)
+        data = file.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"{file}: expected an estimator, found {error.strerror}"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        said = None
-        if isinstance(error, msgspec.DecodeError):
-            said = in_our_words(error, BetaEstimator)
+    try:
+        return msgspec.json.decode(data, type=BetaEstimator)
+    except msgspec.DecodeError as error:
+        said = in_our_words(error, BetaEstimator, data)
         raise ConfigError(f"{file}: {said or error}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def read_dataset(
@@ -241,4 +243,9 @@ def read_dataset(
     )
     if dataset.left_out:
         shown.say(dataset.left_out)
+    if dataset.shared:
+        shown.say(
+            f"WARNING: {dataset.shared} pictures of the test are trained on: its "
+            "figures will not be those of new pictures"
+        )
     return dataset

@@ -7,19 +7,25 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from runtime.errors import ArtifactError, RecordingError
+from runtime.errors import ArtifactError, RecordingError, UsageError
 from runtime.estimator import BetaEstimator
-from runtime.recording import open_recording
+from runtime.patch_dct import PatchDct
+from runtime.recording import open_recording, regions_file
 from tests.participants import tiny_participant
 from training.data import bids as bids_module
 from training.data import writer as writer_module
 from training.data.bids import open_bids, prepare_bids
 from training.data.bids_splits import is_within
+from training.data.regions import read_regions, recorded_volumes
 from training.data.store import open_trials
+from training.dataset import open_dataset
+from training.shown import shown_pictures
 from training.visual.backbone import PatchDctBackbone
 from training.visual.stored import StoredLatents
 from verbs.prepare_bids import prepare_bids_trials
-from verbs.prepared import said_of_shared
+from verbs.prepare_nsd import check_backbone
+from verbs.prepared import said_of_trials
+from verbs.split_trials import said_of_shared
 
 ESTIMATOR = BetaEstimator(decision_delay_s=9.0)
 
@@ -89,11 +95,11 @@ def test_a_test_that_was_trained_on_is_refused_or_asked_for_and_told(copy, tmp_p
         set(prepared.arrays["image"][prepared.rows(name)].tolist())
         for name in ("train", "test")
     )
-    assert said_of_shared(prepared, "test") == (
+    assert said_of_trials(prepared, "test") == (
         f"WARNING: {len(learned & judged)} of {len(judged)} pictures of split test "
         "were trained on: these figures are not those of new pictures"
     )
-    assert said_of_shared(prepared, "train") == ""
+    assert said_of_trials(prepared, "train") == ""
 
 
 @pytest.mark.parametrize("betas", ["causal", "offline"])
@@ -205,3 +211,72 @@ def test_latents_that_are_no_numbers_are_refused_before_any_beta(tmp_path, monke
         f"{tmp_path / 'z.npy'}: latents: expected finite values, found another at "
         "[5, 1, 2]"
     )
+
+
+@pytest.mark.parametrize(
+    ("latents", "name", "weights", "device", "line"),
+    [
+        (
+            None, "patch_dct", "w.pt", "cpu",
+            "--weights: expected with --backbone open_clip alone, found it with "
+            "patch_dct, which is computed without it. Leave it out.",
+        ),
+        (
+            None, "patch_dct", None, "cuda",
+            "--device: expected with --backbone open_clip alone, found it with "
+            "patch_dct, which is computed without it. Leave it out.",
+        ),
+        (
+            "z.npy", "open_clip", "w.pt", "cpu",
+            "--weights: expected with --backbone open_clip alone, found it with "
+            "--latents, which are computed without it. Leave it out.",
+        ),
+    ],
+)  # fmt: skip
+def test_options_of_a_backbone_that_has_none_are_refused(
+    latents, name, weights, device, line
+):
+    with pytest.raises(UsageError) as error:
+        check_backbone(latents, name, weights, device)
+
+    assert str(error.value) == line
+
+
+def test_trials_that_are_a_file_are_said_to_be_one(tmp_path):
+    (tmp_path / "trials").write_text("")
+
+    with pytest.raises(ArtifactError, match="expected a folder, found a file"):
+        open_trials(tmp_path / "trials")
+
+
+def test_a_recording_whose_test_was_trained_on_says_how_much_of_it(copy):
+    whole = shown_pictures(open_recording(copy))
+    learned = sorted(whole.of("train") - whole.of("test"))
+    file = next(f for f in events_files(copy) if "\ttest" in f.read_text())
+    judged = whole.of("test")
+    change(file, "stim_id", learned[0])
+
+    dataset = open_dataset(copy, ESTIMATOR, PatchDct(image_size=32, patch=4))
+
+    now = shown_pictures(dataset.recording)
+    assert dataset.shared == 1
+    after = shown_pictures(open_recording(copy))
+    assert now.of("test") == set()
+    assert said_of_shared(after.of("train"), after.of("test"), "test") == (
+        f"WARNING: 1 of {len(after.of('test'))} pictures of split test were trained "
+        "on: these figures are not those of new pictures"
+    )
+    assert not judged & whole.of("train")
+
+
+def test_regions_in_another_space_are_refused(copy):
+    whole = open_recording(copy)
+    file = regions_file(whole)
+
+    read_regions(recorded_volumes(whole).values(), whole.mask, whole)
+    affine = nib.load(file).affine.copy()
+    affine[0, 3] += 2
+    moved(file, affine)
+
+    with pytest.raises(RecordingError, match=r"affine: expected the space of .* 2 mm"):
+        read_regions(recorded_volumes(whole).values(), whole.mask, whole)

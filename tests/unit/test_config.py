@@ -37,7 +37,15 @@ def test_every_preset_survives_its_own_json(name):
         ),
         (
             {"vae": {"voxels": 0}},
-            "configuration: Expected `int` >= 1 - at `$.vae.voxels`",
+            "vae.voxels: expected a whole number >= 1, found 0",
+        ),
+        (
+            {"vae_training": {"token_dropout": 1e30}},
+            "vae_training.token_dropout: expected a number <= 1.0, found 1e+30",
+        ),
+        (
+            {"vae": {"channel_multipliers": [1, -2]}},
+            "vae.channel_multipliers[1]: expected a whole number >= 1, found -2",
         ),
         (
             {"flow_training": {"path": "cosine"}},

@@ -30,6 +30,7 @@ def test_each_picture_has_its_own_whatever_the_order(tmp_path):
     [
         ("", "expected the columns picture and category, .* found none"),
         ("image\tcategory\n", "found image and category"),
+        ("x" * 1000, "found x{60}$"),
         (
             TABLE + "8\n",
             "line 6: expected a picture's number and its category, found 8",

@@ -33,7 +33,7 @@ def read_labels(file: Path, pictures: Int64[np.ndarray, " images"]) -> tuple[str
     if not rows or rows[0] != _HEAD:
         raise RecordingError(
             f"{file}: expected the columns {' and '.join(_HEAD)}, separated by a tab, "
-            f"found {' and '.join(rows[0]) if rows else 'none'}"
+            f"found {' and '.join(rows[0])[:60] if rows else 'none'}"
         )
     known: dict[int, str] = {}
     for number, row in enumerate(rows[1:], start=2):

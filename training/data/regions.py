@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from runtime.errors import RecordingError, UsageError
-from runtime.image_file import image_stem, read_volume
+from runtime.image_file import image_stem, read_volume, require_same_space
 from runtime.preprocess.mask import VoxelMask
 from runtime.recording import Recording, regions_file
 
@@ -69,20 +69,29 @@ def chosen_volumes(
     return found
 
 
-def read_regions(volumes: Iterable[LabelVolume], mask: VoxelMask) -> Regions:
+def read_regions(
+    volumes: Iterable[LabelVolume], mask: VoxelMask, recording: Recording | None = None
+) -> Regions:
     """Read which voxels of a mask belong to which region.
+
+    Args:
+        volumes: Of labels.
+        mask: Whose voxels.
+        recording: Whose space they must be in; None asks for the same shape alone,
+            because a dataset's own volumes may differ in their headers.
 
     Returns:
         By name, in the order of volumes and labels; regions without a voxel in the mask
         are left out.
 
     Raises:
-        RecordingError: A volume is damaged, of another shape, or a name stands twice.
+        RecordingError: A volume is damaged, of another shape or in another space, or a
+            name stands twice.
         BackendError: nibabel is missing.
     """
     found: Regions = {}
     for volume in volumes:
-        one = _named(volume, _labels(volume.file, mask))
+        one = _named(volume, _labels(volume.file, mask, recording))
         if twice := sorted(one.keys() & found.keys()):
             raise RecordingError(
                 f"{volume.file}: regions: expected every name once, found {twice[0]} "
@@ -92,13 +101,19 @@ def read_regions(volumes: Iterable[LabelVolume], mask: VoxelMask) -> Regions:
     return found
 
 
-def _labels(file: Path, mask: VoxelMask) -> Int64[np.ndarray, " voxels"]:
-    volume, _ = read_volume(file)
+def _labels(
+    file: Path, mask: VoxelMask, recording: Recording | None
+) -> Int64[np.ndarray, " voxels"]:
+    volume, affine = read_volume(file)
     if volume.shape != mask.shape:
         raise RecordingError(
             f"{file}: shape: expected {list(mask.shape)} as the mask's, found "
             f"{list(volume.shape)}"
         )
+    if recording is not None:
+        # Its runs are in the space of its mask: another is refused when it is opened.
+        run = recording.runs[0]
+        require_same_space(file, affine, mask.shape, run.affine, run.file)
     values = np.asarray(volume, dtype=np.float64)[mask.volume()]
     if not np.array_equal(values, np.rint(values)):
         raise RecordingError(

@@ -132,7 +132,8 @@ def open_trials(folder: Path, *, whole: bool = False) -> PreparedTrials:
 
 def _read_manifest(folder: Path) -> TrialsManifest:
     if not folder.is_dir():
-        raise ArtifactError(f"{folder}: expected a folder, found none")
+        found = "a file" if folder.exists() else "none"
+        raise ArtifactError(f"{folder}: expected a folder, found {found}")
     file = folder / MANIFEST
     if not file.exists() and (folder / PROGRESS).exists():
         raise ArtifactError(
