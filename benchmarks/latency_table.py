@@ -23,6 +23,8 @@ def measured(files: Sequence[Path]) -> str:
 def _measured(file: Path) -> str:
     result = decode_result(file.read_bytes(), str(file))
     heads = f"## {result.subject[:1].upper()}{result.subject[1:]}"
+    if result.steps:
+        heads += f" in {result.steps[0].who.precision}"
     return f"{heads}\n\n### To be reached\n\n{targets(result)}\n{report(result)}"
 
 

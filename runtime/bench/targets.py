@@ -33,8 +33,14 @@ _BF16: Final = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 def _disturbed(found: Interval | None, least: int) -> str | None:
-    """Say that a multiple of the limit is too good to be true, where it is."""
+    """Say that a multiple of the limit is too good to be true, where it is.
+
+    As it is where all of its interval is: rounds differ, and one that is at its limit
+    is below it half of the time.
+    """
     if found is None or found.median >= least:
+        return None
+    if found.high is not None and found.high >= least:
         return None
     return f"its limit was disturbed: less than {least} is impossible"
 

@@ -9,8 +9,8 @@ from runtime.bench.compare import compare
 from runtime.bench.figures import limits_ns, multiples, round_slopes, values
 from runtime.bench.result import Series, decode_result, encode_result
 from runtime.bench.table import comparison, number, report
-from runtime.errors import ArtifactError, UsageError
 from runtime.bench.work import Work
+from runtime.errors import ArtifactError, UsageError
 from tests.bench_results import MACHINE, OURS, ROUNDS, THEIRS, result
 
 OTHER = msgspec.structs.replace(MACHINE, cpu="Another")

@@ -181,6 +181,30 @@ def test_what_is_too_good_to_be_true_is_not_reached():
     assert found[name][2].endswith("less than 2 is impossible")
 
 
+def test_a_step_that_is_at_its_limit_may_be_below_it_in_some_rounds():
+    one = in_bf16(step_limit_ms=10)
+    (limits,) = one.limits
+    slower, faster = (
+        msgspec.structs.replace(
+            limits.rounds[0],
+            flop=msgspec.structs.replace(
+                limits.rounds[0].flop, per_s=limits.rounds[0].flop.per_s * factor
+            ),
+        )
+        for factor in (0.99, 1.01)
+    )
+    rounds = (slower,) * (ROUNDS - 2) + (faster,) * 2
+    noisy = msgspec.structs.replace(limits, rounds=rounds)
+
+    found = rows(msgspec.structs.replace(one, limits=(noisy,)))
+
+    assert found["flow step over the limit of its products"] == [
+        "<= 1.15",
+        "0.990 [0.990, 1.01] (bf16)",
+        "reached",
+    ]
+
+
 def test_a_machine_that_cannot_says_why_in_every_row():
     found = rows(result())
 
