@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from openvino import opset13 as ops
 
-from runtime.bundle import open_bundle
 from runtime.engines.cache import EngineCache, KeptEngine
 from runtime.engines.openvino import open_engine
 from runtime.engines.openvino_weights import LEAST, halve, rounded
-from tests.models import tiny_bundle
+from runtime.manifest import GraphSpec, TensorSpec
 
 SIDE = 256
 CORE = openvino.Core()
 HAS_BF16 = "BF16" in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+NO_BF16 = "not run: this processor has no bfloat16"
 CONFIG = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": "1"}
 NAN_BITS = 0x7FC0
 
@@ -99,7 +99,7 @@ def test_large_weights_of_products_alone_are_rounded_and_all_others_are_as_befor
     np.testing.assert_array_equal(kept[0], rounded(before[gone]))
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this processor has no bfloat16")
+@pytest.mark.skipif(not HAS_BF16, reason=NO_BF16)
 def test_the_answers_are_those_of_the_library_s_own_rounding_to_the_bit():
     # As many rows as a latent has tokens; with two the library adds in another order.
     x, halved = drawn(SIDE, SIDE), model(SIDE)
@@ -138,14 +138,38 @@ def written_to(part):
     return sum(found)
 
 
-def test_the_library_does_not_write_into_an_engine_that_it_loads(tmp_path):
-    with open_bundle(tiny_bundle()) as bundle:
-        spec = bundle.manifest.graph("step")
-        cache = EngineCache(tmp_path / "engines")
-        kept = KeptEngine(cache=cache, graph="a" * 64, name="step", precision="f32")
-        file = bundle.folder / spec.file
-        engine = open_engine(file, spec, precision="f32", threads=1, kept=kept)
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "f32",
+        pytest.param("bf16", marks=pytest.mark.skipif(not HAS_BF16, reason=NO_BF16)),
+    ],
+)
+def test_the_library_does_not_write_into_an_engine_that_it_loads(tmp_path, precision):
+    x = ops.parameter([SIDE, SIDE], np.float32, name="x")
+    y = ops.matmul(x, ops.constant(drawn(SIDE, SIDE)), False, False)
+    y.output(0).set_names({"y"})
+    openvino.save_model(
+        openvino.Model([ops.result(y)], [x], "m"), tmp_path / "m.xml", False
+    )
+    x_port, y_port = (TensorSpec(name=name, shape=(SIDE, SIDE)) for name in "xy")
+    spec = GraphSpec(
+        name="step",
+        file="m.xml",
+        opset=20,
+        precision="f32",
+        inputs=(x_port,),
+        outputs=(y_port,),
+    )
+    cache = EngineCache(tmp_path / "engines")
+    kept = KeptEngine(cache=cache, graph="a" * 64, name="step", precision="f32")
+
+    engine = open_engine(
+        tmp_path / "m.xml", spec, precision=precision, threads=1, kept=kept
+    )
 
     # What would be lost, because its memory is given back.
     assert written_to(".engine") == 0
+    found = engine.run({"x": np.eye(SIDE, dtype=np.float32)})["y"]
+    np.testing.assert_allclose(found, drawn(SIDE, SIDE), rtol=5e-3)
     engine.close()
