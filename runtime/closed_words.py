@@ -32,12 +32,17 @@ def in_our_words(
     beyond = _BEYOND.fullmatch(str(error))
     if beyond is not None:
         number, sign, limit, place = beyond.groups()
-        value: Any = msgspec.json.decode(data)
+        value = msgspec.Raw(data)
         for name, position in _PLACE.findall(place):
-            value = value[name] if name else value[int(position)]
+            if name:
+                value = msgspec.json.decode(value, type=dict[str, msgspec.Raw])[name]
+            else:
+                value = msgspec.json.decode(value, type=list[msgspec.Raw])[
+                    int(position)
+                ]
         return (
             f"{place.removeprefix('.')}: expected {_NUMBERS[number]} {sign} {limit}, "
-            f"found {str(value)[:_LONGEST]}"
+            f"found {bytes(value).decode()[:_LONGEST]}"
         )
     match = _UNKNOWN.fullmatch(str(error))
     if match is None:
