@@ -3,7 +3,15 @@
 Exit status: 0 done, 1 failed with one clear line on standard error, 2 wrong usage.
 """
 
+import signal
 import sys
+
+# Before what takes a while to import; `verbs.ending.until_stopped` hears them again.
+if sys.argv[1:2] == ["serve"]:
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    )
+
 from pathlib import Path
 from typing import Literal
 

@@ -36,8 +36,16 @@ DEADLINE: Final = "DEADLINE"
 """Why an acquisition is missing that time has given up."""
 
 _FUTURE_NS: Final = 1_000_000_000
-_PAST_NS: Final = 3_600_000_000_000
-"""Instants outside [now - 1 h, now + 1 s] are another clock's: never used."""
+"""An instant further ahead of the server's clock is another clock's."""
+
+_OVERDUE_NS: Final = 10_000_000_000
+"""So far beyond its budget may a volume be whose instant nothing confirms. That much
+time is given up at once if its clock has jumped back."""
+
+_EARLY_TRS: Final = 1.5
+"""No acquisition ends earlier than this before the one before it lets expect: one TR
+because a recording may be played faster, half of one because volumes that arrived out
+of order are sent in order, with the instants at which they arrived."""
 
 
 class AcquisitionsState(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +53,8 @@ class AcquisitionsState(msgspec.Struct, frozen=True, kw_only=True):
 
     next_index: int
     anchor: tuple[int, int] | None
+    is_anchor_read: bool = False
+    """The anchor's instant is when its volume was read: its own was not used."""
     came: int
     missed: list[int]
     trials: list[str]
@@ -62,6 +72,8 @@ class Acquisitions:
         self._start = start
         # Index and end of acquisition of the newest volume, on the server's clock.
         self._anchor: tuple[int, int] | None = None
+        # Its instant is when it was read, because its own was another clock's.
+        self._is_anchor_read = False
         # One more than the highest index of which the source has spoken.
         self._came = 0
         self._missed: set[int] = set()
@@ -72,7 +84,7 @@ class Acquisitions:
         """Go on from what `state` gave."""
         made = cls(start)
         made.next_index, made._anchor = known.next_index, known.anchor
-        made._came = known.came
+        made._is_anchor_read, made._came = known.is_anchor_read, known.came
         made._missed, made._trials = set(known.missed), set(known.trials)
         return made
 
@@ -81,6 +93,7 @@ class Acquisitions:
         return AcquisitionsState(
             next_index=self.next_index,
             anchor=self._anchor,
+            is_anchor_read=self._is_anchor_read,
             came=self._came,
             missed=sorted(self._missed),
             trials=sorted(self._trials),
@@ -168,7 +181,7 @@ class Acquisitions:
         if index in self._missed:
             if index >= self._came:
                 # Else a scanner that once paused would be late for the rest of its run.
-                self._anchor = (index, self._acquired_ns(volume, now_ns)[0])
+                self._move_anchor(volume, now_ns)
             self._came = max(self._came, index + 1)
             self._missed.discard(index)
             return [
@@ -185,8 +198,7 @@ class Acquisitions:
         if refusal is not None:
             return [Refuse(peer, envelope, *refusal)]
         actions = [] if index == self.next_index else self._miss_up_to(index)
-        acquired_ns, degraded = self._acquired_ns(volume, now_ns)
-        self._anchor = (index, acquired_ns)
+        degraded = self._move_anchor(volume, now_ns)
         self.next_index = self._came = index + 1
         deadline_ns = self._deadline_ns(index)
         reason = None
@@ -209,12 +221,23 @@ class Acquisitions:
         )
         return [*actions, skip]
 
-    def _acquired_ns(self, volume: Volume, now_ns: int) -> tuple[int, tuple[str, ...]]:
-        acquired_ns = _on_server_clock(volume)
-        is_plausible = now_ns - _PAST_NS <= acquired_ns <= now_ns + _FUTURE_NS
-        if self._start.pace == "live" and not is_plausible:
-            return now_ns, ("TIME_ANOMALY",)
-        return acquired_ns, ()
+    def _move_anchor(self, volume: Volume, now_ns: int) -> tuple[str, ...]:
+        """Expect what follows after the newest volume; return what is odd about it."""
+        index, acquired_ns = volume.volume_index, _on_server_clock(volume)
+        earliest_ns = self._earliest_ns(index, now_ns)
+        is_plausible = earliest_ns <= acquired_ns <= now_ns + _FUTURE_NS
+        self._is_anchor_read = self._start.pace == "live" and not is_plausible
+        self._anchor = (index, now_ns if self._is_anchor_read else acquired_ns)
+        return ("TIME_ANOMALY",) if self._is_anchor_read else ()
+
+    def _earliest_ns(self, index: int, now_ns: int) -> int:
+        """Say before when no acquisition of this index ends."""
+        if self._anchor is None or self._is_anchor_read:
+            return now_ns - round(self._start.budget_s * 1e9) - _OVERDUE_NS
+        # However old: a sender that was cut off says when its volumes were acquired.
+        known, acquired_ns = self._anchor
+        ahead_s = (index - known - _EARLY_TRS) * self._start.tr_s
+        return acquired_ns + round(ahead_s * 1e9)
 
     def _miss_up_to(self, index: int) -> list[Action]:
         return [

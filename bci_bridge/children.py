@@ -61,9 +61,14 @@ class Child:
             ) from error
         self.due_ns = 0
 
+    @property
+    def is_unfilled(self) -> bool:
+        """Whether the system would make no process for it, so that it is empty."""
+        return self.due_ns > 0
+
     def is_due(self, now_ns: int) -> bool:
         """Say whether it could not be filled, and is to be tried again."""
-        return 0 < self.due_ns <= now_ns
+        return self.is_unfilled and self.due_ns <= now_ns
 
     def is_alive(self, now_ns: int) -> bool:
         """Say whether it runs and can be taken for alive at this instant."""

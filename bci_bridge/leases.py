@@ -3,6 +3,7 @@
 A peer says HELLO and thereby leases a stream name. It keeps the lease while it is heard
 from within `LEASE_NS`; a second peer with that name is BUSY until then, and takes over
 where the first one stopped afterwards, or at once with the first one's secret and key.
+A stream of the run under way goes back to the key that it has there at once.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from runtime.errors import PeerError
 
 LEASE_NS: Final = 5_000_000_000
 MAX_PEERS: Final = 64
+
+MOST_OF_A_KEY: Final = 16
+"""Peers under one key: no device shuts the others out."""
 
 
 @dataclass(slots=True)
@@ -38,8 +42,17 @@ class Peer:
 class Leases(dict[bytes, Peer]):
     """Peers by routing id."""
 
-    def lease(self, peer: bytes, hello: Hello, now_ns: int, user: str) -> set[bytes]:
+    def lease(
+        self, peer: bytes, hello: Hello, now_ns: int, user: str, owner: str = ""
+    ) -> set[bytes]:
         """Take a peer in, in the place of who had its stream.
+
+        Args:
+            peer: Routing id.
+            hello: What it says.
+            now_ns: When that was read.
+            user: Its key; empty where there are none.
+            owner: Key of this stream in the run under way; empty where it has none.
 
         Returns:
             Those in whose place it is because it is the same sender, come back after a
@@ -55,11 +68,18 @@ class Leases(dict[bytes, Peer]):
             if other != peer and hello.stream and known.stream == hello.stream
         }
         former = {r for r in rivals if hello.lease and self[r].proof == proof}
-        if any(not self[rival].is_silent(now_ns) for rival in rivals - former):
+        leaving = set(former)
+        if user and user == owner:
+            leaving |= {rival for rival in rivals if self[rival].user != user}
+        if any(not self[rival].is_silent(now_ns) for rival in rivals - leaving):
             raise PeerError("BUSY", f"stream {hello.stream!r} has a sender")
         silent = {one for one, known in self.items() if known.is_silent(now_ns)}
-        if peer not in self and len(self) - len(silent) >= MAX_PEERS:
+        staying = self.keys() - silent - leaving - {peer}
+        if len(staying) >= MAX_PEERS:
             raise PeerError("BUSY", f"{MAX_PEERS} peers are connected")
+        of_key = sum(self[one].user == user for one in staying)
+        if user and of_key >= MOST_OF_A_KEY:
+            raise PeerError("BUSY", f"{MOST_OF_A_KEY} peers of this key are connected")
         if len(self) >= MAX_PEERS:
             rivals |= silent
         for rival in rivals:

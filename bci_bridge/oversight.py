@@ -54,7 +54,11 @@ class Overseer:
         self._notifier.say("STOPPING=1", "STATUS=stopping")
 
     def tell(self, children: Iterable[Child]) -> None:
-        """Say who fills which place, and kick the watchdog while all show life."""
+        """Say who fills which place, and kick the watchdog while all show life.
+
+        Who shall fill a place again as soon as the system makes a process for it need
+        not; where there is nobody else, nothing goes on.
+        """
         now_ns, children = time.monotonic_ns(), list(children)
         for one in children:
             self._outages.look(
@@ -76,5 +80,6 @@ class Overseer:
         # A full memory must not end a server that keeps answering.
         with contextlib.suppress(OSError):
             write_whole(self._file, seen)
-        if all(one.is_alive(now_ns) for one in children):
+        watched = [one for one in children if not one.is_unfilled]
+        if watched and all(one.is_alive(now_ns) for one in watched):
             self._notifier.say("WATCHDOG=1")

@@ -12,9 +12,9 @@ Theory of operation
 RUN_START leaves ENDED (or IDLE) again. What the table does not list is refused.
 
 **Streams** are leased by HELLO (`bci_bridge.leases`). The stream that starts a run is
-its scanner: only it sends volumes. A scanner that is silent beyond its lease cannot
-block the rig: another RUN_START then aborts its run, and begins when it is sent again.
-GOODBYE gives a lease back at once.
+its scanner: only it sends volumes, and only it or an operator ends the run. A scanner
+that is silent beyond its lease cannot block the rig: another RUN_START that fits then
+aborts its run, and begins when it is sent again. GOODBYE gives a lease back at once.
 
 **Runs before.** Another run may begin while the end of the last one is on its way to
 the disk, or its sender is away. So the senders of the last few are still answered: how
@@ -22,8 +22,10 @@ far theirs was received, and the same message again.
 
 **Keys.** Where peers have keys, each message comes with the device whose key it came
 under. Its roles must allow what it says; a routing id belongs to one key while its
-lease lasts, and a stream to one key for the whole of a run. `expel` forgets peers whose
-key is no longer in force. Without keys there is no device, and none of this applies.
+lease lasts, and a stream to one key for the whole of a run. Another key leases a stream
+of the run under way only to begin the next one: where its role may, while the scanner
+is gone, and until the stream's own key is back. `expel` forgets peers whose key is no
+longer in force. Without keys there is no device, and none of this applies.
 
 **Sequence** counts the messages of one stream in one run, contiguous from 0. The next
 one expected is accepted; an older one is acknowledged again if its CRC is the same and
@@ -239,14 +241,17 @@ class Protocol:
             )
         if hello.role != "observer" and not hello.stream:
             raise PeerError("WRONG_STREAM", f"expected a stream for {hello.role}")
-        former = self._peers.lease(peer, hello, now_ns, user)
-        stream = self._peers[peer].stream
         run = self._ledger.run
+        owner = self._owner(hello, user, now_ns)
+        former = self._peers.lease(peer, hello, now_ns, user, owner)
+        stream = self._peers[peer].stream
         # Who names another run comes for the end of that, and not to go on with this.
         is_scanner = (
             run is not None
             and stream == run.start.stream
             and hello.run in ("", run.start.run)
+            and hello.role in ROLES[RunStart]
+            and owner in ("", user)
         )
         if is_scanner and not self._scanner:
             patient_ns = min(self._patient_until_ns, now_ns + RETURN_NS)
@@ -263,6 +268,23 @@ class Protocol:
             is_running=self.state == "RUNNING" and heard.run_id == self.run_id,
         )
         return [Reply(peer, welcome)]
+
+    def _owner(self, hello: Hello, user: str, now_ns: int) -> str:
+        """Say whose key a stream has in the run under way; refuse who cannot use it.
+
+        Only who may begin the next run can use another key's, once its scanner is gone.
+        """
+        run = self._ledger.run
+        if run is None or self.state != "RUNNING" or hello.role == "observer":
+            return ""
+        owner = run.heard.users.get(hello.stream, "")
+        if owner in ("", user):
+            return owner
+        if hello.role not in ROLES[RunStart]:
+            raise PeerError("UNAUTHORISED", f"stream {hello.stream!r} is another key's")
+        if self._has_scanner(now_ns):
+            raise PeerError("BUSY", f"run {run.start.run!r} is under way")
+        return owner
 
     def _standing(
         self, peer: bytes, known: Peer, echo_ns: int | None = None
@@ -309,7 +331,8 @@ class Protocol:
                 "WRONG_RUN", f"expected {run.start.run!r}, found {record.run!r}"
             )
         scanner = run.start.stream
-        if known.stream != scanner and isinstance(record, Volume | Missing):
+        is_scanners = isinstance(record, Volume | Missing | RunEnd)
+        if known.stream != scanner and known.role == "scanner" and is_scanners:
             raise PeerError("BUSY", f"the run's scanner is {scanner!r}")
         expected = self._ledger.expected(known.stream)
         if record.sequence > expected + MAX_AHEAD:
@@ -322,7 +345,7 @@ class Protocol:
             ]
         if isinstance(record, RunEnd):
             run.acquisitions.check_end(record)
-        if known.stream == scanner:
+        if known.stream == scanner and known.role in ROLES[RunStart]:
             self._scanner = peer
         return [
             Log(envelope),
@@ -334,19 +357,19 @@ class Protocol:
     def _start(
         self, peer: bytes, envelope: Envelope, start: RunStart, now_ns: int
     ) -> list[Action]:
-        run = self._ledger.run
         if not start.run:
             raise PeerError("WRONG_RUN", "expected a name, found none")
         if start.sequence != 0:
             raise PeerError("SEQUENCE_JUMP", f"expected 0, found {start.sequence}")
         if self._ledger.has_had(start.run):
             raise PeerError("WRONG_RUN", f"{start.run!r} has been; name the run anew")
-        if self.state == "RUNNING" and run is not None:
-            if self._has_scanner(now_ns):
-                raise PeerError("BUSY", f"run {run.start.run!r} is under way")
+        if self.state == "RUNNING" and self._has_scanner(now_ns):
+            raise PeerError("BUSY", f"run {self.run_id!r} is under way")
+        # What never begins ends no other.
+        self._admit(start)
+        if self.state == "RUNNING":
             # The abandoned run gets its end first; this message will be sent again.
             return self._abort("RUN_TAKEN_OVER")
-        self._admit(start)
         self._scanner = peer
         user = self._peers[peer].user
         began = self._ledger.fold(envelope, now_ns, peer=peer, user=user)

@@ -16,7 +16,7 @@ from bci_bridge.announcer import Announcer
 from bci_bridge.authority import check_authority
 from bci_bridge.bell import Bell
 from bci_bridge.endpoints import bound
-from bci_bridge.gate import Gate
+from bci_bridge.gate import Gate, Letter
 from bci_bridge.header import Header
 from bci_bridge.ingress import READ_AT_ONCE
 from bci_bridge.messages import Heartbeat, ReplayRequest, RunStart
@@ -24,7 +24,7 @@ from bci_bridge.outbox import Outbox
 from bci_bridge.outcomes import Outcome
 from bci_bridge.places import OUTCOMES, Places
 from bci_bridge.recovery import outbox_segment, run_going_on
-from bci_bridge.rejects import reject_from
+from bci_bridge.rejects import FLOOD, reject_from
 from bci_bridge.segment import Logged
 from bci_bridge.settings import (
     POLL_MS,
@@ -35,7 +35,8 @@ from bci_bridge.settings import (
 )
 from bci_bridge.tail import Tail
 from bci_bridge.tally import Counts, Tally
-from bci_bridge.wire import decode, encode
+from bci_bridge.tokens import Tokens
+from bci_bridge.wire import Envelope, decode, encode
 from bci_bridge.zap import PUBLISH, REPLAY
 from runtime.errors import PeerError
 
@@ -81,6 +82,7 @@ class Publisher:
         stack.callback(self._bell.close)
         self._tail = Tail(places.folders(OUTCOMES), segment=segment)
         stack.callback(self._tail.close)
+        self._tokens = Tokens(config.rate_per_s, config.burst)
         self._tally = Tally(counted)
         self._rejected: Counter[str] = Counter()
         self._handed_out = 0
@@ -184,26 +186,34 @@ class Publisher:
                 letter = self._gate.receive(self._replays)
             except zmq.Again:
                 return
-            try:
-                device = self._gate.device(letter)
-                request = decode(letter.frames).record
-                check_authority(device, request)
-            except PeerError as error:
-                self._rejected[error.reason] += 1
-                if error.reason != "UNAUTHORISED":
-                    continue
-                answers = [encode(reject_from(Header(), error, self._clock_ns()))]
-            else:
-                if not isinstance(request, ReplayRequest):
-                    self._rejected["ILLEGAL_STATE"] += 1
-                    continue
-                answers = self._outbox.replay(request)
-                self._handed_out += len(answers) - 1  # the last one says that it is all
             with contextlib.suppress(zmq.Again, zmq.ZMQError):
-                for envelope in answers:
+                for envelope in self._answers(letter):
                     self._replays.send_multipart(
                         [letter.peer, *envelope.frames], zmq.NOBLOCK
                     )
+
+    def _answers(self, letter: Letter) -> list[Envelope]:
+        now_ns = self._clock_ns()
+        verdict = self._tokens.take(letter.user or letter.peer, now_ns)
+        if verdict != "TAKE":
+            self._rejected["RATE"] += 1
+            is_told = verdict == "REFUSE"
+            return [encode(reject_from(Header(), FLOOD, now_ns))] if is_told else []
+        try:
+            device = self._gate.device(letter)
+            request = decode(letter.frames).record
+            check_authority(device, request)
+        except PeerError as error:
+            self._rejected[error.reason] += 1
+            if error.reason != "UNAUTHORISED":
+                return []
+            return [encode(reject_from(Header(), error, now_ns))]
+        if not isinstance(request, ReplayRequest):
+            self._rejected["ILLEGAL_STATE"] += 1
+            return []
+        answers = self._outbox.replay(request)
+        self._handed_out += len(answers) - 1  # the last one says that it is all
+        return answers
 
     def _beat(self) -> None:
         now_ns = self._clock_ns()

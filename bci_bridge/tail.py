@@ -75,8 +75,9 @@ class Tail:
     Attributes:
         damaged: Chunks that were passed over because they cannot be read.
         lost: Messages that the log's order counts and its segments do not hold.
-        state: What a segment began with before which something is lost, so that a
-            reader can go on from there; None where nothing is.
+        state: What a segment began with before which something is lost, or has been
+            removed, so that a reader can go on from there; None where nothing is, or
+            once the reader has taken it and says so.
         is_spilt: The segment being read is not in the log's own folder.
     """
 
@@ -89,6 +90,7 @@ class Tail:
         """
         self.damaged, self.lost, self.is_spilt = 0, 0, False
         self._folders, self._number = tuple(folders), segment
+        self._asked = segment
         # Place in the order of what comes next; None before anything has come.
         self._next_order: int | None = None
         self.state: Logged | None = None
@@ -241,11 +243,18 @@ class Tail:
     def _count(self, one: Logged) -> None:
         # What begins a segment has no place of its own: it names that of the next.
         # A lower one is another server's that counts anew, as without any state.
-        lost = 0 if self._next_order is None else one.order - self._next_order
+        if self._next_order is None:
+            # Of a log of which the newest segments alone are kept, the first that is
+            # read may be later than the one that was asked for: no loss, but a gap.
+            lost, is_gap = 0, self._number != self._asked
+        else:
+            lost = one.order - self._next_order
+            is_gap = lost > 0
         self.lost += max(lost, 0)
         self._next_order = one.order + (one.topic != PREFACE)
-        if one.topic == PREFACE:
-            self.state = one if lost > 0 else None
+        # It stands until the reader takes it: a segment may hold nothing else.
+        if one.topic == PREFACE and is_gap:
+            self.state = one
 
     def _data(self) -> bytes:
         if self._fd is None:

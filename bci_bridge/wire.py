@@ -3,7 +3,8 @@
 The header frame is msgpack of ``[record, crc]``; its last four bytes are the zlib
 CRC-32, little-endian, of all header bytes before them followed by the payload. Any
 bytes whatever give a message or a `PeerError`, never another exception. Checks run
-from cheap to dear: parts, sizes, typed decoding, ranges, payload length, CRC.
+from cheap to dear: parts, sizes, typed decoding, ranges, payload length and whether the
+kind has one, CRC.
 
 Pure: no socket, no clock. Roles, runs and sequences are `bci_bridge.protocol`'s.
 """
@@ -17,7 +18,14 @@ import msgspec
 
 from bci_bridge import messages
 from bci_bridge.header import MAX_PAYLOAD_BYTES, VERSION, Header
-from bci_bridge.messages import ITEM_BYTES, Volume
+from bci_bridge.messages import (
+    ITEM_BYTES,
+    ConfigurationNote,
+    StateNote,
+    Volume,
+    kind_of,
+)
+from bci_bridge.outcomes import Outcome
 from runtime.errors import PeerError, UsageError
 
 T = TypeVar("T", bound=Header)
@@ -27,6 +35,9 @@ INPUT_HEADER_BYTES: Final = 1024
 
 OUTCOME_HEADER_BYTES: Final = 1 << 16
 """Cap on what the server sends."""
+
+_WITH_PAYLOAD: Final = (Volume, Outcome, StateNote, ConfigurationNote)
+"""Kinds that carry something; the last two stay in the log."""
 
 _ARRAY_OF_TWO = b"\x92"
 _FOUR_BYTES = b"\xc4\x04"
@@ -108,7 +119,13 @@ def decode(
     envelope = decode_checked(
         frames, header_bytes=header_bytes, payload_bytes=payload_bytes
     )
-    header = envelope.header
+    record, header = envelope.record, envelope.header
+    # Not of a log's, which an earlier server may have written with such a one.
+    if envelope.payload and not isinstance(record, _WITH_PAYLOAD):
+        raise PeerError(
+            "BAD_SIZE",
+            f"expected no payload of {kind_of(record)}, found {record.nbytes} bytes",
+        )
     crc = zlib.crc32(envelope.payload, zlib.crc32(header[:-4]))
     if crc.to_bytes(4, "little") != header[-4:]:
         raise PeerError("BAD_CRC", "header and payload do not match their CRC")

@@ -3,10 +3,10 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-from bci_bridge.signals import heard, held_back, let_through
+from bci_bridge.signals import heard, let_through
 from bci_bridge.telling import let_go, tell
 from runtime.errors import NeuroFlowError
 
@@ -24,7 +24,7 @@ def exit_status(verb: Callable[[], object], *, is_lasting: bool = False) -> int:
     ending = [number for number in heard() if number != signal.SIGINT]
     before = {number: signal.signal(number, _interrupt) for number in ending}
     try:
-        with held_back() if is_lasting else contextlib.nullcontext():
+        with _held_back() if is_lasting else contextlib.nullcontext():
             verb()
         # What cannot be written must fail here, not while the interpreter ends.
         if sys.stdout is not None:
@@ -58,6 +58,19 @@ def until_stopped(verb: Callable[[Callable[[], None]], object]) -> None:
         if is_hearing:
             raise
         tell("neuroflow: stopped before it was ready")
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Let signals wait for `until_stopped`, or for the end of this.
+
+    What was before is not come back to: they may wait since the program began.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, heard())
+    try:
+        yield
+    finally:
+        let_through()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -143,6 +143,33 @@ def test_every_acquisition_up_to_the_end_has_exactly_one_outcome(story, pace):
     assert isinstance(actions[-1], do.EndRun)
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 20),
+    st.floats(-2, 2) | st.floats(-1e4, 1e4),
+    st.sampled_from([0.05, 0.5, 1.0, 3.0]),
+)
+def test_one_wrong_instant_of_a_punctual_scanner_costs_two_volumes_at_most(
+    wrong, by_s, budget_s
+):
+    start = structs.replace(START, expected_volumes=40, budget_s=budget_s)
+    protocol, now, lost = Protocol(), NOW, 0
+    hello = Hello(role="scanner", stream="scanner")
+    protocol.receive(b"p", encode(hello), now)
+    _said(protocol, b"p", start, "scanner", "run-1", 0, now)
+    for index in range(40):
+        acquired_ns = now + round(by_s * 10**9) * (index == wrong)
+        volume = Volume(
+            volume_index=index, acquired_ns=acquired_ns, dtype="i2", shape=(1, 1, 1)
+        )
+        _said(protocol, b"p", volume, "scanner", "run-1", None, now)
+        for _ in range(2):
+            lost += len(protocol.tick(now)) // 2  # of a note and an outcome
+            now += 10**9 // 2
+
+    assert lost <= 2
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(steps, max_size=30))
 def test_whatever_is_used_was_logged_before(conversation):

@@ -215,7 +215,7 @@ latencies = st.tuples(st.just("latency"), st.sampled_from([0.0, 0.4, 2.0]))
 volumes = st.tuples(
     st.just("volume"),
     st.sampled_from([0, 0, 0, 0, 1, -1, -2]),
-    st.sampled_from([0.0, 0.0, 0.3, 5000.0, -5.0]),
+    st.sampled_from([0.0, 0.0, 0.3, 4.0, 5000.0, -5.0]),
     finite | st.just(float("nan")),
     st.sampled_from([False, False, False, True]),
 )

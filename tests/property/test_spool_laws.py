@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bci_bridge.messages import Event, Missing, RunStart
+from bci_bridge.messages import Event, RunStart, Volume
 from bci_bridge.spool import Spool
 from bci_bridge.spool_format import PREFIX_BYTES, Note, note_bytes, record_at
 from bci_bridge.wire import Envelope, encode
@@ -24,7 +24,10 @@ def _envelope(sequence):
         return encode(
             Event(trial_id=f"t-{sequence}", onset_s=1.0, duration_s=0.0, **header)
         )
-    return encode(Missing(volume_index=sequence, **header), bytes([sequence]) * 9)
+    volume = Volume(
+        volume_index=sequence, acquired_ns=0, dtype="i2", shape=(1, 1, 5), **header
+    )
+    return encode(volume, bytes([sequence]) * 10)
 
 
 ENVELOPES = [_envelope(sequence) for sequence in range(12)]

@@ -64,6 +64,18 @@ def test_only_a_key_in_force_with_the_right_role_is_ever_let_in(request_, given_
     assert request_[2] == INPUTS or {"observer", "operator"} & set(device.roles)
 
 
+@given(st.sampled_from([*DOMAINS]), rules)
+def test_the_servers_own_attack_knocks_at_the_inputs_and_has_no_role(
+    domain, given_rules
+):
+    request = [b"1.0", b"7", domain, b"10.0.0.1", b"", b"CURVE", ATTACKER]
+
+    status, text = answer(request, given_rules)[2:4]
+
+    is_in = domain == INPUTS
+    assert (status, text) == ((b"200", b"OK") if is_in else (b"400", b"wrong role"))
+
+
 @given(st.sampled_from(SECRETS[:4]), rules)
 def test_a_key_in_force_is_let_in_at_the_inputs_of_an_open_server(secret, given_rules):
     request = [b"1.0", b"7", INPUTS, b"10.0.0.1", b"", b"CURVE", secret]

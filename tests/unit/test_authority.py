@@ -6,7 +6,8 @@ from msgspec import structs
 from bci_bridge.authority import SAYS, check_authority
 from bci_bridge.endpoints import beside, check_address
 from bci_bridge.keyring import Device, z85_from_bytes
-from bci_bridge.leases import LEASE_NS
+from bci_bridge.leases import LEASE_NS, MAX_PEERS, MOST_OF_A_KEY
+from bci_bridge.ledger import Ledger
 from bci_bridge.messages import (
     Ack,
     Event,
@@ -15,6 +16,7 @@ from bci_bridge.messages import (
     Hello,
     Missing,
     ReplayRequest,
+    RunEnd,
     RunStart,
     Shown,
     Trigger,
@@ -146,6 +148,116 @@ def test_no_other_key_goes_on_with_a_stream_of_a_run():
             rig.missing(b"q", THIEF, sequence)
 
     assert rig.protocol.next_index == 1
+
+
+STIMULI = _device("stimulus", key=3)
+
+
+def _begun(is_restarted):
+    """A run under way: its ingress was just restarted, or its scanner is silent."""
+    rig = Keyed()
+    rig.hello(b"p", OWNER)
+    rig.say(b"p", START, OWNER)
+    if is_restarted:
+        known = Ledger.from_note(rig.protocol.ledger.note())
+        rig.protocol = Protocol(ledger=known, now_ns=rig.now)
+    else:
+        rig.now += LEASE_NS
+    return rig
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_key_that_can_begin_no_run_leases_no_stream_of_another_key(is_restarted):
+    rig = _begun(is_restarted)
+    patient_ns = rig.protocol.deadline_ns()
+
+    with pytest.raises(
+        PeerError, match="UNAUTHORISED: stream 'scanner' is another key's"
+    ):
+        rig.hello(b"t", STIMULI, role="stimulus")
+
+    assert rig.protocol.deadline_ns() == patient_ns
+    rig.hello(b"p-2", OWNER)
+    assert rig.missing(b"p-2", OWNER, 1)
+
+
+def test_another_scanner_waits_while_the_runs_own_may_come_back():
+    rig = _begun(is_restarted=True)
+
+    with pytest.raises(PeerError, match="BUSY: run 'run-1' is under way"):
+        rig.hello(b"q", THIEF)
+    rig.now += LEASE_NS
+    rig.hello(b"q", THIEF)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_the_runs_own_scanner_has_its_stream_back_from_another_key(is_restarted):
+    rig = _begun(is_restarted)
+    rig.now += LEASE_NS
+    rig.hello(b"q", THIEF)
+
+    rig.hello(b"p-2", OWNER)
+
+    assert rig.missing(b"p-2", OWNER, 1)
+    with pytest.raises(PeerError, match="NO_HELLO"):
+        rig.say(b"q", Heartbeat(), THIEF)
+    with pytest.raises(PeerError, match="BUSY"):
+        rig.hello(b"q", THIEF)
+
+
+def test_who_only_leased_the_stream_of_an_abandoned_run_keeps_nobody_from_the_next():
+    rig = _begun(is_restarted=True)
+    rig.now += LEASE_NS
+    rig.hello(b"q", THIEF)
+    rig.hello(b"r", _device("scanner", key=4), stream="other")
+    start = structs.replace(START, run="run-2", stream="other")
+
+    aborted = rig.say(b"r", start, _device("scanner", key=4))
+
+    assert [type(action).__name__ for action in aborted] == ["Note", "EndRun"]
+
+
+def test_no_other_scanner_ends_a_run():
+    rig = Keyed()
+    rig.hello(b"p", OWNER)
+    rig.say(b"p", START, OWNER)
+    rig.hello(b"q", THIEF, stream="pulse")
+
+    with pytest.raises(PeerError, match="BUSY: the run's scanner is 'scanner'"):
+        rig.say(b"q", RunEnd(count=65), THIEF, run="run-1", stream="pulse")
+
+    assert rig.protocol.state == "RUNNING"
+    assert rig.protocol.ledger.expected("pulse") == 0
+
+
+def test_one_key_takes_up_a_share_of_the_room():
+    rig, eye = Keyed(), _device("observer", key=5)
+    for number in range(MOST_OF_A_KEY):
+        rig.hello(b"o%d" % number, eye, role="observer")
+
+    with pytest.raises(PeerError) as caught:
+        rig.hello(b"one-more", eye, role="observer")
+
+    assert str(caught.value) == "BUSY: 16 peers of this key are connected"
+    rig.hello(b"o0", eye, role="observer")
+    rig.hello(b"p", OWNER)
+    rig.now += LEASE_NS
+    rig.hello(b"one-more", eye, role="observer")
+
+
+def test_a_sender_that_is_back_needs_no_more_room_than_it_had():
+    rig = Keyed()
+    back = Hello(role="scanner", stream="s0", lease="secret")
+    for number in range(MAX_PEERS):
+        device = _device("scanner", key=number // MOST_OF_A_KEY)
+        hello = structs.replace(back, stream=f"s{number}")
+        rig.say(b"p%d" % number, hello, device)
+
+    with pytest.raises(PeerError, match="BUSY: 64 peers are connected"):
+        rig.hello(b"q", _device("scanner", key=9), stream="another")
+    rig.say(b"again", back, _device("scanner", key=0))
+
+    assert len(rig.protocol.streams) == MAX_PEERS
 
 
 def test_another_key_may_begin_the_next_run_when_the_first_scanner_is_gone():

@@ -1,5 +1,6 @@
 """Words to systemd arrive as it reads them; the watchdog is kicked by life alone."""
 
+import errno
 import socket
 
 import msgspec
@@ -13,6 +14,7 @@ from bci_bridge.oversight import Overseer, Oversight
 from bci_bridge.settings import ServeConfig
 from bci_bridge.setup import Beat
 from bci_bridge.vitals import Patience
+from runtime.errors import BackendError
 
 
 @pytest.fixture
@@ -101,6 +103,32 @@ def test_a_place_that_nobody_fills_is_not_alive(overseen, manager):
     overseen[1][1].pid = 0
 
     assert told(overseen, manager, 20) == 0
+
+
+def refuse():
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def test_a_place_for_which_no_process_can_be_made_keeps_no_watchdog_waiting(
+    overseen, manager, monkeypatch
+):
+    _, (a, b), now = overseen
+    monkeypatch.setattr("bci_bridge.children.time.monotonic_ns", lambda: now[0])
+    b.begin, b.pid = refuse, 0
+
+    for second in range(20, 40):
+        now[0] = second * 1_000_000_000
+        a.beat.beat(now[0])
+        with pytest.raises(BackendError):
+            b.start()
+        assert told(overseen, manager, second) == 1
+
+    # Who hangs beside it does, and so does a server of which nothing is left.
+    assert told(overseen, manager, 46) == 0
+    a.begin, a.pid = refuse, 0
+    with pytest.raises(BackendError):
+        a.start()
+    assert told(overseen, manager, 47) == 0
 
 
 def test_who_loads_is_alive_until_it_takes_too_long(overseen, manager):

@@ -316,7 +316,8 @@ def test_stimulus_software_has_a_sequence_of_its_own():
         ("stimulus", RunEnd(count=0), "WRONG_ROLE"),
         ("stimulus", Missing(volume_index=0), "WRONG_ROLE"),
         ("operator", Event(trial_id="t", onset_s=0, duration_s=0), "WRONG_ROLE"),
-        ("scanner", Missing(volume_index=0), "BUSY"),
+        ("scanner", Missing(volume_index=0), "BUSY: the run's scanner is 'scanner'"),
+        ("scanner", RunEnd(count=0), "BUSY: the run's scanner is 'scanner'"),
     ],
 )
 def test_a_role_says_what_it_may_and_no_more(role, record, reason):
@@ -533,6 +534,44 @@ def test_a_run_that_the_decoder_does_not_fit_never_begins():
         rig.send(rig.start)
 
     assert rig.protocol.state == "IDLE"
+
+
+def test_a_run_that_is_not_admitted_does_not_end_an_abandoned_one():
+    def admit(start):
+        if start.run != "run-1":
+            raise PeerError("WRONG_BUNDLE", "another")
+
+    rig = Rig(admit=admit).begin()
+    rig.volume(0)
+    rig.now += LEASE_NS
+    rig.hello(b"scanner-2")
+
+    with pytest.raises(PeerError, match="WRONG_BUNDLE: another"):
+        rig.give(b"scanner-2", rig.start, run="run-2", stream="scanner")
+
+    assert (rig.protocol.run_id, rig.protocol.state) == ("run-1", "RUNNING")
+
+
+def test_an_operator_ends_a_scanners_run():
+    rig = Rig().begin()
+    rig.volume(0)
+    rig.hello(b"operator-1", "operator", "operator")
+
+    rig.send(RunEnd(count=1), peer=b"operator-1", stream="operator")
+
+    assert rig.protocol.state == "ENDED"
+
+
+def test_software_under_the_scanners_name_is_not_the_scanner_that_is_back():
+    rig = Rig().begin()
+    rig.volume(0)
+    known = Ledger.from_note(rig.protocol.ledger.note())
+    rig.protocol = Protocol(ledger=known, now_ns=rig.now)
+    patient_ns = rig.protocol.deadline_ns()
+
+    rig.hello(STIMULUS, "stimulus", "scanner")
+
+    assert rig.protocol.deadline_ns() == patient_ns
 
 
 def test_nobody_is_heard_before_hello():

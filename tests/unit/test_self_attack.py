@@ -8,11 +8,12 @@ import time
 import pytest
 import zmq
 
-from bci_bridge import self_attack
+from bci_bridge import self_attack, zap
 from bci_bridge.endpoints import bound
 from bci_bridge.gate import Gate
 from bci_bridge.keyfolder import make_server
 from bci_bridge.self_attack import ATTEMPTS, GREETING_BYTES
+from bci_bridge.zap import PUBLISH, REPLAY
 from runtime.errors import GuardError
 
 ROUND = 4
@@ -108,3 +109,58 @@ def test_a_socket_without_a_file_is_attacked_as_any_other(tmp_path):
             gate.close()
 
     assert gate.attacks_passed >= ROUND
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    """Let a gate attack a socket that asks for the keys and roles of a domain."""
+    make_server(tmp_path / "keys")
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        gate = Gate(tmp_path / "keys", context)
+        stack.callback(gate.close)
+
+        def begin(domain, name, ours, theirs):
+            line, place = bound(
+                context,
+                ours,
+                "tcp://127.0.0.1:*",
+                high_water=10,
+                lock=gate.lock(domain),
+            )
+            stack.callback(line.close, linger=0)
+            gate.attack([(name, place, theirs)])
+            stack.callback(gate.stop_attack)
+            until = time.monotonic() + 20
+            while not gate.has_held():
+                assert time.monotonic() < until
+                gate.check()
+                time.sleep(0.01)
+            return gate
+
+        yield begin
+
+
+SOCKETS = [
+    (PUBLISH, "publisher", zmq.PUB, zmq.SUB),
+    (REPLAY, "replay", zmq.ROUTER, zmq.DEALER),
+]
+
+
+@pytest.mark.parametrize("socket", SOCKETS, ids=["publisher", "replay"])
+def test_a_socket_that_asks_for_the_role_of_a_key_holds(guarded, socket):
+    assert guarded(*socket).attacks_passed >= ROUND
+
+
+@pytest.mark.parametrize("socket", SOCKETS, ids=["publisher", "replay"])
+def test_a_socket_that_does_not_look_at_roles_never_holds(guarded, socket, monkeypatch):
+    domain, name, *_ = socket
+    monkeypatch.setitem(zap.DOMAINS, domain, None)
+
+    with pytest.raises(GuardError) as raised:
+        guarded(*socket)
+
+    assert str(raised.value) == (
+        "self-attack: expected a refusal, "
+        f"found a key of the wrong role at the {name} let in"
+    )

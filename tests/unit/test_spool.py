@@ -19,13 +19,17 @@ START = RunStart(
 )
 
 
-def _envelope(sequence, payload=b"payload"):
-    return encode(
-        Missing(
-            volume_index=sequence, run="run-1", stream="scanner", sequence=sequence
-        ),
-        payload,
+def _envelope(sequence, payload=b"payloads"):
+    volume = Volume(
+        run="run-1",
+        stream="scanner",
+        sequence=sequence,
+        volume_index=sequence,
+        acquired_ns=0,
+        dtype="i2",
+        shape=(1, 1, len(payload) // 2),
     )
+    return encode(volume, payload)
 
 
 def _begun(folder, **options):

@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 
 from bci_bridge.arrays import arrays_from_bytes, bytes_from_arrays, volume_from
-from bci_bridge.messages import Heartbeat, Volume
+from bci_bridge.messages import (
+    ConfigurationNote,
+    Heartbeat,
+    StateNote,
+    Volume,
+    kind_of,
+)
+from bci_bridge.schema import message_types
 from bci_bridge.wire import (
+    OUTCOME_HEADER_BYTES,
     decode,
+    decode_checked,
     encode,
 )
 from runtime.errors import PeerError
+from tests.faults.mutate import valid_records
 
 VALUES = np.arange(24, dtype="<i2").reshape(2, 3, 4)
 VOLUME = Volume(
@@ -136,6 +146,45 @@ def test_a_side_that_no_volume_has_is_refused_whatever_its_payload(side, axis):
         decode(_sealed(record, bytes(48)))
 
     assert f"$[0].shape[{axis}]" in str(caught.value)
+
+
+LADEN = {
+    "VOLUME", "VOLUME_OUTCOME", "TRIAL_OUTCOME", "UPDATE", "RUN_ENDED", "STATE",
+    "CONFIGURATION",
+}  # fmt: skip
+KINDS = {
+    kind_of(record): record
+    for record in (
+        *valid_records("run-1", "s"),
+        StateNote(),
+        ConfigurationNote(sha256="0" * 64),
+    )
+}
+
+
+def test_each_kind_is_tried_with_a_payload():
+    assert set(KINDS) == {kind.__struct_config__.tag for kind in message_types()}
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - LADEN))
+def test_a_payload_of_a_kind_that_has_none_is_refused_before_its_crc(kind):
+    header, _ = encode(KINDS[kind], b"1234").frames
+
+    with pytest.raises(PeerError) as caught:
+        decode([header, b"4321"], header_bytes=OUTCOME_HEADER_BYTES)
+
+    assert str(caught.value) == (
+        f"BAD_SIZE: expected no payload of {kind}, found 4 bytes"
+    )
+    # What is in a log already can be read.
+    assert decode_checked([header, b"1234"]).payload == b"1234"
+
+
+@pytest.mark.parametrize("kind", sorted(LADEN))
+def test_a_payload_of_a_kind_that_has_one_arrives(kind):
+    sent = encode(KINDS[kind], bytes(48))
+
+    assert decode(sent.frames, header_bytes=OUTCOME_HEADER_BYTES) == sent
 
 
 def test_a_flipped_payload_bit_is_a_crc_error():

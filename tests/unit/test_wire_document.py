@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from bci_bridge import header, leases, protocol, publisher, schema, wire
+from bci_bridge import acquisitions, header, leases, protocol, publisher, schema, wire
 from bci_bridge.authority import SAYS
 from bci_bridge.header import Header, RejectReason, VoxelType
 from bci_bridge.messages import Hello
@@ -80,6 +80,10 @@ def test_the_shared_fields_are_all_described():
         f"the server takes {header.VERSION} or",
         f"up to {protocol.MAX_AHEAD} beyond",
         f"at least every {leases.LEASE_NS // 10**9} seconds",
+        f"beyond {leases.MAX_PEERS} peers, or {leases.MOST_OF_A_KEY} of one key",
+        f"more than {acquisitions._FUTURE_NS // 10**9} s ahead",
+        f"more than {acquisitions._EARLY_TRS} TRs before",
+        f"may be {acquisitions._OVERDUE_NS // 10**9} s older",
         f"every {publisher.HEARTBEAT_NS // 10**6} ms",
         f"one of {', '.join(f'`{name}`' for name in get_args(VoxelType))};",
         ", ".join(f"`{name}`" for name in get_args(RejectReason)),
