@@ -96,7 +96,7 @@ def train(
     recording: Path | None = None,
     trials: Path | None = None,
     vae: Path | None = None,
-    preset: str = "demo",
+    preset: str | None = None,
     config: Path | None = None,
     estimator: Path | None = None,
     subject: str | None = None,
@@ -118,7 +118,7 @@ def train(
         recording: A BIDS folder with events, mask and pictures.
         trials: Prepared trials instead (see prepare-nsd and prepare-bids).
         vae: The checkpoint of stage 1; needed for `flow`.
-        preset: Named configuration.
+        preset: Named configuration; demo where no --config is given either.
         config: A configuration as JSON instead of a preset (see --dry-run).
         estimator: How betas are estimated, as JSON; the default is documented.
         subject: Whose runs, where the folder has several participants (01 or sub-01).

@@ -47,6 +47,11 @@ class Forked:
         """End it without a word before."""
         self._process.kill()
 
+    def ends_within(self, seconds: float) -> bool:
+        """Wait so long and no longer; what it says has to fit a pipe."""
+        self._process.join(seconds)
+        return self._process.exitcode is not None
+
     def ended(self) -> tuple[int, str]:
         """Wait for its end; return the status, as of subprocess, and what it said."""
         said = self.lines.read()
@@ -110,11 +115,20 @@ def training(*arguments: object) -> Iterator[Forked]:
 def trained_together(
     processes: int, *arguments: object, **variables: str
 ) -> tuple[int, str]:
-    """Let processes train together, as torch's launcher would start them.
+    """Let processes train together to their end.
 
     Returns:
         0 if each ended with it, and what all of them said.
     """
+    every = started_together(processes, *arguments, **variables)
+    ended = [each.ended() for each in every]
+    return max(abs(status) for status, _ in ended), "".join(said for _, said in ended)
+
+
+def started_together(
+    processes: int, *arguments: object, **variables: str
+) -> list[Forked]:
+    """Start processes that train together, the main one first, as torch's launcher."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     common: Mapping[str, str] = {
@@ -124,12 +138,10 @@ def trained_together(
         "LOCAL_WORLD_SIZE": str(processes),
         **variables,
     }
-    every = [
+    return [
         trained(*arguments, **common, RANK=str(n), LOCAL_RANK=str(n))
         for n in range(processes)
     ]
-    ended = [each.ended() for each in every]
-    return max(abs(status) for status, _ in ended), "".join(said for _, said in ended)
 
 
 def _train(arguments: Sequence[str], variables: Mapping[str, str]) -> None:

@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--stop-at", type=int)
+    parser.add_argument("--interrupt-at", type=int)
     parser.add_argument("--snapshot-every", type=int, default=2)
     parser.add_argument("--announce", action="store_true")
     parser.add_argument("--dropout", type=float, default=0.0)
@@ -99,6 +100,8 @@ def main() -> None:
             sys.stdout.flush()
         if progress.step == given.stop_at:
             raise RuntimeError("stopped on purpose")
+        if progress.step == given.interrupt_at:
+            raise KeyboardInterrupt
 
     with launched_ranks() as ranks:
         common = {

@@ -130,9 +130,9 @@ def train(
     _check_same_start(out, ranks, state.step)
     with _log(stage, out, ranks, state) as history:
 
-        def save() -> None:
+        def save(asked: Ranks) -> None:
             tensors = state.tensors()
-            _check_weights(stage, state, ranks, tensors)
+            _check_weights(stage, state, asked, tensors)
             if history is not None:
                 history.flush()
                 save_snapshot(
@@ -153,7 +153,7 @@ def train(
                 now = clock()
                 is_due = ranks.agreed(int(now - saved >= snapshot_every_s))
                 if is_due or state.step == stage.steps or state.is_stopped:
-                    save()
+                    save(ranks)
                     saved, saved_step = now, state.step
                 if on_step is not None and is_main(ranks):
                     each = (now - started) / (state.step - first_step)
@@ -161,12 +161,13 @@ def train(
                     on_step(_progress(stage, state.step, values, left))
         except KeyboardInterrupt:
             # The update itself takes milliseconds; outside it the state is whole.
-            # Shards have to be gathered, for which an interrupted process waits in
-            # vain: the others may be anywhere.
+            # The others may be anywhere, and whoever waits for them waits in vain.
+            # Replicas hold the same weights and need not be asked; shards have to be
+            # gathered.
             if state.is_settled and state.step > first_step and not ranks.is_sharded:
                 # Not over the older snapshot, if they are not finite.
                 with suppress(DivergedError):
-                    save()
+                    save(ALONE)
             raise
         except DivergedError as error:
             error.snapshot_step = saved_step
@@ -183,10 +184,15 @@ def _check_weights(
 ) -> None:
     """Refuse a state whose weights are not finite: the last update has no next loss.
 
+    Args:
+        stage: What is trained.
+        state: Named by its step.
+        ranks: Who is told, and refuses the same; `ALONE` where nobody can be.
+        tensors: Of the main process, which alone has all of them.
+
     Raises:
         DivergedError: They are not; nothing was written.
     """
-    # The main process alone has all of them, and says so to the others.
     kinds = ("model.", "average.", "best.")
     name = not_finite({k: v for k, v in tensors.items() if k.startswith(kinds)})
     if ranks.agreed(int(name is not None)):

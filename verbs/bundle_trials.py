@@ -40,7 +40,8 @@ def read_trials(
     Raises:
         UsageError: The bundle decodes volumes, which have no trials, or betas that
             others estimated, or its latents are no images.
-        RecordingError: No such split, or volumes of another shape than the bundle's.
+        RecordingError: No such split, volumes of another shape than the bundle's, or
+            regions of another space than the recording's.
     """
     estimator, backbone = bundle.manifest.estimator, backbone_of(bundle)
     if isinstance(estimator, ExternalEstimator):
@@ -80,6 +81,8 @@ def read_trials(
                 f"{run.run_id}: expected volumes of {mask.shape} as the bundle's, "
                 f"found {run.shape}"
             )
+    # Before anything is estimated, which takes long.
+    rois, absent = _regions(whole, mask)
     recording = Recording(whole.folder, runs, mask)
     betas = trial_betas(
         recording, estimator, on_run, hrf_index=bundle.hrf_index, reference=reference
@@ -87,7 +90,6 @@ def read_trials(
     rows = [stimuli.row(event.stimulus_id) for event in betas.events]
     images, shown = np.unique(rows, return_inverse=True)
     pictures = stimuli.pixels[images]
-    rois, absent = _regions(whole, mask)
     return SplitTrials(
         betas=betas.betas,
         shown=shown.astype(np.int64),

@@ -6,6 +6,7 @@ from typing import Final
 
 from runtime.bundle import Bundle
 from runtime.recording import open_recording
+from runtime.recording_bids import known_subject
 from training.data.store import PreparedTrials
 from training.features import Progress
 from training.metrics.result import Absent
@@ -23,12 +24,13 @@ are others that it has not seen, these are taken."""
 def others_of_recording(
     folder: Path, bundle: Bundle, split: str, on_run: Progress | None = None
 ) -> Others | Absent:
-    """Estimate trials of another split of a recording.
+    """Estimate trials of another split of a recording, of the bundle's participant.
 
     Raises:
         RecordingError: The recording is damaged.
     """
-    runs = open_recording(folder).runs
+    subject = known_subject(folder, bundle.manifest.subject)
+    runs = open_recording(folder, subject=subject).runs
     there = {event.split for run in runs for event in run.events}
     name = _choice(there, split)
     if isinstance(name, Absent):

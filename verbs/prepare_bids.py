@@ -13,7 +13,12 @@ from training.data.regions import chosen_volumes, read_regions, recorded_volumes
 from training.data.store import open_trials
 from training.data.writer import require_place
 from training.visual.stored import StoredLatents
-from verbs.prepare_nsd import check_backbone, chosen_backbone, listed
+from verbs.prepare_nsd import (
+    check_backbone,
+    chosen_backbone,
+    listed,
+    named_backbone,
+)
 from verbs.progress import screen
 from verbs.train import read_estimator
 
@@ -31,7 +36,7 @@ def prepare_bids_trials(
     rois: Sequence[str] = (),
     allow_shared: bool = False,
     latents: Path | None,
-    backbone: str,
+    backbone: str | None,
     weights: Path | None,
     device: str,
 ) -> None:
@@ -41,9 +46,11 @@ def prepare_bids_trials(
         RecordingError: A file is missing or damaged, or a trial has no picture or z_v.
         ArtifactError: `out` holds something else, or the weights are missing.
         UsageError: A delay that is impossible, or means nothing for these betas; a
-            backbone's options that it does not have; or no such volume of regions.
+            backbone beside latents, or its options that it does not have; or no such
+            volume of regions.
     """
-    check_backbone(latents, backbone, weights, device)
+    name = named_backbone(latents, backbone, default="patch_dct")
+    check_backbone(latents, name, weights, device)
     if betas == "offline" and delay is not None:
         raise UsageError(
             "--delay: expected with --betas causal alone, found it with offline betas, "
@@ -78,7 +85,7 @@ def prepare_bids_trials(
         manifest = prepare_bids(
             trials,
             out,
-            chosen_backbone(backbone, weights, device)
+            chosen_backbone(name, weights, device)
             if latents is None
             else StoredLatents(latents, trials.pictures),
             estimator,

@@ -23,7 +23,7 @@ def prepare_nsd(
     roi: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     labels: Path | None = None,
     latents: Path | None = None,
-    backbone: Backbone = "open_clip",
+    backbone: Backbone | None = None,
     weights: Path | None = None,
     device: str = "cpu",
 ) -> None:
@@ -39,7 +39,7 @@ def prepare_nsd(
             NAME=FILE; may be repeated. Default: all of its own that are there.
         labels: Table of the pictures' categories, for what is said of these.
         latents: z_v as .npy instead of a backbone.
-        backbone: What computes z_v.
+        backbone: What computes z_v; open_clip where no --latents are given either.
         weights: Local file of the backbone's weights; nothing is downloaded.
         device: Torch device of the backbone.
     """
@@ -72,7 +72,7 @@ def prepare_bids(
     trial_type: tuple[str, ...] = (),
     roi: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     latents: Path | None = None,
-    backbone: Backbone = "patch_dct",
+    backbone: Backbone | None = None,
     weights: Path | None = None,
     device: str = "cpu",
 ) -> None:
@@ -92,7 +92,7 @@ def prepare_bids(
         roi: A volume of regions as NAME=FILE; may be repeated. Default: rois.nii.gz
             beside the mask, if it is there.
         latents: z_v as .npy instead of a backbone: a row per picture, by name.
-        backbone: What computes z_v.
+        backbone: What computes z_v; patch_dct where no --latents are given either.
         weights: Local file of the backbone's weights; nothing is downloaded.
         device: Torch device of the backbone.
     """

@@ -29,7 +29,7 @@ def prepare_nsd_trials(
     *,
     normalisation: Variant,
     latents: Path | None,
-    backbone: str,
+    backbone: str | None,
     weights: Path | None,
     device: str,
     rois: Sequence[str] = (),
@@ -40,10 +40,11 @@ def prepare_nsd_trials(
     Raises:
         RecordingError: A file of the dataset is missing, damaged or contradicts others.
         ArtifactError: `out` holds something else, or the weights are missing.
-        UsageError: A backbone without weights, or options that it does not have; or no
-            such volume of regions.
+        UsageError: A backbone without weights or beside latents, or options that it
+            does not have; or no such volume of regions.
     """
-    check_backbone(latents, backbone, weights, device)
+    name = named_backbone(latents, backbone, default="open_clip")
+    check_backbone(latents, name, weights, device)
     with screen() as shown:
         shown.stage(f"subject {subject}: design, mask, sessions")
         trials = open_nsd(nsd, subject)
@@ -66,7 +67,7 @@ def prepare_nsd_trials(
                 kept = None
         else:
             source = latents_of_backbone(
-                chosen_backbone(backbone, weights, device), stimuli
+                chosen_backbone(name, weights, device), stimuli
             )
         manifest = prepare_nsd(
             trials,
@@ -89,6 +90,20 @@ def listed(regions: Regions) -> str:
     """Say which regions there are, and of how many voxels."""
     said = (f"{name} {int(one.sum()):,}" for name, one in regions.items())
     return f"regions: {', '.join(said)}"
+
+
+def named_backbone(latents: Path | None, given: str | None, default: str) -> str:
+    """Return a backbone's name: what was asked for, or a verb's default.
+
+    Raises:
+        UsageError: One was asked for beside latents, where it would have no effect.
+    """
+    if latents is not None and given is not None:
+        raise UsageError(
+            "--backbone: expected without --latents, which are computed already, "
+            "found both. Leave one out."
+        )
+    return given or default
 
 
 def check_backbone(

@@ -26,6 +26,8 @@ from verbs.synthetic import Augmentation, augmented_recording, augmented_trials
 
 ESTIMATOR = "estimator.json"
 """Kept beside a checkpoint: what its betas were made with."""
+PRESET = "demo"
+"""Where neither a preset nor a configuration is given."""
 
 
 def train_stage(
@@ -35,7 +37,7 @@ def train_stage(
     recording: Path | None,
     trials: Path | None,
     vae: Path | None,
-    preset: str,
+    preset: str | None,
     config_file: Path | None,
     estimator_file: Path | None,
     subject: str | None = None,
@@ -55,6 +57,11 @@ def train_stage(
             f"train {stage}: expected either --recording or --trials, "
             f"found {'neither' if recording is None else 'both'}"
         )
+    if preset is not None and config_file is not None:
+        raise UsageError(
+            "--preset: expected without --config, which is a whole configuration, "
+            "found both. Leave one out."
+        )
     if trials is not None and estimator_file is not None:
         raise UsageError(
             "--estimator: expected with --recording alone, found it with --trials, "
@@ -71,7 +78,9 @@ def train_stage(
             f"found {str(said)!r}"
         )
     prepared = None if trials is None else open_trials(trials)
-    config = resolved_config(recording, prepared, preset, config_file, subject)
+    config = resolved_config(
+        recording, prepared, preset or PRESET, config_file, subject
+    )
     if dry_run:
         print(msgspec.json.format(msgspec.json.encode(config), indent=2).decode())
         return

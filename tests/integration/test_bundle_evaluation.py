@@ -5,6 +5,7 @@ import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from unittest import mock
 
+import nibabel as nib
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -12,9 +13,11 @@ from PIL import Image
 
 import neuroflow
 from runtime.bundle import open_bundle
+from runtime.errors import RecordingError
 from runtime.estimator import BetaEstimator
 from runtime.model import open_model
 from runtime.patch_dct import PatchDct
+from runtime.recording import open_recording, regions_file
 from tests.models import tiny_bundle
 from tests.participants import tiny_participant, with_buttons
 from training.config import config_from_preset
@@ -22,7 +25,9 @@ from training.dataset import open_dataset
 from training.metrics.report import from_json
 from training.metrics.result import Absent, Value
 from training.metrics.voxels import image_means
+from training.shown import shown_pictures
 from verbs.bundle_trials import read_trials
+from verbs.other_trials import others_of_recording
 from verbs.pipeline import build
 
 pytestmark = pytest.mark.slow
@@ -122,6 +127,68 @@ def test_events_that_show_no_picture_are_left_out_and_counted(bundle, tmp_path):
     np.testing.assert_array_equal(found.betas, wanted.betas)
     # Regions by label; one stands beside all voxels.
     assert list(found.rois)[1:3] == ["V1", "V2"]
+
+
+def test_the_bundles_participant_is_judged_where_the_folder_has_several(
+    bundle, tmp_path
+):
+    folder = shutil.copytree(tiny_participant(), tmp_path / "bids")
+    own = next(folder.glob("sub-*"))
+    second = shutil.copytree(own, folder / "sub-second")
+    for file in sorted(second.rglob("sub-*")):
+        file.rename(file.with_name(file.name.replace(own.name, second.name)))
+
+    with open_bundle(bundle) as opened:
+        found = read_trials(folder, opened, "test")
+        others = others_of_recording(folder, opened, "test")
+        wanted = others_of_recording(tiny_participant(), opened, "test")
+
+    assert found.repeats == 3
+    assert (others.split, others.is_learned) == ("calibration", False)
+    np.testing.assert_array_equal(others.trials.betas, wanted.trials.betas)
+
+
+def test_pictures_of_the_split_that_were_trained_on_are_told(bundle, tmp_path):
+    folder = shutil.copytree(tiny_participant(), tmp_path / "bids")
+    whole = shown_pictures(open_recording(folder))
+    learned = sorted(whole.of("train") - whole.of("test"))
+    file = next(f for f in folder.rglob("*_events.tsv") if "\ttest" in f.read_text())
+    head, first, *rows = file.read_text().splitlines()
+    cells = first.split("\t")
+    cells[head.split("\t").index("stim_id")] = learned[0]
+    file.write_text("\n".join([head, "\t".join(cells), *rows]) + "\n")
+    judged = shown_pictures(open_recording(folder)).of("test")
+    lines = []
+
+    with open_bundle(bundle) as opened:
+        read_trials(folder, opened, "test", say=lines.append)
+
+    assert lines == [
+        f"WARNING: 1 of {len(judged)} pictures of split test were trained on: these "
+        "figures are not those of new pictures"
+    ]
+
+
+def test_regions_of_another_space_are_refused_before_anything_is_estimated(
+    bundle, tmp_path
+):
+    folder = shutil.copytree(tiny_participant(), tmp_path / "bids")
+    file = regions_file(open_recording(folder))
+    image = nib.load(file)
+    affine = image.affine.copy()
+    affine[0, 3] += 2
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), file)
+    estimated = []
+
+    with (
+        open_bundle(bundle) as opened,
+        pytest.raises(RecordingError, match=r"affine: expected the space of .* 2 mm"),
+    ):
+        read_trials(
+            folder, opened, "test", lambda done, total: estimated.append((done, total))
+        )
+
+    assert estimated == []
 
 
 def test_figures_agree_with_a_second_way_to_compute_them(evaluated, bundle, dataset):

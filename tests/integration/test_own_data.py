@@ -346,9 +346,14 @@ def test_a_recordings_own_unseen_pictures_or_a_folder_of_others(tmp_path):
             {"augment": 0, "encoder": Path("x")},
             "--augment: expected at least 1, found 0",
         ),
+        (
+            {"preset": "demo", "config": Path("x")},
+            r"--preset: expected without --config, which is a whole configuration, "
+            r"found both\. Leave one out\.$",
+        ),
     ],
 )
-def test_flags_that_need_each_other_are_wrong_usage(flags, line, tmp_path):
+def test_flags_that_need_each_other_or_none_are_wrong_usage(flags, line, tmp_path):
     with pytest.raises(UsageError, match=line):
         neuroflow.train("vae", out=tmp_path / "o", trials=tmp_path, **flags)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.forked import trained, trained_together
+from tests.forked import started_together, trained, trained_together
 
 # Processes that train, two at a time.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -103,6 +103,27 @@ def test_two_processes_go_on_from_the_snapshot_of_one(alone, tmp_path, flavour):
     found = history(tmp_path / "vae")
     assert found[:4] == before[:4] == history(alone / "vae")[:4]
     assert_same(history(alone / "vae"), found)
+
+
+def test_a_replica_that_is_interrupted_saves_without_a_word_from_the_other(
+    alone, tmp_path
+):
+    # No snapshot is due before the interruption.
+    given = (tmp_path, "--interrupt-at", 3, "--snapshot-every", 10**6)
+    main, other = started_together(2, *given, ACCELERATE_USE_CPU="true")
+    # The other one waits for gradients of step 4, which never come.
+    is_over = main.ends_within(120)
+    for each in (main, other):
+        each.kill()
+    said, _ = main.ended()[1], other.ended()
+
+    assert is_over
+    assert "KeyboardInterrupt" in said
+    assert [file.name for file in (tmp_path / "vae").glob("snapshot-*")] == [
+        "snapshot-3.safetensors"
+    ]
+    assert not train(tmp_path)
+    assert_same(history(alone / "vae"), history(tmp_path / "vae"))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):

@@ -1,17 +1,20 @@
 """What of a BIDS folder is refused, or told: splits, spaces, places, room."""
 
+import io
 import shutil
 from collections import namedtuple
 
 import nibabel as nib
 import numpy as np
 import pytest
+from rich.console import Console
 
 from runtime.errors import ArtifactError, RecordingError, UsageError
 from runtime.estimator import BetaEstimator
 from runtime.patch_dct import PatchDct
 from runtime.recording import open_recording, regions_file
 from tests.participants import tiny_participant
+from training.config import config_from_preset
 from training.data import bids as bids_module
 from training.data import writer as writer_module
 from training.data.bids import open_bids, prepare_bids
@@ -23,11 +26,20 @@ from training.shown import shown_pictures
 from training.visual.backbone import PatchDctBackbone
 from training.visual.stored import StoredLatents
 from verbs.prepare_bids import prepare_bids_trials
-from verbs.prepare_nsd import check_backbone
+from verbs.prepare_nsd import check_backbone, named_backbone, prepare_nsd_trials
 from verbs.prepared import said_of_trials
+from verbs.progress import Screen
 from verbs.split_trials import said_of_shared
+from verbs.train import read_dataset
 
 ESTIMATOR = BetaEstimator(decision_delay_s=9.0)
+NEEDED = {
+    prepare_nsd_trials: {"normalisation": "train"},
+    prepare_bids_trials: {
+        "betas": "causal", "delay": None, "estimator_file": None, "test_runs": (),
+    },
+}  # fmt: skip
+"""What the two verbs cannot be called without, beside a backbone."""
 
 
 @pytest.fixture
@@ -242,6 +254,35 @@ def test_options_of_a_backbone_that_has_none_are_refused(
     assert str(error.value) == line
 
 
+@pytest.mark.parametrize(
+    ("prepare_trials", "place"),
+    [(prepare_nsd_trials, (2,)), (prepare_bids_trials, ())],
+    ids=["nsd", "bids"],
+)
+@pytest.mark.parametrize("name", ["open_clip", "patch_dct"])
+def test_a_backbone_beside_latents_would_have_no_effect_and_is_refused(
+    prepare_trials, place, name, tmp_path
+):
+    with pytest.raises(UsageError) as error:
+        prepare_trials(
+            tmp_path, *place, tmp_path / "out", latents=tmp_path / "z.npy",
+            backbone=name, weights=None, device="cpu",
+            **NEEDED[prepare_trials],
+        )  # fmt: skip
+
+    assert str(error.value) == (
+        "--backbone: expected without --latents, which are computed already, found "
+        "both. Leave one out."
+    )
+
+
+@pytest.mark.parametrize("default", ["open_clip", "patch_dct"])
+def test_a_backbone_that_was_not_asked_for_is_the_verbs_default(default):
+    assert named_backbone(None, None, default) == default
+    assert named_backbone("z.npy", None, default) == default
+    assert named_backbone(None, "patch_dct", default) == "patch_dct"
+
+
 def test_trials_that_are_a_file_are_said_to_be_one(tmp_path):
     (tmp_path / "trials").write_text("")
 
@@ -267,6 +308,23 @@ def test_a_recording_whose_test_was_trained_on_says_how_much_of_it(copy):
         "on: these figures are not those of new pictures"
     )
     assert not judged & whole.of("train")
+
+
+def test_a_training_says_that_pictures_of_the_test_are_among_its_own(copy):
+    whole = shown_pictures(open_recording(copy))
+    learned = sorted(whole.of("train") - whole.of("test"))
+    file = next(f for f in events_files(copy) if "\ttest" in f.read_text())
+    change(file, "stim_id", learned[0])
+    config = config_from_preset("demo", voxels=whole.recording.mask.voxels)
+    console = Console(file=io.StringIO(), width=200)
+
+    read_dataset(copy, ESTIMATOR, config, Screen(console))
+
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]
+    assert lines[-1] == (
+        "WARNING: 1 pictures of the test are trained on: its figures will not be those "
+        "of new pictures"
+    )
 
 
 def test_regions_in_another_space_are_refused(copy):

@@ -14,6 +14,7 @@ from training.checkpoint import load_flow, load_neurovae
 from training.config import VAETraining, config_from_preset
 from training.fit import DivergedError, fit_flow, fit_neurovae
 from training.perturb import augment
+from training.ranks import OneProcess
 from training.trials import BatchOrder, TrialSet, epoch_order
 
 # Training itself.
@@ -114,6 +115,32 @@ def test_an_interrupted_run_leaves_its_last_step(vae, tmp_path):
     steps = []
     with pytest.raises(KeyboardInterrupt):
         fit_neurovae(tiny(), trials(), tmp_path, on_step=killer(3, KeyboardInterrupt))
+    fit_neurovae(tiny(), trials(), tmp_path, on_step=lambda p: steps.append(p.step))
+
+    assert steps == [4, 5, 6]
+    assert same(vae, tmp_path)
+
+
+class Deserted(OneProcess):
+    """From some moment on nobody answers."""
+
+    is_deserted = False
+
+    def agreed(self, value):
+        assert not self.is_deserted, "asked others, who may be anywhere"
+        return value
+
+
+def test_an_interrupted_run_saves_without_asking_other_processes(vae, tmp_path):
+    ranks, steps = Deserted(), []
+
+    def interrupt(progress):
+        if progress.step == 3:
+            ranks.is_deserted = True
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_neurovae(tiny(), trials(), tmp_path, on_step=interrupt, ranks=ranks)
     fit_neurovae(tiny(), trials(), tmp_path, on_step=lambda p: steps.append(p.step))
 
     assert steps == [4, 5, 6]

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -27,6 +28,7 @@ from training.metrics.result import (
 from training.metrics.retrieval import similarities
 from training.metrics.spread import Sampled, spread_figures
 
+EVALUATION = Path(__file__).parents[2] / "docs" / "evaluation"
 IMAGES, REPEATS, VOXELS = 12, 3, 8
 NAMES = [f"picture-{i:02}" for i in range(IMAGES)]
 SHOWN = np.arange(IMAGES).repeat(REPEATS)
@@ -384,3 +386,35 @@ def test_the_page_says_who_was_combined_and_what_the_brackets_are():
     assert "| subj02 | nsd | `200000000000` | 36 | 12 | 3 |" in text
     assert "| decoded latents, averaged trials, own | yes | 12 | " in text
     assert "## Negative control" not in text
+
+
+BRACKETS = (
+    "Brackets are 95 % intervals over other participants and other images, {}, seed 0. "
+    "Few participants say little of others."
+)
+
+
+def test_the_page_says_which_bootstrap_it_was():
+    hashes = [f"{row:016x}" for row in range(IMAGES)]
+    own = [f"{row + 100:016x}" for row in range(IMAGES)]
+    one = with_hashes(person(1), hashes)
+    crossed = BRACKETS.format("both drawn with replacement and apart from one another")
+    within = BRACKETS.format(
+        "participants drawn with replacement and then, as no image was seen by all of "
+        "them, images within each"
+    )
+
+    for theirs, wanted in (
+        (hashes, crossed), ([*hashes[:1], *own[1:]], crossed), (own, within),
+    ):  # fmt: skip
+        text = combined_to_markdown(combine([one, with_hashes(person(2), theirs)]))
+        assert wanted in text
+        assert text.count("Brackets are") == 1
+
+
+def test_the_committed_page_is_that_of_the_committed_figures():
+    data = (EVALUATION / "combined.json").read_bytes()
+    result = msgspec.json.decode(data, type=CombinedEvaluation)
+
+    assert result.images_seen_by_all == 0
+    assert combined_to_markdown(result) == (EVALUATION / "combined.md").read_text()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.spatial.distance import correlation
 from torch import nn
 
@@ -142,6 +143,28 @@ def test_each_metric_is_of_its_own_network_and_layer(design):
         ]
         assert kept.mean() == pytest.approx(mean, abs=1e-5)
         np.testing.assert_array_equal(about, design.about)
+
+
+def at_256(images):
+    small = [Image.fromarray(one).resize((256, 256), 2) for one in images]
+    return np.stack([np.asarray(one) for one in small])
+
+
+def test_pixels_and_networks_alike_see_256_pixels_of_larger_pictures():
+    rng = np.random.default_rng(8)
+    shown = rng.integers(0, 256, (3, 425, 425, 3)).astype(np.uint8)
+    decoded = rng.integers(0, 256, (3, 40, 40, 3)).astype(np.uint8)
+    pairs = {"as kept": (shown, decoded), "at 256": (at_256(shown), at_256(decoded))}
+
+    found = {
+        name: image_figures(
+            *pair, Design.averaged(np.arange(3)), NETWORKS, np.random.default_rng(0),
+            source="measured responses", decoder="own",
+        )
+        for name, pair in pairs.items()
+    }  # fmt: skip
+
+    assert found["as kept"] == found["at 256"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from runtime.errors import TensorMismatchError
+from training.metrics.controls import pixel_control, similarity_control
 from training.metrics.correlation import row_correlations, row_cosines
 from training.metrics.pixels import (
     LUMA,
+    as_judged,
     grey,
     pixel_correlations,
     resized,
@@ -64,7 +67,7 @@ def test_pixcorr_is_one_for_the_image_itself_and_its_contrast_and_minus_one_reve
     assert pixel_correlations(shown, np.zeros_like(shown)) == pytest.approx([0, 0, 0])
 
 
-def test_pixcorr_is_numpys_correlation_at_425_pixels_whatever_the_sizes():
+def test_pixcorr_is_numpys_correlation_at_425_pixels_whatever_small_sizes():
     shown, decoded = pictures(2, 40, 1), pictures(2, 10, 2)
 
     found = pixel_correlations(shown, decoded)
@@ -74,6 +77,54 @@ def test_pixcorr_is_numpys_correlation_at_425_pixels_whatever_the_sizes():
     for i in range(2):
         wanted = np.corrcoef(a[i].ravel(), b[i].ravel())[0, 1]
         assert found[i] == pytest.approx(wanted, abs=1e-6)
+
+
+def at_256(images):
+    """What the released preparation keeps of the shown pictures."""
+    small = [Image.fromarray(one).resize((256, 256), 2) for one in images]
+    return np.stack([np.asarray(one) for one in small])
+
+
+def test_half_as_many_pixels_are_weighted_sums_by_hand():
+    shown = np.zeros((1, 512, 512, 3), np.uint8)
+    shown[:, :, 100] = 240
+
+    seen, decoded = as_judged(shown, np.zeros((1, 16, 16, 3), np.uint8))
+
+    # A triangle two pixels wide to each side weighs 1, 3, 3, 1 eighths. Column 100 is
+    # the last of the four around column 49, and the second of those around 50.
+    assert seen.shape == decoded.shape == (1, 256, 256, 3)
+    assert seen[0, 7, 47:53, 2].tolist() == [0, 0, 30, 90, 0, 0]
+    assert seen.sum() == 256 * 3 * (30 + 90)
+
+
+@pytest.mark.parametrize("sides", [(256, 256), (256, 32), (16, 256), (8, 40)])
+def test_pictures_of_256_pixels_or_fewer_are_judged_as_they_are(sides):
+    shown, decoded = (pictures(1, side, side) for side in sides)
+
+    found = as_judged(shown, decoded)
+
+    assert found[0] is shown
+    assert found[1] is decoded
+
+
+@pytest.mark.parametrize("sides", [(425, 256), (256, 425), (425, 32), (300, 768)])
+def test_larger_pictures_are_compared_by_their_256_pixels_as_in_the_papers(sides):
+    shown, decoded = (pictures(2, side, side) for side in sides)
+    seen, made = at_256(shown), at_256(decoded)
+
+    # What the picture itself comes to at 256 pixels is a perfect reconstruction.
+    assert pixel_correlations(shown, seen).tolist() == pytest.approx([1, 1])
+    assert structural_similarities(shown, seen).tolist() == pytest.approx([1, 1])
+    for metric in (pixel_correlations, structural_similarities):
+        found, wanted = metric(shown, decoded), metric(seen, made)
+        assert found.tolist() == wanted.tolist()
+    for control in (pixel_control, similarity_control):
+        found, wanted = (
+            control(*pair, np.random.default_rng(0))
+            for pair in ((shown, decoded), (seen, made))
+        )
+        assert found == wanted
 
 
 def slow_ssim(a, b):

@@ -86,7 +86,7 @@ def latents_of_file(file: Path, shown: Pictures) -> LatentsOf:
 
 @dataclass(frozen=True, slots=True)
 class SharedPictures:
-    """The test's pictures, kept as they are for the metrics of images."""
+    """The test's pictures, kept as they are; the metrics of images resize them."""
 
     stimuli: Path
 

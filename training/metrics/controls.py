@@ -14,7 +14,12 @@ from jaxtyping import Float64, Int64, Shaped
 
 from training.metrics.correlation import standard_rows
 from training.metrics.intervals import image_interval
-from training.metrics.pixels import Pictures, resized, structural_similarities
+from training.metrics.pixels import (
+    Pictures,
+    as_judged,
+    resized,
+    structural_similarities,
+)
 from training.metrics.result import Absent, Control, Value
 from training.metrics.retrieval import expected_top1
 
@@ -132,8 +137,8 @@ def pixel_control(
     """
     chosen = slice(0, MOST_IMAGES)
     a, b = (
-        standard_rows(resized(images[chosen]).reshape(len(images[chosen]), -1))
-        for images in (shown, reconstructed)
+        standard_rows(resized(images).reshape(len(images), -1))
+        for images in as_judged(shown[chosen], reconstructed[chosen])
     )
     pairs = a @ b.T
     rows = np.arange(len(pairs))

@@ -14,7 +14,11 @@ from training.metrics.feature_networks import FeatureNetwork
 from training.metrics.identification import CHANCE, correlation_distances, two_way
 from training.metrics.intervals import image_interval, spread
 from training.metrics.ledger import Ledger
-from training.metrics.pixels import pixel_correlations, structural_similarities
+from training.metrics.pixels import (
+    as_judged,
+    pixel_correlations,
+    structural_similarities,
+)
 from training.metrics.result import (
     Absent,
     Decoder,
@@ -117,7 +121,7 @@ def image_figures(
     rendered: Rendered = "here",
     ledger: Ledger | None = None,
 ) -> ImageFigures:
-    """Compute the papers' eight image metrics.
+    """Compute the papers' eight image metrics, all of the same pictures: `as_judged`.
 
     Args:
         shown: Each image, which `design.image` cites; may be a map of a file.
@@ -130,6 +134,7 @@ def image_figures(
         rendered: As in `ImageFigures`.
         ledger: Keeps the value of each image.
     """
+    shown, reconstructed = as_judged(shown, reconstructed)
     about = design.about
     kept = {
         name: np.concatenate(
@@ -186,7 +191,7 @@ def image_figures(
 
 
 def _seen(shown: Pictures, images: Images) -> Pictures:
-    # All of them in their order are not copied: 1,000 at 425 pixels are 540 MB.
+    # All of them in their order are not copied: 1,000 at 256 pixels are 197 MB.
     is_all = np.array_equal(images, np.arange(len(shown)))
     return shown if is_all else shown[images]
 

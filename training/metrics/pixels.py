@@ -1,9 +1,11 @@
 """Pixel metrics of reconstructed images: PixCorr and SSIM, one value an image.
 
 Both follow what the published evaluations run (NeuroFlow's released `eval.py`, which
-is MindEye2's `final_evaluations`): images at 425 x 425 pixels with values in [0, 1].
+is MindEye2's `final_evaluations`): pictures are brought to 256 x 256 pixels before any
+metric (`as_judged`), and to 425 x 425 with values in [0, 1] for these two.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -13,6 +15,8 @@ from scipy.ndimage import gaussian_filter
 
 from training.metrics.correlation import check_paired, row_correlations
 
+JUDGED_SIDE: Final = 256
+"""Pixels along each side that every published image metric starts from."""
 SIDE: Final = 425
 """Pixels along each side at which the published figures were computed."""
 LUMA: Final = (0.2125, 0.7154, 0.0721)
@@ -29,6 +33,35 @@ Pictures = UInt8[np.ndarray, "images rows columns 3"]
 Levels = Float32[np.ndarray, "images rows columns 3"]
 Grey = Float64[np.ndarray, "rows columns"]
 PerImage = Float64[np.ndarray, " images"]
+
+
+def as_judged(shown: Pictures, reconstructed: Pictures) -> tuple[Pictures, Pictures]:
+    """Bring both to 256 x 256 pixels where either is larger, as the papers do.
+
+    NeuroFlow's released `eval.py` (lines 283 to 291) resizes both before every metric:
+    detail that the shown picture has beyond that counts in none. It takes the shown
+    ones from Pillow's bilinear filter in 8 bits (`save_images_eval.py`), which averages
+    over the pixels that become one; here both are. Where no side is above 256 pixels,
+    both are returned as they are: small pictures are not enlarged first.
+
+    Args:
+        shown: 8-bit RGB.
+        reconstructed: 8-bit RGB, of any one size.
+    """
+    if max(*shown.shape[1:3], *reconstructed.shape[1:3]) <= JUDGED_SIDE:
+        return shown, reconstructed
+    return _brought(shown), _brought(reconstructed)
+
+
+def _brought(images: Pictures) -> Pictures:
+    size = (JUDGED_SIDE, JUDGED_SIDE)
+    if images.shape[1:3] == size:
+        return images
+    out = np.empty((len(images), *size, 3), dtype=np.uint8)
+    for image, into in zip(images, out, strict=True):
+        small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+        into[:] = np.asarray(small)
+    return out
 
 
 def resized(images: Pictures, side: int = SIDE) -> Levels:
@@ -61,8 +94,8 @@ def grey(image: Float32[np.ndarray, "rows columns 3"]) -> Grey:
 def pixel_correlations(shown: Pictures, reconstructed: Pictures) -> PerImage:
     """Return PixCorr of each image: Pearson over all pixels and colours at 425 pixels.
 
-    NeuroFlow's released `eval.py` (lines 140 to 176): both images resized to 425,
-    `numpy.corrcoef` an image. A constant image counts as 0.
+    NeuroFlow's released `eval.py` (lines 140 to 176): both images, `as_judged`, resized
+    to 425, `numpy.corrcoef` an image. A constant image counts as 0.
 
     Args:
         shown: 8-bit RGB.
@@ -75,18 +108,21 @@ def pixel_correlations(shown: Pictures, reconstructed: Pictures) -> PerImage:
     # Image by image: a thousand of them at 425 pixels take 4 GB in float64.
     return np.concatenate(
         [
-            row_correlations(_row(shown[i : i + 1]), _row(reconstructed[i : i + 1]))
-            for i in range(len(shown))
+            row_correlations(resized(a).reshape(1, -1), resized(b).reshape(1, -1))
+            for a, b in _pairs(shown, reconstructed)
         ]
     )
 
 
-def _row(image: Pictures) -> Float32[np.ndarray, "1 values"]:
-    return resized(image).reshape(1, -1)
+def _pairs(
+    shown: Pictures, reconstructed: Pictures
+) -> Iterator[tuple[Pictures, Pictures]]:
+    for i in range(len(shown)):
+        yield as_judged(shown[i : i + 1], reconstructed[i : i + 1])
 
 
 def structural_similarities(shown: Pictures, reconstructed: Pictures) -> PerImage:
-    """Return SSIM of each image in grey at 425 pixels.
+    """Return SSIM of each image in grey at 425 pixels, from both `as_judged`.
 
     NeuroFlow's released `eval.py` (lines 140 to 176): `rgb2gray`, then
     `structural_similarity(gaussian_weights=True, sigma=1.5, data_range=1.0,
@@ -102,11 +138,8 @@ def structural_similarities(shown: Pictures, reconstructed: Pictures) -> PerImag
     _check_numbers(shown, reconstructed)
     return np.array(
         [
-            structural_similarity(
-                grey(resized(shown[i : i + 1])[0]),
-                grey(resized(reconstructed[i : i + 1])[0]),
-            )
-            for i in range(len(shown))
+            structural_similarity(grey(resized(a)[0]), grey(resized(b)[0]))
+            for a, b in _pairs(shown, reconstructed)
         ]
     )
 

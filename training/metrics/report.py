@@ -107,8 +107,8 @@ def combined_to_markdown(result: CombinedEvaluation) -> str:
         "",
         *_warning(result.split),
         "Figures are means over participants. Brackets are 95 % intervals over other "
-        "participants and other images, both drawn with replacement and apart from one "
-        f"another, seed {result.seed}. Few participants say little of others.",
+        f"participants and other images, {_drawn(result)}, seed {result.seed}. Few "
+        "participants say little of others.",
         "",
         *head(["subject", "recording", "bundle", "trials", "images", "trials each"]),
     ]
@@ -120,6 +120,16 @@ def combined_to_markdown(result: CombinedEvaluation) -> str:
     given = [(one.subject, one.rendered_elsewhere) for one in result.participants]
     parts += ["", *_elsewhere(given), *_figures(result, absent)]
     return _ended(parts[:-1], absent)
+
+
+def _drawn(result: CombinedEvaluation) -> str:
+    """Say which of the two designs of `combined` the intervals are of."""
+    if result.images_seen_by_all:
+        return "both drawn with replacement and apart from one another"
+    return (
+        "participants drawn with replacement and then, as no image was seen by all of "
+        "them, images within each"
+    )
 
 
 def _warning(split: str) -> list[str]:
