@@ -19,7 +19,7 @@ from bci_bridge.messages import Volume
 from bci_bridge.wire import encode
 from runtime.errors import BackendError, RecordingError, UsageError
 from tests.integration.tiny import SHAPE, MeanDecoder
-from tests.recorded import AFFINE, Rig, noise, simple_recording
+from tests.recorded import AFFINE, SECOND, Rig, noise, simple_recording
 
 KINDS = ("i2", "u2", "i4", "f4")
 MISSING = {2: "SKIPPED", 5: "SOURCE"}
@@ -144,7 +144,9 @@ def test_late_refused_and_misshapen_volumes_are_told_apart(tmp_path):
         rig.start()
         rig.volume(0, noise(0))
         rig.given_up(1)
-        rig.volume(2, noise(2), late_ns=3_000_000_000)
+        # Acquired after the first, as an instant has to be that is believed.
+        rig.now += 6 * SECOND
+        rig.volume(2, noise(2), late_ns=3 * SECOND)
         rig.volume(1, noise(1))
         rig.volume(1, noise(9))
         rig.volume(3, np.zeros((1, 1, 1)))
