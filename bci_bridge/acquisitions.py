@@ -39,13 +39,14 @@ _FUTURE_NS: Final = 1_000_000_000
 """An instant further ahead of the server's clock is another clock's."""
 
 _OVERDUE_NS: Final = 10_000_000_000
-"""So far beyond its budget may a volume be whose instant nothing confirms. That much
-time is given up at once if its clock has jumped back."""
+"""So far beyond its budget may a volume be while nothing confirms its instant, if it
+says that it was acquired before the run began. That much time is given up at once if
+its clock has jumped back."""
 
 _EARLY_TRS: Final = 1.5
-"""No acquisition ends earlier than this before the one before it lets expect: one TR
-because a recording may be played faster, half of one because volumes that arrived out
-of order are sent in order, with the instants at which they arrived."""
+"""No acquisition ends earlier than this before the schedule lets expect: one TR because
+a recording may be played faster, half of one because volumes that arrived out of order
+are sent in order, with the instants at which they arrived."""
 
 
 class AcquisitionsState(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +54,8 @@ class AcquisitionsState(msgspec.Struct, frozen=True, kw_only=True):
 
     next_index: int
     anchor: tuple[int, int] | None
-    is_anchor_read: bool = False
-    """The anchor's instant is when its volume was read: its own was not used."""
+    began_ns: int | None = None
+    schedule_ns: int | None = None
     came: int
     missed: list[int]
     trials: list[str]
@@ -67,13 +68,19 @@ class Acquisitions:
         next_index: First acquisition without an outcome.
     """
 
-    def __init__(self, start: RunStart) -> None:
+    def __init__(self, start: RunStart, began_ns: int | None = None) -> None:
+        """Owe everything.
+
+        Args:
+            start: What the run has.
+            began_ns: When that was read; None where it is not known.
+        """
         self.next_index = 0
-        self._start = start
+        self._start, self._began_ns = start, began_ns
         # Index and end of acquisition of the newest volume, on the server's clock.
         self._anchor: tuple[int, int] | None = None
-        # Its instant is when it was read, because its own was another clock's.
-        self._is_anchor_read = False
+        # When the first one ended at the earliest, by all instants that are believed.
+        self._schedule_ns: int | None = None
         # One more than the highest index of which the source has spoken.
         self._came = 0
         self._missed: set[int] = set()
@@ -82,9 +89,12 @@ class Acquisitions:
     @classmethod
     def from_state(cls, start: RunStart, known: AcquisitionsState) -> "Acquisitions":
         """Go on from what `state` gave."""
-        made = cls(start)
+        made = cls(start, known.began_ns)
         made.next_index, made._anchor = known.next_index, known.anchor
-        made._is_anchor_read, made._came = known.is_anchor_read, known.came
+        made._schedule_ns, made._came = known.schedule_ns, known.came
+        if known.anchor is not None and known.schedule_ns is None:
+            # As an earlier version knew it.
+            made._schedule_ns = made._first_ns(*known.anchor)
         made._missed, made._trials = set(known.missed), set(known.trials)
         return made
 
@@ -93,7 +103,8 @@ class Acquisitions:
         return AcquisitionsState(
             next_index=self.next_index,
             anchor=self._anchor,
-            is_anchor_read=self._is_anchor_read,
+            began_ns=self._began_ns,
+            schedule_ns=self._schedule_ns,
             came=self._came,
             missed=sorted(self._missed),
             trials=sorted(self._trials),
@@ -226,18 +237,32 @@ class Acquisitions:
         index, acquired_ns = volume.volume_index, _on_server_clock(volume)
         earliest_ns = self._earliest_ns(index, now_ns)
         is_plausible = earliest_ns <= acquired_ns <= now_ns + _FUTURE_NS
-        self._is_anchor_read = self._start.pace == "live" and not is_plausible
-        self._anchor = (index, now_ns if self._is_anchor_read else acquired_ns)
-        return ("TIME_ANOMALY",) if self._is_anchor_read else ()
+        if self._start.pace == "live" and not is_plausible:
+            self._anchor = (index, now_ns)
+            return ("TIME_ANOMALY",)
+        self._anchor = (index, acquired_ns)
+        first_ns, known_ns = self._first_ns(index, acquired_ns), self._schedule_ns
+        self._schedule_ns = first_ns if known_ns is None else min(first_ns, known_ns)
+        return ()
+
+    def _first_ns(self, index: int, acquired_ns: int) -> int:
+        """Say when the first acquisition ended, by the instant of another."""
+        return acquired_ns - round(index * self._start.tr_s * 1e9)
 
     def _earliest_ns(self, index: int, now_ns: int) -> int:
-        """Say before when no acquisition of this index ends."""
-        if self._anchor is None or self._is_anchor_read:
-            return now_ns - round(self._start.budget_s * 1e9) - _OVERDUE_NS
-        # However old: a sender that was cut off says when its volumes were acquired.
-        known, acquired_ns = self._anchor
-        ahead_s = (index - known - _EARLY_TRS) * self._start.tr_s
-        return acquired_ns + round(ahead_s * 1e9)
+        """Say before when the instant of this acquisition cannot be.
+
+        However old may be what fits: a sender that was cut off says when its volumes
+        were acquired. What is within its budget costs nothing if it is wrong.
+        """
+        in_time_ns = now_ns - round(self._start.budget_s * 1e9)
+        if self._schedule_ns is None:
+            began_ns = now_ns if self._began_ns is None else self._began_ns
+            return min(in_time_ns - _OVERDUE_NS, began_ns)
+        due_ns = self._schedule_ns + round(
+            (index - _EARLY_TRS) * self._start.tr_s * 1e9
+        )
+        return min(in_time_ns, due_ns)
 
     def _miss_up_to(self, index: int) -> list[Action]:
         return [

@@ -82,6 +82,10 @@ class Leases(dict[bytes, Peer]):
             raise PeerError("BUSY", f"{MOST_OF_A_KEY} peers of this key are connected")
         if len(self) >= MAX_PEERS:
             rivals |= silent
+        of_user = {one for one, known in self.items() if user and known.user == user}
+        if len(of_user - {peer}) >= MOST_OF_A_KEY:
+            # A heartbeat would have them back beyond the share.
+            rivals |= silent & of_user - {peer}
         for rival in rivals:
             self.pop(rival, None)
         stream = "" if hello.role == "observer" else hello.stream

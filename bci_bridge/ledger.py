@@ -220,7 +220,7 @@ class Ledger:
             case DecisionNote():
                 return self._decided(record)
             case RunStart():
-                self._begin(record, segment)
+                self._begin(record, segment, now_ns)
         run = self.run
         if run is None:
             return []
@@ -234,13 +234,14 @@ class Ledger:
                 self.state = "ENDED"
         return run.acquisitions.take(peer, envelope, now_ns)
 
-    def _begin(self, start: RunStart, segment: int) -> None:
+    def _begin(self, start: RunStart, segment: int, now_ns: int) -> None:
         if self.run is not None:
             self._former += _mark(self.run_id)
             self._remember(self.run.heard)
         if len(self._former) > MOST_FORMER * MARK_BYTES:
             del self._former[:MARK_BYTES]
-        self.run = Run(start, Acquisitions(start), Heard(start.run, segment))
+        acquisitions = Acquisitions(start, now_ns)
+        self.run = Run(start, acquisitions, Heard(start.run, segment))
         self.state = "RUNNING"
 
     def _remember(self, over: Heard) -> None:

@@ -254,9 +254,9 @@ class Protocol:
             and owner in ("", user)
         )
         if is_scanner and not self._scanner:
-            patient_ns = min(self._patient_until_ns, now_ns + RETURN_NS)
-            self._patient_until_ns = patient_ns
-        if self._scanner in former or (is_scanner and not self._scanner):
+            self._patient_until_ns = min(self._patient_until_ns, now_ns + RETURN_NS)
+        is_gone = not self._scanner or (hello.run and not self._has_scanner(now_ns))
+        if self._scanner in former or (is_scanner and is_gone):
             self._scanner = peer
         heard = self._ledger.answering(hello.run) or Heard("")
         welcome = Welcome(

@@ -69,7 +69,10 @@ def halve(library: Any, model: Any) -> list[object]:
     compress_model_transformation(model)
     kept: list[object] = []
     for convert in _compressed(model):
-        whole = before[convert.get_friendly_name()]
+        whole = before.get(convert.get_friendly_name())
+        if whole is None:
+            # One that the graph had before.
+            continue
         consumers = convert.output(0).get_target_inputs()
         if whole.data.size >= LEAST and all(map(_is_weight, consumers)):
             bits = rounded(whole.data)

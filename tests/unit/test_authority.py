@@ -1,5 +1,7 @@
 """What a key may say, and to whom a stream and a routing id belong."""
 
+import contextlib
+
 import pytest
 from msgspec import structs
 
@@ -243,6 +245,36 @@ def test_one_key_takes_up_a_share_of_the_room():
     rig.hello(b"p", OWNER)
     rig.now += LEASE_NS
     rig.hello(b"one-more", eye, role="observer")
+
+
+def test_who_was_silent_does_not_come_back_beyond_the_share_by_heartbeats():
+    rig, eye = Keyed(), _device("observer", key=5)
+    every = []
+    for turn in range(4):
+        rig.now += LEASE_NS
+        for number in range(MOST_OF_A_KEY):
+            every.append(b"o%d-%d" % (turn, number))
+            rig.hello(every[-1], eye, role="observer")
+        for one in every:
+            with contextlib.suppress(PeerError):
+                rig.say(one, Heartbeat(), eye)
+
+    for one in every[:-MOST_OF_A_KEY]:
+        with pytest.raises(PeerError, match="NO_HELLO"):
+            rig.say(one, Heartbeat(), eye)
+    rig.hello(b"p", OWNER)
+
+
+def test_a_scanner_that_is_back_under_a_new_name_is_there_from_its_hello_on():
+    rig = _begun(is_restarted=False)
+    rig.hello(b"q", THIEF)
+    rig.hello(b"r", _device("scanner", key=4), stream="other")
+    back = Hello(role="scanner", stream="scanner", run="run-1")
+    rig.say(b"p-2", back, OWNER)
+    start = structs.replace(START, run="run-2", stream="other")
+
+    with pytest.raises(PeerError, match="BUSY: run 'run-1' is under way"):
+        rig.say(b"r", start, _device("scanner", key=4))
 
 
 def test_a_sender_that_is_back_needs_no_more_room_than_it_had():

@@ -16,7 +16,7 @@ ANOMALY = ("TIME_ANOMALY",)
 class Run:
     """A run's acquisitions, with a TR of 1 s."""
 
-    def __init__(self, pace="live", budget_s=1.0):
+    def __init__(self, pace="live", budget_s=1.0, began_ns=None):
         self.start = RunStart(
             run="run-1",
             shape=SHAPE,
@@ -25,7 +25,7 @@ class Run:
             budget_s=budget_s,
             pace=pace,
         )
-        self.acquisitions = Acquisitions(self.start)
+        self.acquisitions = Acquisitions(self.start, began_ns)
 
     def take(self, record, now_ns, payload=b""):
         return self.acquisitions.take(b"s", encode(record, payload), now_ns)
@@ -49,7 +49,8 @@ class Run:
     def punctual(self, count):
         for index in range(count):
             now_ns = NOW + index * S
-            assert self.used(index, now_ns, now_ns) == ((), now_ns + S)
+            budget_ns = round(self.start.budget_s * S)
+            assert self.used(index, now_ns, now_ns) == ((), now_ns + budget_ns)
             assert self.acquisitions.tick(now_ns) == []
         return self
 
@@ -92,13 +93,56 @@ def test_a_first_volume_is_ten_seconds_beyond_its_budget_at_most(age_s, is_odd):
     assert found == expected
 
 
-def test_after_a_jump_a_volume_that_took_its_time_is_believed_again():
+def test_a_clock_that_stays_behind_a_little_costs_no_volume_either():
+    run = Run(budget_s=2.0).punctual(5)
+
+    for index in range(5, 60):
+        now_ns = NOW + index * S
+        found = run.used(index, now_ns - 8 * S, now_ns)
+        assert found == (ANOMALY, now_ns + 2 * S)
+        assert run.acquisitions.tick(now_ns + S) == []
+
+
+def test_a_gap_in_a_burst_does_not_make_an_outage_s_instants_impossible():
+    # The console paused at 5 and gave 5 and 7 together, 6 was lost; then the line.
     run = Run().punctual(5)
-    run.volume(5, 0, NOW + 5 * S)
+    now_ns = NOW + 60 * S
 
-    found = run.used(6, NOW + 4 * S, NOW + 6 * S)
+    assert run.used(5, NOW + 8 * S, now_ns) == ((), NOW + 9 * S)
+    run.take(Missing(run="run-1", volume_index=6), now_ns)
+    assert run.used(7, NOW + 8 * S + 1, now_ns) == ((), NOW + 9 * S + 1)
+    for index in range(8, 50):
+        acquired_ns = NOW + index * S
+        assert run.used(index, acquired_ns, now_ns) == ((), acquired_ns + S)
 
-    assert found == ((), NOW + 5 * S)
+
+def test_what_was_held_back_from_the_beginning_has_the_instants_that_it_says():
+    run = Run(began_ns=NOW)
+    now_ns = NOW + 600 * S
+
+    for index in range(60):
+        acquired_ns = NOW + (index + 1) * S
+        assert run.used(index, acquired_ns, now_ns) == ((), acquired_ns + S)
+
+
+def test_a_burst_after_a_pause_is_of_its_instants_though_one_is_lost_in_it():
+    run = Run(budget_s=2.0).punctual(5)
+    now_ns = NOW + 8 * S
+
+    assert run.used(5, now_ns, now_ns)[0] == ()
+    run.take(Missing(run="run-1", volume_index=6), now_ns)
+    assert run.used(7, now_ns + 1, now_ns + 1)[0] == ()
+
+
+def test_a_recording_that_lacks_volumes_may_be_played_faster():
+    run = Run()
+
+    for index in range(0, 40, 3):
+        now_ns = NOW + index * S // 8
+        for lost in (index - 2, index - 1):
+            if lost > 0:
+                run.take(Missing(run="run-1", volume_index=lost), now_ns)
+        assert run.used(index, now_ns, now_ns) == ((), now_ns + S)
 
 
 def test_a_recording_may_be_played_faster():
@@ -152,19 +196,20 @@ def test_who_goes_on_from_what_is_known_decides_the_same(age_s):
     run.acquisitions = Acquisitions.from_state(run.start, known)
 
     assert run.acquisitions.state() == known
-    # Believed only where nothing that is believed contradicts it.
-    degraded, _ = run.used(6, NOW + 2 * S, NOW + 6 * S)
-    assert degraded == (() if age_s else ANOMALY)
+    assert run.used(6, NOW + 2 * S, NOW + 6 * S)[0] == ANOMALY
 
 
-def test_what_was_known_before_anchors_were_marked_is_read():
+def test_what_was_known_before_the_schedule_was_kept_has_that_of_its_volume():
     known = AcquisitionsState(
-        next_index=1, anchor=(0, NOW), came=1, missed=[], trials=[]
+        next_index=4, anchor=(3, NOW + 3 * S), came=4, missed=[], trials=[]
     )
+    run = Run()
 
-    acquisitions = Acquisitions.from_state(Run().start, known)
+    run.acquisitions = Acquisitions.from_state(run.start, known)
 
-    assert acquisitions.due_ns() == NOW + 2 * S
+    assert run.acquisitions.due_ns() == NOW + 5 * S
+    assert run.acquisitions.state().schedule_ns == NOW
+    assert run.used(4, NOW - 250 * S, NOW + 4 * S)[0] == ANOMALY
 
 
 def test_whoever_catches_up_may_say_any_instant():

@@ -99,6 +99,25 @@ def test_large_weights_of_products_alone_are_rounded_and_all_others_are_as_befor
     np.testing.assert_array_equal(kept[0], rounded(before[gone]))
 
 
+def test_what_a_graph_converts_itself_stays_as_it_is():
+    x = ops.parameter([2, SIDE], np.float32, name="x")
+    half = ops.convert(ops.constant(drawn(SIDE, SIDE).astype(np.float16)), "f32")
+    scale = ops.convert(ops.constant(np.int64(3)), "f32")
+    y = ops.multiply(ops.matmul(x, half, False, False), scale)
+    one = openvino.Model([ops.result(y)], [x], "m")
+
+    assert halve(openvino, one) == []
+
+    kinds = [
+        node.input(0).get_source_output().get_element_type()
+        for node in one.get_ops()
+        if node.get_type_name() == "Convert"
+    ]
+    assert sorted(map(str, kinds)) == sorted(
+        map(str, (openvino.Type.f16, openvino.Type.i64))
+    )
+
+
 @pytest.mark.skipif(not HAS_BF16, reason=NO_BF16)
 def test_the_answers_are_those_of_the_library_s_own_rounding_to_the_bit():
     # As many rows as a latent has tokens; with two the library adds in another order.
