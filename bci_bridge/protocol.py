@@ -7,9 +7,8 @@ be carried out in order.
 Theory of operation
 ===================
 
-**Run.** One run at a time goes IDLE -> RUNNING -> ENDED, by the table of transitions in
-`bci_bridge.ledger`; the next
-RUN_START leaves ENDED (or IDLE) again. What the table does not list is refused.
+**Run.** One at a time goes IDLE -> RUNNING -> ENDED, and by the next RUN_START on, by the
+table of transitions in `bci_bridge.ledger`. What that does not list is refused.
 
 **Streams** are leased by HELLO (`bci_bridge.leases`). The stream that starts a run is
 its scanner: only it sends volumes, and only it or an operator ends the run. A scanner
@@ -255,8 +254,9 @@ class Protocol:
         )
         if is_scanner and not self._scanner:
             self._patient_until_ns = min(self._patient_until_ns, now_ns + RETURN_NS)
-        is_gone = not self._scanner or (hello.run and not self._has_scanner(now_ns))
-        if self._scanner in former or (is_scanner and is_gone):
+        is_back = bool(owner and hello.run) and not self._has_scanner(now_ns)
+        is_back |= not self._scanner
+        if self._scanner in former or (is_scanner and is_back):
             self._scanner = peer
         heard = self._ledger.answering(hello.run) or Heard("")
         welcome = Welcome(
