@@ -7,8 +7,8 @@ be carried out in order.
 Theory of operation
 ===================
 
-**Run.** One at a time goes IDLE -> RUNNING -> ENDED, and by the next RUN_START on, by the
-table of transitions in `bci_bridge.ledger`. What that does not list is refused.
+**Run.** One at a time goes IDLE -> RUNNING -> ENDED, and on by the next RUN_START: see
+the table of transitions in `bci_bridge.ledger`. What that does not list is refused.
 
 **Streams** are leased by HELLO (`bci_bridge.leases`). The stream that starts a run is
 its scanner: only it sends volumes, and only it or an operator ends the run. A scanner
