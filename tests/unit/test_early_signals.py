@@ -16,6 +16,8 @@ class Told:
             if {number}:
                 os.kill(os.getpid(), {number})
 
+# A suite that runs in the background, as of a shell, was told to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Told())
 sys.argv = ["neuroflow", *{args!r}]
 import neuroflow

@@ -67,6 +67,15 @@ def test_a_copy_hears_what_came_before_it_could_hear():
         assert is_stopped()
 
 
+@pytest.fixture
+def _interrupts_are_heard():
+    """Also where the suite runs in the background and was told to ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interrupts_are_heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_server_that_is_stopped_while_it_opens_ends_as_one_that_serves(
     number, capsys
