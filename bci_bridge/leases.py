@@ -77,12 +77,11 @@ class Leases(dict[bytes, Peer]):
         staying = self.keys() - silent - leaving - {peer}
         if len(staying) >= MAX_PEERS:
             raise PeerError("BUSY", f"{MAX_PEERS} peers are connected")
-        of_key = sum(self[one].user == user for one in staying)
-        if user and of_key >= MOST_OF_A_KEY:
+        of_user = {one for one, known in self.items() if user and known.user == user}
+        if len(of_user & staying) >= MOST_OF_A_KEY:
             raise PeerError("BUSY", f"{MOST_OF_A_KEY} peers of this key are connected")
         if len(self) >= MAX_PEERS:
             rivals |= silent
-        of_user = {one for one, known in self.items() if user and known.user == user}
         if len(of_user - {peer}) >= MOST_OF_A_KEY:
             # A heartbeat would have them back beyond the share.
             rivals |= silent & of_user - {peer}

@@ -26,6 +26,8 @@ def rounded(
 ) -> Shaped[np.ndarray, "..."]:
     """Round to bfloat16, to the nearest and to even between two, as processors do.
 
+    By numpy alone: a rig has no `ml_dtypes`, with which `export` rounds.
+
     Returns:
         The bits, uint16 of the same shape; what is no number stays none.
     """
