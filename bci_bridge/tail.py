@@ -75,9 +75,9 @@ class Tail:
     Attributes:
         damaged: Chunks that were passed over because they cannot be read.
         lost: Messages that the log's order counts and its segments do not hold.
-        state: What a segment began with before which something is lost, or has been
-            removed, so that a reader can go on from there; None where nothing is, or
-            once the reader has taken it and says so.
+        state: What a segment began with before which something cannot be read, so that
+            a reader can go on from there; None where all can, or once the reader has
+            taken it and says so.
         is_spilt: The segment being read is not in the log's own folder.
     """
 
@@ -94,6 +94,7 @@ class Tail:
         # Place in the order of what comes next; None before anything has come.
         self._next_order: int | None = None
         self.state: Logged | None = None
+        self._lacks_state = False
         self._idle = 0
         self._beyond_gap: int | None = None
         self._fd: int | None = None
@@ -241,20 +242,21 @@ class Tail:
         return logged, at > 0
 
     def _count(self, one: Logged) -> None:
-        # What begins a segment has no place of its own: it names that of the next.
-        # A lower one is another server's that counts anew, as without any state.
+        is_state = one.topic == PREFACE
         if self._next_order is None:
-            # Of a log of which the newest segments alone are kept, the first that is
-            # read may be later than the one that was asked for: no loss, but a gap.
-            lost, is_gap = 0, self._number != self._asked
-        else:
-            lost = one.order - self._next_order
-            is_gap = lost > 0
-        self.lost += max(lost, 0)
-        self._next_order = one.order + (one.topic != PREFACE)
+            # Not the beginning of the segment that was asked for, because that cannot
+            # be read, or was removed: what came before is not known, and not missed.
+            self._lacks_state = not is_state or self._number != self._asked
+        elif one.order > self._next_order:
+            # A lower one is another server's that counts anew, as without any state.
+            self.lost += one.order - self._next_order
+            self._lacks_state = True
+        # What begins a segment has no place of its own: it names that of the next.
+        self._next_order = one.order + (not is_state)
+        # The next state makes up for what is lacking, also where messages lie between.
         # It stands until the reader takes it: a segment may hold nothing else.
-        if one.topic == PREFACE and is_gap:
-            self.state = one
+        if is_state and self._lacks_state:
+            self.state, self._lacks_state = one, False
 
     def _data(self) -> bytes:
         if self._fd is None:

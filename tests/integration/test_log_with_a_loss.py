@@ -10,7 +10,7 @@ from bci_bridge.recorder import Recorder
 from runtime.errors import BackendError, RecordingError
 from tests.integration.replaying import RIG
 from tests.integration.tiny import PlayedRun
-from tests.unit.test_lost_segments import said
+from tests.unit.test_lost_segments import said, spoilt
 from verbs.replay import replay_recording
 from verbs.watch import watch_server
 
@@ -110,18 +110,29 @@ def test_who_watches_is_told_the_gap_where_it_is_and_fails_at_the_end(
     )
 
 
-def test_a_run_that_began_in_a_lost_segment_is_answered_to_its_end(running, tmp_path):
-    """Its volumes that are lost are missing; those that are there are decoded."""
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_run_that_began_in_a_lost_segment_is_answered_to_its_end(
+    running, tmp_path, is_damaged
+):
+    """Its volumes that are lost are missing; those that are there are decoded.
+
+    Where only the segment's state and the run's start are damaged, its volumes can be
+    read, and belong to no run that is known. A segment that is not there may have been
+    removed on purpose: its outcomes alone say what it held.
+    """
     ledger, run = Ledger(), list(said("run-b", range(4), 4))
     order = 0
-    for part in (list(said("run-a", range(2), 2)), run[:3], run[3:]):
+    for number, part in enumerate((list(said("run-a", range(2), 2)), run[:3], run[3:])):
         recorder = Recorder(tmp_path / INPUTS, first_order=order, preface=ledger.note)
         for logged in part:
             recorder.append(logged.topic, logged.envelope, 0)
-            ledger.fold(logged.envelope, 0)
+            ledger.fold(logged.envelope, 0, segment=number)
         order = recorder.appended
         recorder.close()
-    (tmp_path / INPUTS / "000001.mcap").unlink()
+    if is_damaged:
+        spoilt(tmp_path / INPUTS, 1, (0, 1))
+    else:
+        (tmp_path / INPUTS / "000001.mcap").unlink()
 
     server = running()
     found = answered(server, "run-b")
@@ -132,4 +143,4 @@ def test_a_run_that_began_in_a_lost_segment_is_answered_to_its_end(running, tmp_
         [],
     )
     assert report.unanswered == 0
-    assert server.troubles == [LOST.format(INPUTS, 3)]
+    assert server.troubles == ([LOST.format(INPUTS, 2)] if is_damaged else [])

@@ -12,7 +12,7 @@ from bci_bridge.messages import Missing, RunEnd, RunStart, StateNote, Volume
 from bci_bridge.outcomes import RunEnded, VolumeOutcome
 from bci_bridge.recorder import PREFACE, Recorder
 from bci_bridge.recovery import is_folded
-from bci_bridge.segment import Logged
+from bci_bridge.segment import CHUNK, MAGIC, Logged, records
 from bci_bridge.tail import LOOK_EVERY, Tail
 from bci_bridge.wire import encode
 from tests.integration.tiny import SHAPE, MeanDecoder
@@ -277,3 +277,66 @@ def test_what_was_answered_and_is_lost_is_not_answered_again():
 
     assert second.is_all_said
     assert second.emit() == []
+
+
+def spoilt(folder, number, chunks):
+    """Flip a bit in these chunks of a segment, counted from its beginning."""
+    path = folder / f"{number:06d}.mcap"
+    whole = path.read_bytes()
+    ends = [end for code, _, end in records(whole, len(MAGIC)) if code == CHUNK]
+    data = bytearray(whole)
+    for chunk in chunks:
+        data[ends[chunk] - 1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "missing"),
+    [
+        ((0, 1), {0, 1, 2}),
+        ((1,), {0, 1, 2}),
+        ((0, 1, 2), {0, 1, 2}),
+        ((0,), set()),
+        ((2,), {0}),
+    ],
+)
+def test_a_run_whose_beginning_is_damaged_goes_on_from_the_next_segment(
+    tmp_path, follow, chunks, missing
+):
+    """Chunk 0 is the first segment's state, 1 the run's start, then its volumes."""
+    ledger, run = Ledger(), list(said("run", range(5), 5))
+    for order, one in enumerate(run):
+        if order in (0, 4):
+            recorder = Recorder(
+                tmp_path, first_order=order, preface=ledger.note, sync_interval_s=0.001
+            )
+        recorder.append(one.topic, one.envelope, 0)
+        ledger.fold(one.envelope, 0)
+        if order in (3, len(run) - 1):
+            recorder.close()
+    spoilt(tmp_path, 0, chunks)
+    tail, answering = follow(tmp_path), Answering(MeanDecoder(), lambda: 0)
+    read = []
+    for batch in tail.read_through():
+        if tail.state is not None:
+            read.append(tail.state)
+            tail.state = None
+        read += filter(is_folded, batch)
+    written = answered(answering, read)
+
+    assert [(index, what) for _, index, what, _ in told(written)] == [
+        (index, "MISSING" if index in missing else "OK") for index in range(5)
+    ]
+    assert isinstance(written[-1], RunEnded)
+
+
+def test_a_damaged_beginning_is_no_gap_once_a_state_was_taken(tmp_path, follow):
+    segments(tmp_path, [3, 2, 2])
+    spoilt(tmp_path, 0, [2])
+    tail, seen = follow(tmp_path), []
+    for _ in tail.read_through():
+        seen.append(tail.state and tail.state.order)
+        tail.state = None
+
+    assert [order for order in seen if order is not None] == [3]
+    assert (tail.lost, tail.damaged) == (1, 1)
