@@ -8,7 +8,8 @@ Every peer's answers on every participant are a file in the scratch folder, and 
 that is there already is not done again: stop and start as you like, or let a second
 process with `--only` or `--peers` do another part. The table is made of all files.
 `--slow` names the participants of cortexflowx: the first three where it is left out,
-nobody where it stands alone.
+nobody where it stands alone. Its trained controls take as long again, each:
+`--slow-controls` names theirs.
 """
 
 import argparse
@@ -104,6 +105,11 @@ def planned(chosen: argparse.Namespace) -> list[Unit]:
         for p in CONTROLLED
     ]
     found += [Unit(kind="simulated", subject=s, peer=CORTEXFLOW) for s in chosen.slow]
+    found += [
+        Unit(kind="simulated", subject=s, peer=CORTEXFLOW, condition=c)
+        for s in chosen.slow_controls
+        for c in CONTROLS
+    ]
     return [
         unit for unit in found if unit.kind in chosen.only and unit.peer in chosen.peers
     ]
@@ -232,6 +238,13 @@ def main() -> None:
     add("--haxby", type=Path, help="the recording")
     add("--controls", type=int, nargs="*", help="seeds of the trained controls")
     add("--slow", type=int, nargs="*", help="seeds of cortexflowx")
+    add(
+        "--slow-controls",
+        type=int,
+        nargs="*",
+        default=[],
+        help="seeds of cortexflowx's trained controls, none where left out",
+    )
     add("--scratch", type=Path, required=True, help="folder of the parts")
     add("--out", type=Path, help="where the figures go, without .json")
     add("--only", nargs="*", choices=KINDS, default=KINDS)
