@@ -26,10 +26,11 @@ from runtime.bench.result import (
 from runtime.bench.table import comparison, report
 from runtime.bench.work import Sizes
 from runtime.bundle import open_bundle
-from runtime.errors import ArtifactError, UsageError
+from runtime.errors import ArtifactError
 from runtime.held_folder import HeldFolder
 from runtime.manifest import Manifest
 from training.config import config_from_preset
+from verbs.bench_draw import Draw, drawn
 from verbs.bench_machine import read_machine, read_moment, read_times
 from verbs.bench_options import (
     ENGINES,
@@ -124,13 +125,6 @@ def _subject(options: Options, scratch: Path, say: Callable[[str], None]) -> _Su
     name = options.preset or ""
     config = config_from_preset(name)
     say(f"draw and export a model of preset {name}")
-    try:
-        from verbs.bench_preset import write_preset
-    except ImportError as error:
-        raise UsageError(
-            f"preset {name}: expected the extra train, which draws and exports its "
-            f"weights, found no {error.name}. Install it, or measure a bundle."
-        ) from error
     subject = f"preset {name}"
     if options.depth is not None:
         flow = msgspec.structs.replace(config.flow, depth=options.depth)
@@ -138,8 +132,14 @@ def _subject(options: Options, scratch: Path, say: Callable[[str], None]) -> _Su
         subject += f" with {options.depth} blocks"
     out = scratch / "preset"
     out.mkdir()
-    bundle = write_preset(
-        config, out, created=_today(), seed=0, precisions=written(options)
+    bundle = drawn(
+        Draw(
+            config=config,
+            out=str(out),
+            created=_today(),
+            seed=0,
+            precisions=tuple(written(options)),
+        )
     )
     return _Subject(subject, bundle, out / "weights", sizes_of_config(config))
 

@@ -1,6 +1,7 @@
 """What measures nothing, or cannot be measured, is one line before any work."""
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 
 import verbs.bench
 from runtime.bench.result import Who, decode_result, encode_result
-from runtime.errors import ArtifactError, NeuroFlowError
+from runtime.errors import ArtifactError, BackendError, NeuroFlowError, UsageError
 from runtime.held_folder import PREFIX, remove_left_behind
 from tests.bench_results import result
+from training.config import config_from_preset
 from verbs.bench_commands import bench
+from verbs.bench_draw import Draw, Drawn, answer, drawn
 from verbs.bench_options import check_gallery
 
 CORES = len(os.sched_getaffinity(0))
@@ -199,16 +202,53 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
         bench(preset="huge")
 
 
-def test_a_rig_without_the_extra_is_told_which(monkeypatch):
+def asked(tmp_path):
+    return Draw(
+        config=config_from_preset("tiny"), out=str(tmp_path), created="2026-01-02",
+        seed=0, precisions=("f32",),
+    )  # fmt: skip
+
+
+def test_a_rig_without_the_extra_is_told_which(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "verbs.bench_preset", None)
 
-    with pytest.raises(NeuroFlowError) as caught:
-        bench(preset="tiny")
-
-    assert str(caught.value) == (
-        "preset tiny: expected the extra train, which draws and exports its weights, "
-        "found no verbs.bench_preset. Install it, or measure a bundle."
+    assert answer(msgspec.json.encode(asked(tmp_path))) == Drawn(
+        failure="preset tiny: expected the extra train, which draws and exports its "
+        "weights, found no verbs.bench_preset. Install it, or measure a bundle.",
+        is_misused=True,
     )
+
+
+def test_a_folder_with_no_room_is_named(monkeypatch, tmp_path):
+    (tmp_path / "bundle").write_bytes(b"")
+
+    found = answer(msgspec.json.encode(asked(tmp_path)))
+
+    assert found == Drawn(
+        failure=f"preset tiny: expected room for its bundle in {tmp_path}, "
+        "found: Not a directory"
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "said"),
+    [
+        (Drawn(failure="why", is_misused=True), UsageError, "^why$"),
+        (Drawn(failure="why"), BackendError, "^why$"),
+        (None, BackendError, r"found the process that draws it dead \(status -9\)"),
+    ],
+)
+def test_what_the_process_that_draws_says_is_raised(
+    monkeypatch, tmp_path, reply, error, said
+):
+    out = b"" if reply is None else msgspec.json.encode(reply)
+    monkeypatch.setattr(
+        "verbs.bench_draw.subprocess.run",
+        lambda command, **_: subprocess.CompletedProcess(command, -9, out),
+    )
+
+    with pytest.raises(error, match=said):
+        drawn(asked(tmp_path))
 
 
 def test_files_are_compared(tmp_path, capsys):
