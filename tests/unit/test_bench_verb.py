@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import neuroflow
-from runtime.bench.figures import values
+from runtime.bench.figures import no_slope, values
 from runtime.bench.result import Who, decode_result
 from runtime.bundle import open_bundle
 from runtime.errors import ParityError
@@ -66,7 +66,10 @@ def test_a_bundle_is_measured_from_the_command_line(
     assert {str(who) for _, who in values(result)} == {
         "ort f32, 1 thread", "ort int8, 1 thread",
     }  # fmt: skip
-    assert "| step | 1 | ort f32 | ort int8 |" in shown.out
+    # On a busy machine a step may be no figure; then its ratio is none either.
+    steps = [v for (stage, _), v in values(result).items() if stage == "step"]
+    is_figure = not any(map(no_slope, steps))
+    assert ("| step | 1 | ort f32 | ort int8 |" in shown.out) is is_figure
     assert "x limit" in shown.out
     assert "round 6 of 6" in shown.err
 
