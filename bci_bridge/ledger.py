@@ -42,9 +42,12 @@ TRANSITIONS: Final[dict[tuple[State, type[Header]], State]] = {
     ("RUNNING", Trigger): "RUNNING",
     ("RUNNING", Shown): "RUNNING",
     ("RUNNING", RunEnd): "ENDED",
+    ("ENDED", Shown): "ENDED",
     ("ENDED", RunStart): "RUNNING",
 }
-"""What a run may go through. HELLO and HEARTBEAT are allowed in every state."""
+"""What a run may go through. HELLO and HEARTBEAT are allowed in every state. What the
+last picture was is often told after the scanner has ended the run: it leads to nothing,
+and goes on record until the next one begins."""
 
 
 MOST_FORMER: Final = 4096
@@ -262,15 +265,17 @@ class Ledger:
 
     def _decided(self, note: DecisionNote) -> list[Action]:
         run = self.run
-        if run is None or self.state != "RUNNING":
+        if run is None:
+            return []
+        if note.what == "STREAM_KEY":
+            run.heard.users[note.stream] = note.detail
+            return []
+        if self.state != "RUNNING":
             return []
         if note.what == "MISSING_BY_DEADLINE":
             return _without_notes(run.acquisitions.declare_missing())
         if note.what == "LATE_VOLUME_NOT_USED":
             return []  # follows from the volume before it
-        if note.what == "STREAM_KEY":
-            run.heard.users[note.stream] = note.detail
-            return []
         self.state = "ENDED"
         end = RunEnd(run=note.run, stream="server", count=self.next_index, aborted=True)
         return [EndRun(end)]

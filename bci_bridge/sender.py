@@ -38,7 +38,7 @@ from bci_bridge.spool import Spool
 from bci_bridge.spool_format import Progress
 from bci_bridge.type_cache import clear_type_cache
 from runtime.arrays import Shaped
-from runtime.errors import NeuroFlowError, PeerError, TensorMismatchError
+from runtime.errors import NeuroFlowError, PeerError, TensorMismatchError, UsageError
 
 _VOXEL_TYPES: Final[dict[VoxelType, str]] = {
     "i2": "int16",
@@ -60,7 +60,7 @@ class Sender:
     def __init__(
         self,
         address: str,
-        run: RunStart,
+        run: RunStart | str,
         *,
         role: Role = "scanner",
         stream: str | None = None,
@@ -77,7 +77,8 @@ class Sender:
 
         Args:
             address: Where the server listens.
-            run: The run; its header fields but `run` are filled in here.
+            run: The run; its header fields but `run` are filled in here. Its name is
+                enough for a stimulus program, which begins none.
             role: What this sender may say.
             stream: Name of the stream; that of the role by default.
             timeout_s: How long the server may be silent until it has answered once.
@@ -90,9 +91,12 @@ class Sender:
         Raises:
             BackendError: If no server answers, or the wait was cancelled.
             PeerError: If the server refuses the stream or the run, or has forgotten it.
-            UsageError: If the spool is another sender's, or holds another run.
+            UsageError: If the spool is another sender's, or holds another run, or a
+                run that begins here has only a name.
             ArtifactError: If the spool has lost messages that the server has.
         """
+        if isinstance(run, str):
+            run = _named(run, role)
         # A scanner's program sends for weeks, a run at a time.
         clear_type_cache()
         stream = stream or role
@@ -312,3 +316,17 @@ class Sender:
     def _release_spool(self) -> None:
         if self._spool is not None:
             self._spool.close()
+
+
+def _named(run: str, role: Role) -> RunStart:
+    """Stand for a run of which nothing but the name is looked at.
+
+    Raises:
+        UsageError: The role begins runs, which have more than a name.
+    """
+    if role != "stimulus":
+        raise UsageError(
+            f"run {run!r}: expected its RunStart from a sender that is {role}, found "
+            "its name alone"
+        )
+    return RunStart(run=run, shape=(1, 1, 1), tr_s=1, expected_volumes=1, budget_s=1)

@@ -2,7 +2,7 @@
 
 from bci_bridge.difference import Difference
 from bci_bridge.header import Header
-from bci_bridge.ledger import Ledger
+from bci_bridge.ledger import TRANSITIONS, Ledger
 from bci_bridge.messages import DecisionNote, RunEnd, RunStart, kind_of
 from runtime.errors import PeerError
 
@@ -46,7 +46,8 @@ class Suspicion:
             return [] if self._is_lost else [Difference(run, -1, kind, wanted, "none")]
         if run != self._run:
             return [Difference(self._run, -1, "run", self._run, run)]
-        if ledger.state != "RUNNING":
+        is_over = ledger.state != "RUNNING" and not _is_key(record)
+        if is_over and (ledger.state, type(record)) not in TRANSITIONS:
             return [Difference(run, -1, kind, "none after the end", "one")]
         if isinstance(record, DecisionNote):
             return self._of_note(record, ledger)
@@ -67,3 +68,7 @@ class Suspicion:
             found = str(note.volume_index)
             return [Difference(note.run, -1, note.what, str(index), found)]
         return []
+
+
+def _is_key(record: Header) -> bool:
+    return isinstance(record, DecisionNote) and record.what == "STREAM_KEY"

@@ -12,7 +12,7 @@ from typing import Final
 
 from bci_bridge.keyring import Credentials
 from bci_bridge.line import Line
-from bci_bridge.messages import Hello, RunStart, Welcome
+from bci_bridge.messages import Hello, Welcome
 from bci_bridge.sender import Sender
 from bci_bridge.sources.pulse_devices import PulseDevice
 from bci_bridge.sources.pulses import PulseClock, PulsePlan
@@ -100,11 +100,9 @@ def _joined(
     credentials: Credentials | None,
     clock_ns: Callable[[], int],
 ) -> Sender:
-    # A sender that is no scanner begins no run: of this only the name is looked at.
-    start = RunStart(run=run, shape=(1, 1, 1), tr_s=1, expected_volumes=1, budget_s=1)
     return Sender(
         address,
-        start,
+        run,
         role="stimulus",
         stream=_STREAM,
         credentials=credentials,
