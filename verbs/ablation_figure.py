@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
-from training.ablation import FULL, PUBLISHED, STEPS
+from training.ablation import FULL, PUBLISHED, SERVED, STEPS
 from training.resample import Interval
 from verbs.ablation_table import Row, Summary, parts_rows, sampled, swept_rows
 from verbs.report.svg import Axis, line, standalone, text, tick_text
@@ -48,7 +48,8 @@ _MARKS: Final[tuple[str, ...]] = (
 
 def ablation_figure(summary: Summary) -> str:
     """Draw the whole figure as one file, legible on light and dark pages."""
-    rows = parts_rows(summary)
+    # One dot a variant: what both samplers give is in the table.
+    rows = [r for r in parts_rows(summary) if r.variant == FULL or r.sampler != SERVED]
     bottom = TOP + PITCH * len(rows)
 
     def fewer(row: Row) -> str:

@@ -217,13 +217,8 @@ def sampled(row: Row) -> str:
 
 
 def parts_rows(summary: Summary) -> list[Row]:
-    """Return the rows of the variants: one each, and the full model as served."""
-    return [
-        row
-        for row in summary.rows
-        if row.sampler in (None, PUBLISHED)
-        or (row.variant == FULL and row.sampler == SERVED)
-    ]
+    """Return the rows of the variants, as published and as served."""
+    return [row for row in summary.rows if row.sampler in (None, PUBLISHED, SERVED)]
 
 
 def swept_rows(summary: Summary) -> list[Row]:
