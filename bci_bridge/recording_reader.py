@@ -42,16 +42,20 @@ class _Unfinished:
     """The segment ends without saying so."""
 
 
-def scan_recording(folder: Path) -> Iterator[Logged | Break]:
+def scan_recording(folder: Path, spill: Path | None = None) -> Iterator[Logged | Break]:
     """Yield every message that is intact, and between them every break.
 
     Orders show what is lost: they count from 0 in each server's life.
+
+    Args:
+        folder: What the recorder was given.
+        spill: Where the log went on while that folder could not be written.
 
     Raises:
         RecordingError: If there is no segment, or one is no MCAP file.
     """
     expected, damage, is_torn = 0, "", False
-    for path in _segments(folder):
+    for path in _segments(folder, spill):
         is_first = True
         for item in _segment(path):
             match item:
@@ -105,11 +109,14 @@ def read_recording(folder: Path, *, skip_damaged: bool = False) -> Iterator[Logg
                 raise RecordingError(f"{path}: damaged at {item.what}")
 
 
-def _segments(folder: Path) -> list[Path]:
-    segments = list(segments_of(folder).values())
+def _segments(folder: Path, spill: Path | None = None) -> list[Path]:
+    segments = segments_of(folder)
     if not segments:
         raise RecordingError(f"{folder}: expected *.mcap segments, found none")
-    return segments
+    if spill is not None:
+        # They are numbered through, so that each place has one segment.
+        segments = {**segments_of(spill), **segments}
+    return [segments[number] for number in sorted(segments)]
 
 
 def _segment(path: Path) -> Iterator[Logged | _Damage | _Unfinished]:

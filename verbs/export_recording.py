@@ -42,7 +42,7 @@ def export_recording(
         run=run,
         skip_damaged=skip_damaged,
     )
-    for line in exported.unproved:
+    for line in (*exported.unproved, *exported.notes):
         print(f"neuroflow: {line}", file=sys.stderr)
     if as_json:
         print(msgspec.json.encode(_summary(out, kind, exported)).decode())
@@ -69,6 +69,7 @@ def _summary(out: Path, kind: Format, exported: Exported) -> dict[str, object]:
             for run in exported.runs.values()
         ],
         "lost": exported.losses,
+        "notes": exported.notes,
     }
 
 

@@ -13,9 +13,9 @@ from bci_bridge.difference import Difference
 from bci_bridge.messages import RigNote
 from bci_bridge.outcomes import RunEnded, TrialOutcome, VolumeOutcome
 from bci_bridge.places import INPUTS, OUTCOMES
-from bci_bridge.recording_reader import scan_recording
 from bci_bridge.replay import replay
-from bci_bridge.survey import Survey, rig_differences, survey
+from bci_bridge.spilt import Spilt, spilt_of
+from bci_bridge.survey import Survey, doubts, rig_differences, survey
 from runtime.engine import Precision
 from runtime.errors import ParityError, RecordingError
 from runtime.live import open_decoder
@@ -66,6 +66,8 @@ class ReplayReport:
     losses: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     """Segments that are not as they were chained."""
+    notes: tuple[str, ...] = ()
+    """What may be missing without a trace in the logs, one line each."""
     rig: tuple[str, ...] = ()
     """In what this machine is not the one that recorded."""
 
@@ -105,14 +107,16 @@ def replay_recording(
         BundleError: The bundle, gallery or overlay is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
     """
-    found = _surveyed(recording)
+    spilt = spilt_of(recording)
+    found = _surveyed(spilt)
     if found.losses and not skip_damaged:
         raise RecordingError(
             f"{recording}: expected a whole recording, found lost {found.losses[0]}"
             f"{_and_more(len(found.losses))}. --skip-damaged compares the rest."
         )
     changed, unproved = changes_in(recording)
-    for line in unproved:
+    notes = _notes(spilt, found)
+    for line in (*unproved, *notes):
         print(f"neuroflow: {line}", file=sys.stderr)
     if changed and not skip_damaged:
         raise RecordingError(
@@ -148,7 +152,7 @@ def replay_recording(
     ) as decoder:
         report = replayed(recording, decoder)
     report.losses, report.rig = found.losses, tuple(unlike)
-    report.changed = changed
+    report.changed, report.notes = changed, notes
     _print(report, as_json=as_json)
     if verify:
         _require_identity(recording, report)
@@ -161,7 +165,8 @@ def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
         RecordingError: A run was answered with another bundle, gallery or overlay.
     """
     report = ReplayReport()
-    inputs, outcomes = (scan_recording(recording / log) for log in (INPUTS, OUTCOMES))
+    spilt = spilt_of(recording)
+    inputs, outcomes = (spilt.scan(log) for log in (INPUTS, OUTCOMES))
     for step in replay(inputs, outcomes, decoder):
         tally = report.runs.setdefault(step.run, RunTally(run=step.run))
         tally.compared += step.compared
@@ -177,10 +182,20 @@ def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
     return report
 
 
-def _surveyed(recording: Path) -> Survey:
-    logs = {log: survey(scan_recording(recording / log)) for log in (INPUTS, OUTCOMES)}
+def _surveyed(spilt: Spilt) -> Survey:
+    logs = {log: survey(spilt.scan(log)) for log in (INPUTS, OUTCOMES)}
     losses = (f"{log}: {what}" for log, one in logs.items() for what in one.losses)
-    return Survey(logs[OUTCOMES].rigs, tuple(losses))
+    runs = {**logs[INPUTS].runs, **logs[OUTCOMES].runs}
+    return Survey(logs[OUTCOMES].rigs, tuple(losses), runs)
+
+
+def _notes(spilt: Spilt, found: Survey) -> tuple[str, ...]:
+    in_memory = spilt.told()
+    unsure = doubts(
+        found.runs, is_written=spilt.is_written, is_all_here=bool(in_memory)
+    )
+    lines = (f"{spilt.recording}: run {name}: {text}" for name, text in unsure.items())
+    return (*([in_memory] if in_memory else ()), *lines)
 
 
 def _recorded_rig(recording: Path, found: Survey, *, is_needed: bool) -> RigNote | None:
@@ -248,6 +263,7 @@ def _print(report: ReplayReport, *, as_json: bool) -> None:
             "differences": report.differences,
             "lost": report.losses,
             "changed": report.changed,
+            "notes": report.notes,
             "unlike": report.rig,
         }
         print(msgspec.json.encode(result).decode())

@@ -1,5 +1,6 @@
 """`neuroflow verify-recording`: is a recording what its server finished?"""
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from bci_bridge.chain_signature import (
 )
 from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recording_signature import read_signature
+from bci_bridge.spilt import Spilt, spilt_of
 from runtime.errors import RecordingError
 from runtime.signing import Signer
 from runtime.signing_keys import read_trust
@@ -34,6 +36,9 @@ def verify_recording(
         ArtifactError: A public key is missing, damaged, or others could change it.
     """
     trusted = read_trust(trust) if trust else None
+    spilt = spilt_of(recording)
+    if told := spilt.told():
+        print(f"neuroflow: {told}", file=sys.stderr)
     # The signature first: what is signed meanwhile is only one too old.
     signed = read_signature(recording)
     found: dict[str, Checked] = {}
@@ -41,7 +46,7 @@ def verify_recording(
         found[log] = checked = check_chain(recording / log)
         if checked.trouble:
             raise RecordingError(f"{recording}: {log}: {checked.trouble}")
-    later = _added_later(recording, signed, found)
+    later = _added_later(spilt, signed, found)
     try:
         signer = require_trusted(signed, later, trusted)
     except RecordingError as error:
@@ -60,16 +65,19 @@ def verify_recording(
 
 
 def _added_later(
-    recording: Path, signed: RecordingSignature | None, found: dict[str, Checked]
+    spilt: Spilt, signed: RecordingSignature | None, found: dict[str, Checked]
 ) -> dict[str, tuple[str, ...]]:
     if signed is None:
         return {}
     chains = {log: checked.chain for log, checked in found.items()}
     if trouble := contradiction(signed, chains):
         raise RecordingError(
-            f"{recording}: {trouble}. It was changed after it was signed."
+            f"{spilt.recording}: {trouble}. It was changed after it was signed."
         )
-    unchained = {log: checked.unchained for log, checked in found.items()}
+    unchained = {
+        log: (*checked.unchained, *map(str, spilt.segments[log]))
+        for log, checked in found.items()
+    }
     return added_later(signed, chains, unchained)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
-import numpy as np
 
 from bci_bridge.chain_file import changes_in
 from bci_bridge.exports import bids
@@ -31,8 +30,8 @@ from bci_bridge.exports.nifti import NiftiWriter, compress
 from bci_bridge.exports.sidecar import sidecar_of
 from bci_bridge.exports.text import plain, safe_name
 from bci_bridge.places import INPUTS, OUTCOMES
-from bci_bridge.recording_reader import scan_recording
-from runtime.arrays import Shaped
+from bci_bridge.spilt import Spilt, spilt_of
+from bci_bridge.survey import doubts
 from runtime.errors import RecordingError, UsageError
 
 Format = Literal["bids", "hdf5", "nifti"]
@@ -49,6 +48,8 @@ class Exported:
     """What the recording has lost or was changed in; empty for a whole one."""
     unproved: tuple[str, ...] = ()
     """Of each log without a chain, that it has none."""
+    notes: list[str] = field(default_factory=list)
+    """What does not keep it from being exported, one line each."""
     files: dict[str, list[str]] = field(default_factory=dict)
     """By run, relative to the folder."""
 
@@ -80,7 +81,8 @@ def export(
     """
     out = out.absolute()
     _require_free(out, recording)
-    facts = facts_of(*(scan_recording(recording / log) for log in (INPUTS, OUTCOMES)))
+    spilt = spilt_of(recording)
+    facts = facts_of(*(spilt.scan(log) for log in (INPUTS, OUTCOMES)))
     losses = _losses(facts)
     changed, unproved = changes_in(recording)
     if losses and not skip_damaged:
@@ -97,9 +99,10 @@ def export(
         )
     losses += changed
     exported = Exported(_chosen(recording, facts, run), losses, unproved)
+    _note(exported, facts, spilt)
     with _whole(out) as folder:
         if kind == "hdf5":
-            _write_hdf5(recording, folder, facts, exported, version)
+            _write_hdf5(spilt, folder, facts, exported, version)
         else:
             stems = {name: safe_name(name) for name in facts.runs}
             if kind == "bids":
@@ -112,8 +115,27 @@ def export(
                         folder / stems[one.name], one, exported.losses, kind
                     )
                 ]
-            _write_images(recording, folder, facts, exported, stems, kind)
+            _write_images(spilt, folder, facts, exported, stems, kind)
     return exported
+
+
+def _note(exported: Exported, facts: RecordingFacts, spilt: Spilt) -> None:
+    """Say of what may not be whole that it may not, also in the sidecars."""
+    in_memory = sum(map(len, spilt.segments.values()))
+    if in_memory:
+        exported.notes.append(spilt.told())
+    found = doubts(
+        {name: run.answered for name, run in facts.runs.items()},
+        is_written=spilt.is_written,
+        is_all_here=bool(in_memory),
+    )
+    for name, run in exported.runs.items():
+        if in_memory:
+            # The path of this machine stays here.
+            run.notes.append(f"{in_memory} segments of the recording were in memory")
+        if name in found:
+            run.notes.append(found[name])
+            exported.notes.append(f"{spilt.recording}: run {name}: {found[name]}")
 
 
 def _losses(facts: RecordingFacts) -> list[str]:
@@ -170,7 +192,7 @@ def _whole(out: Path) -> Iterator[Path]:
 
 
 def _write_hdf5(
-    recording: Path,
+    spilt: Spilt,
     folder: Path,
     facts: RecordingFacts,
     exported: Exported,
@@ -181,9 +203,10 @@ def _write_hdf5(
         for run in exported.runs.values():
             writer.add_run(run)
             exported.files[run.name] = [HDF5_FILE]
-        for run, index, voxels in _volumes(recording, facts, exported.runs):
+        volumes = recorded_volumes(spilt.scan(INPUTS), facts, exported.runs)
+        for run, index, voxels in volumes:
             writer.add_volume(run, index, voxels)
-        outcomes = scan_recording(recording / OUTCOMES)
+        outcomes = spilt.scan(OUTCOMES)
         for run, outcome, payload in trial_arrays(outcomes, exported.runs):
             writer.add_arrays(run, outcome, payload)
     finally:
@@ -191,7 +214,7 @@ def _write_hdf5(
 
 
 def _write_images(
-    recording: Path,
+    spilt: Spilt,
     folder: Path,
     facts: RecordingFacts,
     exported: Exported,
@@ -199,7 +222,7 @@ def _write_images(
     kind: Format,
 ) -> None:
     suffix = "_bold.nii" if kind == "bids" else ".nii"
-    volumes = _volumes(recording, facts, exported.runs)
+    volumes = recorded_volumes(spilt.scan(INPUTS), facts, exported.runs)
     # One run follows another: one file is open at a time.
     for name, group in groupby(volumes, key=lambda one: one[0].name):
         file = f"{stems[name]}{suffix}"
@@ -213,12 +236,6 @@ def _write_images(
         exported.files[name].insert(0, file)
 
 
-def _volumes(
-    recording: Path, facts: RecordingFacts, runs: Mapping[str, RunFacts]
-) -> Iterator[tuple[RunFacts, int, Shaped[np.ndarray, "x y z"]]]:
-    return recorded_volumes(scan_recording(recording / INPUTS), facts, runs)
-
-
 def _write_dataset(
     folder: Path, exported: Exported, stems: Mapping[str, str], version: str
 ) -> None:
@@ -229,6 +246,11 @@ def _write_dataset(
     summary = {
         "Runs": bids.mapping_of(exported.runs, stems),
         "RecordingLosses": [plain(loss) for loss in exported.losses],
+        "RecordingNotes": {
+            plain(name): [plain(note) for note in run.notes]
+            for name, run in exported.runs.items()
+            if run.notes
+        },
     }
     _write_json(folder / "recording.json", summary)
 

@@ -28,6 +28,7 @@ from bci_bridge.outcomes import Outcome, RunEnded, TrialOutcome, VolumeOutcome
 from bci_bridge.recording_reader import Break
 from bci_bridge.recovery import is_folded
 from bci_bridge.segment import Logged
+from bci_bridge.survey import Answered
 from bci_bridge.wire import Envelope
 from runtime.arrays import Shaped
 
@@ -56,6 +57,10 @@ class RunFacts:
     """Of the outcomes that can be read."""
     beginnings: int = 0
     """Runs of this name; more than one cannot be told apart."""
+    answered: Answered = field(default_factory=Answered)
+    """How far its answers are on record."""
+    notes: list[str] = field(default_factory=list)
+    """What to know of it before it passes for whole."""
 
     @property
     def name(self) -> str:
@@ -234,6 +239,7 @@ class _Answers:
         if outcome.outcome_index in run.indices:
             return
         run.indices.add(outcome.outcome_index)
+        run.answered.add(outcome)
         if self._rig is not None and self._rig not in run.rigs:
             run.rigs.append(self._rig)
         match outcome:

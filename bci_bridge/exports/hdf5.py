@@ -40,6 +40,7 @@ _TEXTS: Final = frozenset(
         "OverlaySHA256",
         "PreprocessingSHA256",
         "RecordingLosses",
+        "RecordingNotes",
         "SentVoxelTypes",
     }
 )

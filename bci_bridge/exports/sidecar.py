@@ -63,6 +63,7 @@ def sidecar_of(run: RunFacts, losses: Iterable[str]) -> dict[str, Any]:
         ),
         "LostOutcomes": run.lost_outcomes,
         "RecordingLosses": [plain(loss) for loss in losses],
+        "RecordingNotes": [plain(note) for note in run.notes],
     }
 
 
