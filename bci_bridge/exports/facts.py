@@ -31,6 +31,7 @@ from bci_bridge.segment import Logged
 from bci_bridge.survey import Answered
 from bci_bridge.wire import Envelope
 from runtime.arrays import Shaped
+from runtime.errors import RecordingError
 
 _UNKNOWN: Final = RunStart(shape=(1, 1, 1), tr_s=1.0, expected_volumes=1, budget_s=1.0)
 """In the place of a beginning that is not read yet; never exported."""
@@ -258,10 +259,16 @@ def recorded_volumes(
 ) -> Iterator[tuple[RunFacts, int, Shaped[np.ndarray, "x y z"]]]:
     """Yield the volumes that the facts list, one at a time, in the log's order.
 
+    These and no other: a log that is being written has more of them by now, for which
+    nobody has made room.
+
     Args:
         inputs: The log that the facts were read from, again.
         facts: What `facts_of` gave.
         runs: The runs that are wanted, by name.
+
+    Raises:
+        RecordingError: One of them is no longer there.
     """
     followed = _Followed(facts.starts)
     given: set[tuple[str, int]] = set()
@@ -272,6 +279,13 @@ def recorded_volumes(
         if not isinstance(record, Volume) or record.run not in runs:
             continue
         run, place = runs[record.run], (record.run, record.volume_index)
-        if record.shape == run.start.shape and place not in given:
+        is_listed = record.volume_index in run.kinds
+        if is_listed and record.shape == run.start.shape and place not in given:
             given.add(place)
             yield run, record.volume_index, volume_from(item.envelope)
+    listed = sum(len(run.kinds) for run in runs.values())
+    if len(given) != listed:
+        raise RecordingError(
+            f"log of inputs: expected the {listed} volumes that it had a moment ago, "
+            f"found {len(given)}. It was changed meanwhile; export it again."
+        )
