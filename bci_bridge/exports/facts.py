@@ -44,6 +44,8 @@ class RunFacts:
     start: RunStart
     kinds: dict[int, str] = field(default_factory=dict)
     """Voxel type of each recorded volume of the run's shape, by acquisition."""
+    sent: dict[int, Volume] = field(default_factory=dict)
+    """What the messages of those volumes say beside their voxels."""
     misshapen: set[int] = field(default_factory=set)
     """Acquisitions whose volume has another shape."""
     events: list[Event] = field(default_factory=list)
@@ -204,6 +206,7 @@ def _add_input(
         case Volume(volume_index=index):
             if record.shape == run.start.shape:
                 run.kinds.setdefault(index, record.dtype)
+                run.sent.setdefault(index, record)
             else:
                 run.misshapen.add(index)
         case Event():

@@ -36,6 +36,7 @@ _OBJECTS: Final = frozenset({"Degraded", "MissingVolumes", "Rigs"})
 _TEXTS: Final = frozenset(
     {
         "BundleSHA256",
+        "ConfigurationSHA256",
         "GallerySHA256",
         "OverlaySHA256",
         "PreprocessingSHA256",
@@ -45,6 +46,9 @@ _TEXTS: Final = frozenset(
     }
 )
 """Parts of the sidecar that are lists of texts."""
+
+_REALS: Final = frozenset({"Affine", "SliceTiming"})
+"""Parts of the sidecar that are lists of real numbers; of the others, integers."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
@@ -133,7 +137,7 @@ class Hdf5Writer:
         elif name in _TEXTS:
             self._texts(group, name, value)
         elif isinstance(value, list):
-            kind = np.float64 if name == "Affine" else np.int64
+            kind = np.float64 if name in _REALS else np.int64
             group.create_dataset(name, data=np.array(value, kind))
         else:
             group.attrs[name] = value

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 
 from bci_bridge.exports.facts import RunFacts
 from bci_bridge.exports.text import UNKNOWN, plain
-from bci_bridge.messages import RigNote
+from bci_bridge.messages import RigNote, RunStart
 from bci_bridge.outcomes import Outcome
 
 
@@ -64,7 +65,17 @@ def sidecar_of(run: RunFacts, losses: Iterable[str]) -> dict[str, Any]:
         "LostOutcomes": run.lost_outcomes,
         "RecordingLosses": [plain(loss) for loss in losses],
         "RecordingNotes": [plain(note) for note in run.notes],
+        "IsRehearsal": start.is_rehearsal,
+        "ConfigurationSHA256": _hashes(outcomes, "configuration_sha256"),
+        **_slice_timing(start),
     }
+
+
+def _slice_timing(start: RunStart) -> dict[str, list[float]]:
+    """Give the slices' times in seconds as BIDS does, which knows no null for them."""
+    if start.slice_times_us is UNSET:
+        return {}
+    return {"SliceTiming": [time_us / 1e6 for time_us in start.slice_times_us]}
 
 
 def filling_name(run: RunFacts) -> str | int | None:

@@ -4,6 +4,7 @@ Pure. A field that has no column here, and is not in `bci_bridge.exports.sidecar
 does not leave a recording; a column's description is that of the data dictionaries.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from bci_bridge.exports.columns import Column, Raw, Table, table_of
@@ -17,15 +18,47 @@ _SERVER: Final = "on the server's monotonic clock"
 
 
 def _field(
-    name: str, kind: Any, description: str, units: str = "", *, field: str = ""
+    name: str,
+    kind: Any,
+    description: str,
+    units: str = "",
+    *,
+    field: str = "",
+    of: Callable[[Any], Any] = lambda message: message,
 ) -> Column:
-    """Make a column of a message's field, by default of its own name."""
+    """Make a column of a message's field, by default of its own name.
+
+    `of` gives the message that has it, None if none has.
+    """
 
     def value(message: Any) -> Raw:
-        found: Raw = getattr(message, field or name)
+        holder = of(message)
+        found: Raw = None if holder is None else getattr(holder, field or name)
         return found
 
     return Column(name, kind, description, value, units)
+
+
+def _clock(
+    host: str, of: Callable[[Any], Any] = lambda message: message
+) -> tuple[Column, ...]:
+    """Make the columns that relate a host's clock to the server's."""
+    return (
+        _field(
+            "clock_offset_ns",
+            "integer",
+            f"Monotonic clock of {host} minus the server's, as that host estimated it.",
+            "ns",
+            of=of,
+        ),
+        _field(
+            "clock_uncertainty_ns",
+            "integer",
+            "The true offset is no further away than this.",
+            "ns",
+            of=of,
+        ),
+    )
 
 
 def events_table(run: RunFacts) -> Table:
@@ -59,6 +92,7 @@ def events_table(run: RunFacts) -> Table:
             lambda event: tuple(reports.get(event.trial_id, ())),
             "ns",
         ),
+        *_clock("the stimulus host, which announced it"),
     )
     rows = sorted(run.events, key=lambda event: event.onset_s)
     return table_of(columns, rows)
@@ -75,12 +109,24 @@ def shown_table(run: RunFacts) -> Table:
         ),
         _field("trial_id", "text", "Trial that it belongs to."),
         _field("what", "text", "What reached the participant."),
+        _field(
+            "display_frame",
+            "integer",
+            "Frame of the display that showed it first, as the display counts them.",
+        ),
+        *_clock("the host that reports"),
     )
     return table_of(columns, run.shown)
 
 
 def volumes_table(run: RunFacts) -> Table:
     """One row for each volume outcome."""
+
+    def acquired(outcome: VolumeOutcome) -> Any:
+        # One that had been given up before it came says nothing of its voxels' clock.
+        is_said = outcome.acquired_ns is not None
+        return outcome if is_said else run.sent.get(outcome.volume_index)
+
     columns = (
         _field("volume_index", "integer", "Number of the acquisition, from 0."),
         _field("input", "text", "OK, MISSING or INVALID."),
@@ -111,6 +157,14 @@ def volumes_table(run: RunFacts) -> Table:
         _field("deadline_ns", "integer", f"Deadline, {_SERVER}.", "ns"),
         _field("published_ns", "integer", f"Outcome, {_SERVER}.", "ns"),
         *_ANSWER,
+        _field(
+            "acquired_ns",
+            "integer",
+            "End of the acquisition, on the monotonic clock of the host that sent it.",
+            "ns",
+            of=acquired,
+        ),
+        *_clock("the host that sent it", of=acquired),
     )
     return table_of(columns, [run.volumes[index] for index in sorted(run.volumes)])
 

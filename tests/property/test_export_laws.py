@@ -49,6 +49,7 @@ LEAVES = {
             "gallery_sha256",
             "preprocessing_sha256",
             "overlay_sha256",
+            "configuration_sha256",
         )
     ),
     "CanaryVolumeOutcome.reason",
