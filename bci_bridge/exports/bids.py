@@ -110,8 +110,9 @@ def image_sidecar(described: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables_of(run: RunFacts) -> dict[str, Table]:
     """Give a run's tables by the suffix of their files."""
-    found = {
-        "events": tables.events_table(run),
+    # The standard has events beside an image alone.
+    found = {"events": tables.events_table(run)} if run.kinds else {}
+    found |= {
         "decoding": tables.trials_table(run),
         "volumes": tables.volumes_table(run),
     }

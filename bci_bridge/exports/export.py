@@ -100,7 +100,10 @@ def export(
     losses += changed
     exported = Exported(_chosen(recording, facts, run), losses, unproved)
     _note(exported, facts, spilt)
-    with _whole(out) as folder:
+    if kind == "bids":
+        _note_without_image(recording, exported)
+    # A link to an empty folder stays one: the folder that it names takes the export.
+    with _whole(out.resolve()) as folder:
         if kind == "hdf5":
             _write_hdf5(spilt, folder, facts, exported, version)
         else:
@@ -136,6 +139,15 @@ def _note(exported: Exported, facts: RecordingFacts, spilt: Spilt) -> None:
         if name in found:
             run.notes.append(found[name])
             exported.notes.append(f"{spilt.recording}: run {name}: {found[name]}")
+
+
+def _note_without_image(recording: Path, exported: Exported) -> None:
+    """Say what is left out: BIDS has events beside an image alone."""
+    for name, run in exported.runs.items():
+        if not run.kinds:
+            text = "expected a volume, found none: BIDS has neither image nor events"
+            run.notes.append(text)
+            exported.notes.append(f"{recording}: run {name}: {text}")
 
 
 def _losses(facts: RecordingFacts) -> list[str]:
@@ -264,9 +276,11 @@ def _write_texts(
         _write_json(stem.with_name(f"{stem.name}.json"), described)
         return [".json"]
     stem.parent.mkdir(parents=True, exist_ok=True)
-    image = bids.image_sidecar(described)
-    _write_json(stem.with_name(f"{stem.name}_bold.json"), image)
-    suffixes = ["_bold.json"]
+    suffixes = []
+    if run.kinds:
+        image = bids.image_sidecar(described)
+        _write_json(stem.with_name(f"{stem.name}_bold.json"), image)
+        suffixes.append("_bold.json")
     for suffix, table in bids.tables_of(run).items():
         file = stem.with_name(f"{stem.name}_{suffix}.tsv")
         file.write_text(tsv_of(table), encoding="utf-8")

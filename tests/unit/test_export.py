@@ -306,9 +306,37 @@ def test_a_run_without_volumes_has_tables_and_no_image(tmp_path):
         exported = export(tmp_path, tmp_path / kind, kind, version="1")
         assert len(exported.runs["run-1"].events) == 1
         assert not [f for f in exported.files["run-1"] if ".nii" in f]
+        assert len(exported.notes) == (kind == "bids")
+    stem = tmp_path / "bids" / UNKNOWN
+    assert sorted(path.name for path in stem.parent.iterdir()) == [
+        f"{stem.name}_{table}.{suffix}"
+        for table in ("decoding", "volumes")
+        for suffix in ("json", "tsv")
+    ]
+    line = "expected a volume, found none: BIDS has neither image nor events"
+    assert json_of(tmp_path / "bids/recording.json")["RecordingNotes"] == {
+        "run-1": [line]
+    }
     with h5py.File(tmp_path / "hdf5" / "recording.h5") as file:
         assert "volumes" not in file["runs/run-1"]
         assert file["runs/run-1/events/trial_id"].asstr()[0] == "t-1"
+
+
+def test_a_link_to_an_empty_folder_is_a_place_for_an_export(tmp_path):
+    recording = simple_recording(tmp_path / "recording")
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    link, dangling = tmp_path / "link", tmp_path / "dangling"
+    link.symlink_to(tmp_path / "disk" / "empty")
+    dangling.symlink_to(tmp_path / "disk" / "new")
+
+    for out in (link, dangling):
+        export(recording, out, "nifti", version="1", run="run-1")
+
+    for name in ("empty", "new"):
+        assert (tmp_path / "disk" / name / "run-1.nii").exists()
+    assert link.is_symlink()
+    with pytest.raises(UsageError, match="expected a new or empty folder"):
+        export(recording, link, "nifti", version="1")
 
 
 def test_a_server_that_was_killed_leaves_a_run_that_says_so(tmp_path):
