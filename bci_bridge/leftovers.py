@@ -50,8 +50,8 @@ def claimed(moment: Path, log: Path) -> str:
     Raises:
         OSError: The folder cannot be written, or the log not be read.
     """
-    name, is_new = _name_of(log), not has_begun(log)
-    owner, _ = _owner_of(moment)
+    name, is_new = name_of(log), not has_begun(log)
+    owner, _ = owner_of(moment)
     # Neither has a name where an earlier version made both.
     is_foreign = is_new or owner != name
     told = _set_aside(moment) if is_foreign and is_spilt(moment) else ""
@@ -92,13 +92,14 @@ def _clear_if_dead(folder: Path) -> None:
 def _can_go(folder: Path) -> bool:
     if _UNRECORDED.fullmatch(folder.name):
         return True
-    name, log = _owner_of(folder)
+    name, log = owner_of(folder)
     if log is None or is_spilt(folder):
         return False
-    return not os.path.lexists(log) or _name_of(log) != name
+    return not os.path.lexists(log) or name_of(log) != name
 
 
-def _owner_of(moment: Path) -> tuple[bytes, Path | None]:
+def owner_of(moment: Path) -> tuple[bytes, Path | None]:
+    """Give the name and the place of the log that a folder of the moment belongs to."""
     try:
         name, _, log = (moment / _OWNER).read_bytes().partition(b"\n")
     except FileNotFoundError:
@@ -106,7 +107,8 @@ def _owner_of(moment: Path) -> tuple[bytes, Path | None]:
     return name, Path(os.fsdecode(log))
 
 
-def _name_of(log: Path) -> bytes:
+def name_of(log: Path) -> bytes:
+    """Give the name that was drawn for a log; empty where it has none."""
     try:
         return (log / ".lock").read_bytes()
     except FileNotFoundError:

@@ -79,7 +79,7 @@ def held_places(
     """
     if recording is not None:
         require_segments_alone(recording)
-    clear_dead(_root())
+    clear_dead(memory_root())
     places, fd = _locked_places(recording)
     try:
         if recording is not None:
@@ -134,12 +134,13 @@ def _locked_places(recording: Path | None) -> tuple[Places, int]:
         time.sleep(0.01)
 
 
-def _root() -> Path:
+def memory_root() -> Path:
+    """Give where this machine keeps what is for the moment, in memory if it can."""
     return MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _made_places(recording: Path | None) -> Places:
-    root = _root()
+    root = memory_root()
     if recording is None:
         moment = Path(tempfile.mkdtemp(prefix="neuroflow-", dir=root))
     else:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bci_bridge.leftovers import SERVER, _name_of, _owner_of
-from bci_bridge.places import INPUTS, OUTCOMES, _root
+from bci_bridge.leftovers import SERVER, name_of, owner_of
+from bci_bridge.places import INPUTS, OUTCOMES, memory_root
 from bci_bridge.recording_folder import segments_of
 from bci_bridge.recording_reader import Break, scan_recording
 from bci_bridge.segment import Logged
@@ -75,7 +75,7 @@ def spilt_of(recording: Path) -> Spilt:
         recording: The folder that a server wrote.
     """
     log = recording / INPUTS
-    for folder in sorted(_root().glob("neuroflow-*")):
+    for folder in sorted(memory_root().glob("neuroflow-*")):
         # Another user's, one that goes at this moment, or a log without a name.
         with contextlib.suppress(OSError):
             if _belongs(folder, log):
@@ -88,8 +88,8 @@ def _belongs(folder: Path, log: Path) -> bool:
     is_same_user = found.st_uid == (log / ".lock").stat().st_uid
     if not stat.S_ISDIR(found.st_mode) or not is_same_user:
         return False
-    name, place = _owner_of(folder)
-    if not name or name != _name_of(log) or place is None:
+    name, place = owner_of(folder)
+    if not name or name != name_of(log) or place is None:
         return False
     # A disk may be mounted elsewhere by now.
     return not place.exists() or place.samefile(log)
