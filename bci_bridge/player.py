@@ -97,6 +97,8 @@ def run_start_from(
 ) -> RunStart:
     """Announce a recorded run: live at a speed, or catching up without one.
 
+    Subject, session and task are those that the recording tells, if it tells any.
+
     Args:
         run: What will be played.
         speed: 1 is real time. Played slower, a volume comes later than its TR says, and
@@ -115,6 +117,9 @@ def run_start_from(
         budget_s=budget_s,
         pace="catchup" if speed is None else "live",
         affine=tuple(float(entry) for entry in np.ravel(run.affine)),
+        subject=getattr(run, "subject", ""),
+        session=getattr(run, "session", ""),
+        task=getattr(run, "task", ""),
         slice_times_us=slice_times_us(getattr(run, "slice_times_s", ())),
     )
 

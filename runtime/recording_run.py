@@ -55,6 +55,11 @@ class RecordedRun:
     slice_times_s: tuple[float, ...] = ()
     """When each slice along z is acquired, after the start of its volume; empty where
     the recording does not say."""
+    subject: str = ""
+    """As in BIDS, without ``sub-``; like session and task empty where the recording
+    does not say."""
+    session: str = ""
+    task: str = ""
     mask: VoxelMask | None = field(default=None, repr=False)
     """Where every value must be finite; None: everywhere."""
 
