@@ -1,8 +1,10 @@
 """A recording that plays itself as a scanner, with its events, in real time or faster.
 
 Volume i leaves at the end of its acquisition, ``(i + 1) * tr_s``; an event leaves at
-its onset, hence before the volume during which it happens. Both go through one sender,
-so that their order is the log's. Waiting turns the sender's crank.
+its onset, hence before the volume during which it happens. An event that names a
+picture is followed by the report that it was shown, as stimulus software sends one; it
+has no frame of a display, because there is none. All go through one sender, so that
+their order is the log's. Waiting turns the sender's crank.
 
 With a spool, a player that was killed goes on where its predecessor was: a scanner does
 not stop because a program does, so the time base is kept, and what was due meanwhile
@@ -194,18 +196,30 @@ def play(
             is_overdue &= due_ns < resumed_ns
             now_ns = due_ns if is_overdue else clock_ns()
             if event is not None:
-                sender.event(
-                    event.trial_id,
-                    float(event.onset_s),
-                    float(event.duration_s),
-                    stimulus_id=event.stimulus_id,
-                    shown_ns=now_ns,
-                )
+                _present(sender, event, said, now_ns)
             else:
                 told = confounds[index] if confounds else None
                 sender.volume(index, volumes[index], now_ns, told)
                 n_sent += 1
     return n_sent
+
+
+def _present(sender: Sender, event: RecordedEvent, said: Progress, now_ns: int) -> None:
+    """Say of an event what an earlier process, which may have died midway, has not."""
+    if event.trial_id not in said.trials:
+        sender.event(
+            event.trial_id,
+            float(event.onset_s),
+            float(event.duration_s),
+            stimulus_id=event.stimulus_id,
+            shown_ns=now_ns,
+        )
+    if _is_to_report(event, said):
+        sender.shown(event.stimulus_id, now_ns, event.trial_id)
+
+
+def _is_to_report(event: RecordedEvent, said: Progress) -> bool:
+    return bool(event.stimulus_id) and event.trial_id not in said.shown
 
 
 def _begin_ns(said: Progress, tr_s: float, speed: float | None, now_ns: int) -> int:
@@ -224,9 +238,10 @@ def _remaining(
     if said.has_ended:
         return
     for at_s, event, index in _timeline(run):
-        is_said = (
-            index < said.volumes if event is None else event.trial_id in said.trials
-        )
+        if event is None:
+            is_said = index < said.volumes
+        else:
+            is_said = event.trial_id in said.trials and not _is_to_report(event, said)
         if not is_said:
             yield at_s, event, index
 

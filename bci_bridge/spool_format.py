@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from bci_bridge.header import Count, Header, Index, Instant, Name, OptionalName, Role
-from bci_bridge.messages import Event, Missing, RunEnd, RunStart, Volume
+from bci_bridge.messages import Event, Missing, RunEnd, RunStart, Shown, Volume
 from bci_bridge.wire import Envelope, decode
 from runtime.errors import PeerError
 
@@ -37,6 +37,8 @@ class Progress(msgspec.Struct, kw_only=True):
     """The end of that volume's acquisition."""
     trials: set[Name] = msgspec.field(default_factory=set)
     """The trials that were announced."""
+    shown: set[OptionalName] = msgspec.field(default_factory=set)
+    """The trials of which it was reported what reached the participant."""
     has_ended: bool = False
     """RUN_END has been written."""
 
@@ -50,6 +52,8 @@ class Progress(msgspec.Struct, kw_only=True):
                 self.volumes = max(self.volumes, index + 1)
             case Event(trial_id=trial_id):
                 self.trials.add(trial_id)
+            case Shown(trial_id=trial_id):
+                self.shown.add(trial_id)
             case RunEnd():
                 self.has_ended = True
             case _:

@@ -95,7 +95,7 @@ def test_a_removed_input_is_found_and_ends_the_comparison_of_its_run(recorded):
     report = replayed(out, MeanDecoder())
 
     (jump,) = map(str, report.differences)
-    assert jump == ("run-1: log: VOLUME of scanner: sequence: expected 2, found 3")
+    assert jump == ("run-1: log: VOLUME of scanner: sequence: expected 3, found 4")
     assert report.runs["run-1"].left_out > 0
     assert report.runs["run-2"].compared == 5
 

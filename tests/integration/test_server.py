@@ -118,7 +118,7 @@ def test_every_message_is_on_record_once_and_before_what_it_led_to(running, tmp_
 
     kinds = Counter(type(record).__name__ for record in records)
     assert kinds == {
-        "RunStart": 1, "Volume": 20, "Event": 1, "RunEnd": 1,
+        "RunStart": 1, "Volume": 20, "Event": 1, "Shown": 1, "RunEnd": 1,
         "VolumeOutcome": 20, "TrialOutcome": 1, "RunEnded": 1,
     }  # fmt: skip
     place = {

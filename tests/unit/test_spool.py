@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bci_bridge import spool as spool_module
-from bci_bridge.messages import Event, Missing, RunEnd, RunStart, Volume
+from bci_bridge.messages import Event, Missing, RunEnd, RunStart, Shown, Volume
 from bci_bridge.spool import Spool
 from bci_bridge.spool_format import Progress
 from bci_bridge.wire import encode
@@ -80,22 +80,23 @@ def test_what_a_run_has_said_outlives_the_segments_that_said_it(tmp_path):
     volume = Volume(volume_index=0, acquired_ns=77, dtype="i2", shape=(1, 1, 2))
     event = Event(trial_id="t-1", onset_s=0.0, duration_s=1.0)
     spool = _begun(tmp_path, segment_bytes=1)
+    shown = Shown(what="a.png", shown_ns=7, trial_id="t-1")
     for sequence, (record, payload) in enumerate(
-        [(volume, bytes(4)), (event, b""), (Missing(volume_index=4), b"")]
+        [(volume, bytes(4)), (event, b""), (shown, b""), (Missing(volume_index=4), b"")]
     ):
         fields = {name: getattr(record, name) for name in record.__struct_fields__}
         filled = type(record)(**{**fields, **header, "sequence": sequence})
         spool.append(encode(filled, payload))
-    spool.settle(2)
+    spool.settle(3)
     spool.close()
 
     spool = Spool(tmp_path)
 
-    assert (spool.first, spool.next) == (2, 3)
+    assert (spool.first, spool.next) == (3, 4)
     assert spool.progress == Progress(
-        volumes=5, last_index=0, last_acquired_ns=77, trials={"t-1"}
+        volumes=5, last_index=0, last_acquired_ns=77, trials={"t-1"}, shown={"t-1"}
     )
-    spool.append(encode(RunEnd(count=5, sequence=3, **header)))
+    spool.append(encode(RunEnd(count=5, sequence=4, **header)))
     assert spool.progress.has_ended
     spool.close()
 
