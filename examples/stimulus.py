@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from bci_bridge.keyfolder import read_credentials
-from bci_bridge.messages import RunStart
 from bci_bridge.sender import Sender
 from runtime.errors import NeuroFlowError
 
@@ -16,9 +15,7 @@ TRIALS = (("t-1", "bear.png", 0.5), ("t-2", "house.png", 1.5))
 """Trial, picture, and seconds after the scanner's first pulse."""
 SHOWN_S, FRAMES_A_SECOND = 0.5, 60
 
-address, run_name, *keys = sys.argv[1:]
-# Only the scanner begins a run; of this, a stimulus program's sender reads the name.
-run = RunStart(run=run_name, shape=(1, 1, 1), tr_s=1, expected_volumes=1, budget_s=1)
+address, run, *keys = sys.argv[1:]
 pulse_ns = time.monotonic_ns()  # when your trigger box heard the first pulse
 
 
@@ -26,7 +23,7 @@ def joined() -> Sender:
     """Connect once the run is under way: before that the server takes no event."""
     while True:
         sender = Sender(address, run, role="stimulus", credentials=credentials)
-        if sender.welcome.run == run_name and sender.welcome.is_running:
+        if sender.welcome.run == run and sender.welcome.is_running:
             return sender
         sender.close()
         time.sleep(0.1)
