@@ -161,7 +161,7 @@ def bids_run(folder: Path, file: Path) -> RecordedRun:
         tr_s=said.tr_s,
         shape=shape_of(image),
         affine=np.asarray(image.affine, dtype=np.float64),
-        events=read_events(_events_file(folder, file)),
+        events=read_events(_events_file(folder, file), folder / "stimuli"),
         labels=(None,) * int(image.shape[3]),
         file=file,
         slice_times_s=said.along_z(),

@@ -1,6 +1,7 @@
 """A BIDS run's `_events.tsv`: what was shown when, or one line that says what is wrong.
 
-Knows no image and no run: whether an onset lies within its run, its reader says.
+Knows no image and no run: whether an onset lies within its run, its reader says. Of
+pictures it asks only whether they are there.
 """
 
 import csv
@@ -17,11 +18,15 @@ _MARK: Final = "\ufeff"
 """What some spreadsheets write before UTF-8."""
 
 
-def read_events(file: Path) -> tuple[RecordedEvent, ...]:
+def read_events(file: Path, stimuli: Path) -> tuple[RecordedEvent, ...]:
     """Read a table of events; one without a line below its head has none.
 
     A picture that is shown needs a duration above 0, because a beta is in units of the
     response to a stimulus that lasts, and a split where the table has that column.
+
+    Args:
+        file: The table.
+        stimuli: The folder in which `stim_file` names a file.
 
     Raises:
         RecordingError: The table is empty, has no `onset` or `duration`, a line is
@@ -31,7 +36,7 @@ def read_events(file: Path) -> tuple[RecordedEvent, ...]:
     lines: dict[str, int] = {}
     shown: dict[tuple[float, str], int] = {}
     for number, (line, row) in enumerate(_rows(file)):
-        event = _event(f"{file}: line {line}", number, row)
+        event = _event(f"{file}: line {line}", number, row, stimuli)
         if event.trial_id in lines:
             raise RecordingError(
                 f"{file}: expected each trial_id once, found {event.trial_id} twice"
@@ -78,9 +83,11 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield table.line_num, dict(zip(head, known, strict=True))
 
 
-def _event(place: str, number: int, row: Mapping[str, str]) -> RecordedEvent:
+def _event(
+    place: str, number: int, row: Mapping[str, str], stimuli: Path
+) -> RecordedEvent:
     onset_s, duration_s = (_seconds(place, name, row[name]) for name in _TIMES)
-    stimulus = row.get("stim_id") or row.get("stim_file") or ""
+    stimulus = _stimulus(row.get("stim_id", ""), row.get("stim_file", ""), stimuli)
     if duration_s < 0:
         raise RecordingError(
             f"{place}: duration: expected 0 or more seconds, found {duration_s:g}"
@@ -103,6 +110,17 @@ def _event(place: str, number: int, row: Mapping[str, str]) -> RecordedEvent:
         trial_type=row.get("trial_type") or "",
         split=row.get("split") or "",
     )
+
+
+def _stimulus(name: str, file: str, stimuli: Path) -> str:
+    """Return what was shown: the file that is there, or else the identifier.
+
+    An identifier need not be the name of a file; where it is that of this file but for
+    ``.png``, it stands, because ``gallery.tsv`` knows pictures by it.
+    """
+    if file and file not in (name, f"{name}.png") and (stimuli / file).is_file():
+        return file
+    return name or file
 
 
 def _seconds(place: str, name: str, cell: str) -> float:

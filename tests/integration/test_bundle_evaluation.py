@@ -156,6 +156,7 @@ def test_pictures_of_the_split_that_were_trained_on_are_told(bundle, tmp_path):
     head, first, *rows = file.read_text().splitlines()
     cells = first.split("\t")
     cells[head.split("\t").index("stim_id")] = learned[0]
+    cells[head.split("\t").index("stim_file")] = f"{learned[0]}.png"
     file.write_text("\n".join([head, "\t".join(cells), *rows]) + "\n")
     judged = shown_pictures(open_recording(folder)).of("test")
     lines = []

@@ -298,8 +298,8 @@ def change_stimulus(folder, value):
 @pytest.mark.parametrize(
     ("value", "line"),
     [
-        ("nothing", "stimuli/nothing: expected a picture, found no file"),
-        ("../../etc/secret", "stim_file: expected a file of this folder, found"),
+        ("nothing", "stimuli/nothing: expected a picture, by stim_file or stim_id"),
+        ("../../etc/secret", "stim_file or stim_id: expected a file of this folder"),
     ],
 )
 def test_a_trial_whose_picture_is_missing_is_named(copy, value, line):

@@ -296,6 +296,7 @@ def test_a_recording_whose_test_was_trained_on_says_how_much_of_it(copy):
     file = next(f for f in events_files(copy) if "\ttest" in f.read_text())
     judged = whole.of("test")
     change(file, "stim_id", learned[0])
+    change(file, "stim_file", f"{learned[0]}.png")
 
     dataset = open_dataset(copy, ESTIMATOR, PatchDct(image_size=32, patch=4))
 
@@ -315,6 +316,7 @@ def test_a_training_says_that_pictures_of_the_test_are_among_its_own(copy):
     learned = sorted(whole.of("train") - whole.of("test"))
     file = next(f for f in events_files(copy) if "\ttest" in f.read_text())
     change(file, "stim_id", learned[0])
+    change(file, "stim_file", f"{learned[0]}.png")
     config = config_from_preset("demo", voxels=whole.recording.mask.voxels)
     console = Console(file=io.StringIO(), width=200)
 

@@ -12,7 +12,7 @@ ROWS = ("3.0\t2.0\timage\tt1\tcat\ttrain", "7.0\t2.0\timage\tt2\tdog\ttest")
 def read(tmp_path, *lines, end="\n"):
     file = tmp_path / "run_events.tsv"
     file.write_text(end.join(lines) + end if lines else "", newline="")
-    return read_events(file)
+    return read_events(file, tmp_path / "stimuli")
 
 
 def refusal(tmp_path, *lines):
@@ -98,3 +98,31 @@ def test_a_trial_that_stands_there_twice_is_refused_under_any_name(tmp_path):
     # Presses at one time are no trials.
     press = "3.0\t0\tbutton\t{}\tn/a\tn/a"
     assert len(read(tmp_path, HEAD, press.format("p1"), press.format("p2"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("cells", "shown"),
+    [
+        # An identifier that is no file stands beside the file that was shown.
+        ("17\tfaces/ann.png", "faces/ann.png"),
+        ("17\tgone.png", "17"),
+        ("n/a\tgone.png", "gone.png"),
+        ("17\tn/a", "17"),
+        # Of one picture the name is kept that the gallery has.
+        ("cat\tcat.png", "cat"),
+        # A file of the identifier's name may be another picture.
+        ("cat\tfaces/ann.png", "faces/ann.png"),
+    ],
+)
+def test_a_file_that_is_there_says_what_was_shown_and_else_the_identifier(
+    tmp_path, cells, shown
+):
+    (tmp_path / "stimuli" / "faces").mkdir(parents=True)
+    for name in ("faces/ann.png", "cat.png"):
+        (tmp_path / "stimuli" / name).touch()
+
+    (event,) = read(
+        tmp_path, "onset\tduration\tstim_id\tstim_file", f"3.0\t2.0\t{cells}"
+    )
+
+    assert event.stimulus_id == shown

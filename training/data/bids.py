@@ -164,12 +164,15 @@ def _picture_file(folder: Path, name: str) -> Path:
     stimuli = folder / "stimuli"
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise RecordingError(
-            f"{stimuli}: stim_file: expected a file of this folder, found {name}"
+            f"{stimuli}: stim_file or stim_id: expected a file of this folder, "
+            f"found {name}"
         )
     for file in (stimuli / name, stimuli / f"{name}.png"):
         if file.is_file():
             return file
-    raise RecordingError(f"{stimuli / name}: expected a picture, found no file")
+    raise RecordingError(
+        f"{stimuli / name}: expected a picture, by stim_file or stim_id, found no file"
+    )
 
 
 def prepare_bids(
