@@ -190,13 +190,14 @@ def prepare_bids(
     """Write a participant's trials.
 
     Betas of all trials are in memory at once. Trials that a server could not have
-    estimated (the run ended before their delay) are left out of causal betas.
+    estimated (the run ended before their delay) are left out, of offline betas too.
 
     Args:
         trials: What `open_bids` found.
         out: The folder to write; what was interrupted goes on from there.
         backbone: What computes z_v, or has it.
-        estimator: Of causal betas; offline ones take its drift cutoff alone.
+        estimator: Of causal betas; offline ones take its drift cutoff, and its delay
+            for which trials there are.
         betas: ``causal`` or ``offline``.
         regions: Which voxels belong to which; see `read_regions`.
         announce: Told what begins.

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from runtime.errors import BackendError, ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
-from runtime.preprocess.timing import middles_s
+from runtime.preprocess.timing import decision_volume, middles_s
 from runtime.recording import RecordedEvent, RecordedRun, Recording
 from training.data.bids_splits import is_within
 from training.features import TrialBetas
@@ -35,14 +35,16 @@ def offline_betas(
 ) -> TrialBetas:
     """Estimate every trial from the whole of its run, in percent of the run's mean.
 
-    Trials whose onset is outside their run are left out.
+    Trials whose onset is outside their run are left out, and so are those that begin
+    less than the decision delay before it ends: causal betas have none of them, and of
+    a response that was hardly seen least squares makes a beta of any size.
 
     One design a trial: its own regressor, one for all others (Mumford et al., 2012), a
     constant and cosines; SPM's HRF, ordinary least squares.
 
     Args:
         recording: Runs with events.
-        estimator: Only its `drift_cutoff_s` is used.
+        estimator: Only its `drift_cutoff_s` and `decision_delay_s` are used.
         on_run: Told after each run.
 
     Raises:
@@ -55,15 +57,19 @@ def offline_betas(
     events: list[RecordedEvent] = []
     for number, run in enumerate(recording.runs):
         within = [event for event in run.events if is_within(event, run)]
-        if within:
+        seen = [i for i, event in enumerate(within) if _is_seen(event, run, estimator)]
+        if seen:
             signal = _percent(run, recording)
-            betas.append(_run_betas(glm, run, within, signal, estimator))
-            runs += [number] * len(within)
-            events += within
+            betas.append(_run_betas(glm, run, within, seen, signal, estimator))
+            runs += [number] * len(seen)
+            events += [within[i] for i in seen]
         if on_run is not None:
             on_run(number + 1, len(recording.runs))
     if not betas:
-        raise RecordingError(f"{recording.folder}: events: expected trials, found none")
+        raise RecordingError(
+            f"{recording.folder}: expected trials that begin in their run and "
+            f"{estimator.decision_delay_s:g} s before it ends, found none"
+        )
     return TrialBetas(
         np.concatenate(betas), np.array(runs, dtype=np.int64), tuple(events)
     )
@@ -93,6 +99,11 @@ def require_plain(estimator: BetaEstimator) -> None:
             )
 
 
+def _is_seen(event: RecordedEvent, run: RecordedRun, estimator: BetaEstimator) -> bool:
+    due = decision_volume(event.onset_s, estimator.decision_delay_s, run.tr_s)
+    return due < run.volume_count
+
+
 def _percent(
     run: RecordedRun, recording: Recording
 ) -> Float64[np.ndarray, "times voxels"]:
@@ -111,6 +122,7 @@ def _run_betas(
     glm: Any,
     run: RecordedRun,
     events: list[RecordedEvent],
+    trials: list[int],
     signal: Float64[np.ndarray, "times voxels"],
     estimator: BetaEstimator,
 ) -> Float32[np.ndarray, "trials voxels"]:
@@ -119,8 +131,9 @@ def _run_betas(
     times = middles_s(run.volume_count, run.tr_s)
     onsets = [event.onset_s for event in events]
     durations = [event.duration_s for event in events]
-    betas = np.empty((len(onsets), signal.shape[1]), dtype=np.float32)
-    for trial in range(len(onsets)):
+    betas = np.empty((len(trials), signal.shape[1]), dtype=np.float32)
+    # All events explain the signal, those too that are no trials.
+    for row, trial in enumerate(trials):
         kinds = ["other"] * len(onsets)
         kinds[trial] = "trial"
         table = pd.DataFrame(
@@ -134,7 +147,7 @@ def _run_betas(
             high_pass=1 / estimator.drift_cutoff_s,
         )
         weights = np.linalg.pinv(design.to_numpy())
-        betas[trial] = weights[list(design.columns).index("trial")] @ signal
+        betas[row] = weights[list(design.columns).index("trial")] @ signal
     return betas
 
 
