@@ -24,6 +24,7 @@ from runtime.image_file import (
 )
 from runtime.preprocess.mask import VoxelMask
 from runtime.recording_bids import bids_files, bids_mask, bids_run
+from runtime.recording_images import labels_of
 from runtime.recording_run import (
     RecordedEvent,
     RecordedRun,
@@ -56,6 +57,8 @@ class Recording:
     folder: Path
     runs: tuple[RecordedRun, ...]
     mask: VoxelMask
+    left_out: str = ""
+    """Says which images are not among the runs, and why; empty where all are."""
 
     @property
     def subject(self) -> str:
@@ -64,7 +67,11 @@ class Recording:
 
 
 def open_recording(
-    folder: Path, runs: Sequence[str] | None = None, *, subject: str | None = None
+    folder: Path,
+    runs: Sequence[str] | None = None,
+    *,
+    subject: str | None = None,
+    task: str | None = None,
 ) -> Recording:
     """Open a folder of recorded runs without reading their images.
 
@@ -73,6 +80,7 @@ def open_recording(
         runs: Identifiers of the runs wanted, in any order; all by default.
         subject: The participant of a BIDS folder, with or without ``sub-``; needed
             where the runs are those of several.
+        task: Which task's runs of a BIDS folder; all by default.
 
     Returns:
         Runs in the order of the recording, of all sessions. A BIDS run is named by its
@@ -86,10 +94,11 @@ def open_recording(
     if not folder.is_dir():
         raise RecordingError(f"{folder}: expected a folder, found none")
     if _is_haxby(folder):
-        found = _haxby_runs(folder, runs, subject)
-        file = one_image(folder, "mask")
+        _refuse_of_haxby(folder, subject=subject, task=task)
+        found = _haxby_runs(folder, runs)
+        file, left_out = one_image(folder, "mask"), ""
     else:
-        whose, files = bids_files(folder, runs, subject)
+        whose, files, left_out = bids_files(folder, runs, subject, task)
         found = [bids_run(folder, file) for file in files]
         file = bids_mask(folder, whose)
     mask, affine = read_mask(file)
@@ -97,11 +106,12 @@ def open_recording(
         if run.shape != mask.shape:
             raise RecordingError(
                 f"{run.file}: expected volumes of {list(mask.shape)} as in the mask, "
-                f"found {list(run.shape)}"
+                f"found {list(run.shape)}{_of_one_task(found)}"
             )
         if not _is_haxby(folder):
             require_same_space(run.file, run.affine, run.shape, affine, file)
-    return Recording(folder, tuple(replace(run, mask=mask) for run in found), mask)
+    masked = tuple(replace(run, mask=mask) for run in found)
+    return Recording(folder, masked, mask, left_out)
 
 
 def regions_file(recording: Recording) -> Path:
@@ -115,18 +125,26 @@ def regions_file(recording: Recording) -> Path:
     return one_image(place, "rois")
 
 
+def _of_one_task(runs: Sequence[RecordedRun]) -> str:
+    """Return what helps where runs of several tasks are not of one grid."""
+    tasks = {labels_of(run.file).get("task") for run in runs}
+    return ". Take one task's runs: prepare-bids --task NAME" if len(tasks) > 1 else ""
+
+
 def _is_haxby(folder: Path) -> bool:
     return (folder / "attributes.txt").is_file()
 
 
-def _haxby_runs(
-    folder: Path, runs: Sequence[str] | None, subject: str | None
-) -> list[RecordedRun]:
-    if subject is not None:
-        raise RecordingError(
-            f"{folder}: subject: expected none in a folder with attributes.txt, which "
-            f"holds one participant, found {subject}"
-        )
+def _refuse_of_haxby(folder: Path, **asked: str | None) -> None:
+    for name, found in asked.items():
+        if found is not None:
+            raise RecordingError(
+                f"{folder}: {name}: expected none in a folder with attributes.txt, "
+                f"which holds one participant, found {found}"
+            )
+
+
+def _haxby_runs(folder: Path, runs: Sequence[str] | None) -> list[RecordedRun]:
     bold, attributes = one_image(folder, "bold"), folder / "attributes.txt"
     image = open_image(bold, dimensions=4)
     rows = [line.split() for line in text_of(attributes).splitlines() if line.strip()]

@@ -23,6 +23,7 @@ from runtime.image_file import (
     shape_of,
 )
 from runtime.recording_events import read_events
+from runtime.recording_images import LeftOut, labels_of, one_image_a_run, said_of
 from runtime.recording_run import RecordedRun, text_of
 
 
@@ -73,18 +74,27 @@ def known_subject(folder: Path, subject: str | None) -> str | None:
 
 
 def bids_files(
-    folder: Path, runs: Sequence[str] | None, subject: str | None
-) -> tuple[str, list[Path]]:
+    folder: Path, runs: Sequence[str] | None, subject: str | None, task: str | None
+) -> tuple[str, list[Path], str]:
     """Return one participant and the images of its runs, without opening them.
+
+    Of a run that lies there several times one image is taken (`one_image_a_run`). Where
+    no runs are named, a task without events is left out if another has some.
 
     Args:
         folder: The dataset.
         runs: Names of those wanted; all by default.
         subject: Whose, with or without ``sub-``; may be left out where the runs that
             are wanted have one participant.
+        task: Which task's, with or without ``task-``; all by default.
+
+    Returns:
+        Whose they are, the images, and a line that says what was left out; it is empty
+        where nothing was.
 
     Raises:
-        RecordingError: No such run or participant, or runs of several.
+        RecordingError: No such run, participant or task, runs of several participants,
+            or images of which it cannot be told whether they are runs.
     """
     files = _images(folder)
     if not files:
@@ -114,7 +124,43 @@ def bids_files(
             f"{folder}: expected runs of one participant, found {', '.join(whose)}. "
             "Name one with --subject"
         )
-    return (whose or [""])[0], files
+    if task is not None:
+        files = _of_task(folder, files, task.removeprefix("task-"))
+    files, left_out = one_image_a_run(files, lambda file: _events_file(folder, file))
+    if runs is not None and left_out:
+        why, names = next(iter(left_out.items()))
+        raise RecordingError(
+            f"{folder}: expected runs that are not the same one, found {names[0]}, "
+            f"which is one {why}"
+        )
+    if runs is None:
+        files = _with_events(folder, files, left_out)
+    return (whose or [""])[0], files, said_of(left_out)
+
+
+def _of_task(folder: Path, files: list[Path], task: str) -> list[Path]:
+    tasks = {file: labels_of(file).get("task", "") for file in files}
+    if task not in tasks.values():
+        known = ", ".join(
+            sorted(f"task-{name}" for name in set(tasks.values()) if name)
+        )
+        raise RecordingError(
+            f"{folder}: expected runs of task-{task}, found {known or 'none'}"
+        )
+    return [file for file in files if tasks[file] == task]
+
+
+def _with_events(folder: Path, files: list[Path], left_out: LeftOut) -> list[Path]:
+    """Leave out tasks of which no run has events, such as rest, where others have some.
+
+    A run alone that has none is not left out: its events were lost, and are asked for.
+    """
+    tasks = {file: labels_of(file).get("task") for file in files}
+    told = {tasks[file] for file in files if _events_file(folder, file) is not None}
+    if told and (resting := [file.name for file in files if tasks[file] not in told]):
+        left_out["of a task without events"] = resting
+        return [file for file in files if tasks[file] in told]
+    return files
 
 
 def run_name(file: Path) -> str:
@@ -161,7 +207,7 @@ def bids_run(folder: Path, file: Path) -> RecordedRun:
         tr_s=said.tr_s,
         shape=shape_of(image),
         affine=np.asarray(image.affine, dtype=np.float64),
-        events=read_events(_events_file(folder, file), folder / "stimuli"),
+        events=read_events(_required_events(folder, file), folder / "stimuli"),
         labels=(None,) * int(image.shape[3]),
         file=file,
         slice_times_s=said.along_z(),
@@ -225,12 +271,16 @@ def _sidecar_error(file: Path, error: Exception) -> RecordingError:
     )
 
 
-def _events_file(folder: Path, file: Path) -> Path:
-    found = list(_applying(folder, file, "events.tsv"))
-    if not found:
+def _events_file(folder: Path, file: Path) -> Path | None:
+    return next(reversed(list(_applying(folder, file, "events.tsv"))), None)
+
+
+def _required_events(folder: Path, file: Path) -> Path:
+    found = _events_file(folder, file)
+    if found is None:
         own = file.with_name(f"{run_name(file)}_events.tsv")
         raise RecordingError(f"{own}: expected it here or further up, found none")
-    return found[-1]
+    return found
 
 
 def _applying(folder: Path, image: Path, ending: str) -> Iterator[Path]:

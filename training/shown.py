@@ -39,7 +39,8 @@ class ShownPictures:
             )
             if count
         ]
-        return f"events left out: {', '.join(said)}" if said else ""
+        events = f"events left out: {', '.join(said)}" if said else ""
+        return "; ".join(line for line in (self.recording.left_out, events) if line)
 
 
 def shown_pictures(

@@ -32,6 +32,7 @@ def prepare_bids_trials(
     estimator_file: Path | None,
     test_runs: Sequence[str],
     subject: str | None = None,
+    task: str | None = None,
     trial_types: Sequence[str] = (),
     rois: Sequence[str] = (),
     allow_shared: bool = False,
@@ -64,6 +65,7 @@ def prepare_bids_trials(
             recording,
             test_runs,
             subject=subject,
+            task=task,
             trial_types=trial_types,
             allow_shared=allow_shared,
         )

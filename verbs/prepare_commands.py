@@ -69,6 +69,7 @@ def prepare_bids(
     test_run: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     allow_shared_pictures: bool = False,
     subject: str | None = None,
+    task: str | None = None,
     trial_type: tuple[str, ...] = (),
     roi: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     latents: Path | None = None,
@@ -88,6 +89,7 @@ def prepare_bids(
         allow_shared_pictures: A picture may be in training and in the test, which then
             does not tell of new pictures.
         subject: Whose runs, where the folder has several participants (01 or sub-01).
+        task: Which task's runs, where the folder has several (look or task-look).
         trial_type: Which events count, by their trial_type; all that show a picture.
         roi: A volume of regions as NAME=FILE; may be repeated. Default: rois.nii.gz
             beside the mask, if it is there.
@@ -106,6 +108,7 @@ def prepare_bids(
         estimator_file=estimator,
         test_runs=test_run,
         subject=subject,
+        task=task,
         trial_types=trial_type,
         rois=roi,
         allow_shared=allow_shared_pictures,

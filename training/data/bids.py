@@ -109,6 +109,7 @@ def open_bids(
     test_runs: Sequence[str] = (),
     *,
     subject: str | None = None,
+    task: str | None = None,
     trial_types: Sequence[str] = (),
     allow_shared: bool = False,
 ) -> BidsTrials:
@@ -120,6 +121,7 @@ def open_bids(
             that name no picture are no trials, and are counted.
         test_runs: Runs whose trials are the test, whatever their events say.
         subject: Whose runs, where the folder has several participants.
+        task: Which task's runs; all by default.
         trial_types: Which events count, by their `trial_type`; all by default.
         allow_shared: Whether a picture may be in training and in the test.
 
@@ -129,7 +131,8 @@ def open_bids(
             there are several participants and none is named.
         BackendError: nibabel is missing.
     """
-    shown = shown_pictures(open_recording(folder, subject=subject), trial_types)
+    whole = open_recording(folder, subject=subject, task=task)
+    shown = shown_pictures(whole, trial_types)
     recording = shown.recording
     known = {run.run_id for run in recording.runs}
     for run_id in test_runs:
