@@ -1,6 +1,9 @@
 """A preparation that was interrupted goes on with the same inputs or is refused."""
 
 import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -18,6 +21,7 @@ from tests.nsd_folder import (
     write_nsd,
     write_session,
 )
+from training.data import nsd_latents
 from training.data import writer as writer_module
 from training.data.nsd import open_nsd, prepare_nsd
 from training.data.nsd_latents import latents_of_backbone
@@ -25,6 +29,8 @@ from training.data.store import open_trials
 from training.visual.backbone import PatchDctBackbone
 
 SUBJECT = 2
+AFTER_PICTURES = 3
+"""Three sessions, and some of the pictures."""
 
 
 class StoppedError(Exception):
@@ -48,9 +54,15 @@ def prepare(nsd, out, stop_after=None):
     return prepare_nsd(trials, SUBJECT, out, "train", latents, count=count)
 
 
-def stopped(nsd, out):
+def stopped(nsd, out, stop_after=1):
     with pytest.raises(StoppedError):
-        prepare(nsd, out, stop_after=1)
+        prepare(nsd, out, stop_after)
+
+
+def refused(nsd, out):
+    with pytest.raises(NeuroFlowError) as error:
+        prepare(nsd, out)
+    return str(error.value)
 
 
 def other_order(nsd):
@@ -70,23 +82,89 @@ def other_pictures(nsd):
     return nsd.root / STIMULI
 
 
-@pytest.mark.parametrize("change", [other_order, other_betas, other_pictures])
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (other_order, DESIGN),
+        (other_betas, f"{BETAS}/betas_session02.hdf5"),
+        (other_pictures, "nsd_stimuli.hdf5"),
+    ],
+)
 def test_inputs_that_changed_in_between_are_named_and_nothing_is_mixed(
-    nsd, tmp_path, change
+    nsd, tmp_path, change, name
 ):
-    stopped(nsd, tmp_path / "out")
-    file = change(nsd)
+    stopped(nsd, tmp_path / "out", AFTER_PICTURES)
+    change(nsd)
 
     with pytest.raises(ArtifactError) as error:
         prepare(nsd, tmp_path / "out")
 
     # Another order of the experiment changes the pictures' list, too.
     assert str(error.value) in (
-        f"{tmp_path / 'out' / 'progress.json'}: {file}: expected what the preparation "
+        f"{tmp_path / 'out' / 'progress.json'}: {name}: expected what the preparation "
         "that was interrupted has read, found it changed since. Choose another --out",
         f"{tmp_path / 'out' / 'progress.json'}: task: expected the preparation that "
         "was interrupted, found another one's arguments. Choose another --out",
     )
+
+
+def test_a_session_that_was_damaged_is_copied_again_and_the_preparation_goes_on(
+    nsd, tmp_path
+):
+    whole = prepare(nsd, tmp_path / "whole")
+    file = nsd.root / BETAS / "betas_session02.hdf5"
+    good = file.read_bytes()
+    file.write_bytes(good[: len(good) // 2])
+    assert refused(nsd, tmp_path / "out").startswith(f"{file}: betas: expected a whole")
+    file.write_bytes(good)
+
+    assert prepare(nsd, tmp_path / "out") == whole
+
+
+def test_pictures_whose_rest_was_damaged_are_copied_again_and_z_v_so_far_is_kept(
+    nsd, tmp_path, monkeypatch
+):
+    eight = partial(nsd_latents.compute_latents, batch=8)
+    monkeypatch.setattr(nsd_latents, "compute_latents", eight)
+    whole = prepare(nsd, tmp_path / "whole")
+    file = nsd.root / STIMULI
+    file.unlink()
+    with h5py.File(file, "w") as opened:
+        shape = (1, *nsd.bricks.shape[1:])
+        opened.create_dataset(
+            "imgBrick", data=nsd.bricks, chunks=shape, fletcher32=True
+        )
+    good = file.read_bytes()
+    # Of 15 pictures, the last is not among the first eight.
+    last = int(open_nsd(nsd.root, SUBJECT).pictures[-1])
+    with h5py.File(file) as opened:
+        place = opened["imgBrick"].id.get_chunk_info_by_coord((last, 0, 0, 0))
+    bad = bytearray(good)
+    bad[place.byte_offset] ^= 0xFF
+    file.write_bytes(bad)
+    line = refused(nsd, tmp_path / "out")
+    assert line.startswith(
+        f"{file}: imgBrick: expected a whole HDF5 file, found it cut"
+    )
+    file.write_bytes(good)
+    computed = []
+    latents = PatchDctBackbone.latents
+    monkeypatch.setattr(
+        PatchDctBackbone,
+        "latents",
+        lambda self, some: computed.append(len(some)) or latents(self, some),
+    )
+
+    assert prepare(nsd, tmp_path / "out") == whole
+
+    assert sum(computed) == len(whole.image_ids) - 8
+
+
+def test_the_dataset_may_be_typed_in_another_way(nsd, tmp_path, monkeypatch):
+    stopped(nsd, tmp_path / "out", AFTER_PICTURES)
+    monkeypatch.chdir(tmp_path)
+
+    assert prepare(replace(nsd, root=Path("nsd")), tmp_path / "out").files
 
 
 @pytest.mark.parametrize("name", ["voxels", "mean", "latents"])

@@ -5,7 +5,6 @@ server would have them; or, for comparison, from least squares over whole runs
 (`offline.py`). Scaling is fitted on the training trials of all runs.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 
 from runtime.errors import ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
@@ -27,8 +26,8 @@ from training.data.bids_splits import (
     split_sizes,
     without_beta,
 )
-from training.data.files import identity
 from training.data.manifest import Betas, Split, TrialsManifest
+from training.data.noted_pictures import noted_pictures
 from training.data.offline import offline_betas, offline_detail, require_plain
 from training.data.regions import Regions
 from training.data.writer import TrialsWriter, require_place, require_room
@@ -77,13 +76,6 @@ class BidsTrials:
             for run in self.recording.runs
             for event in run.events
         )
-
-    def inputs(self) -> dict[str, str]:
-        """Return what z_v is made of, and what that is now."""
-        digest = hashlib.sha256()
-        for name, file in sorted(self.pictures.items()):
-            digest.update(f"{name}\0{identity(file)}\0".encode())
-        return {str(self.recording.folder / "stimuli"): digest.hexdigest()}
 
     def runs_of(self, *splits: str) -> list[RecordedRun]:
         """Return the runs that hold a trial of one of some splits.
@@ -275,7 +267,6 @@ def prepare_bids(
         len(found),
         (images, *backbone.shape),
         dtype,
-        inputs=trials.inputs(),
     )
     affine = AffineNormaliser.fit(found.betas[layout.rows[: layout.train]])
     writer.write_statistics(0, affine.mean, affine.scale)
@@ -290,13 +281,18 @@ def prepare_bids(
             writer, lambda rows: stored.rows(layout.images[rows]), images, count
         )
     else:
+        # Pictures of several sizes cannot stand in one array.
+        batch = 32 if len(sizes) == 1 else 1
+
+        def read(rows: slice) -> Shaped[np.ndarray, "images height width 3"]:
+            return np.stack([read_picture(file) for file in files[rows]])
+
         compute_latents(
             writer,
             backbone,
-            lambda rows: np.stack([read_picture(file) for file in files[rows]]),
+            noted_pictures(writer, "stimuli", read, batch),
             images,
-            # Pictures of several sizes cannot stand in one array.
-            batch=32 if len(sizes) == 1 else 1,
+            batch=batch,
             on_image=count,
         )
     stimuli = None

@@ -140,4 +140,6 @@ class ProgressNote(
     latents: Position
     """Images whose z_v is on disk."""
     inputs: dict[str, str] = {}
-    """What was read, by name, and what it was then; see `files.identity`."""
+    """What was read through, by name, and what it was then; see `files.identity`."""
+    pictures: str = ""
+    """A hash of the pictures whose z_v is on disk; empty where z_v came from a file."""

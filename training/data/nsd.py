@@ -44,6 +44,8 @@ NORMALISATION: Final[dict[Variant, Normalisation]] = {
 class NsdTrials:
     """Which trials there are and where each goes."""
 
+    folder: Path
+    """The dataset's."""
     design: NsdDesign
     sessions: tuple[Path, ...]
     mask: VoxelMask
@@ -76,10 +78,14 @@ class NsdTrials:
         """Of the trials that are there."""
         return self.design.is_test[: self.trials]
 
-    def inputs(self) -> dict[str, str]:
-        """Return what the voxels are made of, and what it is now, by file."""
-        files = (self.design.file, self.mask_file, *self.sessions)
-        return {str(file): identity(file) for file in files}
+    def inputs(self, *files: Path) -> dict[str, str]:
+        """Return what some files are now, by their names within the dataset.
+
+        The dataset may be typed in several ways, and mounted elsewhere next time.
+        """
+        return {
+            file.relative_to(self.folder).as_posix(): identity(file) for file in files
+        }
 
     def splits(self) -> dict[str, Split]:
         """Return where the splits stand; a split without trials is left out."""
@@ -158,6 +164,7 @@ def open_nsd(folder: Path, subject: int) -> NsdTrials:
     mask, affine = read_mask(roi)
     require_same_grid(sessions[0], mask, roi, affine)
     return NsdTrials(
+        folder,
         design,
         sessions,
         mask,
@@ -242,13 +249,19 @@ def prepare_nsd(
     images = len(trials.pictures)
     shape = (images, *latents.shape)
     more = {} if kept is None else {"test_pictures": kept.array(trials.test_pictures)}
-    inputs = trials.inputs() | latents.inputs
-    if kept is not None:
-        inputs |= kept.inputs()
+    sessions = trials.inputs(*trials.sessions)
+    inputs = trials.inputs(trials.design.file, trials.mask_file) | latents.inputs
     for name, region in (regions or {}).items():
         inputs[f"region {name}"] = hashlib.sha256(region.tobytes()).hexdigest()
     writer = TrialsWriter(
-        out, manifest, trials.trials, shape, latents.dtype, more, inputs
+        out,
+        manifest,
+        trials.trials,
+        shape,
+        latents.dtype,
+        more,
+        inputs | sessions,
+        later=sessions,
     )
     announce(f"voxels of {len(trials.sessions)} sessions, {manifest.normalisation}")
     for session in range(writer.blocks_done, len(trials.sessions)):
@@ -275,6 +288,8 @@ def _write_session(
     writer: TrialsWriter, trials: NsdTrials, session: int, variant: Variant
 ) -> None:
     design, file = trials.design, trials.sessions[session]
+    # Before it is read: what changes meanwhile is another file.
+    writer.reads(trials.inputs(file))
     betas = read_session(file, trials.mask, trials.mask_file, design.per_session)
     there = design.of(session)
     fitted = ~design.is_test[there]

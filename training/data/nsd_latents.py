@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from runtime.errors import BackendError, RecordingError
 from training.data.files import identity, open_latents, sampled_sha256
 from training.data.manifest import VisualSource
+from training.data.noted_pictures import noted_pictures
 from training.data.writer import TrialsWriter
 from training.visual.backbone import VisualBackbone, compute_latents, copy_latents
 
@@ -29,7 +30,7 @@ class LatentsOf:
     dtype: str
     write: Callable[[TrialsWriter, Pictures, Count], None]
     inputs: dict[str, str]
-    """What it is made of, and what that is now, by file."""
+    """The file, and what that is now; pictures are compared as they are read."""
 
 
 def latents_of_backbone(backbone: VisualBackbone, stimuli: Path) -> LatentsOf:
@@ -40,14 +41,14 @@ def latents_of_backbone(backbone: VisualBackbone, stimuli: Path) -> LatentsOf:
             compute_latents(
                 writer,
                 backbone,
-                lambda rows: brick.read(pictures[rows]),
+                noted_pictures(
+                    writer, stimuli.name, lambda rows: brick.read(pictures[rows])
+                ),
                 len(pictures),
                 on_image=count,
             )
 
-    # What is missing is told by who reads it.
-    inputs = {str(stimuli): identity(stimuli)} if stimuli.is_file() else {}
-    return LatentsOf(backbone.source, backbone.shape, "float16", write, inputs)
+    return LatentsOf(backbone.source, backbone.shape, "float16", write, {})
 
 
 def latents_of_file(file: Path, shown: Pictures) -> LatentsOf:
@@ -80,7 +81,7 @@ def latents_of_file(file: Path, shown: Pictures) -> LatentsOf:
         copy_latents(writer, read, len(pictures), count)
 
     _, tokens, width = array.shape
-    inputs = {str(file): identity(file)}
+    inputs = {f"latents {file.name}": identity(file)}
     return LatentsOf(source, (tokens, width), array.dtype.name, write, inputs)
 
 
@@ -98,10 +99,6 @@ class SharedPictures:
         """
         with _ImgBrick(self.stimuli) as brick:
             return "uint8", (len(pictures), *brick.read(pictures[:1]).shape[1:])
-
-    def inputs(self) -> dict[str, str]:
-        """Return what they are read from, and what that is now."""
-        return {str(self.stimuli): identity(self.stimuli)}
 
     def write(self, writer: TrialsWriter, pictures: Pictures, count: Count) -> None:
         """Write them, some at a time."""

@@ -7,7 +7,7 @@ that it speaks of.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -77,15 +77,11 @@ def require_room(folder: Path, wanted: int) -> None:
         )
 
 
-def _compare_inputs(
-    note: Path, then: Mapping[str, str], now: Mapping[str, str]
-) -> None:
-    for name in sorted(then.keys() | now.keys()):
-        if then.get(name) != now.get(name):
-            raise ArtifactError(
-                f"{note}: {name}: expected what the preparation that was interrupted "
-                "has read, found it changed since. Choose another --out"
-            )
+def _changed(note: Path, name: str) -> ArtifactError:
+    return ArtifactError(
+        f"{note}: {name}: expected what the preparation that was interrupted has read, "
+        "found it changed since. Choose another --out"
+    )
 
 
 class TrialsWriter:
@@ -100,6 +96,8 @@ class TrialsWriter:
             are written by `write_rows`, all of them again where it goes on.
         inputs: What is read, by the name that a message has for it, and its
             `files.identity`: what goes on must read the same.
+        later: Which of these are read only when `reads` says so: until then they may be
+            replaced, because a damaged file has to be.
 
     Raises:
         ArtifactError: The folder holds something else, or an input has changed since
@@ -115,6 +113,7 @@ class TrialsWriter:
         latent_dtype: str,
         more: Mapping[str, tuple[str, tuple[int, ...]]] = MappingProxyType({}),
         inputs: Mapping[str, str] = MappingProxyType({}),
+        later: Collection[str] = (),
     ) -> None:
         self.folder, self._manifest = folder, manifest
         groups = len(manifest.groups)
@@ -125,7 +124,8 @@ class TrialsWriter:
             "latents": (latent_dtype, latents),
             **more,
         }
-        self._note = self._begin(dict(inputs))
+        self._read: dict[str, Any] = {}
+        self._note = self._begin(inputs, later)
         self._arrays: dict[str, np.memmap[Any, Any]] = {
             name: open_for_writing(folder / f"{name}.npy", dtype, shape)
             for name, (dtype, shape) in self._shapes.items()
@@ -141,13 +141,37 @@ class TrialsWriter:
         """Images whose z_v need not be computed again."""
         return self._note.latents
 
-    def _begin(self, inputs: dict[str, str]) -> ProgressNote:
+    def reads(
+        self, inputs: Mapping[str, str] = MappingProxyType({}), pictures: str = ""
+    ) -> None:
+        """Say what the next block is made of; noted once that is on disk.
+
+        Args:
+            inputs: As of `TrialsWriter`.
+            pictures: A hash of all pictures up to the last of the block.
+        """
+        self._read = {
+            "inputs": {**self._note.inputs, **inputs},
+            "pictures": pictures or self._note.pictures,
+        }
+
+    def require_pictures(self, name: str, pictures: str) -> None:
+        """Refuse other pictures than those whose z_v is on disk.
+
+        Raises:
+            ArtifactError: Their hash is another.
+        """
+        if pictures != self._note.pictures:
+            raise _changed(self.folder / PROGRESS, name)
+
+    def _begin(self, inputs: Mapping[str, str], later: Collection[str]) -> ProgressNote:
         folder = self.folder
         is_begun = require_place(folder)
         task = hashlib.sha256(
             msgspec.json.encode([self._manifest, self._shapes], order="sorted")
         ).hexdigest()
         file = folder / PROGRESS
+        first = {name: one for name, one in inputs.items() if name not in later}
         if is_begun:
             note = decode_once(file.read_bytes(), ProgressNote, str(file))
             if note.task_sha256 != task:
@@ -155,11 +179,13 @@ class TrialsWriter:
                     f"{file}: task: expected the preparation that was interrupted, "
                     "found another one's arguments. Choose another --out"
                 )
-            _compare_inputs(file, note.inputs, inputs)
+            for name in sorted(note.inputs.keys() | first.keys()):
+                if note.inputs.get(name) != inputs.get(name):
+                    raise _changed(file, name)
             if note.blocks or note.latents:
                 return note
         else:
-            note = ProgressNote(task_sha256=task, blocks=0, latents=0, inputs=inputs)
+            note = ProgressNote(task_sha256=task, blocks=0, latents=0, inputs=first)
             folder.mkdir(parents=True, exist_ok=True)
             # Before the arrays, so that what finds no room for them can go on.
             self._say(note)
@@ -169,7 +195,7 @@ class TrialsWriter:
 
     def _say(self, note: ProgressNote) -> None:
         replace_whole(self.folder / PROGRESS, msgspec.json.encode(note), _MODE)
-        self._note = note
+        self._note, self._read = note, {}
 
     def write_statistics(
         self,
@@ -193,7 +219,7 @@ class TrialsWriter:
         self._arrays["voxels"][rows] = voxels
         for name in ("voxels", "mean", "std"):
             self._arrays[name].flush()
-        self._say(replace(self._note, blocks=block + 1))
+        self._say(replace(self._note, blocks=block + 1, **self._read))
         self._reopen("voxels")
 
     def write_latents(
@@ -217,7 +243,7 @@ class TrialsWriter:
         check_finite(f"latents from image {first} as {target.dtype}", stored)
         target[first : first + len(stored)] = stored
         target.flush()
-        self._say(replace(self._note, latents=first + len(stored)))
+        self._say(replace(self._note, latents=first + len(stored), **self._read))
         self._reopen("latents")
 
     def write_rows(
