@@ -5,11 +5,15 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import neuroflow
 from runtime.errors import ArtifactError, UsageError
@@ -17,6 +21,8 @@ from training.metrics.result import Absent
 from verbs.reconstructions import LATENTS, read_reconstructions, write_latents
 from verbs.split_trials import SplitTrials
 
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+FLAGS = re.DOTALL | re.MULTILINE
 NAMES = ["nsd-00007", "nsd-00003", "own/cat.jpg"]
 FILES = ["nsd-00007.png", "nsd-00003.png", "own/cat.jpg.png"]
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3)).astype(np.uint8)
@@ -60,6 +66,25 @@ def test_the_hash_is_that_of_what_sha256sum_prints(folder):
     assert found == hashlib.sha256("".join(lines).encode()).hexdigest()
     Image.fromarray(PIXELS[1]).save(folder / FILES[0])
     assert read_reconstructions(folder, trials()).record.sha256 != found
+
+
+def test_the_pages_lines_render_and_hash_names_with_a_slash(tmp_path, monkeypatch):
+    _, _, section = PAGE.partition("### Pictures rendered elsewhere")
+    render, digest = (
+        textwrap.dedent(re.findall(rf"^ *```{kind}\n(.*?)^ *```", section, FLAGS)[0])
+        for kind in ("python", "sh")
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out/first").mkdir(parents=True)
+    rows = {name: np.full((1, 2), row, "f") for row, name in enumerate(NAMES)}
+    save_file(rows, tmp_path / "out/first" / LATENTS)
+
+    exec(render, {"unclip": lambda z_v: Image.fromarray(PIXELS[int(z_v[0, 0])])})
+
+    found = read_reconstructions(tmp_path / "rendered", trials())
+    np.testing.assert_array_equal(found.pictures, PIXELS)
+    said = subprocess.run(["sh", "-c", digest], capture_output=True, text=True)
+    assert said.stdout.split()[0] == found.record.sha256, said.stderr
 
 
 def test_a_picture_may_have_its_images_own_ending(folder):
