@@ -1,5 +1,6 @@
 """Feature networks: the right layer, the right colours, and never a random weight."""
 
+import pickle
 import subprocess
 import sys
 from types import MappingProxyType
@@ -187,6 +188,16 @@ def test_a_file_that_is_no_weights_is_named_for_what_it_is(tmp_path, name, data,
     # What torch says is to load it unsafely, cut in the middle.
     assert "weights_only" not in found.reason
     assert len(found.reason) < 200
+
+
+def test_of_a_bare_pickle_its_one_line_alone_is_said(tmp_path, recwarn):
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"weights": 1}, protocol=4))
+
+    found = open_network("inception", tmp_path / "w.pth", specs=SPECS)
+
+    assert "a pickle: cut, or of something else than tensors" in found.reason
+    # Torch warns of the protocol, before and in other words.
+    assert [str(one.message) for one in recwarn] == []
 
 
 def test_a_cached_file_must_have_the_hash_that_its_name_says(tmp_path):

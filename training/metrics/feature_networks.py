@@ -6,6 +6,7 @@ nothing. Nothing is downloaded unless it is asked for.
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,9 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     # weights_only: a file of weights must not be able to run anything.
     try:
-        state: Any = torch.load(file, map_location="cpu", weights_only=True)
+        # Nor its warnings, of how a pickle was written: one line says what is wrong.
+        with warnings.catch_warnings(action="ignore"):
+            state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # its kinds are torch's, zipfile's and the pickle's
         # Not its words: they are advice to load the file unsafely.
         raise ValueError(
