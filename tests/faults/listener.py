@@ -92,9 +92,9 @@ class Listener:
         self._log.write("restart", why=type(error).__name__, run=run, at=at)
         is_stuck = isinstance(error, GapError) and (run, at) == before
         self._gaps = self._gaps + 1 if is_stuck else 0
-        # Nothing was heard of it and nothing can be: the run that is there counts.
-        is_gone = isinstance(error, GapError) and at == 0
-        if is_gone or self._gaps == FRUITLESS_GAPS:
+        if isinstance(error, GapError) and error.last is None:
+            return  # The same client goes on with the run after it.
+        if self._gaps == FRUITLESS_GAPS:
             run, at, self._gaps = "", 0, 0
         self._client = Client(
             self._address, at, run=run, follow=True, timeout_s=TIMEOUT_S

@@ -116,7 +116,7 @@ def serve_a_run(folder: Path, decoder: MeanDecoder) -> int:
         storm(address, 28)
         play(PlayedRun("run-1", COUNT, events), address, None)
         garbage(address)
-        outcomes = list(Client(address))
+        outcomes = list(Client(address, run="run-1"))
     finally:
         stop.set()
         thread.join(20)

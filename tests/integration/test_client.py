@@ -3,18 +3,22 @@
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from msgspec import structs
 from neuroflow_client import (
+    ArgumentError,
     Client,
     GapError,
     ProtocolError,
     SilenceError,
     TrialOutcome,
+    UnsoundError,
     VolumeOutcome,
     client,
 )
@@ -27,7 +31,7 @@ from bci_bridge.header import Header
 from bci_bridge.messages import Heartbeat, ReplayDone, Update, Welcome
 from bci_bridge.outbox import KEPT_RUNS, Outbox
 from bci_bridge.player import play
-from bci_bridge.wire import OUTCOME_HEADER_BYTES, decode, encode
+from bci_bridge.wire import OUTCOME_HEADER_BYTES, Envelope, decode, encode
 from tests.integration.lines import (
     announcements_without,
     answering,
@@ -157,8 +161,8 @@ def test_who_comes_late_gets_everything_or_from_where_he_asks(running):
     server = running()
     play(PlayedRun("run-1", 600), server.address, None)
 
-    everything = list(Client(server.address))
-    rest = list(Client(server.address, 598))
+    everything = list(Client(server.address, run="run-1"))
+    rest = list(Client(server.address, 598, run="run-1"))
 
     assert [o.outcome_index for o in everything] == list(range(600))
     assert [o.outcome_index for o in rest] == [598, 599]
@@ -221,7 +225,7 @@ def test_a_question_to_a_publisher_that_died_is_asked_again(monkeypatch):
     with answering(answer) as replay:
         welcome = Welcome(publish="tcp://127.0.0.1:9", replay=replay)
         with answering(lambda frames: [encode(welcome).frames]) as address:
-            received = list(Client(address))
+            received = list(Client(address, run="run-1"))
 
     assert received == []
     assert len(asked) == 3
@@ -267,10 +271,7 @@ def test_what_the_server_has_lost_is_a_gap_beyond_which_the_same_client_goes_on(
     client = Client("tcp://x", run="run-1")
     beat = Heartbeat(run="run-1", stream="server", sent_ns=50, outcome_count=9)
 
-    def answer(frames: list[bytes]) -> list[list[bytes]]:
-        return [one.frames for one in outbox.replay(decode(frames).record)]
-
-    with answering(answer) as address, dealer(address) as replay:
+    with answering_of(outbox) as replay:
         while client.ended is None:
             try:
                 said = client._announced(frames_from(encode(beat).frames), replay)
@@ -282,37 +283,171 @@ def test_what_the_server_has_lost_is_a_gap_beyond_which_the_same_client_goes_on(
     assert gaps == [("run-1", 2, 3), ("run-1", 6, 6)]
 
 
-@pytest.mark.parametrize(("from_index", "is_gap"), [(0, False), (3, True)])
-def test_a_run_that_is_gone_is_a_gap_and_one_that_may_come_is_waited_for(
-    from_index, is_gap
-):
-    def answer(frames: list[bytes]) -> list[list[bytes]]:
-        asked = decode(frames).record
-        done = ReplayDone(
-            run="run-1",
-            sequence=asked.sequence,
-            next_index=0,
-            outcome_count=0,
-            has_ended=False,
-            is_known=False,
-        )
-        return [encode(done).frames]
+def test_an_index_belongs_to_a_run_and_to_none_is_an_error():
+    with pytest.raises(ValueError, match="expected the run") as caught:
+        Client("tcp://x", 4)
+    with pytest.raises(ArgumentError) as negative:
+        Client("tcp://x", -1, run="run-1")
 
-    client = Client("tcp://127.0.0.1:9", from_index, run="run-1", follow=True)
-    other = Heartbeat(run="run-2", stream="server", sent_ns=50, outcome_count=9)
-    with answering(answer) as address, dealer(address) as replay:
-        expected = pytest.raises(GapError) if is_gap else contextlib.nullcontext()
-        with expected:
-            assert not list(
-                client._announced(frames_from(encode(other).frames), replay)
-            )
+    assert isinstance(caught.value, ArgumentError)
+    assert str(caught.value) == (
+        "from_index 4: expected the run that it belongs to, found none. Name it: "
+        "run=..., as every outcome says"
+    )
+    assert str(negative.value) == "from_index: expected 0 or more, found -1"
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_an_index_beyond_what_a_run_has_is_an_error(has_ended):
+    outbox = kept_of("run-1", "run-2")
+    if not has_ended:
+        outbox.keep(encode(volume_of("run-2", 2)))
+
+    with pytest.raises(ArgumentError) as caught:
+        came(Client("tcp://x", 500, run="run-2"), outbox)
+
+    assert str(caught.value) == (
+        f"from_index 500: expected at most {2 if has_ended else 3}, the outcomes of "
+        "run run-2. Give one more than the last that you had"
+    )
+
+
+def test_a_run_of_which_outcomes_came_and_that_is_gone_is_a_gap_at_once():
+    with pytest.raises(GapError) as caught:
+        came(Client("tcp://x", 3, run="run-1"), kept_of("run-2"))
+
+    error = caught.value
+    assert (error.run, error.first, error.last) == ("run-1", 3, None)
+
+
+def test_a_run_that_may_come_is_waited_for_until_another_begins():
+    """Whether it is gone or still to come, a server cannot tell."""
+    client, outbox = Client("tcp://x", run="run-4"), kept_of("run-1", "run-2")
+
+    assert came(client, outbox) == []
+    assert heard(client, outbox, "run-2") == []
+    # Word of an earlier run, which waited among the announcements.
+    assert heard(client, outbox, "run-1") == []
+    outbox.keep(encode(volume_of("run-3")))
+    with pytest.raises(GapError) as caught:
+        heard(client, outbox, "run-3")
+
+    assert str(caught.value) == (
+        "run run-4: expected outcomes from 0 on, found that the server does not have "
+        "them"
+    )
+
+
+def test_a_named_run_that_is_over_is_handed_out_and_one_that_begins_too():
+    over, next_one = Client("tcp://x", run="run-1"), Client("tcp://x", run="run-2")
+    outbox = kept_of("run-1")
+
+    assert came(over, outbox) == ["run-1"]
+    assert came(next_one, outbox) == []
+    assert heard(next_one, kept_of("run-1", "run-2"), "run-2") == ["run-2"]
+
+
+def test_a_client_that_comes_between_two_runs_is_not_given_the_one_that_is_over():
+    for follow in (False, True):
+        client, outbox = Client("tcp://x", follow=follow), kept_of("run-0", "run-1")
+
+        assert came(client, outbox) == []
+        assert heard(client, outbox, "run-1") == []
+        assert heard(client, outbox, "run-0") == []
+        assert (client.run, client.ended) == ("", None)
+        outbox = kept_of("run-1", "run-2", "run-3")
+        expected = ["run-2", "run-3"] if follow else ["run-2"]
+
+        assert heard(client, outbox, "run-3") == expected
+
+
+def test_a_client_that_comes_in_a_run_is_given_it_from_its_beginning():
+    outbox = kept_of("run-1")
+    outbox.keep(encode(volume_of("run-2")))
+
+    assert came(Client("tcp://x"), outbox) == ["run-2"]
+
+
+def test_the_end_of_a_run_is_an_outcome_for_who_wants_it():
+    client = Client("tcp://x", run="run-1", with_end=True)
+
+    with answering_of(kept_of("run-1")) as replay:
+        *_, last = client._come(replay)
+
+    assert last is client.ended
+    assert (last.run, last.faults) == ("run-1", ())
+
+
+@pytest.mark.parametrize(
+    ("emitted", "changes", "faults"),
+    [
+        (EMITTED[0], {"input": "OK", "reason": ""}, ("LATE", "LATE_DROPPED")),
+        (
+            EMITTED[0],
+            {"input": "MISSING", "reason": "DEADLINE", "timing": "LIVE"},
+            ("MISSING", "DEADLINE", "LATE_DROPPED"),
+        ),
+        (EMITTED[1], {"degraded": ()}, ("CATCHUP",)),
+        (EMITTED[1], {"timing": "LIVE"}, ("LATE_DROPPED",)),
+        (EMITTED[2], {"degraded": ("RECORDING_DEGRADED",)}, ("RECORDING_DEGRADED",)),
+        (EMITTED[3], {"degraded": ()}, ("ABORTED",)),
+    ],
+)
+def test_what_must_not_be_acted_upon_is_not_sound_and_says_why(
+    emitted, changes, faults
+):
+    outcome = as_received(structs.replace(emitted, **changes))
+
+    assert outcome.faults == faults
+    assert not outcome.is_sound
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"decision": "ANSWER"}, {"decision": "ABSTAIN"}, {"decision": "WARMING"}],
+)
+def test_what_is_whole_and_in_time_is_sound_whatever_it_decides(changes):
+    """An abstention is an answer of its own: it is honest, and no fault."""
+    sound = {"degraded": (), **changes}
+
+    assert as_received(
+        structs.replace(EMITTED[0], input="OK", reason="", timing="LIVE", **sound)
+    ).is_sound
+    assert as_received(structs.replace(EMITTED[1], timing="LIVE", **sound)).is_sound
+    assert as_received(structs.replace(EMITTED[2], **sound)).is_sound
+
+
+def test_a_strict_client_raises_what_is_not_sound_and_goes_on_behind_it():
+    outbox = Outbox()
+    for index, timing in enumerate(["LIVE", "LATE", "LIVE"]):
+        one = structs.replace(volume_of("run-1", index), timing=timing, degraded=())
+        outbox.keep(encode(one))
+    outbox.keep(ended_of("run-1", 3))
+    taken, refused = [], []
+
+    with answering(
+        lambda frames: [one.frames for one in outbox.replay(decode(frames).record)]
+    ) as replay:
+        welcome = Welcome(publish="tcp://127.0.0.1:9", replay=replay)
+        with answering(lambda frames: [encode(welcome).frames]) as address:
+            client = Client(address, run="run-1", strict=True)
+            while client.ended is None:
+                try:
+                    taken.extend(outcome.outcome_index for outcome in client)
+                except UnsoundError as error:
+                    refused.append((error.outcome.outcome_index, str(error)))
+            lax = [one.outcome_index for one in Client(address, run="run-1")]
+
+    assert taken == [0, 2]
+    assert refused == [(1, "run run-1: outcome 1: expected a sound one, found LATE")]
+    assert lax == [0, 1, 2]
 
 
 @pytest.mark.slow
 def test_following_goes_on_with_the_next_run(running):
     server = running()
     play(PlayedRun("run-1", 3), server.address, None)
-    following = iter(Client(server.address, follow=True))
+    following = iter(Client(server.address, run="run-1", follow=True))
 
     first = list(islice(following, 3))
     play(PlayedRun("run-2", 3), server.address, None)
@@ -334,7 +469,7 @@ def test_a_run_none_of_whose_announcements_came_is_asked_for_in_its_place(runnin
         welcome = Welcome(publish=publish, replay=server.endpoints.replay)
         with answering(lambda frames: [encode(welcome).frames]) as address:
             play(PlayedRun("run-1", 3), server.address, None)
-            following = iter(Client(address, follow=True))
+            following = iter(Client(address, run="run-1", follow=True))
             received = list(islice(following, 3))
             for name in ("run-2", "run-3"):
                 play(PlayedRun(name, 3), server.address, None)
@@ -355,22 +490,44 @@ def kept_of(*runs: str) -> Outbox:
     outbox = Outbox()
     for run in runs:
         outbox.keep(encode(volume_of(run)))
-        ended = outcomes.RunEnded(
-            **(COMMON | {"run": run, "outcome_index": 1, "arrays": ()}),
-            count=1,
-            aborted=False,
-        )
-        outbox.keep(encode(ended))
+        outbox.keep(ended_of(run, 1))
     return outbox
 
 
-def volume_of(run: str) -> outcomes.VolumeOutcome:
+def volume_of(run: str, index: int = 0) -> outcomes.VolumeOutcome:
     return outcomes.VolumeOutcome(
-        **(COMMON | {"run": run, "outcome_index": 0, "arrays": ()}),
-        volume_index=0,
+        **(COMMON | {"run": run, "outcome_index": index, "arrays": ()}),
+        volume_index=index,
         input="OK",
         timing="LIVE",
     )
+
+
+def ended_of(run: str, count: int) -> Envelope:
+    said = {"run": run, "outcome_index": count, "arrays": (), "degraded": ()}
+    return encode(outcomes.RunEnded(**(COMMON | said), count=count, aborted=False))
+
+
+def as_received(emitted: outcomes.Outcome) -> Any:
+    """What a client makes of an outcome."""
+    return outcome_from(frames_from(encode(emitted).frames))
+
+
+@contextlib.contextmanager
+def answering_of(outbox: Outbox) -> Iterator[Any]:
+    """A line to a server that has these outcomes."""
+
+    def answer(frames: list[bytes]) -> list[list[bytes]]:
+        return [one.frames for one in outbox.replay(decode(frames).record)]
+
+    with answering(answer) as address, dealer(address) as replay:
+        yield replay
+
+
+def came(client: Client, outbox: Outbox) -> list[str]:
+    """Let a client come; return the runs of which it then has an outcome."""
+    with answering_of(outbox) as replay:
+        return [outcome.run for outcome in client._come(replay)]
 
 
 def heard(client: Client, outbox: Outbox, run: str, **said: object) -> list[str]:
@@ -405,8 +562,14 @@ def test_a_missed_run_that_is_no_longer_kept_is_a_gap_that_names_it():
     with pytest.raises(GapError) as caught:
         heard(client, kept_of("run-1", *later), later[-1])
 
-    assert (caught.value.run, caught.value.first) == ("run-2", 0)
+    assert str(caught.value) == (
+        "run run-2: expected outcomes from 0 on, found that the server does not have "
+        "them"
+    )
     assert (client.run, client.next_index) == ("run-2", 0)
+    # The same client goes on behind it.
+    kept = kept_of("run-1", *later)
+    assert heard(client, kept, later[-1]) == later[-KEPT_RUNS:]
 
 
 def test_a_server_that_began_anew_or_tells_of_no_run_before_is_followed():

@@ -63,7 +63,7 @@ def test_an_ingress_outlives_peers_that_are_killed_in_the_middle_of_a_flood(tmp_
             _flood_and_die(server.endpoints.address, f"loud-{number}")
 
         play(PlayedRun("run-1", RUN_VOLUMES), server.endpoints.address, None)
-        outcomes = list(Client(server.endpoints.address))
+        outcomes = list(Client(server.endpoints.address, run="run-1"))
         os.kill(ingress, 0)
         report = server.stop()
 

@@ -39,7 +39,7 @@ def test_a_player_killed_again_and_again_loses_and_doubles_nothing(running, tmp_
     with started(PLAYER, server.address, spool) as last:
         lines = last.stdout.read()
         assert last.wait(60) == 0
-    outcomes = list(Client(server.address))
+    outcomes = list(Client(server.address, run="run-1"))
     report = server.stop()
     logged = [
         entry.envelope.record for entry in read_recording(tmp_path / "log" / "inputs")
@@ -87,7 +87,7 @@ def test_a_live_player_that_was_killed_keeps_the_time_base_of_its_run(
         assert last.wait(60) == 0
     indices = [
         outcome.volume_index
-        for outcome in Client(server.address)
+        for outcome in Client(server.address, run="run-1")
         if isinstance(outcome, VolumeOutcome)
     ]
     server.stop()

@@ -72,7 +72,7 @@ def test_a_run_plays_on_beside_a_flood(running):
         before = sent[0]
         play(PlayedRun("run-1", 20), server.address, None)
         beside = sent[0] - before
-        outcomes = list(Client(server.address))
+        outcomes = list(Client(server.address, run="run-1"))
     finally:
         is_over.set()
         flooder.join()
@@ -88,7 +88,7 @@ def test_a_sender_that_is_refused_for_its_rate_sends_again_and_loses_nothing(run
     server = running(rate_per_s=200, burst=40)
 
     play(PlayedRun("run-1", 150), server.address, None)
-    outcomes = list(Client(server.address))
+    outcomes = list(Client(server.address, run="run-1"))
     report = server.stop()
 
     volumes = [o.volume_index for o in outcomes if isinstance(o, VolumeOutcome)]

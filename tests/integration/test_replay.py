@@ -159,7 +159,7 @@ def test_repeated_early_and_contradicting_messages_replay_identical(running, tmp
             peer.send_multipart(envelope.frames)
             assert peer.poll(5000)
             peer.recv_multipart()
-        assert len(list(Client(server.address))) == 3
+        assert len(list(Client(server.address, run="run-1"))) == 3
     report = server.stop()
 
     require_identity(tmp_path)

@@ -191,7 +191,7 @@ def test_a_player_and_a_client_with_keys_meet_as_they_do_without(rig):
         None,
         credentials=rig.credentials("player"),
     )
-    outcomes = list(rig.client("watcher"))
+    outcomes = list(rig.client("watcher", run="run-1"))
     report = rig.stop()
 
     volumes = [o.volume_index for o in outcomes if isinstance(o, VolumeOutcome)]
@@ -226,7 +226,7 @@ def test_an_operator_may_be_and_say_everything(rig):
     play(PlayedRun("run-1", 3, events), rig.address, None,
          credentials=rig.credentials("chief"))  # fmt: skip
 
-    assert len(list(rig.client("chief"))) == 4
+    assert len(list(rig.client("chief", run="run-1"))) == 4
 
 
 def test_raw_peers_without_a_key_hear_a_greeting_and_no_more(rig):
@@ -453,7 +453,7 @@ def test_a_key_made_while_the_server_runs_is_let_in(rig):
 
     play(PlayedRun("run-1", 2), rig.address, None, credentials=rig.credentials("late"))
 
-    assert len(list(rig.client("late"))) == 2
+    assert len(list(rig.client("late", run="run-1"))) == 2
 
 
 def test_a_routing_id_in_use_cannot_be_taken_by_another_key(rig):
@@ -650,7 +650,7 @@ def test_a_storm_of_hostile_connections_costs_a_run_nothing(rig):
         credentials=rig.credentials("player"),
     )
     attackers.join()
-    outcomes = list(rig.client("watcher"))
+    outcomes = list(rig.client("watcher", run="run-1"))
     report = rig.stop()
 
     assert [o.input for o in outcomes] == ["OK"] * 40
@@ -698,7 +698,10 @@ def test_keys_work_over_ipc_and_ipv6(tmp_path, scheme):
             credentials=read_credentials(key, public),
         )
         client = Client(
-            found[0].address, key_file=str(key), server_key_file=str(public)
+            found[0].address,
+            run="run-1",
+            key_file=str(key),
+            server_key_file=str(public),
         )
         assert len(list(client)) == 2
 

@@ -53,7 +53,8 @@ def send(source, server, lines=None, **changes):
 def test_volumes_arrive_and_are_answered(running, tmp_path):
     server, lines = running(), []
     send(Listed(scanned(number) for number in range(5)), server, lines)
-    outcomes = [one for one in Client(server.address) if isinstance(one, VolumeOutcome)]
+    every = Client(server.address, run="rest")
+    outcomes = [one for one in every if isinstance(one, VolumeOutcome)]
     server.stop()
 
     assert [(one.volume_index, one.input) for one in outcomes] == [

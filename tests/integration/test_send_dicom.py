@@ -40,7 +40,8 @@ def nibabels(file):
 
 def require_all_answered(server, folder, recorded):
     """Every volume has its outcome, and the log holds nibabel's voxels."""
-    outcomes = [one for one in Client(server.address) if isinstance(one, VolumeOutcome)]
+    every = Client(server.address, run="rest")
+    outcomes = [one for one in every if isinstance(one, VolumeOutcome)]
     server.stop()
     logged = [
         entry.envelope

@@ -382,7 +382,7 @@ def test_a_player_goes_on_after_what_it_said(running, tmp_path, monkeypatch):
             monkeypatch.undo()
         else:
             sent.append(play(run, server.address, None, spool=tmp_path / "spool"))
-    outcomes = list(Client(server.address))
+    outcomes = list(Client(server.address, run="run-1"))
 
     volumes = [o.label for o in outcomes if isinstance(o, VolumeOutcome)]
     trials = [o.trial_id for o in outcomes if isinstance(o, TrialOutcome)]

@@ -37,7 +37,7 @@ def test_a_played_run_gets_one_outcome_per_volume_and_per_trial(running):
     events = (PlayedEvent("t-1", 0.0), PlayedEvent("t-2", 3.2), PlayedEvent("t-3", 28))
 
     n_sent = play(PlayedRun("run-1", 30, events), server.address, None)
-    outcomes = list(Client(server.address))
+    outcomes = list(Client(server.address, run="run-1"))
 
     volumes = [o for o in outcomes if isinstance(o, VolumeOutcome)]
     trials = [o for o in outcomes if isinstance(o, TrialOutcome)]
@@ -60,7 +60,7 @@ def test_between_volumes_trials_that_wait_are_estimated_where_a_run_asks(
     start = structs.replace(run_start_from(run), updates=True)
 
     play(run, server.address, 1.0, run_start=start)
-    outcomes = list(Client(server.address))
+    outcomes = list(Client(server.address, run="run-1"))
     records = [one.envelope.record for one in read_recording(tmp_path / "outcomes")]
 
     updates = [o for o in outcomes if isinstance(o, Update)]
@@ -92,10 +92,10 @@ def _volume(value, dtype=np.int16):
     return np.full(SHAPE, value, dtype)
 
 
-def _inputs(address, **options):
+def _inputs(address, run="run-1"):
     return [
         (outcome.volume_index, outcome.input, outcome.reason)
-        for outcome in Client(address, **options)
+        for outcome in Client(address, run=run)
         if isinstance(outcome, VolumeOutcome)
     ]
 
@@ -104,7 +104,7 @@ def test_every_message_is_on_record_once_and_before_what_it_led_to(running, tmp_
     server = running()
 
     play(PlayedRun("run-1", 20, (PlayedEvent("t-1", 0.0),)), server.address, None)
-    published = list(Client(server.address))
+    published = list(Client(server.address, run="run-1"))
     server.stop()
     logged = sorted(
         (
@@ -178,7 +178,7 @@ def test_a_scanner_with_another_clock_is_as_punctual_and_its_offset_is_known(
         for index in range(4):
             sender.volume(index, _volume(index), scanners_clock())
             sender.pump(50)
-    outcomes = list(Client(server.address))
+    outcomes = list(Client(server.address, run="run-1"))
 
     assert [o.timing for o in outcomes] == ["LIVE"] * 5
     assert [o.degraded for o in outcomes] == [()] * 5
@@ -345,7 +345,8 @@ def test_a_recorded_run_arrives_volume_by_volume(running):
     server = running(MeanDecoder(run.shape))
 
     n_sent = play(run, server.address, None)
-    found = [o for o in Client(server.address) if isinstance(o, VolumeOutcome)]
+    outcomes = Client(server.address, run=run.run_id)
+    found = [o for o in outcomes if isinstance(o, VolumeOutcome)]
 
     means = [float(volume.mean()) for volume in run.volumes()]
     assert n_sent == run.volume_count == len(found)
@@ -401,7 +402,7 @@ def test_a_full_disk_is_flagged_and_decoding_goes_on(running, tmp_path, monkeypa
         disk.setattr(recorder.os, "writev", full)
         sender.volume(1, _volume(1), 0)
         sender.close(2)
-    outcomes = list(Client(server.address))
+    outcomes = list(Client(server.address, run="run-1"))
 
     assert [o.input for o in outcomes] == ["OK", "OK"]
     assert [o.degraded for o in outcomes] == [(), ("RECORDING_DEGRADED",)]

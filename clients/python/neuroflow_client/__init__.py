@@ -2,12 +2,14 @@
 
 from neuroflow_client.client import Client
 from neuroflow_client.errors import (
+    ArgumentError,
     ClientError,
     GapError,
     KeyFileError,
     ProtocolError,
     RefusedError,
     SilenceError,
+    UnsoundError,
 )
 from neuroflow_client.outcomes import (
     AnyOutcome,
@@ -20,6 +22,7 @@ from neuroflow_client.outcomes import (
 
 __all__ = [
     "AnyOutcome",
+    "ArgumentError",
     "Client",
     "ClientError",
     "GapError",
@@ -30,6 +33,7 @@ __all__ = [
     "ScoredStimulus",
     "SilenceError",
     "TrialOutcome",
+    "UnsoundError",
     "Update",
     "VolumeOutcome",
 ]

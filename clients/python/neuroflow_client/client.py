@@ -1,16 +1,18 @@
 """The client: announcements in order, whatever was missed asked for again."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Optional
 
 import zmq
 
 from neuroflow_client.errors import (
+    ArgumentError,
     GapError,
     ProtocolError,
     RefusedError,
     SilenceError,
+    UnsoundError,
 )
 from neuroflow_client.frames import (
     VERSION,
@@ -43,6 +45,9 @@ _ATTEMPTS = 3
 class Client:
     """Iterate over the outcomes of a run, from the first one to its end.
 
+    Of a run that is not named it is the one that is under way, or else the next one
+    that begins: what was over before is no answer to what happens now.
+
     Attributes:
         run: Name of the run being received; empty until there is one.
         next_index: Index of the outcome that comes next.
@@ -56,6 +61,8 @@ class Client:
         *,
         run: str = "",
         follow: bool = False,
+        strict: bool = False,
+        with_end: bool = False,
         timeout_s: float = 5.0,
         key_file: Optional[str] = None,
         server_key_file: Optional[str] = None,
@@ -64,24 +71,37 @@ class Client:
 
         Args:
             address: Where the server listens, such as ``tcp://127.0.0.1:5760``.
-            from_index: First outcome wanted of the run.
-            run: Name of the run; the newest by default.
+            from_index: First outcome wanted; beyond 0 of a run that is named.
+            run: Name of the run, which may be over; the live one by default.
             follow: Go on with the next run instead of ending.
+            strict: Raise `UnsoundError` in place of an outcome that is not sound.
+            with_end: Yield each run's `RunEnded` too, as its last outcome.
             timeout_s: How long the server may be silent before `SilenceError`.
             key_file: This device's own `NAME.key`, where the server asks for keys.
             server_key_file: The server's `server.pub`, which came with it.
 
         Raises:
+            ArgumentError: If an index is wanted of no run, or is negative.
             KeyFileError: If a key file is missing, damaged, or readable by others.
         """
+        if from_index < 0:
+            raise ArgumentError(f"from_index: expected 0 or more, found {from_index}")
+        if from_index and not run:
+            raise ArgumentError(
+                f"from_index {from_index}: expected the run that it belongs to, found "
+                "none. Name it: run=..., as every outcome says"
+            )
         self._keys = keys_from(key_file, server_key_file)
         self.run = run
         self.next_index = from_index
         self.ended: Optional[RunEnded] = None
         self._address, self._follow, self._timeout_s = address, follow, timeout_s
-        self._is_done = self._has_begun = False
-        # A run that was asked for may begin later; one that was announced is there.
-        self._is_awaited = bool(run) and from_index == 0
+        self._is_strict, self._is_with_end = strict, with_end
+        self._is_done = False
+        # A run that was asked for may begin later; one of which outcomes came is there.
+        self._is_known = from_index > 0
+        # The newest run when this client came; None before.
+        self._at_first: Optional[str] = None
         self._asked = 0
         # Server's clock at the newest outcome taken.
         self._newest_ns = 0
@@ -91,18 +111,25 @@ class Client:
 
         Raises:
             GapError: If outcomes were missed that cannot be had again. Iterating once
-                more goes on after them where the server has more of the run.
+                more goes on after them where the server has more.
+            UnsoundError: If an outcome is not sound, where only sound ones are wanted.
+                Iterating once more goes on after it.
+            ArgumentError: If `from_index` is beyond what the run has.
             SilenceError: If the server is not there.
             RefusedError: If the server does not want this client.
             ProtocolError: If the other end is not such a server.
         """
         context: Any = zmq.Context()
         try:
-            yield from self._received(context)
+            with contextlib.closing(self._received(context)) as received:
+                for outcome in received:
+                    if self._is_strict and not outcome.is_sound:
+                        raise UnsoundError(outcome)
+                    yield outcome
         finally:
             context.destroy(linger=0)
 
-    def _received(self, context: Any) -> Iterator[AnyOutcome]:
+    def _received(self, context: Any) -> Generator[AnyOutcome, None, None]:
         welcome = self._welcome(context)
         with (
             self._socket(context, zmq.SUB) as announced,
@@ -111,24 +138,43 @@ class Client:
             announced.setsockopt(zmq.SUBSCRIBE, b"")
             announced.connect(welcome.publish)
             replay.connect(welcome.replay)
-            yield from self._replayed(replay)
+            yield from self._come(replay)
             while not self._is_done or self._follow:
                 frames = self._next(announced)
                 yield from self._announced(frames, replay)
+
+    def _come(self, replay: Any) -> Iterator[AnyOutcome]:
+        """Take what there is of the run; learn whether one is under way."""
+        if self.run and not self._is_done:
+            yield from self._replayed(replay)
+        if self._is_known:
+            return
+        newest = self._told_of(replay, "")
+        if self._at_first is None:
+            self._at_first = newest.run
+        is_live = bool(newest.run) and not newest.has_ended
+        # Of what began since, and may not be the first, announcements tell.
+        if not self.run and is_live and newest.run == self._at_first:
+            yield from self._begun(replay, newest.run)
 
     def _announced(self, frames: Frames, replay: Any) -> Iterator[AnyOutcome]:
         said = frames.said
         if not said.run:
             return
         if not self.run:
+            newest = said.run
+            if newest != self._at_first:
+                # It may have waited here since before the newest one began.
+                newest = self._told_of(replay, "").run
+            if newest == self._at_first:
+                return
             # There was none at first: it is the oldest of those that came since.
-            runs = (*self._missed(replay, said.run), said.run)
-            self._begin(runs[0], self.next_index)
+            self._begin((*self._missed(replay, newest), newest)[0])
         if said.run != self.run and said.sent_ns < self._newest_ns:
             # The end of the run before, announced while this one was being replayed.
             return
         if said.run != self.run:
-            yield from self._next_run(replay, said)
+            yield from self._next_run(replay)
         elif said.outcome_index == self.next_index:
             yield from self._taken(frames)
         elif _count(said) > self.next_index:
@@ -155,51 +201,59 @@ class Client:
         if said.kind == "REJECT":
             raise RefusedError(f"server {self._address}: {said.reason}: {said.detail}")
 
-    def _next_run(self, replay: Any, said: Said) -> Iterator[AnyOutcome]:
-        """Finish the run that another has followed; with `follow`, go on to that.
-
-        Whatever came between the two is asked for first.
-        """
+    def _next_run(self, replay: Any) -> Iterator[AnyOutcome]:
+        """Finish the run that another has followed; with `follow`, go on to that."""
+        # What was announced may be older than the run that this one waits for.
+        newest = self._told_of(replay, "").run
         if not self._is_done:
             yield from self._replayed(replay)
-            if said.sent_ns < self._newest_ns:
-                return  # It was the run before: this one began during the replay.
-            if not self._is_done and not self._is_awaited:
-                raise GapError(self.run, self.next_index, self.next_index)
-        if not (self._is_done and self._follow):
-            return
-        for run in self._missed(replay, said.run):
+            if not self._is_done:
+                is_awaited = not self._is_known and newest == self._at_first
+                if is_awaited or newest == self.run:
+                    return
+                raise self._gone()
+        if self._follow and newest != self.run:
+            yield from self._up_to(replay, newest)
+
+    def _up_to(self, replay: Any, newest: str) -> Iterator[AnyOutcome]:
+        """Ask for whatever came between the last run and the newest, then for that."""
+        for run in self._missed(replay, newest):
             yield from self._begun(replay, run)
             if not self._is_done:
-                raise GapError(run, self.next_index, self.next_index)
-        yield from self._begun(replay, said.run)
+                raise self._gone()
+        yield from self._begun(replay, newest)
+
+    def _gone(self) -> GapError:
+        """Give up what is left of the run; another one may be gone on with."""
+        error = GapError(self.run, self.next_index, None)
+        self._is_done, self.next_index = True, 0
+        return error
 
     def _begun(self, replay: Any, run: str) -> Iterator[AnyOutcome]:
         self._begin(run)
         yield from self._replayed(replay)
 
-    def _begin(self, run: str, from_index: int = 0) -> None:
+    def _begin(self, run: str) -> None:
         """Receive a run that is known to be there."""
-        self.run, self.next_index = run, from_index
-        self._is_done = self._is_awaited = False
-        self._has_begun = True
+        self.run, self.next_index = run, 0
+        self._is_done, self._is_known = False, True
 
     def _missed(self, replay: Any, newest: str) -> list[str]:
-        """Name the runs between the one that was received last and the newest.
+        """Name the runs between the last one, or what was at first, and the newest.
 
         Raises:
             GapError: If the server no longer has one of them.
         """
         missed: list[str] = []
-        run = newest
+        last, run = self.run or self._at_first, newest
         while True:
             done = self._told_of(replay, run)
             if not done.is_known:
                 self._begin(run)
-                raise GapError(run, 0, 0)
+                raise self._gone()
             before = done.run_before
             # A server that began anew knows of none before its first.
-            if not before or before == self.run:
+            if not before or before == last:
                 return missed
             if before == newest or before in missed:
                 raise ProtocolError(f"run {run}: expected an earlier run before it")
@@ -237,11 +291,17 @@ class Client:
                     yield from self._taken(frames)
             done = frames.said
             if not done.is_known:
-                if self._has_begun:
-                    raise GapError(self.run, self.next_index, self.next_index)
+                if self._is_known:
+                    raise self._gone()
                 return
-            self.run = self.run or done.run
-            if self.next_index >= done.outcome_count:
+            self._is_known = True
+            if self.next_index > done.outcome_count:
+                raise ArgumentError(
+                    f"from_index {self.next_index}: expected at most "
+                    f"{done.outcome_count}, the outcomes of run {self.run}. Give one "
+                    "more than the last that you had"
+                )
+            if self.next_index == done.outcome_count:
                 self._is_done = self._is_done or done.has_ended
                 return
             attempts = 0 if self.next_index > before else attempts + 1
@@ -255,14 +315,17 @@ class Client:
     def _taken(self, frames: Frames) -> Iterator[AnyOutcome]:
         """Yield the outcome if it is the next one; others come again or have been."""
         said = frames.said
-        if said.outcome_index != self.next_index or self.run not in ("", said.run):
+        if said.outcome_index != self.next_index or said.run != self.run:
             return
         outcome = outcome_from(frames)
-        self.run, self._has_begun, self._is_awaited = said.run, True, False
+        self._is_known = True
         self._newest_ns = max(self._newest_ns, said.sent_ns)
         self.next_index += 1
+        self._is_done = isinstance(outcome, RunEnded)
         if isinstance(outcome, RunEnded):
-            self.ended, self._is_done = outcome, True
+            self.ended = outcome
+            if self._is_with_end:
+                yield outcome
         elif isinstance(outcome, (VolumeOutcome, TrialOutcome, Update)):
             yield outcome
 

@@ -44,6 +44,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     arrays: Any = ()
     """Arrays by name."""
 
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What keeps this from being sound, such as LATE; empty where nothing does."""
+        return self.degraded
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it came of all that it needed, and in time.
+
+        What is not sound must not change what a participant sees or hears. Whether a
+        sound outcome has an answer is for `decision` to say.
+        """
+        return not self.faults
+
 
 class VolumeOutcome(Outcome, frozen=True, kw_only=True):
     """The one answer that an acquisition gets."""
@@ -67,6 +81,12 @@ class VolumeOutcome(Outcome, frozen=True, kw_only=True):
     confidence: Optional[float] = None
     candidates: tuple[ScoredStimulus, ...] = ()
     abstention: Optional[str] = None
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """As of every outcome; that there was no sound volume is one."""
+        lack = () if self.input == "OK" else (self.input, self.reason)
+        return (*filter(None, lack), *_not_live(self.timing), *self.degraded)
 
 
 class TrialOutcome(Outcome, frozen=True, kw_only=True):
@@ -92,6 +112,11 @@ class TrialOutcome(Outcome, frozen=True, kw_only=True):
     after_volume: int = -1
     clock_offset_ns: Optional[int] = None
     clock_uncertainty_ns: Optional[int] = None
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """As of every outcome."""
+        return (*_not_live(self.timing), *self.degraded)
 
 
 class Update(Outcome, frozen=True, kw_only=True):
@@ -121,8 +146,17 @@ class RunEnded(Outcome, frozen=True, kw_only=True):
     inputs: dict[str, int] = msgspec.field(default_factory=dict)
     decisions: dict[str, int] = msgspec.field(default_factory=dict)
 
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """As of every outcome; that the run was broken off is one."""
+        return (*(("ABORTED",) if self.aborted else ()), *self.degraded)
 
-AnyOutcome = Union[VolumeOutcome, TrialOutcome, Update]
+
+def _not_live(timing: str) -> tuple[str, ...]:
+    return () if timing == "LIVE" else (timing,)
+
+
+AnyOutcome = Union[VolumeOutcome, TrialOutcome, Update, RunEnded]
 """What a `Client` yields."""
 
 KINDS: "dict[str, type[Outcome]]" = {
