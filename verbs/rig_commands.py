@@ -279,6 +279,7 @@ def play(
 def watch(
     *,
     address: str = "tcp://127.0.0.1:5760",
+    run: str = "",
     follow: bool = False,
     json: bool = False,
     key: Path | None = None,
@@ -288,6 +289,8 @@ def watch(
 
     Args:
         address: The server's address.
+        run: Name of a run, which may be over; without it the one that is under way,
+            or else the next one.
         follow: Go on with the next run instead of ending.
         json: One JSON object a line.
         key: This device's key; its role is observer.
@@ -295,7 +298,9 @@ def watch(
     """
     from verbs.watch import watch_server
 
-    watch_server(address, follow=follow, as_json=json, key=key, server_key=server_key)
+    watch_server(
+        address, run=run, follow=follow, as_json=json, key=key, server_key=server_key
+    )
 
 
 def keys(

@@ -9,6 +9,7 @@ from neuroflow_client import (
     Client,
     ClientError,
     GapError,
+    RunEnded,
     TrialOutcome,
     Update,
     VolumeOutcome,
@@ -22,14 +23,15 @@ def watch_server(
     *,
     follow: bool,
     as_json: bool,
+    run: str = "",
     key: Path | None = None,
     server_key: Path | None = None,
 ) -> None:
     """Print outcomes until the run ends.
 
     Raises:
-        BackendError: No server answers, it refuses, outcomes were lost, or a key file
-            is damaged or open to others.
+        BackendError: No server answers, it refuses, the run was aborted, outcomes were
+            lost, or a key file is damaged or open to others.
         UsageError: The address is none, or one key file is named without the other.
     """
     if "://" not in address:
@@ -39,10 +41,18 @@ def watch_server(
     files = [None if file is None else str(file) for file in (key, server_key)]
     try:
         client = Client(
-            address, follow=follow, key_file=files[0], server_key_file=files[1]
+            address,
+            run=run,
+            follow=follow,
+            with_end=True,
+            key_file=files[0],
+            server_key_file=files[1],
         )
         for outcome in _across_gaps(client):
-            print(_json(outcome) if as_json else _line(outcome), flush=True)
+            if isinstance(outcome, RunEnded):
+                _end(outcome, is_last=not follow)
+            else:
+                print(_json(outcome) if as_json else line_of(outcome), flush=True)
     except ClientError as error:
         raise BackendError(str(error)) from error
 
@@ -54,7 +64,7 @@ def _across_gaps(client: Client) -> Iterator[msgspec.Struct]:
         try:
             yield from client
         except GapError as error:
-            if client.run != error.run or client.next_index <= error.last:
+            if error.last is not None and client.next_index <= error.last:
                 raise  # nothing comes after it
             print(f"neuroflow: {error}", file=sys.stderr, flush=True)
             first = first or error
@@ -64,6 +74,18 @@ def _across_gaps(client: Client) -> Iterator[msgspec.Struct]:
         raise first
 
 
+def _end(ended: RunEnded, *, is_last: bool) -> None:
+    if not ended.aborted:
+        return
+    line = (
+        f"run {ended.run}: expected its end, found it aborted after "
+        f"{ended.count} acquisitions"
+    )
+    if is_last:
+        raise BackendError(line)
+    print(f"neuroflow: {line}", file=sys.stderr, flush=True)
+
+
 def _json(outcome: msgspec.Struct) -> str:
     fields = msgspec.structs.asdict(outcome)
     fields["kind"] = type(outcome).__name__
@@ -71,23 +93,32 @@ def _json(outcome: msgspec.Struct) -> str:
     return msgspec.json.encode(fields).decode()
 
 
-def _line(outcome: msgspec.Struct) -> str:
+def line_of(outcome: msgspec.Struct) -> str:
+    """Say what came of a volume or trial, and at the end what is to be said of it."""
     if isinstance(outcome, VolumeOutcome):
         answer = "" if outcome.decision is None else f"  {outcome.label or ''}"
         kind = f"{outcome.input} {outcome.timing}"
-        return f"volume {outcome.volume_index:>5}  {kind}{answer}"
+        why = _why(outcome.reason, outcome.abstention, *outcome.degraded)
+        return f"volume {outcome.volume_index:>5}  {kind}{answer}{why}"
     if isinstance(outcome, TrialOutcome):
         sure = "" if outcome.confidence is None else f"  {outcome.confidence:.0%} sure"
         best = outcome.candidates[0].stimulus_id if outcome.candidates else ""
+        why = _why(outcome.abstention, *outcome.faults)
         return (
             f"trial {outcome.trial_id:>6}  {outcome.decision} {outcome.label or ''} "
-            f"{best}{sure}  {outcome.delay_s:g} s after the onset"
+            f"{best}{sure}  {outcome.delay_s:g} s after the onset{why}"
         )
     if isinstance(outcome, Update):
         best = outcome.candidates[0].stimulus_id if outcome.candidates else ""
         after = "" if outcome.delay_s is None else f"  {outcome.delay_s:g} s"
+        why = _why(outcome.abstention, *outcome.faults)
         return (
             f"trial {outcome.trial_id:>6}  so far {outcome.label or ''} {best}{after} "
-            "after the onset"
+            f"after the onset{why}"
         )
     return type(outcome).__name__
+
+
+def _why(*reasons: str | None) -> str:
+    found = ", ".join(filter(None, reasons))
+    return f"  ({found})" if found else ""

@@ -100,7 +100,7 @@ def test_who_watches_is_told_the_gap_where_it_is_and_fails_at_the_end(
     server = running(rig=RIG)
 
     with pytest.raises(BackendError, match="run run-2: expected outcomes 2 to 2"):
-        watch_server(server.address, follow=False, as_json=False)
+        watch_server(server.address, run="run-2", follow=False, as_json=False)
 
     shown = capsys.readouterr()
     assert [line.split()[1] for line in shown.out.splitlines()] == ["0", "1", "3"]
