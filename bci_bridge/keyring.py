@@ -167,7 +167,8 @@ def with_device(allowed: AllowList, device: Device) -> AllowList:
     if any(one.name == device.name for one in allowed.in_force().values()):
         raise UsageError(
             f"--name: expected a new name, found {device.name!r} in force. "
-            f"Revoke it first: neuroflow keys revoke --name {device.name}"
+            "Revoke it first: neuroflow keys revoke --folder ... --name "
+            f"{device.name}"
         )
     return checked(structs.replace(allowed, devices=(*allowed.devices, device)))
 

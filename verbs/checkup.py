@@ -58,6 +58,8 @@ class Disk:
     """The folder of a log."""
 
     folder: str
+    refusal: str = ""
+    """Why a server would not record there; empty where it would."""
     trouble: str = ""
     """Why it cannot be written; empty where it can."""
     free_bytes: int = 0
@@ -102,6 +104,8 @@ class Facts:
     clock_source: str | None = None
     governor: str | None = None
     address: str = ""
+    address_refusal: str = ""
+    """Why a server would not listen there; empty where it would."""
     port_trouble: str = ""
     descriptors: int = DESCRIPTORS
     memory_bytes: int | None = None
@@ -144,6 +148,12 @@ def _warning(what: str, found: str, remedy: str) -> Finding:
 
 def _problem(what: str, found: str, remedy: str) -> Finding:
     return Finding(what=what, status="problem", found=found, remedy=remedy)
+
+
+def _refused(what: str, line: str) -> Finding:
+    """Repeat what a server says that refuses; its remedy is the line's end."""
+    found, _, remedy = line.removesuffix(".").rpartition(". ")
+    return _problem(what, found, remedy)
 
 
 def _engines(facts: Facts) -> Iterator[Finding]:
@@ -241,6 +251,8 @@ def _governor(facts: Facts) -> Finding:
 
 
 def _port(facts: Facts) -> Finding:
+    if facts.address_refusal:
+        return _refused("port", facts.address_refusal)
     if facts.port_trouble:
         return _warning(
             "port",
@@ -273,6 +285,9 @@ def _memory(facts: Facts) -> Finding:
 def _disk(facts: Facts) -> Iterator[Finding]:
     disk = facts.disk
     if disk is None:
+        return
+    if disk.refusal:
+        yield _refused("log", disk.refusal)
         return
     if disk.trouble:
         yield _problem(

@@ -22,9 +22,9 @@ import msgspec
 from bci_bridge.endpoints import check_address
 from bci_bridge.keyfolder import read_allow_list, read_key_pair
 from bci_bridge.keyring import SERVER
-from bci_bridge.places import MEMORY
+from bci_bridge.places import MEMORY, require_segments_alone
 from bci_bridge.urgency import SUPERVISOR, urgent
-from runtime.errors import ArtifactError, BackendError
+from runtime.errors import ArtifactError, BackendError, UsageError
 from verbs.checkup import Disk, Facts, Finding, ImageFacts, findings
 from verbs.doctor_images import image_facts
 from verbs.rig import CPU_FACTS, instruction_sets
@@ -59,7 +59,7 @@ def examine_rig(
     """Print a line for everything that a server leans on.
 
     Raises:
-        UsageError: The address is malformed.
+        UsageError: The address is malformed, or no one interface's.
         BackendError: There is a problem.
     """
     check_address(address, has_keys=True)
@@ -95,6 +95,7 @@ def _facts(address: str, log: Path | None, keys: Path | None) -> Facts:
         clock_source=_text(CLOCK_SOURCE),
         governor=_text(GOVERNOR),
         address=address,
+        address_refusal=_address_refusal(address, has_keys=keys is not None),
         port_trouble=_port_trouble(address),
         descriptors=_descriptors(),
         memory_bytes=_size(MEMORY),
@@ -142,6 +143,15 @@ def _descriptors() -> int:
     return (1 << 31) - 1 if hard == resource.RLIM_INFINITY else hard
 
 
+def _address_refusal(address: str, *, has_keys: bool) -> str:
+    """Say why a server would not listen there; empty where it would."""
+    try:
+        check_address(address, has_keys=has_keys)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
 def _port_trouble(address: str) -> str:
     if not address.startswith("tcp://") or address.endswith(":*"):
         return ""
@@ -167,6 +177,10 @@ def _size(folder: Path) -> int | None:
 
 
 def _disk(log: Path) -> Disk:
+    try:
+        require_segments_alone(log)
+    except UsageError as error:
+        return Disk(str(log), refusal=str(error))
     # It need not be there yet: the server makes it in the nearest folder that is.
     folder = log.absolute()
     while not folder.exists() and folder != folder.parent:

@@ -68,6 +68,41 @@ def test_a_log_that_cannot_be_is_a_problem(capsys, tmp_path):
     assert found["log"]["status"] == "problem"
 
 
+@pytest.mark.parametrize("log", ["inputs", "outcomes"])
+def test_a_log_that_the_server_would_refuse_is_a_problem(capsys, tmp_path, log):
+    (tmp_path / log).mkdir()
+    (tmp_path / log / "000000 (copy).mcap").touch()
+
+    status, found = said(capsys, log=tmp_path)
+
+    assert status == 1
+    assert found["log"] == {
+        "what": "log",
+        "status": "problem",
+        "found": f"recording {tmp_path}: {log}: 000000 (copy).mcap: expected segments "
+        "alone, named like 000000.mcap, found another file",
+        "remedy": "Move it out of the recording",
+    }
+
+
+def test_an_address_that_the_server_would_refuse_is_a_problem(capsys, tmp_path):
+    address = "tcp://192.0.2.7:5760"
+    make_device(tmp_path, "scanner", ("scanner",))
+
+    status, found = said(capsys, address=address)
+    with_keys = said(capsys, address=address, keys=tmp_path)[1]
+
+    assert status == 1
+    assert found["port"] == {
+        "what": "port",
+        "status": "problem",
+        "found": f"address '{address}': expected a loopback address, found 192.0.2.7. "
+        "Other interfaces need keys, which this server does not have",
+        "remedy": "Make them with: neuroflow keys make, and give --keys",
+    }
+    assert with_keys["port"]["status"] == "warning"
+
+
 def test_a_port_in_use_is_named(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"

@@ -67,11 +67,13 @@ def test_a_good_rig_has_nothing_to_fix():
         ({"clock_source": "hpet"}, "clock source", "warning"),
         ({"governor": "powersave"}, "governor", "warning"),
         ({"port_trouble": "address already in use"}, "port", "warning"),
+        ({"address_refusal": "address: found 10.0.0.5. Make keys"}, "port", "problem"),
         ({"descriptors": DESCRIPTORS - 1}, "descriptors", "problem"),
         ({"memory_bytes": SPILL_BYTES - 1}, "/dev/shm", "warning"),
         ({"memory_bytes": LEAST_SPILL_BYTES - 1}, "/dev/shm", "problem"),
         ({"memory_bytes": None}, "/dev/shm", "warning"),
         ({"disk": Disk("log", trouble="read-only")}, "log", "problem"),
+        ({"disk": Disk("log", refusal="log: a copy. Move it.")}, "log", "problem"),
         ({"disk": Disk("log", free_bytes=LOG_BYTES - 1)}, "log room", "problem"),
         (
             {"disk": Disk("log", free_bytes=LOG_BYTES, sync_s=0.3)},

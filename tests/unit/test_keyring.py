@@ -139,7 +139,7 @@ def test_a_name_in_force_is_not_given_twice_and_a_revoked_one_may_be():
 
     assert str(caught.value) == (
         "--name: expected a new name, found 'scanner' in force. "
-        "Revoke it first: neuroflow keys revoke --name scanner"
+        "Revoke it first: neuroflow keys revoke --folder ... --name scanner"
     )
     assert [device.revoked for device in again.devices] == [NOW, None]
     assert list(again.in_force()) == [KEYS[1]]
