@@ -92,8 +92,9 @@ class Listener:
         self._log.write("restart", why=type(error).__name__, run=run, at=at)
         is_stuck = isinstance(error, GapError) and (run, at) == before
         self._gaps = self._gaps + 1 if is_stuck else 0
-        if isinstance(error, GapError) and error.last is None:
-            return  # The same client goes on with the run after it.
+        is_gone = isinstance(error, GapError) and error.last is None
+        if is_gone or not run:
+            return  # The same client goes on with the run that comes next.
         if self._gaps == FRUITLESS_GAPS:
             run, at, self._gaps = "", 0, 0
         self._client = Client(

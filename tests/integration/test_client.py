@@ -649,6 +649,24 @@ def test_silence_is_an_error_that_names_the_server():
     )
 
 
+def test_a_server_that_falls_silent_in_a_run_is_an_error_after_what_it_said():
+    outbox, taken = Outbox(), []
+    outbox.keep(encode(volume_of("run-1")))
+
+    def answer(frames: list[bytes]) -> list[list[bytes]]:
+        return [one.frames for one in outbox.replay(decode(frames).record)]
+
+    with answering(answer) as replay:
+        welcome = Welcome(publish="tcp://127.0.0.1:9", replay=replay)
+        with answering(lambda frames: [encode(welcome).frames]) as address:
+            client = Client(address, timeout_s=0.3)
+            with pytest.raises(SilenceError, match=r"sign of life within 0\.3 s"):
+                taken.extend(outcome.outcome_index for outcome in client)
+
+    assert taken == [0]
+    assert (client.run, client.next_index) == ("run-1", 1)
+
+
 @pytest.mark.slow
 def test_a_live_run_is_answered_within_its_deadline(running):
     server = running()
