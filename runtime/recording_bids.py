@@ -201,7 +201,7 @@ def bids_run(folder: Path, file: Path) -> RecordedRun:
     """
     image = open_image(file, dimensions=4)
     said = _sidecar(folder, file)
-    labels = _labels(file)
+    labels = labels_of(file)
     return RecordedRun(
         run_id=run_name(file),
         tr_s=said.tr_s,
@@ -232,12 +232,6 @@ def _subject(folder: Path, file: Path) -> str:
             f"found {file.name}"
         )
     return subject
-
-
-def _labels(file: Path) -> dict[str, str]:
-    """Return the labels of a run's name by their entities: ``01`` by ``sub``."""
-    pairs = (part.partition("-") for part in run_name(file).split("_"))
-    return {entity: label for entity, _, label in pairs}
 
 
 def _sidecar(folder: Path, file: Path) -> Sidecar:

@@ -467,6 +467,6 @@ def test_trials_without_a_stimulus_are_one_line_of_the_command_line(made, tmp_pa
     line = refused("prepare-bids", "--recording", bids, "--out", tmp_path / "trials")
 
     assert line == (
-        f"{bids}/stimuli/{shown}: expected a picture, by stim_file or stim_id, found no "
-        "file"
+        f"{bids}/stimuli/{shown}: expected a picture, by stim_file or stim_id, found "
+        "no file"
     )
