@@ -17,11 +17,19 @@ from typing import Final
 from bci_bridge.clock_offset import ClockOffset
 from bci_bridge.header import Header
 from bci_bridge.line import GREET_MS, Line
-from bci_bridge.messages import Ack, Clocked, Heartbeat, Hello, Reject, Welcome
+from bci_bridge.messages import (
+    Ack,
+    Clocked,
+    Heartbeat,
+    Hello,
+    Reject,
+    Welcome,
+    kind_of,
+)
 from bci_bridge.spool import Spool
 from bci_bridge.window import Window
-from bci_bridge.wire import Envelope, checked, encode
-from runtime.errors import ArtifactError, BackendError, PeerError
+from bci_bridge.wire import INPUT_HEADER_BYTES, Envelope, checked, encode
+from runtime.errors import ArtifactError, BackendError, PeerError, UsageError
 
 RESEND_NS: Final = 50_000_000
 """Without progress for this long, all that is unacknowledged is sent again."""
@@ -124,7 +132,7 @@ class Delivery:
         """Take one message; waits only where there is neither memory nor disk for it.
 
         Raises:
-            UsageError: If a field is out of its range.
+            UsageError: If a field is out of its range, or all of them are too long.
             PeerError: If the server refuses the stream.
             BackendError: If the server is away for too long.
         """
@@ -143,6 +151,14 @@ class Delivery:
             nbytes=len(payload),
         )
         envelope = encode(filled, payload)
+        nbytes = len(envelope.header)
+        if nbytes > INPUT_HEADER_BYTES:
+            # No server reads it, nor knows whose it is: it would be sent for ever.
+            raise UsageError(
+                f"{kind_of(record)} of run {self._run!r}: expected "
+                f"{INPUT_HEADER_BYTES} bytes of header at most, found {nbytes}. "
+                "Shorten its names and texts"
+            )
         is_spooled = self._spool is not None and self._spool.append(envelope)
         self._window.push(envelope, is_spooled=is_spooled)
         self.pump()

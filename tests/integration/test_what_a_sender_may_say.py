@@ -1,10 +1,11 @@
-"""A stimulus program tells of its last picture after the scanner has ended the run."""
+"""What a sender may say, when, and how long it may be."""
 
 import pytest
+from msgspec import structs
 
 from bci_bridge.exports.export import export
 from bci_bridge.messages import Shown
-from bci_bridge.player import play
+from bci_bridge.player import play, run_start_from
 from bci_bridge.sender import Sender
 from runtime.errors import PeerError, UsageError
 from tests.integration.replaying import EVENTS, RIG, require_identity
@@ -41,3 +42,21 @@ def test_a_run_that_begins_has_more_than_a_name():
         "run 'run-1': expected its RunStart from a sender that is scanner, found its "
         "name alone"
     )
+
+
+def test_a_message_that_no_server_would_read_is_refused_where_it_is_made(running):
+    server, name = running(), "r" * 110
+    slices = tuple(number * 25_000 for number in range(80))
+    run = structs.replace(
+        run_start_from(PlayedRun(name, 8), speed=None),
+        slice_times_us=slices, subject="s" * 60, task="t" * 60,
+    )  # fmt: skip
+
+    with pytest.raises(UsageError) as caught:
+        Sender(server.address, run)
+
+    found = str(caught.value)
+    assert found.startswith(
+        f"RUN_START of run {name!r}: expected 1024 bytes of header at most, found 1"
+    )
+    assert found.endswith("Shorten its names and texts")
