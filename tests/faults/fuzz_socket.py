@@ -44,6 +44,10 @@ WARM_UP, LOOKS = 5, 100
 HEAR_OUT_S = 60.0
 """A busy machine answers thousands of messages late; it must answer them."""
 
+STRANGE = "strange"
+"""Run and stream of the fuzz. Without keys anyone may begin a run between two others:
+so this one has been by then, and its name is not given again."""
+
 ANSWERS = frozenset({"REJECT", "WELCOME", "ACK"})
 """What a stranger may hear: no, or the courtesies of a valid HELLO or HEARTBEAT."""
 
@@ -118,6 +122,7 @@ def run(settings: Settings) -> Finding:
             burst=1_000_000,
         )
         with Supervised(config, "leaky" if settings.sabotage else "") as server:
+            _play_nothing(server.address, patience_s)
             begun = threading.Event()
             thread = threading.Thread(
                 target=_play,
@@ -198,6 +203,19 @@ def _play(
         begun.set()
 
 
+def _play_nothing(address: str, patience_s: float) -> None:
+    # A server that is broken on purpose fails below.
+    with contextlib.suppress(NeuroFlowError):
+        Sender(address, _start(STRANGE), timeout_s=patience_s).close()
+
+
+def _start(run: str) -> RunStart:
+    return RunStart(
+        run=run, shape=SHAPE, tr_s=1.0, expected_volumes=RUN_VOLUMES, budget_s=60.0,
+        pace="catchup",
+    )  # fmt: skip
+
+
 def _play_run(
     address: str,
     run: str,
@@ -206,13 +224,11 @@ def _play_run(
     is_over: threading.Event,
     patience_s: float,
 ) -> int:
-    start = RunStart(
-        run=run, shape=SHAPE, tr_s=1.0, expected_volumes=RUN_VOLUMES, budget_s=60.0,
-        pace="catchup",
-    )  # fmt: skip
     sent = 0
     outage_s = 4 * patience_s
-    with Sender(address, start, timeout_s=PATIENCE_S, outage_s=outage_s) as sender:
+    with Sender(
+        address, _start(run), timeout_s=PATIENCE_S, outage_s=outage_s
+    ) as sender:
         begun.set()
         while sent < RUN_VOLUMES and (not is_over.is_set() or sent < 10):
             volume = np.full(SHAPE, sent, np.int16)
@@ -236,7 +252,7 @@ def _fuzz(
     heard = Heard()
     warm, every = count // WARM_UP, max(count // LOOKS, 1)
     # Another run and stream: who may join the run is for keys to say, not for this.
-    source = Mutator(seed, run="strange", stream="strange")
+    source = Mutator(seed, run=STRANGE, stream=STRANGE)
     progress = Progress("fuzz-socket", count)
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
@@ -246,7 +262,7 @@ def _fuzz(
         with contextlib.suppress(zmq.Again):  # a server that is gone is found out above
             for number in range(count):
                 source.aim = {
-                    "run": "strange", "stream": "strange",
+                    "run": STRANGE, "stream": STRANGE,
                     "sequence": source.dice.randrange(3),
                 }  # fmt: skip
                 socket.send_multipart(source.draw() or [b""])
