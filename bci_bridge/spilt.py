@@ -32,8 +32,26 @@ class Spilt:
 
     @property
     def segments(self) -> dict[str, tuple[Path, ...]]:
-        """List by log the segments that are in memory alone."""
-        return {log: tuple(self._in(log)) for log in (INPUTS, OUTCOMES)}
+        """List by log the segments that are in memory alone, and are read there."""
+        return {
+            log: tuple(path for path, is_taken in self._in(log) if not is_taken)
+            for log in (INPUTS, OUTCOMES)
+        }
+
+    @property
+    def is_read_whole(self) -> bool:
+        """Memory holds what the disk lacks, and all of that is read."""
+        return any(self.segments.values()) and not self.passed_over
+
+    @property
+    def passed_over(self) -> int:
+        """Count segments in memory whose numbers the disk has given again.
+
+        As where the disk was mounted elsewhere, and a server went on there.
+        """
+        return sum(
+            is_taken for log in (INPUTS, OUTCOMES) for _, is_taken in self._in(log)
+        )
 
     def scan(self, log: str) -> Iterator[Logged | Break]:
         """Read a log of the recording, wherever its segments are.
@@ -44,25 +62,34 @@ class Spilt:
         spill = None if self.folder is None else self.folder / log
         return scan_recording(self.recording / log, spill)
 
-    def told(self) -> str:
-        """Say in one line what is in memory alone; empty where nothing is."""
-        count = sum(map(len, self.segments.values()))
-        if not count:
-            return ""
-        return (
-            f"{self.recording}: expected all of it on its disk, found {count} segments "
-            f"in memory alone, in {self.folder}. Replay and export read them there; no "
-            "chain vouches for them, and they are gone when this machine starts anew."
-        )
+    def told(self) -> list[str]:
+        """Say in a line each what is in memory alone, and what is not read there."""
+        lines = []
+        if count := sum(map(len, self.segments.values())):
+            lines.append(
+                f"{self.recording}: expected all of it on its disk, found {count} "
+                f"segments in memory alone, in {self.folder}. Replay and export read "
+                "them there; no chain vouches for them, and they are gone when this "
+                "machine starts anew."
+            )
+        if count := self.passed_over:
+            lines.append(
+                f"{self.recording}: expected one segment of each number, found {count} "
+                f"in memory, in {self.folder}, whose numbers its disk has too. They "
+                "are not read; keep them by copying that folder."
+            )
+        return lines
 
-    def _in(self, log: str) -> Iterator[Path]:
+    def _in(self, log: str) -> Iterator[tuple[Path, bool]]:
+        """Yield what memory has of a log, and whether the disk has its number."""
         if self.folder is None:
             return
-        for path in segments_of(self.folder / log).values():
+        taken = segments_of(self.recording / log)
+        for number, path in segments_of(self.folder / log).items():
             # One that its server has forgotten meanwhile, or has only just begun.
             with contextlib.suppress(OSError):
                 if path.stat().st_size:
-                    yield path
+                    yield path, number in taken
 
 
 def spilt_of(recording: Path) -> Spilt:
@@ -74,25 +101,32 @@ def spilt_of(recording: Path) -> Spilt:
     Args:
         recording: The folder that a server wrote.
     """
-    log = recording / INPUTS
+    log, elsewhere = recording / INPUTS, Spilt(recording)
     for folder in sorted(memory_root().glob("neuroflow-*")):
         # Another user's, one that goes at this moment, or a log without a name.
         with contextlib.suppress(OSError):
-            if _belongs(folder, log):
-                return Spilt(recording, folder, is_written=_is_held(folder))
-    return Spilt(recording)
+            place = _place_of(folder, log)
+            if place is None:
+                continue
+            found = Spilt(recording, folder, is_written=_is_held(folder))
+            if place.exists():
+                return found
+            # Of the place where the disk was mounted then.
+            elsewhere = found
+    return elsewhere
 
 
-def _belongs(folder: Path, log: Path) -> bool:
+def _place_of(folder: Path, log: Path) -> Path | None:
+    """Return where the log was whose memory this is; None where it is another's."""
     found = folder.lstat()
     is_same_user = found.st_uid == (log / ".lock").stat().st_uid
     if not stat.S_ISDIR(found.st_mode) or not is_same_user:
-        return False
+        return None
     name, place = owner_of(folder)
     if not name or name != name_of(log) or place is None:
-        return False
+        return None
     # A disk may be mounted elsewhere by now.
-    return not place.exists() or place.samefile(log)
+    return place if not place.exists() or place.samefile(log) else None
 
 
 def _is_held(folder: Path) -> bool:

@@ -5,6 +5,7 @@ to it. Pure but for the clock it is handed, which only measures. One `RunDecoder
 the live system, the replay faster than real time, and the offline evaluation.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +30,8 @@ from runtime.preprocess.timing import end_s
 
 Latent = Float32[np.ndarray, "tokens width"]
 Voxels = Float32[np.ndarray, " voxels"]
+VOLUMES_MISSING: Final = "VOLUMES_MISSING"
+"""Of a trial: between its onset and its answer a volume is missing or unusable."""
 _MOST_SAID: Final = 512  # an outcome takes so many characters of a reason
 
 
@@ -133,6 +136,7 @@ class TrialDecoder:
         self._space, self._clock = space, clock
         self._refused: list[tuple[Trial, str]] = []
         self._last_index = -1
+        self._last_skipped = -1
 
     def add_trial(self, trial: Trial) -> None:
         """Announce a stimulus; one that came too late is answered with ABSTAIN."""
@@ -171,6 +175,7 @@ class TrialDecoder:
         self, volume_index: int, *, is_wanted: bool = True
     ) -> tuple[TrialReport, ...]:
         """Pass over a volume that never came."""
+        self._last_skipped = max(self._last_skipped, volume_index)
         due = self._frontend.skip_volume(volume_index)
         return self._report(due) if is_wanted else self._forget()
 
@@ -195,7 +200,8 @@ class TrialDecoder:
         except BackendError:
             return None  # the final answer says so
         answer = replace(answer, confidence=None)
-        return _report_of(beta, answer, stages, z_v=z_v)
+        report = _report_of(beta, answer, stages, z_v=z_v)
+        return replace(report, degraded=self._lacks(beta))
 
     def end_run(self) -> tuple[TrialReport, ...]:
         """Answer what is still open: the run ended before its delay had passed."""
@@ -220,15 +226,28 @@ class TrialDecoder:
         with stages("normalise"):
             features = self._space.to_model(due.beta.beta)
         z_v = image = None
-        degraded: tuple[str, ...] = ()
+        degraded = self._lacks(due.beta)
         try:
             answer, z_v = self._reader.read(features, stages)
             with stages("image"):
                 image = self._reader.image(z_v)
         except BackendError as error:
-            answer, degraded = _without_engine(error)
+            answer, failed = _without_engine(error)
+            degraded = (*degraded, *failed)
         report = _report_of(due.beta, answer, stages, z_v=z_v)
         return replace(report, image=image, degraded=degraded)
+
+    def _lacks(self, beta: TrialBeta) -> tuple[str, ...]:
+        """Say whether volumes of the trial's response never came.
+
+        The estimate is one of what is left, and its confidence was fitted on estimates
+        of all.
+        """
+        tr_s = self._run.tr_s
+        onset_s = end_s(beta.last_volume_index, tr_s) - beta.delay_s
+        # Half a microsecond: the onset was a decimal number of seconds once.
+        first = math.floor((onset_s + 5e-7) / tr_s)
+        return (VOLUMES_MISSING,) if self._last_skipped >= first else ()
 
     def _without_answer(self, trial: Trial, decision: str, reason: str) -> TrialReport:
         answer = Answer(

@@ -128,7 +128,9 @@ def regions_file(recording: Recording) -> Path:
 def _of_one_task(runs: Sequence[RecordedRun]) -> str:
     """Return what helps where runs of several tasks are not of one grid."""
     tasks = {labels_of(run.file).get("task") for run in runs}
-    return ". Take one task's runs: prepare-bids --task NAME" if len(tasks) > 1 else ""
+    if len(tasks) < 2:
+        return ""
+    return ". Take the runs of one task: by --task where there is that, or by name"
 
 
 def _is_haxby(folder: Path) -> bool:

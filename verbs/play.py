@@ -61,6 +61,8 @@ def play_recording(
     check_speed(speed)
     credentials = read_credentials(key, server_key)
     recording = open_recording(folder, runs or None, subject=subject)
+    if recording.left_out:
+        tell(f"{folder}: {recording.left_out}")
     named = [
         (f"{run.run_id}_{label}" if label else run.run_id, run)
         for run in recording.runs

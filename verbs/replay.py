@@ -190,12 +190,11 @@ def _surveyed(spilt: Spilt) -> Survey:
 
 
 def _notes(spilt: Spilt, found: Survey) -> tuple[str, ...]:
-    in_memory = spilt.told()
     unsure = doubts(
-        found.runs, is_written=spilt.is_written, is_all_here=bool(in_memory)
+        found.runs, is_written=spilt.is_written, is_all_here=spilt.is_read_whole
     )
     lines = (f"{spilt.recording}: run {name}: {text}" for name, text in unsure.items())
-    return (*([in_memory] if in_memory else ()), *lines)
+    return (*spilt.told(), *lines)
 
 
 def _recorded_rig(recording: Path, found: Survey, *, is_needed: bool) -> RigNote | None:

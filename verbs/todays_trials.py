@@ -11,6 +11,7 @@ from bci_bridge.messages import Event
 from bci_bridge.outcomes import TrialOutcome
 from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recording_reader import read_recording
+from bci_bridge.telling import tell
 from runtime.arrays import Float32
 from runtime.bundle import Bundle, backbone_of
 from runtime.calibration import KnownTrials
@@ -92,6 +93,8 @@ def _recorded(
     # The runs named may tell whose they are; else the bundle knows.
     subject = None if runs else known_subject(folder, bundle.manifest.subject)
     whole = open_recording(folder, runs or None, subject=subject)
+    if whole.left_out:
+        tell(f"{folder}: {whole.left_out}")
     mask = VoxelMask.from_volume(bundle.mask)
     reference = bundle.reference()
     for run in whole.runs:

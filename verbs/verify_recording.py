@@ -37,7 +37,7 @@ def verify_recording(
     """
     trusted = read_trust(trust) if trust else None
     spilt = spilt_of(recording)
-    if told := spilt.told():
+    for told in spilt.told():
         print(f"neuroflow: {told}", file=sys.stderr)
     # The signature first: what is signed meanwhile is only one too old.
     signed = read_signature(recording)

@@ -8,11 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.answers import Trial
-from runtime.decoder import Reader, Stages, TrialDecoder, VolumeDecoder
+from runtime.decoder import (
+    VOLUMES_MISSING,
+    Reader,
+    Stages,
+    TrialDecoder,
+    VolumeDecoder,
+)
 from runtime.errors import BackendError, ConfigError, UsageError
 from runtime.estimator import BetaEstimator, VolumeEstimator
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.preprocess import AffineNormaliser, FeatureSpace, NoiseWhitening
+from runtime.preprocess.timing import decision_volume
 from tests.linear_model import BACKBONE, LinearModel, retrieval
 from tests.participants import BETAS, TR_S, TRIALS, VOLUMES, geometry, mask, scanned
 
@@ -73,6 +80,21 @@ def test_a_run_gives_one_report_per_volume_and_one_per_trial():
     assert [report.volume_index for report in volumes] == taken
     assert [report.trial_id for report in trials] == [t.trial_id for t in TRIALS]
     assert all(report.answer is None for report in volumes)
+
+
+@pytest.mark.parametrize("missing", [(), (20,), (33, 34, 35, 36, 37), (7, 30, 38)])
+def test_a_trial_says_that_volumes_of_its_response_are_missing(missing):
+    """From the one in which it begins to the one with which it falls due."""
+    _, reports = played(new_decoder(), scanned(), missing=missing)
+    trials = {trial.trial_id: trial for trial in TRIALS}
+    answered = [report for report in reports if report.last_volume >= 0]
+
+    assert len(answered) > 6
+    for report in answered:
+        onset_s = trials[report.trial_id].onset_s
+        due = decision_volume(onset_s, BETAS.decision_delay_s, TR_S)
+        lost = [i for i in missing if onset_s // TR_S <= i <= due]
+        assert report.degraded == ((VOLUMES_MISSING,) if lost else ()), report.trial_id
 
 
 def test_an_answer_is_the_model_applied_to_the_beta_in_the_models_units():

@@ -188,7 +188,8 @@ def test_a_task_is_chosen_and_one_of_another_grid_says_how(folder):
 
     assert refusal(folder) == (
         "sub-01_task-rest_bold.nii.gz: expected volumes of [4, 3, 2] as in the mask, "
-        "found [5, 3, 2]. Take one task's runs: prepare-bids --task NAME"
+        "found [5, 3, 2]. Take the runs of one task: by --task where there is that, "
+        "or by name"
     )
     for task in ("look", "task-look"):
         assert taken(folder, task=task) == (["look_run-01"], "")

@@ -307,3 +307,38 @@ def empty(memory):
     """Do as a machine that starts anew."""
     shutil.rmtree(memory)
     memory.mkdir()
+
+
+def test_what_is_mounted_elsewhere_and_goes_on_there_keeps_the_disk_s_numbers(
+    tmp_path, recording
+):
+    """A server at the new place numbers from the disk; the old memory has one too."""
+    moved = recording.rename(tmp_path / "moved")
+    entries = list(read_recording(tmp_path / "whole" / INPUTS))
+    write(moved / INPUTS, entries[:2], 4)
+
+    found = spilt_of(moved)
+    lines = found.told()
+
+    assert (found.passed_over, found.is_read_whole) == (1, False)
+    assert [path.name for path in found.segments[OUTCOMES]] == ["000001.mcap"]
+    assert found.segments[INPUTS] == ()
+    assert lines[1] == (
+        f"{moved}: expected one segment of each number, found 1 in memory, in "
+        f"{found.folder}, whose numbers its disk has too. They are not read; keep them "
+        "by copying that folder."
+    )
+    assert "found 1 segments in memory alone" in lines[0]
+
+
+def test_the_memory_of_the_place_where_it_is_comes_before_that_of_another(
+    tmp_path, recording
+):
+    moved = recording.rename(tmp_path / "moved")
+    stale = spilt_of(moved).folder
+
+    with held_places(moved) as held:
+        found = spilt_of(moved)
+
+    assert stale not in (None, held.moment)
+    assert (found.folder, found.is_written) == (held.moment, True)
