@@ -44,10 +44,6 @@ WARM_UP, LOOKS = 5, 100
 HEAR_OUT_S = 60.0
 """A busy machine answers thousands of messages late; it must answer them."""
 
-STRANGE = "strange"
-"""Run and stream of the fuzz. Without keys anyone may begin a run between two others:
-so this one has been by then, and its name is not given again."""
-
 ANSWERS = frozenset({"REJECT", "WELCOME", "ACK"})
 """What a stranger may hear: no, or the courtesies of a valid HELLO or HEARTBEAT."""
 
@@ -122,7 +118,6 @@ def run(settings: Settings) -> Finding:
             burst=1_000_000,
         )
         with Supervised(config, "leaky" if settings.sabotage else "") as server:
-            _play_nothing(server.address, patience_s)
             begun = threading.Event()
             thread = threading.Thread(
                 target=_play,
@@ -203,12 +198,6 @@ def _play(
         begun.set()
 
 
-def _play_nothing(address: str, patience_s: float) -> None:
-    # A server that is broken on purpose fails below.
-    with contextlib.suppress(NeuroFlowError):
-        Sender(address, _start(STRANGE), timeout_s=patience_s).close()
-
-
 def _start(run: str) -> RunStart:
     return RunStart(
         run=run, shape=SHAPE, tr_s=1.0, expected_volumes=RUN_VOLUMES, budget_s=60.0,
@@ -251,8 +240,9 @@ def _fuzz(
 ) -> Heard:
     heard = Heard()
     warm, every = count // WARM_UP, max(count // LOOKS, 1)
-    # Another run and stream: who may join the run is for keys to say, not for this.
-    source = Mutator(seed, run=STRANGE, stream=STRANGE)
+    # Another run and stream, and none of its own: who may join a run, or begin one in
+    # the pause between two, is for keys to say, not for this.
+    source = Mutator(seed, run="strange", stream="strange")
     progress = Progress("fuzz-socket", count)
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
@@ -262,10 +252,12 @@ def _fuzz(
         with contextlib.suppress(zmq.Again):  # a server that is gone is found out above
             for number in range(count):
                 source.aim = {
-                    "run": STRANGE, "stream": STRANGE,
+                    "run": "strange", "stream": "strange",
                     "sequence": source.dice.randrange(3),
                 }  # fmt: skip
-                socket.send_multipart(source.draw() or [b""])
+                while _begins_a_run(frames := source.draw()):
+                    pass
+                socket.send_multipart(frames or [b""])
                 heard.sent += 1
                 _hear(socket, heard)
                 progress.at(number)
@@ -274,6 +266,14 @@ def _fuzz(
             _hear_out(socket, heard)
             scales.look()
     return heard
+
+
+def _begins_a_run(frames: list[bytes]) -> bool:
+    try:
+        record = decode(frames).record
+    except PeerError:
+        return False
+    return isinstance(record, RunStart) and record.sequence == 0
 
 
 def _hear_out(socket: "zmq.Socket[bytes]", heard: Heard) -> None:
