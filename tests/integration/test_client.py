@@ -20,7 +20,7 @@ from neuroflow_client import (
     TrialOutcome,
     UnsoundError,
     VolumeOutcome,
-    client,
+    line,
 )
 from neuroflow_client.frames import frames_from, outcome_from, request
 from neuroflow_client.outcomes import KINDS
@@ -202,7 +202,7 @@ def test_lost_announcements_are_asked_for_again(running):
 
 
 def test_a_question_to_a_publisher_that_died_is_asked_again(monkeypatch):
-    monkeypatch.setattr(client, "_ASK_AGAIN_MS", 20)
+    monkeypatch.setattr(line, "_ASK_AGAIN_MS", 20)
     asked = []
     ended = outcomes.RunEnded(
         run="run-1", outcome_index=0, decided_ns=0, published_ns=0, count=0,

@@ -11,18 +11,16 @@ from neuroflow_client.errors import (
     GapError,
     ProtocolError,
     RefusedError,
-    SilenceError,
     UnsoundError,
 )
 from neuroflow_client.frames import (
     VERSION,
     Frames,
     Said,
-    frames_from,
     outcome_from,
     request,
 )
-from neuroflow_client.keys import keys_from
+from neuroflow_client.line import Line, say
 from neuroflow_client.outcomes import (
     AnyOutcome,
     RunEnded,
@@ -30,10 +28,6 @@ from neuroflow_client.outcomes import (
     Update,
     VolumeOutcome,
 )
-
-_MAX_BYTES = 1 << 29
-_ASK_AGAIN_MS = 500
-"""Without an answer for this long, outcomes are asked for once more."""
 
 _NO_OUTCOME = (1 << 63) - 1
 """No run has so many: who asks from here on is told of the run alone."""
@@ -91,12 +85,11 @@ class Client:
                 f"from_index {from_index}: expected the run that it belongs to, found "
                 "none. Name it: run=..., as every outcome says"
             )
-        self._keys = keys_from(key_file, server_key_file)
+        self._line = Line(address, timeout_s, key_file, server_key_file)
         self.run = run
         self.next_index = from_index
         self.ended: Optional[RunEnded] = None
-        self._address, self._follow, self._timeout_s = address, follow, timeout_s
-        self._is_strict, self._is_with_end = strict, with_end
+        self._follow, self._is_strict, self._is_with_end = follow, strict, with_end
         self._is_done = False
         # A run that was asked for may begin later; one of which outcomes came is there.
         self._is_known = from_index > 0
@@ -132,15 +125,15 @@ class Client:
     def _received(self, context: Any) -> Generator[AnyOutcome, None, None]:
         welcome = self._welcome(context)
         with (
-            self._socket(context, zmq.SUB) as announced,
-            self._socket(context, zmq.DEALER) as replay,
+            self._line.socket(context, zmq.SUB) as announced,
+            self._line.socket(context, zmq.DEALER) as replay,
         ):
             announced.setsockopt(zmq.SUBSCRIBE, b"")
             announced.connect(welcome.publish)
             replay.connect(welcome.replay)
             yield from self._come(replay)
             while not self._is_done or self._follow:
-                frames = self._next(announced)
+                frames = self._line.next(announced)
                 yield from self._announced(frames, replay)
 
     def _come(self, replay: Any) -> Iterator[AnyOutcome]:
@@ -181,17 +174,12 @@ class Client:
             yield from self._replayed(replay)
 
     def _welcome(self, context: Any) -> Said:
-        with self._socket(context, zmq.DEALER) as socket:
-            try:
-                socket.connect(self._address)
-            except zmq.ZMQError as error:
-                raise SilenceError(
-                    f"server {self._address}: expected tcp://HOST:PORT, found {error}"
-                ) from error
+        with self._line.socket(context, zmq.DEALER) as socket:
+            self._line.connect(socket)
             hello = request("HELLO", versions=[VERSION], role="observer")
-            _say(socket, hello)
-            said = self._next(socket).said
-            _say(socket, request("GOODBYE"))
+            say(socket, hello)
+            said = self._line.next(socket).said
+            say(socket, request("GOODBYE"))
         self._check_refusal(said)
         if said.kind != "WELCOME":
             raise ProtocolError(f"server: expected WELCOME, found {said.kind}")
@@ -199,7 +187,9 @@ class Client:
 
     def _check_refusal(self, said: Said) -> None:
         if said.kind == "REJECT":
-            raise RefusedError(f"server {self._address}: {said.reason}: {said.detail}")
+            raise RefusedError(
+                f"server {self._line.address}: {said.reason}: {said.detail}"
+            )
 
     def _next_run(self, replay: Any) -> Iterator[AnyOutcome]:
         """Finish the run that another has followed; with `follow`, go on to that."""
@@ -263,9 +253,9 @@ class Client:
     def _told_of(self, replay: Any, run: str) -> Said:
         """Ask how a run stands, without its outcomes."""
         question = self._question(run, _NO_OUTCOME)
-        _say(replay, question)
+        say(replay, question)
         while True:
-            said = self._next(replay, question).said
+            said = self._line.next(replay, question).said
             self._check_refusal(said)
             if said.kind == "REPLAY_DONE" and said.sequence == self._asked:
                 return said
@@ -279,10 +269,10 @@ class Client:
         attempts = 0
         while True:
             question = self._question(self.run, self.next_index)
-            _say(replay, question)
+            say(replay, question)
             before = self.next_index
             while True:
-                frames = self._next(replay, question)
+                frames = self._line.next(replay, question)
                 self._check_refusal(frames.said)
                 if frames.said.kind == "REPLAY_DONE":
                     if frames.said.sequence == self._asked:
@@ -328,47 +318,6 @@ class Client:
                 yield outcome
         elif isinstance(outcome, (VolumeOutcome, TrialOutcome, Update)):
             yield outcome
-
-    def _socket(self, context: Any, kind: int) -> Any:
-        socket = context.socket(kind)
-        socket.setsockopt(zmq.LINGER, 500)
-        socket.setsockopt(zmq.RECONNECT_IVL, 10)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
-        socket.setsockopt(zmq.MAXMSGSIZE, _MAX_BYTES)
-        if self._address.startswith("tcp://["):
-            socket.setsockopt(zmq.IPV6, 1)
-        if self._keys is not None:
-            socket.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public_key)
-            socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret_key)
-            socket.setsockopt(zmq.CURVE_SERVERKEY, self._keys.server_key)
-        return socket
-
-    def _next(self, socket: Any, question: "Optional[list[bytes]]" = None) -> Frames:
-        """Wait for a message; ask again meanwhile, for who was asked may have died."""
-        left_ms = round(self._timeout_s * 1000)
-        while left_ms > 0:
-            slice_ms = left_ms if question is None else min(left_ms, _ASK_AGAIN_MS)
-            if socket.poll(slice_ms):
-                return frames_from(socket.recv_multipart())
-            left_ms -= slice_ms
-            if question is not None:
-                _say(socket, question)
-        remedy = "Is it running? If so, "
-        if self._keys is None:
-            remedy += "does it ask for keys?"
-        else:
-            remedy += "is this key allowed, and is the server's key right?"
-        raise SilenceError(
-            f"server {self._address}: expected a sign of life within "
-            f"{self._timeout_s:g} s, found none. {remedy}"
-        )
-
-
-def _say(socket: Any, frames: "list[bytes]") -> None:
-    # A server that refuses this end's key, or the lack of one, takes the connection
-    # away for good, and with it whatever could be waited for: its silence is told.
-    with contextlib.suppress(zmq.Again):
-        socket.send_multipart(frames, zmq.NOBLOCK)
 
 
 def _count(said: Said) -> int:
