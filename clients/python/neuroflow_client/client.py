@@ -66,9 +66,11 @@ class Client:
         Args:
             address: Where the server listens, such as ``tcp://127.0.0.1:5760``.
             from_index: First outcome wanted; beyond 0 of a run that is named.
-            run: Name of the run, which may be over; the live one by default.
+            run: Name of a run to come, or of the last two, which the server keeps, over
+                or not; the live one by default.
             follow: Go on with the next run instead of ending.
-            strict: Raise `UnsoundError` in place of an outcome that is not sound.
+            strict: Raise `UnsoundError` in place of an outcome that is not sound, and
+                for such an end.
             with_end: Yield each run's `RunEnded` too, as its last outcome.
             timeout_s: How long the server may be silent before `SilenceError`.
             key_file: This device's own `NAME.key`, where the server asks for keys.
@@ -92,9 +94,9 @@ class Client:
         self._follow, self._is_strict, self._is_with_end = follow, strict, with_end
         self._is_done = False
         # A run that was asked for may begin later; one of which outcomes came is there.
-        self._is_known = from_index > 0
-        # The newest run when this client came; None before.
-        self._at_first: Optional[str] = None
+        self._is_known = self._is_unproven = from_index > 0
+        # How the newest run stood when this client came; None before.
+        self._at_first: Optional[Said] = None
         self._asked = 0
         # Server's clock at the newest outcome taken.
         self._newest_ns = 0
@@ -103,8 +105,9 @@ class Client:
         """Connect, then yield outcome after outcome.
 
         Raises:
-            GapError: If outcomes were missed that cannot be had again. Iterating once
-                more goes on after them where the server has more.
+            GapError: If outcomes were missed that cannot be had again, or the server
+                has begun the run anew. Iterating once more goes on after them, or from
+                the new beginning, where the server has more.
             UnsoundError: If an outcome is not sound, where only sound ones are wanted.
                 Iterating once more goes on after it.
             ArgumentError: If `from_index` is beyond what the run has.
@@ -124,6 +127,8 @@ class Client:
 
     def _received(self, context: Any) -> Generator[AnyOutcome, None, None]:
         welcome = self._welcome(context)
+        # The server's machine may have started anew, and its clock with it.
+        self._newest_ns = 0
         with (
             self._line.socket(context, zmq.SUB) as announced,
             self._line.socket(context, zmq.DEALER) as replay,
@@ -140,14 +145,11 @@ class Client:
         """Take what there is of the run; learn whether one is under way."""
         if self.run and not self._is_done:
             yield from self._replayed(replay)
-        if self._is_known:
-            return
-        newest = self._told_of(replay, "")
-        if self._at_first is None:
-            self._at_first = newest.run
-        is_live = bool(newest.run) and not newest.has_ended
         # Of what began since, and may not be the first, announcements tell.
-        if not self.run and is_live and newest.run == self._at_first:
+        if self._is_known or self._at_first is not None:
+            return
+        self._at_first = newest = self._told_of(replay, "")
+        if not self.run and newest.run and not newest.has_ended:
             yield from self._begun(replay, newest.run)
 
     def _announced(self, frames: Frames, replay: Any) -> Iterator[AnyOutcome]:
@@ -155,23 +157,60 @@ class Client:
         if not said.run:
             return
         if not self.run:
-            newest = said.run
-            if newest != self._at_first:
-                # It may have waited here since before the newest one began.
-                newest = self._told_of(replay, "").run
-            if newest == self._at_first:
+            if not self._is_news(said):
+                return
+            # It may have waited here since before the newest one began.
+            newest = self._told_of(replay, "")
+            if not newest.run or self._is_as_at_first(newest):
                 return
             # There was none at first: it is the oldest of those that came since.
-            self._begin((*self._missed(replay, newest), newest)[0])
+            self._begin((*self._missed(replay, newest.run), newest.run)[0])
         if said.run != self.run and said.sent_ns < self._newest_ns:
             # The end of the run before, announced while this one was being replayed.
             return
         if said.run != self.run:
             yield from self._next_run(replay)
+        elif self._is_done:
+            yield from self._again(said, replay)
         elif said.outcome_index == self.next_index:
             yield from self._taken(frames)
-        elif _count(said) > self.next_index:
+        elif _count(said) > self.next_index or self._is_short(said):
             yield from self._replayed(replay)
+
+    def _is_short(self, said: Said) -> bool:
+        """Whether a new word knows of less than was taken: a server that began anew."""
+        return _count(said) < self.next_index and said.sent_ns > self._newest_ns
+
+    def _is_news(self, said: Said) -> bool:
+        """Whether it is more than a HEARTBEAT about what was there at first."""
+        first = self._at_first
+        if first is None:
+            return True
+        # An outcome that is announced does not say how many there are.
+        return (said.run, said.outcome_count) != (first.run, first.outcome_count)
+
+    def _is_as_at_first(self, told: Said) -> bool:
+        """Whether this is the run that was the newest one when this client came.
+
+        A server without a log that begins anew may give its name to another.
+        """
+        first = self._at_first
+        if first is None or told.run != first.run:
+            return False
+        if not told.is_known:
+            return True
+        if not first.has_ended:
+            return told.outcome_count >= first.outcome_count
+        return told.has_ended and told.outcome_count == first.outcome_count
+
+    def _again(self, said: Said, replay: Any) -> Iterator[AnyOutcome]:
+        """Go on with another run of the name of the one that is done."""
+        if _count(said) <= self.next_index and not self._is_short(said):
+            return
+        newest = self._told_of(replay, "")
+        is_done = newest.has_ended and newest.outcome_count == self.next_index
+        if newest.run == self.run and not is_done:
+            yield from self._up_to(replay, self.run)
 
     def _welcome(self, context: Any) -> Said:
         with self._line.socket(context, zmq.DEALER) as socket:
@@ -194,16 +233,18 @@ class Client:
     def _next_run(self, replay: Any) -> Iterator[AnyOutcome]:
         """Finish the run that another has followed; with `follow`, go on to that."""
         # What was announced may be older than the run that this one waits for.
-        newest = self._told_of(replay, "").run
+        newest = self._told_of(replay, "")
+        if not newest.run:
+            return
         if not self._is_done:
             yield from self._replayed(replay)
             if not self._is_done:
-                is_awaited = not self._is_known and newest == self._at_first
-                if is_awaited or newest == self.run:
+                is_awaited = not self._is_known and self._is_as_at_first(newest)
+                if is_awaited or newest.run == self.run:
                     return
                 raise self._gone()
-        if self._follow and newest != self.run:
-            yield from self._up_to(replay, newest)
+        if self._follow and newest.run != self.run:
+            yield from self._up_to(replay, newest.run)
 
     def _up_to(self, replay: Any, newest: str) -> Iterator[AnyOutcome]:
         """Ask for whatever came between the last run and the newest, then for that."""
@@ -235,19 +276,22 @@ class Client:
             GapError: If the server no longer has one of them.
         """
         missed: list[str] = []
-        last, run = self.run or self._at_first, newest
+        run = newest
         while True:
             done = self._told_of(replay, run)
+            if not self._is_known and self._is_as_at_first(done):
+                return missed
             if not done.is_known:
                 self._begin(run)
                 raise self._gone()
+            if run != newest:
+                missed.insert(0, run)
             before = done.run_before
             # A server that began anew knows of none before its first.
-            if not before or before == last:
+            if not before or before == self.run:
                 return missed
             if before == newest or before in missed:
                 raise ProtocolError(f"run {run}: expected an earlier run before it")
-            missed.insert(0, before)
             run = before
 
     def _told_of(self, replay: Any, run: str) -> Said:
@@ -285,12 +329,18 @@ class Client:
                     raise self._gone()
                 return
             self._is_known = True
+            if self.next_index > done.outcome_count and not self._is_unproven:
+                # The server began it anew: what comes now is of another run.
+                error = GapError(self.run, self.next_index, None)
+                self._begin(self.run)
+                raise error
             if self.next_index > done.outcome_count:
                 raise ArgumentError(
                     f"from_index {self.next_index}: expected at most "
                     f"{done.outcome_count}, the outcomes of run {self.run}. Give one "
                     "more than the last that you had"
                 )
+            self._is_unproven = False
             if self.next_index == done.outcome_count:
                 self._is_done = self._is_done or done.has_ended
                 return
@@ -308,13 +358,13 @@ class Client:
         if said.outcome_index != self.next_index or said.run != self.run:
             return
         outcome = outcome_from(frames)
-        self._is_known = True
+        self._is_known, self._is_unproven = True, False
         self._newest_ns = max(self._newest_ns, said.sent_ns)
         self.next_index += 1
         self._is_done = isinstance(outcome, RunEnded)
         if isinstance(outcome, RunEnded):
             self.ended = outcome
-            if self._is_with_end:
+            if self._is_with_end or (self._is_strict and not outcome.is_sound):
                 yield outcome
         elif isinstance(outcome, (VolumeOutcome, TrialOutcome, Update)):
             yield outcome
