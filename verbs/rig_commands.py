@@ -289,8 +289,8 @@ def watch(
 
     Args:
         address: The server's address.
-        run: Name of a run, which may be over; without it the one that is under way,
-            or else the next one.
+        run: Name of a run to come, or of the last two, which the server keeps; without
+            it the one under way, or else the next one.
         follow: Go on with the next run instead of ending.
         json: One JSON object a line.
         key: This device's key; its role is observer.

@@ -48,7 +48,7 @@ def watch_server(
             key_file=files[0],
             server_key_file=files[1],
         )
-        for outcome in _across_gaps(client):
+        for outcome in _across_gaps(client, is_last=not follow):
             if isinstance(outcome, RunEnded):
                 _end(outcome, is_last=not follow)
             else:
@@ -57,21 +57,34 @@ def watch_server(
         raise BackendError(str(error)) from error
 
 
-def _across_gaps(client: Client) -> Iterator[msgspec.Struct]:
+def _across_gaps(client: Client, *, is_last: bool) -> Iterator[msgspec.Struct]:
     """Say what is lost where it would have come, go on, and fail at the end."""
-    first: GapError | None = None
+    lost: list[GapError] = []
+    untold: list[GapError] = []
     while True:
         try:
-            yield from client
+            for outcome in client:
+                _tell(untold)
+                yield outcome
         except GapError as error:
+            _tell(untold)
             if error.last is not None and client.next_index <= error.last:
                 raise  # nothing comes after it
-            print(f"neuroflow: {error}", file=sys.stderr, flush=True)
-            first = first or error
+            lost.append(error)
+            untold.append(error)
+            # That a run is gone is the end of it, which tells so, unless more comes.
+            if not is_last or error.last is not None:
+                _tell(untold)
         else:
             break
-    if first is not None:
-        raise first
+    if lost:
+        raise (untold or lost)[0]
+
+
+def _tell(gaps: list[GapError]) -> None:
+    for gap in gaps:
+        print(f"neuroflow: {gap}", file=sys.stderr, flush=True)
+    gaps.clear()
 
 
 def _end(ended: RunEnded, *, is_last: bool) -> None:

@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pytest
 from msgspec import structs
-from neuroflow_client import ScoredStimulus, TrialOutcome, Update, VolumeOutcome
+from neuroflow_client import (
+    GapError,
+    ScoredStimulus,
+    TrialOutcome,
+    Update,
+    VolumeOutcome,
+)
 
 from bci_bridge.player import run_start_from
 from bci_bridge.sender import Sender
@@ -159,3 +165,59 @@ def test_who_follows_is_told_of_the_aborted_run_before_the_next_one(
         "neuroflow: run run-1: expected its end, found it aborted after 2 acquisitions"
     )
     assert [line.split()[1] for line in (*shown[:2], *shown[3:])] == ["0", "1"] * 2
+
+
+class Lossy:
+    """A client that is told what to give out, a gap where an error is."""
+
+    def __init__(self, *steps):
+        self.steps, self.next_index = list(steps), 0
+
+    def __call__(self, *_, **__):
+        return self
+
+    def __iter__(self):
+        while self.steps:
+            step = self.steps.pop(0)
+            if isinstance(step, BaseException):
+                raise step
+            yield step
+
+
+GONE = GapError("run-x", 0, None)
+GONE_LINE = (
+    "run run-x: expected outcomes from 0 on, found that the server does not have them"
+)
+
+
+def test_that_a_run_is_not_there_is_said_once(capsys, monkeypatch):
+    monkeypatch.setattr("verbs.watch.Client", Lossy(GONE))
+
+    with pytest.raises(BackendError) as caught:
+        watch_server("tcp://x", run="run-x", follow=False, as_json=False)
+
+    assert str(caught.value) == GONE_LINE
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_that_a_run_is_gone_is_said_before_what_comes_after_it(
+    capsys, monkeypatch, follow
+):
+    shown = []
+    monkeypatch.setattr("verbs.watch.Client", Lossy(GONE, GONE, VOLUME))
+    monkeypatch.setattr("builtins.print", lambda line, **_: shown.append(str(line)))
+
+    with pytest.raises(BackendError, match="run run-x: expected outcomes from 0 on"):
+        watch_server("tcp://x", follow=follow, as_json=False)
+
+    assert shown == [f"neuroflow: {GONE_LINE}"] * 2 + [line_of(VOLUME)]
+
+
+def test_who_follows_is_told_at_once_that_a_run_is_gone(capsys, monkeypatch):
+    monkeypatch.setattr("verbs.watch.Client", Lossy(GONE, KeyboardInterrupt()))
+
+    with pytest.raises(KeyboardInterrupt):
+        watch_server("tcp://x", follow=True, as_json=False)
+
+    assert capsys.readouterr().err == f"neuroflow: {GONE_LINE}\n"
