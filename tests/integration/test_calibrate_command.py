@@ -156,9 +156,9 @@ def test_an_unchanged_day_and_shuffled_pictures_are_refused_in_one_line(
                       seed=0)  # fmt: skip
     (events,) = shuffled.glob("sub-*/func/*_events.tsv")
     rows = [line.split("\t") for line in events.read_text().splitlines()]
-    names = [row[4] for row in rows[1:]]
+    names = [row[3:5] for row in rows[1:]]  # stim_file and stim_id
     for row, name in zip(rows[1:], [*names[7:], *names[:7]], strict=True):
-        row[4] = name
+        row[3:5] = name
     events.write_text("\n".join("\t".join(row) for row in rows) + "\n")
     others = said(*flags(session, shuffled, tmp_path / "b"))
 

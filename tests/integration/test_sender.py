@@ -407,6 +407,7 @@ def _kill_before(monkeypatch, kill_at):
 @dataclass(frozen=True)
 class _Recording:
     runs: tuple[PlayedRun, ...]
+    left_out: str = ""
 
 
 class _Breathing(PlayedRun):
