@@ -150,8 +150,8 @@ def test_controls_that_do_not_hold_chance_are_those_that_the_page_names():
     assert {high for _, _, high in empty} == {0.0}
     assert "holds it but six of shifted categories" in text
     assert len(shifted) == 6
-    assert "and twelve of pictures that are [0.0, 0.0]" in text
-    assert len(empty) == 12
+    assert "and sixteen of pictures that are [0.0, 0.0]" in text
+    assert len(empty) == 16
 
 
 def test_the_time_of_few_trials_is_that_of_their_file():
