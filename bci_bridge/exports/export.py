@@ -125,6 +125,7 @@ def export(
 def _note(exported: Exported, facts: RecordingFacts, spilt: Spilt) -> None:
     """Say of what may not be whole that it may not, also in the sidecars."""
     in_memory = sum(map(len, spilt.segments.values()))
+    passed_over = spilt.passed_over
     exported.notes += spilt.told()
     found = doubts(
         {name: run.answered for name, run in facts.runs.items()},
@@ -135,8 +136,8 @@ def _note(exported: Exported, facts: RecordingFacts, spilt: Spilt) -> None:
         if in_memory:
             # The path of this machine stays here.
             run.notes.append(f"{in_memory} segments of the recording were in memory")
-        if spilt.passed_over:
-            run.notes.append(f"{spilt.passed_over} segments in memory were not read")
+        if passed_over:
+            run.notes.append(f"{passed_over} segments in memory were not read")
         if name in found:
             run.notes.append(found[name])
             exported.notes.append(f"{spilt.recording}: run {name}: {found[name]}")

@@ -1,9 +1,6 @@
 """`neuroflow evaluate --bundle` on a small participant: everything that can be had."""
 
-import io
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
-from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -11,13 +8,13 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
-import neuroflow
 from runtime.bundle import open_bundle
 from runtime.errors import RecordingError
 from runtime.estimator import BetaEstimator
 from runtime.model import open_model
 from runtime.patch_dct import PatchDct
 from runtime.recording import open_recording, regions_file
+from tests import in_process
 from tests.models import tiny_bundle
 from tests.participants import tiny_participant, with_buttons
 from training.config import config_from_preset
@@ -65,16 +62,7 @@ def external(dataset, tmp_path_factory):
 
 def said(*arguments):
     """Run the verb in this process; return status, output and error."""
-    out, error = io.StringIO(), io.StringIO()
-    argv = ["neuroflow", "evaluate", *map(str, arguments)]
-    with (
-        mock.patch("sys.argv", argv), redirect_stdout(out), redirect_stderr(error)
-    ):  # fmt: skip
-        try:
-            status = neuroflow.main()
-        except SystemExit as ended:
-            status = ended.code
-    return status, out.getvalue(), error.getvalue()
+    return in_process.said("evaluate", *arguments)
 
 
 @pytest.fixture(scope="module")

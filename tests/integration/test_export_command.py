@@ -1,21 +1,18 @@
 """`neuroflow export-recording`: what a real server wrote, and what is damaged."""
 
-import io
 import json
 import os
-from contextlib import redirect_stderr, redirect_stdout
-from unittest import mock
 
 import h5py
 import nibabel as nib
 import numpy as np
 import pytest
 
-import neuroflow
 from bci_bridge.player import play, run_start_from
 from bci_bridge.recorder import Recorder
 from bci_bridge.recording_reader import read_recording
 from bci_bridge.sender import Sender
+from tests import in_process
 from tests.integration.replaying import EVENTS, RIG
 from tests.integration.tiny import SHAPE, PlayedRun
 from tests.recorded import noise, simple_recording
@@ -25,16 +22,7 @@ CUT_AT = {"inputs": noise(6).tobytes(), "outcomes": b"TRIAL_OUTCOME"}
 
 def said(*arguments):
     """Run the verb in this process; return status, output and error."""
-    out, error = io.StringIO(), io.StringIO()
-    argv = ["neuroflow", "export-recording", *map(str, arguments)]
-    with (
-        mock.patch("sys.argv", argv), redirect_stdout(out), redirect_stderr(error)
-    ):  # fmt: skip
-        try:
-            status = neuroflow.main()
-        except SystemExit as ended:
-            status = ended.code
-    return status, out.getvalue(), error.getvalue()
+    return in_process.said("export-recording", *arguments)
 
 
 def damaged(folder, log, payload):

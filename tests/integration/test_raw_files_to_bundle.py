@@ -5,28 +5,25 @@ at, spoiled, and mixed up.
 """
 
 import fcntl
-import io
 import os
 import pickle
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from unittest import mock
 
 import h5py
 import msgspec
 import numpy as np
 import pytest
 
-import neuroflow
 from runtime.bundle import open_bundle
 from runtime.estimator import BetaEstimator, ExternalEstimator
 from runtime.gallery import open_gallery
 from runtime.model import open_model
 from tests.console_blocks import missing_lines, section, shown_in
 from tests.forked import command_line
+from tests.in_process import said
 from training.checkpoint import load_neurovae, save_checkpoint
 from training.config import config_from_preset
 from training.data.store import open_trials
@@ -121,20 +118,6 @@ def walked(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(walked):
     return walked[0]
-
-
-def said(*arguments):
-    """Run the command line in this process; return status, output and error."""
-    out, error = io.StringIO(), io.StringIO()
-    argv = ["neuroflow", *map(str, arguments)]
-    with (
-        mock.patch("sys.argv", argv), redirect_stdout(out), redirect_stderr(error)
-    ):  # fmt: skip
-        try:
-            status = neuroflow.main()
-        except SystemExit as ended:
-            status = ended.code
-    return status, out.getvalue(), error.getvalue()
 
 
 def refused(*arguments):

@@ -1,10 +1,8 @@
 """A recording that went on in memory is read whole, or is not taken for whole."""
 
-import io
 import json
 import shutil
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
-from unittest import mock
+from contextlib import nullcontext
 
 import h5py
 import nibabel as nib
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-import neuroflow
 from bci_bridge import places
 from bci_bridge.exports.export import export
 from bci_bridge.outcomes import Outcome
@@ -25,6 +22,7 @@ from bci_bridge.wire import encode
 from runtime.errors import NeuroFlowError
 from runtime.signing import signing_key
 from runtime.small_json import encoded
+from tests.in_process import said
 from tests.integration.tiny import MeanDecoder
 from tests.recorded import RIG, Rig, noise
 from verbs import replay
@@ -89,20 +87,6 @@ def flagged(entry, first):
         return entry
     changed = structs.replace(record, degraded=("RECORDING_DEGRADED",))
     return structs.replace(entry, envelope=encode(changed, entry.envelope.payload))
-
-
-def said(verb, *arguments):
-    """Run a verb in this process; return status, output and error."""
-    out, error = io.StringIO(), io.StringIO()
-    argv = ["neuroflow", verb, *map(str, arguments)]
-    with (
-        mock.patch("sys.argv", argv), redirect_stdout(out), redirect_stderr(error)
-    ):  # fmt: skip
-        try:
-            status = neuroflow.main()
-        except SystemExit as ended:
-            status = ended.code
-    return status, out.getvalue(), error.getvalue()
 
 
 def exported(recording, kind="nifti"):
