@@ -38,7 +38,13 @@ from bci_bridge.spool import Spool
 from bci_bridge.spool_format import Progress
 from bci_bridge.type_cache import clear_type_cache
 from runtime.arrays import Shaped
-from runtime.errors import NeuroFlowError, PeerError, TensorMismatchError, UsageError
+from runtime.errors import (
+    ArtifactError,
+    NeuroFlowError,
+    PeerError,
+    TensorMismatchError,
+    UsageError,
+)
 
 _VOXEL_TYPES: Final[dict[VoxelType, str]] = {
     "i2": "int16",
@@ -129,7 +135,7 @@ class Sender:
                     self._delivery.post(run)
                 self._delivery.wait(lambda: self._delivery.is_received)
         except BaseException as error:
-            if isinstance(error, PeerError):
+            if isinstance(error, (PeerError, ArtifactError)):
                 self._forget_unless_begun(error)
             self._hang_up()
             raise
@@ -300,12 +306,17 @@ class Sender:
         self._delivery.post(record, payload)
         self._said.add(record)
 
-    def _forget_unless_begun(self, refusal: PeerError) -> None:
-        """Keep nothing of a run that the server does not want and has nothing of."""
+    def _forget_unless_begun(self, error: PeerError | ArtifactError) -> None:
+        """Keep nothing of a run that the server does not want and has nothing of.
+
+        Nor of one that it has from another sender: whoever names the run anew, as the
+        error asks for, must find the spool free.
+        """
         spool = self._spool
         if spool is None or spool.held is None or spool.held.is_begun:
             return
-        if self.resumed is None or refusal.reason != "BUSY":
+        is_refused = isinstance(error, PeerError) and error.reason != "BUSY"
+        if self.resumed is None or is_refused:
             spool.forget()
 
     def _hang_up(self) -> None:

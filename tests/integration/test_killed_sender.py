@@ -28,14 +28,12 @@ print("done", flush=True)
 def test_a_player_killed_again_and_again_loses_and_doubles_nothing(running, tmp_path):
     server = running(recording=str(tmp_path / "log"))
     spool, dice = tmp_path / "spool", random.Random(20)
-    n_killed = 0
-    while n_killed < 20:
+    # All of it takes several times as long as these lives together.
+    for _ in range(8):
         player = started(PLAYER, server.address, spool)
         assert player.stdout.readline() == "ready\n"
-        time.sleep(dice.uniform(0.0, 0.15))
-        if not killed(player):
-            break
-        n_killed += 1
+        time.sleep(dice.uniform(0.0, 0.12))
+        assert killed(player)
     with started(PLAYER, server.address, spool) as last:
         lines = last.stdout.read()
         assert last.wait(60) == 0
@@ -49,7 +47,6 @@ def test_a_player_killed_again_and_again_loses_and_doubles_nothing(running, tmp_
     trials = [o.trial_id for o in outcomes if isinstance(o, TrialOutcome)]
     said = [record for record in logged if record.stream == "scanner"]
     assert lines == "ready\ndone\n"
-    assert n_killed >= 5
     assert [(o.volume_index, o.input) for o in volumes] == [
         (index, "OK") for index in range(COUNT)
     ]

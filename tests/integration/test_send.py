@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import struct
@@ -20,7 +21,7 @@ from neuroflow_client import Client, VolumeOutcome
 from bci_bridge.recording_reader import read_recording
 from bci_bridge.sources.driver import send_runs
 from bci_bridge.sources.source import Refused, SeriesEnded
-from runtime.errors import BackendError, ScanError, UsageError
+from runtime.errors import ArtifactError, BackendError, ScanError, UsageError
 from tests.integration.restarting import ROOT, killed, started
 from tests.integration.tiny import SHAPE
 from tests.scanned import Listed, plan, scanned
@@ -183,15 +184,25 @@ def test_a_spool_of_another_run_is_refused(running, tmp_path):
 
 COUNT = 200
 KILLED = f"""
-import sys
+import os, signal, sys, threading, time
 from pathlib import Path
 from bci_bridge.sources.driver import send_runs
 from tests.scanned import Listed, plan, scanned
-from verbs.send import send_nifti
-from verbs.send_commands import Sending
-print("ready", flush=True)
+
+class Doomed(Listed):
+    "Dies within a few volumes of one of them, whatever the process does then."
+
+    def poll(self, wait_s):
+        left = len(self.arrivals)
+        if left == int(sys.argv[3]):
+            delay_s, number = float(sys.argv[4]), signal.SIGKILL
+            threading.Timer(delay_s, os.kill, (os.getpid(), number)).start()
+        elif left == int(sys.argv[3]) - 20:
+            time.sleep(60)
+        return super().poll(wait_s)
+
 send_runs(
-    Listed(scanned(n) for n in range({COUNT} + 2) if n % 50 != 20),
+    Doomed(scanned(n) for n in range({COUNT} + 2) if n % 50 != 20),
     plan(volumes={COUNT}, discard=2, pace="catchup"),
     sys.argv[1],
     tell=print,
@@ -204,22 +215,18 @@ print("done", flush=True)
 @pytest.mark.slow
 def test_a_send_killed_again_and_again_loses_and_doubles_nothing(running, tmp_path):
     server, spool = running(recording=str(tmp_path / "log")), tmp_path / "spool"
-    n_killed, turn, lines = 0, 0, ""
-    while not lines:
-        process = started(KILLED, server.address, spool)
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(0.02 + 0.08 * turn)
-        if turn < 4 and process.poll() is None:
-            n_killed += killed(process)
-        else:
-            lines = process.communicate(timeout=120)[0]
-        turn += 1
+    dice = random.Random(20)
+    for left in (190, 150, 90, 30):
+        delay_s = dice.uniform(0, 0.01)
+        with started(KILLED, server.address, spool, left, delay_s) as process:
+            assert process.wait(60) == -signal.SIGKILL
+    with started(KILLED, server.address, spool, -1, 0) as process:
+        lines = process.communicate(timeout=60)[0]
     report = server.stop()
     said = [one for one in records(tmp_path / "log") if one.stream == "scanner"]
     named = [(type(one).__name__, getattr(one, "volume_index", None)) for one in said]
 
     assert lines.endswith("done\n")
-    assert n_killed >= 2
     assert report.runs == 1
     assert named == [
         ("RunStart", None),
@@ -231,6 +238,24 @@ def test_a_send_killed_again_and_again_loses_and_doubles_nothing(running, tmp_pa
     ]
     assert not said[-1].aborted
     assert [path.name for path in spool.iterdir() if path.suffix] == []
+
+
+def test_a_refused_send_leaves_its_spool_to_another_run(running, tmp_path):
+    server, spool = running(recording=str(tmp_path / "log")), tmp_path / "spool"
+    send(Listed(scanned(number) for number in range(5)), server, spool=spool)
+    with pytest.raises(ArtifactError, match="Go on with its spool, or name the run"):
+        send(Listed([scanned(0)]), server, spool=spool)
+    # What the message asks for.
+    again = Listed(scanned(number) for number in range(5))
+    send(again, server, spool=spool, run="rest-again")
+    report = server.stop()
+
+    assert report.runs == 2
+    assert [
+        (one.run, one.count, one.aborted)
+        for one in records(tmp_path / "log")
+        if type(one).__name__ == "RunEnd"
+    ] == [("rest", 5, False), ("rest-again", 5, False)]
 
 
 def nifti_run(folder, count=6, tr_s=0.1):
