@@ -37,7 +37,7 @@ from training.peers.exam import (
     shuffled_dataset,
     without_signal,
 )
-from training.peers.recipes import CONTROLLED, CORTEXFLOW, PEERS, recipes
+from training.peers.recipes import CORTEXFLOW, ON_VOLUMES, PEERS, recipes
 from training.peers.sheet import (
     Condition,
     Kind,
@@ -90,19 +90,19 @@ def planned(chosen: argparse.Namespace) -> list[Unit]:
         found += [
             Unit(kind="haxby", subject=1, peer=p, condition=c)
             for c in ("real", *CONTROLS)
-            for p in CONTROLLED
+            for p in ON_VOLUMES
         ]
         found += [
             Unit(kind="hybrid", subject=s, peer=p, condition=c)
             for s in hybrids
             for c in ("real", *CONTROLS)
-            for p in (cheap if c == "real" else CONTROLLED)
+            for p in cheap
         ]
     found += [
         Unit(kind="simulated", subject=s, peer=p, condition=c)
         for s in chosen.controls
         for c in CONTROLS
-        for p in CONTROLLED
+        for p in cheap
     ]
     found += [Unit(kind="simulated", subject=s, peer=CORTEXFLOW) for s in chosen.slow]
     found += [

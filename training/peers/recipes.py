@@ -16,8 +16,8 @@ from training.recorded import seeded
 CORTEXFLOW: Final = "cortexflowx"
 PEERS: Final = ("ours", "ridge", "ridge of categories", "LDA", "MLP", CORTEXFLOW)
 """In the order of the tables."""
-CONTROLLED: Final = ("ours", "ridge", "LDA", "MLP")
-"""Trained on shuffled pictures and on no signal as well."""
+ON_VOLUMES: Final = ("ours", "ridge", "LDA", "MLP")
+"""Those that can be asked about volumes with categories alone."""
 
 
 def recipes(kind: Kind, voxels: int) -> MappingProxyType[str, Peer]:
