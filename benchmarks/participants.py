@@ -23,7 +23,7 @@ from runtime.heads import Retrieval
 from runtime.live import RunDecoder, open_decoder
 from runtime.preprocess.timing import end_s
 from runtime.recording import RecordedEvent, RecordedRun, open_recording, timeline
-from training.config import config_from_preset
+from training.config import ModelConfig, config_from_preset
 from training.dataset import Dataset
 from training.features import geometry
 from training.judge import (
@@ -152,7 +152,15 @@ def judge(
     }
 
 
-def run_seed(seed: int, out: Path, *, is_shuffled: bool) -> None:
+def take_trained(config: ModelConfig, scratch: Path, place: Path) -> None:
+    """Copy the full model's two checkpoints to where `build` looks for its own."""
+    for stage in ("vae", "flow"):
+        shutil.copytree(scratch / f"{stage}-{config.fingerprint()[:12]}", place / stage)
+
+
+def run_seed(
+    seed: int, out: Path, *, is_shuffled: bool, trained: Path | None = None
+) -> None:
     torch.set_num_threads(1)
     began = time.process_time()
     place = Path(tempfile.mkdtemp(prefix=f"participant-{seed}-"))
@@ -161,6 +169,8 @@ def run_seed(seed: int, out: Path, *, is_shuffled: bool) -> None:
         table = participant.parameters()
         learned = shuffled_dataset(dataset, seed) if is_shuffled else dataset
         config = config_from_preset("demo", voxels=dataset.recording.mask.voxels)
+        if trained is not None:
+            take_trained(config, trained / str(seed), place)
         built = build(learned, config, place)
         with open_decoder(built.bundle, built.gallery, threads=1) as decoder:
             figures = judge(participant, learned, decoder)
@@ -224,11 +234,17 @@ def main() -> None:
     parser.add_argument("--collect", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shuffled", action="store_true")
+    parser.add_argument(
+        "--trained",
+        type=Path,
+        metavar="SCRATCH",
+        help="scratch folder of ablations.py: its full models are judged, none trained",
+    )
     chosen = parser.parse_args()
     if chosen.collect is not None:
         collect(chosen.collect, chosen.out)
     for seed in chosen.seeds:
-        run_seed(seed, chosen.out, is_shuffled=chosen.shuffled)
+        run_seed(seed, chosen.out, is_shuffled=chosen.shuffled, trained=chosen.trained)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     difference: Figures | None
     """To the full model, pair by pair; None for the row that all are held against."""
     round_trip: float | None
+    by_seed: dict[int, dict[str, float]]
+    """The means of `figures`, of each participant alone."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,6 +153,7 @@ def _rows(
                 if is_reference
                 else Figures(**{m: _paired(pairs, m) for m in _MEASURES}),
                 round_trip=float(np.mean(known)) if known else None,
+                by_seed={s: _means(half) for half, _, s in pairs},
             )
         )
     return rows
@@ -173,6 +176,10 @@ def _of(result: VariantResult, sampler: Sampler | None) -> _Half:
 def _values(halves: Sequence[_Half], measure: str) -> Values:
     rows = [np.asarray(_MEASURES[measure](*half), np.float64) for half in halves]
     return np.concatenate(rows)
+
+
+def _means(half: _Half) -> dict[str, float]:
+    return {m: float(np.mean(of(*half))) for m, of in _MEASURES.items()}
 
 
 def _groups(pairs: Sequence[_Pair], measure: str) -> tuple[Groups, Groups]:

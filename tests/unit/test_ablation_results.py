@@ -99,6 +99,24 @@ def test_a_variant_is_paired_with_the_full_model_by_seed_and_sampler():
     assert summary().chance == 1 / 300
 
 
+def test_a_participant_alone_is_in_a_row_by_its_seed():
+    row = next(r for r in summary().rows if (r.variant, r.sampler) == (FULL, SERVED))
+    judged = {r.seed: r.judgement for r in some_results() if r.variant == FULL}
+    one = next(j for j in judged[12].judged if j.sampler == SERVED)
+
+    assert sorted(row.by_seed) == row.seeds == [11, 12]
+    assert row.by_seed[12] == {
+        "single": np.mean(one.single),
+        "three": np.mean(one.three),
+        "encoding": np.mean(one.encoding),
+        "raw": np.mean(judged[12].raw),
+        "synthetic": np.mean(one.synthetic),
+    }
+    for measure in ("single", "three", "raw", "synthetic"):
+        alone = [figures[measure] for figures in row.by_seed.values()]
+        assert np.mean(alone) == pytest.approx(getattr(row.figures, measure).mean)
+
+
 def test_there_is_nothing_to_compare_without_the_full_model():
     with pytest.raises(ConfigError, match="expected results of the variant full"):
         summary_of([result("no-kl")])
