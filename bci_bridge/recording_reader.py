@@ -91,17 +91,20 @@ def _lost(first: int, end: int | None, damage: str) -> str:
     return f"{orders} ({damage})" if damage else orders
 
 
-def read_recording(folder: Path, *, skip_damaged: bool = False) -> Iterator[Logged]:
+def read_recording(
+    folder: Path, spill: Path | None = None, *, skip_damaged: bool = False
+) -> Iterator[Logged]:
     """Yield every message of every segment.
 
     Args:
         folder: What the recorder was given.
+        spill: Where what the disk did not take is in memory, if anywhere.
         skip_damaged: Pass over chunks whose CRC is wrong.
 
     Raises:
         RecordingError: If there is no segment, or one is damaged.
     """
-    for path in _segments(folder):
+    for path in _segments(folder, spill):
         for item in _segment(path):
             if isinstance(item, Logged):
                 yield item

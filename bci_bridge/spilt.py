@@ -16,7 +16,7 @@ from pathlib import Path
 from bci_bridge.leftovers import SERVER, name_of, owner_of
 from bci_bridge.places import INPUTS, OUTCOMES, memory_root
 from bci_bridge.recording_folder import segments_of
-from bci_bridge.recording_reader import Break, scan_recording
+from bci_bridge.recording_reader import Break, read_recording, scan_recording
 from bci_bridge.segment import Logged
 
 
@@ -59,8 +59,15 @@ class Spilt:
         Raises:
             RecordingError: If there is no segment, or one is no MCAP file.
         """
-        spill = None if self.folder is None else self.folder / log
-        return scan_recording(self.recording / log, spill)
+        return scan_recording(self.recording / log, self._memory(log))
+
+    def read(self, log: str) -> Iterator[Logged]:
+        """Read a log of the recording in which nothing may be damaged.
+
+        Raises:
+            RecordingError: If there is no segment, or one is damaged.
+        """
+        return read_recording(self.recording / log, self._memory(log))
 
     def told(self) -> list[str]:
         """Say in a line each what is in memory alone, and what is not read there."""
@@ -68,9 +75,9 @@ class Spilt:
         if count := sum(map(len, self.segments.values())):
             lines.append(
                 f"{self.recording}: expected all of it on its disk, found {count} "
-                f"segments in memory alone, in {self.folder}. Replay and export read "
-                "them there; no chain vouches for them, and they are gone when this "
-                "machine starts anew."
+                f"segments in memory alone, in {self.folder}. Replay, export and "
+                "calibration read them there; no chain vouches for them, and they are "
+                "gone when this machine starts anew."
             )
         if count := self.passed_over:
             lines.append(
@@ -80,12 +87,16 @@ class Spilt:
             )
         return lines
 
+    def _memory(self, log: str) -> Path | None:
+        return None if self.folder is None else self.folder / log
+
     def _in(self, log: str) -> Iterator[tuple[Path, bool]]:
         """Yield what memory has of a log, and whether the disk has its number."""
-        if self.folder is None:
+        memory = self._memory(log)
+        if memory is None:
             return
         taken = segments_of(self.recording / log)
-        for number, path in segments_of(self.folder / log).items():
+        for number, path in segments_of(memory).items():
             # One that its server has forgotten meanwhile, or has only just begun.
             with contextlib.suppress(OSError):
                 if path.stat().st_size:

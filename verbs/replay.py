@@ -150,7 +150,7 @@ def replay_recording(
         abstain_below=here.abstain_below,
         overlay_folder=overlay,
     ) as decoder:
-        report = replayed(recording, decoder)
+        report = replayed(spilt, decoder)
     report.losses, report.rig = found.losses, tuple(unlike)
     report.changed, report.notes = changed, notes
     _print(report, as_json=as_json)
@@ -158,15 +158,14 @@ def replay_recording(
         _require_identity(recording, report)
 
 
-def replayed(recording: Path, decoder: Decoder) -> ReplayReport:
+def replayed(recording: Spilt, decoder: Decoder) -> ReplayReport:
     """Replay a recording and count, run by run.
 
     Raises:
         RecordingError: A run was answered with another bundle, gallery or overlay.
     """
     report = ReplayReport()
-    spilt = spilt_of(recording)
-    inputs, outcomes = (spilt.scan(log) for log in (INPUTS, OUTCOMES))
+    inputs, outcomes = (recording.scan(log) for log in (INPUTS, OUTCOMES))
     for step in replay(inputs, outcomes, decoder):
         tally = report.runs.setdefault(step.run, RunTally(run=step.run))
         tally.compared += step.compared

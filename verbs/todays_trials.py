@@ -10,7 +10,7 @@ from bci_bridge.arrays import arrays_from_bytes
 from bci_bridge.messages import Event
 from bci_bridge.outcomes import TrialOutcome
 from bci_bridge.places import INPUTS, OUTCOMES
-from bci_bridge.recording_reader import read_recording
+from bci_bridge.spilt import spilt_of
 from bci_bridge.telling import tell
 from runtime.arrays import Float32
 from runtime.bundle import Bundle, backbone_of
@@ -120,13 +120,16 @@ def _recorded(
 
 
 def _logged(folder: Path, bundle: Bundle, runs: Sequence[str]) -> list[_Shown]:
+    spilt = spilt_of(folder)
+    for line in spilt.told():
+        tell(line)
     shown: dict[tuple[str, str], str] = {}
-    for logged in read_recording(folder / INPUTS):
+    for logged in spilt.read(INPUTS):
         event = logged.envelope.record
         if isinstance(event, Event):
             shown.setdefault((event.run, event.trial_id), event.stimulus_id)
     found: dict[tuple[str, str], _Shown] = {}
-    for logged in read_recording(folder / OUTCOMES):
+    for logged in spilt.read(OUTCOMES):
         outcome = logged.envelope.record
         if not isinstance(outcome, TrialOutcome) or "beta" not in outcome.arrays:
             continue

@@ -6,6 +6,7 @@ from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recorder import Recorder
 from bci_bridge.recording_reader import scan_recording
 from bci_bridge.segment import Logged
+from bci_bridge.spilt import spilt_of
 from tests.integration.tiny import MeanDecoder, PlayedEvent
 from verbs.replay import replayed
 
@@ -23,7 +24,7 @@ RIG = RigNote(
 
 def require_identity(folder, decoder=None):
     """Replay a recording; all of it must be compared, and nothing differ."""
-    report = replayed(folder, decoder or MeanDecoder())
+    report = replayed(spilt_of(folder), decoder or MeanDecoder())
     records = [entry.envelope.record for entry in entries_of(folder)]
     assert [str(difference) for difference in report.differences] == []
     assert report.compared == sum(isinstance(r, Outcome) for r in records) > 0
@@ -55,5 +56,5 @@ def rewritten(folder, change):
 
 
 def found_in(folder, decoder=None):
-    report = replayed(folder, decoder or MeanDecoder())
+    report = replayed(spilt_of(folder), decoder or MeanDecoder())
     return [(d.outcome_index, d.field) for d in report.differences]

@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from bci_bridge import places
 from bci_bridge.outcomes import TrialOutcome, VolumeOutcome
-from bci_bridge.places import OUTCOMES
+from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.recording_reader import read_recording
 from runtime import graphs
 from runtime.answers import Trial
@@ -33,6 +34,7 @@ from tests.decoded import identification
 from tests.integration.test_replay_command import ENVIRONMENT, ROOT, command, said
 from tests.linear_bundle import linear_session
 from tests.sealed_folder import write_folder
+from tests.spilt_log import spilt
 from tests.unit.test_overlay import calibration
 from training.features import geometry
 from training.participant import open_participant
@@ -430,6 +432,27 @@ def test_a_servers_own_log_is_calibrated_on(session, served):
     np.testing.assert_array_equal(logged.trials.betas, played.trials.betas)
     names = [[t.trials.names[i] for i in t.trials.image] for t in (logged, played)]
     assert names[0] == names[1]
+
+
+def test_what_its_disk_did_not_take_is_calibrated_on_too(
+    session, served, tmp_path, monkeypatch, capfd
+):
+    (tmp_path / "memory").mkdir()
+    monkeypatch.setattr(places, "MEMORY", tmp_path / "memory")
+    counts = {
+        log: sum(1 for _ in read_recording(served / log)) for log in (INPUTS, OUTCOMES)
+    }
+    halves = {log: count // 2 for log, count in counts.items()}
+    log = spilt(served, tmp_path / "log", halves)
+    with open_bundle(session / "bundle") as bundle:
+        gallery = open_gallery(session / "gallery")
+        whole, found = (
+            read_today(place, bundle, gallery, []) for place in (served, log)
+        )
+
+    np.testing.assert_array_equal(found.trials.betas, whole.trials.betas)
+    assert found.runs == whole.runs
+    assert "found 2 segments in memory alone" in capfd.readouterr().err
 
 
 def test_a_server_refuses_an_overlay_that_is_not_its_bundles(session, made, tmp_path):

@@ -10,6 +10,7 @@ from bci_bridge.places import INPUTS, OUTCOMES
 from bci_bridge.player import play
 from bci_bridge.recording_reader import scan_recording
 from bci_bridge.replay import replay
+from bci_bridge.spilt import spilt_of
 from bci_bridge.survey import rig_differences, survey
 from bci_bridge.wire import encode
 from runtime.errors import RecordingError
@@ -92,7 +93,7 @@ def test_a_removed_input_is_found_and_ends_the_comparison_of_its_run(recorded):
     )
 
     out = rewritten(recorded, lambda n, one: None if n == gone else one)
-    report = replayed(out, MeanDecoder())
+    report = replayed(spilt_of(out), MeanDecoder())
 
     (jump,) = map(str, report.differences)
     assert jump == ("run-1: log: VOLUME of scanner: sequence: expected 3, found 4")
@@ -116,7 +117,7 @@ def test_outcomes_of_another_bundle_are_refused(recorded):
     other.gallery_sha256 = "f" * 64
 
     with pytest.raises(RecordingError) as caught:
-        replayed(recorded, other)
+        replayed(spilt_of(recorded), other)
 
     assert str(caught.value) == (
         f"run run-1: gallery: expected {'a' * 64} as recorded, found {'f' * 64}. "
@@ -137,10 +138,10 @@ def test_outcomes_with_another_overlay_or_without_one_are_refused(recorded):
         )
 
     with pytest.raises(RecordingError) as added:
-        replayed(recorded, other)
+        replayed(spilt_of(recorded), other)
     with_overlay = rewritten(recorded, calibrated)
     with pytest.raises(RecordingError) as missing:
-        replayed(with_overlay, MeanDecoder())
+        replayed(spilt_of(with_overlay), MeanDecoder())
 
     assert str(added.value) == (
         f"run run-1: overlay: expected none as recorded, found {'f' * 64}. "
@@ -170,7 +171,7 @@ def test_damage_to_an_outcome_is_named_and_costs_its_comparison_only(recorded):
     _damage(recorded, hit)
 
     found = survey(scanned(recorded))
-    report = replayed(recorded, MeanDecoder())
+    report = replayed(spilt_of(recorded), MeanDecoder())
 
     (loss,) = found.losses
     assert loss.startswith(f"message {hit.order} (000000.mcap: byte ")
@@ -190,7 +191,7 @@ def test_damage_at_the_head_and_at_the_end_is_seen(recorded):
 
     assert losses[0].startswith("message")
     assert f"messages from {entries[-1].order} on" in losses[-1]
-    assert replayed(recorded, MeanDecoder()).differences == []
+    assert replayed(spilt_of(recorded), MeanDecoder()).differences == []
 
 
 def test_another_engine_processor_or_sharing_is_named():

@@ -14,7 +14,6 @@ from bci_bridge import places
 from bci_bridge.exports.export import export
 from bci_bridge.outcomes import Outcome
 from bci_bridge.places import INPUTS, OUTCOMES, held_places
-from bci_bridge.recorder import Recorder
 from bci_bridge.recording_reader import read_recording
 from bci_bridge.recording_signature import sign_recording
 from bci_bridge.spilt import spilt_of
@@ -25,6 +24,7 @@ from runtime.small_json import encoded
 from tests.in_process import said
 from tests.integration.tiny import MeanDecoder
 from tests.recorded import RIG, Rig, noise
+from tests.spilt_log import spilt, write
 from verbs import replay
 
 
@@ -59,25 +59,12 @@ def spilt_recording(tmp_path, degraded_from=99):
         for index in range(5):
             rig.volume(index, noise(index))
         rig.end(5)
-    log = tmp_path / "log"
-    with held_places(log) as held:
-        for name, kept in ((INPUTS, 4), (OUTCOMES, 5)):
-            entries = [
-                flagged(entry, degraded_from) for entry in read_recording(whole / name)
-            ]
-            write(held.log(name), entries[:kept], 0)
-            write(held.spill(name), entries[kept:], kept)
-            spilt = held.spill(name) / "000000.mcap"
-            spilt.rename(spilt.with_name("000001.mcap"))
-            spilt.with_name("segments.json").unlink()
-    return log
-
-
-def write(folder, entries, first_order):
-    recorder = Recorder(folder, first_order=first_order)
-    for entry in entries:
-        recorder.append(entry.topic, entry.envelope, entry.log_ns)
-    recorder.close()
+    return spilt(
+        whole,
+        tmp_path / "log",
+        {INPUTS: 4, OUTCOMES: 5},
+        lambda entry: flagged(entry, degraded_from),
+    )
 
 
 def flagged(entry, first):
@@ -117,8 +104,9 @@ def told(recording, memory):
     (folder,) = memory.glob("neuroflow-*")
     return (
         f"neuroflow: {recording}: expected all of it on its disk, found 2 segments in "
-        f"memory alone, in {folder}. Replay and export read them there; no chain "
-        "vouches for them, and they are gone when this machine starts anew.\n"
+        f"memory alone, in {folder}. Replay, export and calibration "
+        "read them there; no chain vouches for them, and they are gone when this "
+        "machine starts anew.\n"
     )
 
 
