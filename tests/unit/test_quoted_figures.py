@@ -29,45 +29,51 @@ def short(value, digits=3):
     return f"{value:.{digits}f}".removeprefix("0")
 
 
-def full_served():
-    """The full model with two steps of rotation: figures by seed.
-
-    Of the first seed alone from any variant that has no other; the rest of the mean of
-    both is the second's.
-    """
-    rows = [
+def ablated(variant, solver, steps):
+    """The row of a variant with a sampler."""
+    (row,) = [
         row
         for row in committed("ablations")["rows"]
-        if row["sampler"] == {"solver": "rotation", "steps": 2}
+        if row["variant"] == variant
+        and row["sampler"] == {"solver": solver, "steps": steps}
     ]
-    alone = [row for row in rows if row["seeds"] == [11]]
-    (both,) = [row for row in rows if row["variant"] == "full"]
-    figures = {}
-    for measure in ("single", "three", "encoding"):
-        found = {
-            round(
-                row["figures"][measure]["mean"] - row["difference"][measure]["mean"], 9
-            )
-            for row in alone
-        }
-        assert len(found) == 1, (measure, found)
-        (first,) = found
-        figures[measure] = (first, 2 * both["figures"][measure]["mean"] - first)
-    return figures
+    return row
 
 
-def test_one_participant_of_the_ablations_is_found_in_the_differences():
-    figures = full_served()
+def test_one_participant_of_the_ablations_is_quoted_as_its_file_has_it():
+    text = page("ablations")
+    figures = ablated("full", "rotation", 2)["by_seed"]["11"]
 
-    said = "to the last trial: 0.143, 0.480 and r = 0.1605."
-    assert said in page("ablations")
-    found = [figures[m][0] for m in ("single", "three", "encoding")]
-    assert [round(x, 4) for x in found] == [0.1433, 0.48, 0.1605]
+    single, three, r = (figures[m] for m in ("single", "three", "encoding"))
+    said = (
+        f"to the last trial, {short(single)} and {short(three)}, and r = {short(r, 5)} "
+    )
+    assert said in text
+
+
+def test_who_collapses_without_kl_is_quoted_as_the_file_has_it():
+    text = page("ablations")
+    whole, without = (
+        ablated(variant, "euler", 20)["by_seed"] for variant in ("full", "no-kl")
+    )
+
+    def both(seed, measure, digits):
+        values = (one[seed][measure] for one in (whole, without))
+        before, after = (f"{value:.{digits}f}".replace("0.", ".") for value in values)
+        return f"from {before} to {after}"
+
+    r, own = both("13", "encoding", 3), both("13", "synthetic", 2)
+    assert f"(r {r}, self-consistency {own})" in text
+    eleven, twelve = (
+        [short(one[seed]["encoding"]) for one in (without, whole)]
+        for seed in ("11", "12")
+    )
+    assert f"({eleven[0]} and {twelve[0]} against {eleven[1]} and {twelve[1]})" in text
 
 
 def test_trainings_of_one_participant_are_those_of_the_four_files():
     text = (DOCS / "participant.md").read_text("utf-8")
-    figures = full_served()
+    figures = ablated("full", "rotation", 2)["by_seed"]
     earlier = {
         row["seed"]: row for row in committed("participants") if not row["shuffled"]
     }
@@ -87,8 +93,8 @@ def test_trainings_of_one_participant_are_those_of_the_four_files():
             earlier[seed][key] for seed in (11, 12) for key in ("ours", "ours_three")
         ],
         "`ablations.json`": [
-            figures[measure][place]
-            for place in (0, 1)
+            figures[seed][measure]
+            for seed in ("11", "12")
             for measure in ("single", "three")
         ],
         "`peers.json`": both("peers", "ours"),
