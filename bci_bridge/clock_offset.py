@@ -1,9 +1,10 @@
 """How far a sender's clock is from the server's, and how sure that is. Pure.
 
 Every direct answer of the server names its own instant and repeats that of the message
-it answers (`Ack.echo_ns`). The server's instant lies between sending and receiving, so
-the middle of the two is off by half the round trip at most (Mills, 1991, IEEE Trans.
-Commun. 39(10), section III). The shortest round trip of the last ones tells most.
+it answers (`Ack.echo_ns`); of a greeting `line.Greeting` tells the same. The server's
+instant lies between sending and receiving, so the middle of the two is off by half the
+round trip at most (Mills, 1991, IEEE Trans. Commun. 39(10), section III). The shortest
+round trip of the last ones tells most.
 """
 
 from collections import deque

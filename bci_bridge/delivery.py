@@ -100,9 +100,12 @@ class Delivery:
         now_ns = clock_ns()
         self._progress_ns = self._advanced_ns = self._sent_ns = now_ns
         self._greeted_ns = now_ns
-        self.welcome = line.greet(
+        greeting = line.greet(
             hello, patience.timeout_ns, clock_ns, patience.is_cancelled
         )
+        self.welcome = greeting.welcome
+        # The first message says it, too: all onsets count from the first pulse.
+        self._offset.add(greeting.asked_ns, greeting.welcome.sent_ns, greeting.heard_ns)
         if self._window.next > 0:
             self._stand(self.welcome)
         elif self.welcome.run == run and self.welcome.received > 0:

@@ -3,8 +3,9 @@
 A thin edge: what is said, and when it is said again, is `bci_bridge.delivery`'s.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import uuid4
 
 import zmq
@@ -21,6 +22,16 @@ GREET_MS: Final = 100
 
 GOODBYE_MS: Final = 200
 """How long a farewell may take to leave."""
+
+
+class Greeting(NamedTuple):
+    """A server's answer to HELLO, and between which instants it was given."""
+
+    welcome: Welcome
+    asked_ns: int
+    """No later than that HELLO left, on this host's clock."""
+    heard_ns: int
+    """When the answer was there."""
 
 
 class Line:
@@ -92,7 +103,7 @@ class Line:
         timeout_ns: int,
         clock_ns: Callable[[], int],
         is_cancelled: Callable[[], bool],
-    ) -> Welcome:
+    ) -> Greeting:
         """Present the sender until the server answers.
 
         Args:
@@ -105,20 +116,25 @@ class Line:
             BackendError: If no server answers, or the wait was cancelled.
             PeerError: If the server refuses.
         """
-        deadline_ns = clock_ns() + timeout_ns
+        begin_ns = clock_ns()
+        # Answers come in the order of their questions, of which some may be lost: the
+        # first that has none yet is never younger than the one that is answered.
+        asked: deque[int] = deque()
         refusal: PeerError | None = None
-        while clock_ns() < deadline_ns:
+        while (now_ns := clock_ns()) < begin_ns + timeout_ns:
             if is_cancelled():
                 raise BackendError(
                     f"server {self.address}: expected an answer, "
                     "found none before the wait was cancelled"
                 )
-            self.transmit(encode(hello))
+            if self.transmit(encode(hello)):
+                asked.append(now_ns)
             if not self.poll(GREET_MS):
                 continue
             answer = decode(self._socket.recv_multipart()).record
+            asked_ns = asked.popleft() if asked else begin_ns
             if isinstance(answer, Welcome):
-                return answer
+                return Greeting(answer, asked_ns, clock_ns())
             if isinstance(answer, Reject):
                 refusal = PeerError(answer.reason, answer.detail)
                 if answer.reason != "BUSY":

@@ -133,7 +133,7 @@ class _Watch:
         try:
             self._welcome = self._line.greet(
                 hello, 10_000_000_000, clock_ns, is_stopped
-            )
+            ).welcome
         except BaseException:
             self._line.close()
             raise
