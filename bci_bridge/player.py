@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from bci_bridge.budget import budget_at
 from bci_bridge.keyring import Credentials
 from bci_bridge.messages import RunStart, slice_times_us
 from bci_bridge.sender import Sender
@@ -103,20 +104,16 @@ def run_start_from(
 
     Args:
         run: What will be played.
-        speed: 1 is real time. Played slower, a volume comes later than its TR says, and
-            so may each answer.
+        speed: 1 is real time; played slower, each answer has more time.
         budget_s: How long an answer may take at real time; a TR where none is given.
         run_id: Its name; by default its own.
     """
-    budget_s = run.tr_s if budget_s is None else budget_s
-    if speed is not None and speed < 1:
-        budget_s += run.tr_s * (1 / speed - 1)
     return RunStart(
         run=run_id or run.run_id,
         shape=run.shape,
         tr_s=run.tr_s,
         expected_volumes=run.volume_count,
-        budget_s=budget_s,
+        budget_s=budget_at(speed, run.tr_s, budget_s),
         pace="catchup" if speed is None else "live",
         affine=tuple(float(entry) for entry in np.ravel(run.affine)),
         subject=getattr(run, "subject", ""),

@@ -240,7 +240,7 @@ def _pace(speed: float | None, *, is_fast: bool) -> float | None:
 def send_recorded(file: Recorded, sending: Sending, speed: float | None) -> None:
     """Send a recording, which knows how long it is."""
     pace: Pace = "live" if speed is not None else "catchup"
-    send(file, sending, volumes=file.volumes, pace=pace)
+    send(file, sending, volumes=file.volumes, pace=pace, speed=speed or 1.0)
 
 
 def send(
@@ -249,6 +249,7 @@ def send(
     *,
     volumes: int | None = None,
     pace: Pace = "live",
+    speed: float = 1.0,
 ) -> None:
     """Send what a source yields until the runs are complete, and close it.
 
@@ -257,6 +258,7 @@ def send(
         sending: The options that all sources have.
         volumes: What the source has, the volumes to be discarded included.
         pace: "catchup" where nobody waits for answers.
+        speed: Of a recording in real time or slower.
 
     Raises:
         UsageError: An option is out of its range, one key file is named without the
@@ -289,6 +291,7 @@ def send(
             tr_s=sending.tr_s,
             budget_s=sending.budget_s,
             pace=pace,
+            speed=speed,
             subject=sending.subject,
             session=sending.session,
             task=sending.task,

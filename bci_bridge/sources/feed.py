@@ -154,7 +154,7 @@ class Feed:
         if run is None:
             return []
         actions = self._advance(now_ns)
-        quiet_s = max(self._plan.quiet_s, 2 * run.start.tr_s)
+        quiet_s = self._plan.patience_s(run.start)
         if self._run is run and now_ns - run.heard_ns > quiet_s * _SECOND:
             actions += self._end(f"nothing came for {quiet_s:g} s", now_ns)
         return actions

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from bci_bridge.budget import budget_at
 from bci_bridge.header import MAX_SIDE, Count, LatePolicy, Pace, Text
 from bci_bridge.messages import RunStart, slice_times_us
 from bci_bridge.names import BIDS, require_name
@@ -38,6 +39,8 @@ class Plan:
     """Overrides what the source says."""
     budget_s: float | None = None
     """Deadline after the end of acquisition; a TR by default."""
+    speed: float = 1.0
+    """Of a recording that is played; slower than 1, each answer has more time."""
     pace: Pace = "live"
     subject: str = ""
     session: str = ""
@@ -92,7 +95,7 @@ class Plan:
             shape=geometry.shape,
             tr_s=tr_s,
             expected_volumes=self.volumes,
-            budget_s=tr_s if self.budget_s is None else self.budget_s,
+            budget_s=budget_at(self.speed, tr_s, self.budget_s),
             pace=self.pace,
             affine=tuple(float(entry) for entry in geometry.affine.flat),
             subject=self.subject,
@@ -103,6 +106,10 @@ class Plan:
             updates=self.updates,
             late=self.late,
         )
+
+    def patience_s(self, start: RunStart) -> float:
+        """Say how long without a volume ends a run as aborted."""
+        return max(self.quiet_s, 2 * start.tr_s / min(self.speed, 1.0))
 
     def tr_s_of(self, geometry: Geometry) -> float:
         """Say which TR counts."""

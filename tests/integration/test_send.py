@@ -297,6 +297,19 @@ def test_the_verb_sends_a_file(running, tmp_path):
     assert (start.pace, start.late, start.updates) == ("catchup", "hold-last", True)
 
 
+def test_a_file_that_is_played_slowly_has_more_time_for_its_answers(running, tmp_path):
+    server = running(recording=str(tmp_path / "log"))
+    words = ["nifti", nifti_run(tmp_path, 3), "--speed", 0.4, "--run", "rest"]
+    process = command(*words, "--to", server.address)
+    lines = process.communicate(timeout=60)[1].splitlines()
+    server.stop()
+
+    assert lines[-1] == "run rest: complete, 3 of 3 volumes"
+    start = records(tmp_path / "log")[0]
+    assert (start.pace, start.tr_s) == ("live", pytest.approx(0.1))
+    assert start.budget_s == pytest.approx(0.25)
+
+
 def test_sigterm_ends_the_run_as_aborted(running, tmp_path):
     server = running(recording=str(tmp_path / "log"))
     folder = tmp_path / "volumes"

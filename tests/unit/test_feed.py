@@ -400,6 +400,26 @@ def test_a_source_that_joins_in_the_middle_goes_on_with_the_run_under_way():
 
 
 @pytest.mark.parametrize(
+    ("speed", "budget_s", "expected"),
+    [(1.0, None, 1.0), (8.0, None, 1.0), (0.4, None, 2.5), (0.4, 0.5, 2.0)],
+)
+def test_a_volume_that_is_sent_late_from_a_file_is_not_late(speed, budget_s, expected):
+    start = plan(speed=speed, budget_s=budget_s).start("rest", scanned(0).geometry)
+
+    assert (start.tr_s, start.budget_s) == (1.0, pytest.approx(expected))
+
+
+def test_a_file_that_is_played_slowly_is_not_silent():
+    run = told(quiet_s=3.0, speed=0.1)
+    run.take(scanned(0))
+    run.wait(19.9)
+    assert run.said[-1] == ("volume", 0)
+    run.wait(0.2)
+
+    assert run.lines[-1].endswith("nothing came for 20 s")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"volumes": 0}, "--volumes: expected 1 to 100000, found 0"),
