@@ -188,5 +188,17 @@ class _Volumes:
                 )
             first = self._firsts[series] = number
         if number < first:
-            raise ScanError(f"expected numbers from {first} on, found a lower one")
+            raise ScanError(self._too_low(first, number))
         return first
+
+    def _too_low(self, first: int, number: int) -> str:
+        if self._first_number is not None:
+            return (
+                f"expected numbers from {first} on, as --first-number says, found "
+                f"{number}"
+            )
+        return (
+            f"expected numbers from {first} on, because that one came first, found "
+            f"{number}. The volumes of this series are numbered {first - number} too "
+            f"low. Start `send` again with --first-number {number}"
+        )

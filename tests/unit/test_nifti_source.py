@@ -398,6 +398,34 @@ def test_what_was_there_can_be_left_out(tmp_path):
     assert [one.number for one in polled(source, 5)] == [0]
 
 
+@pytest.mark.parametrize(
+    ("first_number", "names", "why"),
+    [
+        (
+            None,
+            ("v1.nii", "v0.nii"),
+            "expected numbers from 1 on, because that one came first, found 0. The "
+            "volumes of this series are numbered 1 too low. Start `send` again with "
+            "--first-number 0",
+        ),
+        (
+            5,
+            ("v5.nii", "v4.nii"),
+            "expected numbers from 5 on, as --first-number says, found 4",
+        ),
+    ],
+)
+def test_a_number_below_the_first_says_what_to_do(tmp_path, first_number, names, why):
+    source, _ = watching(tmp_path, first_number=first_number)
+    found = []
+    for name in names:
+        nibabel.save(image(), tmp_path / name)
+        found += polled(source, 5)
+
+    assert [one.number for one in found if isinstance(one, ScannedVolume)] == [0]
+    assert found[-1] == Refused(names[-1], why)
+
+
 def test_links_folders_and_other_files_are_left_alone(tmp_path):
     outside = tmp_path.parent / f"{tmp_path.name}-outside.nii"
     nibabel.save(image(), outside)
