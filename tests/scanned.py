@@ -28,13 +28,23 @@ def plan(**changes):
     return Plan(**{"run": "rest", "volumes": 5, **changes})
 
 
-def scanned(number, series="s-1", *, shape=SHAPE, tr_s=1.0, affine=None, voxels=None):
+def scanned(
+    number,
+    series="s-1",
+    *,
+    shape=SHAPE,
+    tr_s=1.0,
+    affine=None,
+    voxels=None,
+    was_there=False,
+):
     """A volume that holds its number, but for one voxel."""
     if voxels is None:
         voxels = np.full(shape, number, np.int16)
         voxels.flat[0] = -1
     affine = np.diag([2.0, 2.0, 3.0, 1.0]) if affine is None else affine
-    return ScannedVolume(series, number, voxels, Geometry(shape, affine, tr_s))
+    geometry = Geometry(shape, affine, tr_s)
+    return ScannedVolume(series, number, voxels, geometry, was_there=was_there)
 
 
 class Told:

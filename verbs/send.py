@@ -6,7 +6,8 @@ source needs is imported when it is opened.
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -22,11 +23,14 @@ from bci_bridge.sources.plan import Plan
 from bci_bridge.sources.recorded import Recorded
 from bci_bridge.sources.source import Source
 from bci_bridge.telling import tell
+from bci_bridge.unfinished import held_run
 from runtime.errors import BackendError, UsageError
 from verbs.send_commands import Images, Sending
 
 if TYPE_CHECKING:
+    from bci_bridge.sources.dicom_folder import DicomFolder
     from bci_bridge.sources.dicom_receiver import DicomReceiver
+    from bci_bridge.sources.folder_source import FolderSource
 
 _MEMORY_BYTES: Final = 4 << 30
 """Of address space: whatever a file or a peer does, it does to this process alone."""
@@ -41,12 +45,13 @@ def send_nifti(
     pattern: str | None,
     first_number: int | None,
     is_new_only: bool,
+    is_from_start: bool,
 ) -> None:
     """Send a recorded 4-D file, or a folder that fills with 3-D ones.
 
     Raises:
         UsageError: An option of files is given with a folder, or of folders with a
-            file; nothing is sent.
+            file, or nobody said what becomes of the files of a folder; nothing is sent.
         ScanError: There is no such file or folder, or it is damaged.
     """
     from bci_bridge.sources.nifti import nifti_folder, recorded_nifti
@@ -55,15 +60,13 @@ def send_nifti(
         "--pattern": pattern is not None,
         "--first-number": first_number is not None,
         "--new-only": is_new_only,
+        "--from-start": is_from_start,
     }
     if _is_folder(path, {"--speed": speed is not None, "--fast": is_fast}, of_folders):
-        folder = nifti_folder(
-            path,
-            pattern=pattern or "*",
-            first_number=first_number,
-            is_new_only=is_new_only,
+        watch = partial(
+            nifti_folder, path, pattern=pattern or "*", first_number=first_number
         )
-        send(folder, sending)
+        send(_watched(path, sending, watch, is_new_only, is_from_start), sending)
     else:
         pace = _pace(speed, is_fast=is_fast)
         file = recorded_nifti(path, pace, tr_s=sending.tr_s)
@@ -78,20 +81,22 @@ def send_philips(
     is_fast: bool,
     scaling: Literal["dv", "fp", "pv"],
     is_new_only: bool,
+    is_from_start: bool,
 ) -> None:
     """Send a session's folder of PAR/REC pairs, or one pair that holds a run.
 
     Raises:
         UsageError: An option of files is given with a folder, or of folders with a
-            file; nothing is sent.
+            file, or nobody said what becomes of the files of a folder; nothing is sent.
         ScanError: There is no such file or folder, or it is damaged.
     """
     from bci_bridge.sources.philips import philips_folder, recorded_philips
 
     of_files = {"--speed": speed is not None, "--fast": is_fast}
-    if _is_folder(path, of_files, {"--new-only": is_new_only}):
-        folder = philips_folder(path, scaling=scaling, is_new_only=is_new_only)
-        send(folder, sending)
+    of_folders = {"--new-only": is_new_only, "--from-start": is_from_start}
+    if _is_folder(path, of_files, of_folders):
+        watch = partial(philips_folder, path, scaling=scaling)
+        send(_watched(path, sending, watch, is_new_only, is_from_start), sending)
     else:
         pace = _pace(speed, is_fast=is_fast)
         file = recorded_philips(path, pace, scaling=scaling, tr_s=sending.tr_s)
@@ -151,20 +156,26 @@ def send_vsend(listen: str, sending: Sending) -> None:
 
 
 def send_dicom_folder(
-    path: Path, sending: Sending, images: Images, *, pattern: str, is_new_only: bool
+    path: Path,
+    sending: Sending,
+    images: Images,
+    *,
+    pattern: str,
+    is_new_only: bool,
+    is_from_start: bool,
 ) -> None:
     """Send the images that a console exports into a folder.
 
     Raises:
+        UsageError: Nobody said what becomes of the files that are there.
         ScanError: There is no such folder.
         BackendError: pydicom is missing.
     """
     _require("pydicom")
     from bci_bridge.sources.dicom_folder import DicomFolder
 
-    receiver = _receiver(images)
-    folder = DicomFolder(path, receiver, pattern=pattern, is_new_only=is_new_only)
-    send(folder, sending)
+    watch = partial(DicomFolder, path, _receiver(images), pattern=pattern)
+    send(_watched(path, sending, watch, is_new_only, is_from_start), sending)
 
 
 def send_dicom_store(
@@ -229,6 +240,41 @@ def _is_folder(
         if is_given:
             raise UsageError(f"{flag}: expected with a {one} alone, found a {other}")
     return is_folder
+
+
+def _watched(
+    path: Path,
+    sending: Sending,
+    watch: Callable[..., "FolderSource | DicomFolder"],
+    is_new_only: bool,
+    is_from_start: bool,
+) -> "FolderSource | DicomFolder":
+    """Open a folder, once it is clear whose the files are that it holds.
+
+    Those of an earlier run would be sent as if the scanner gave them now. In a run that
+    is gone on with they came while nobody looked, whatever the flags say: its feed
+    leaves out those of other series.
+
+    Raises:
+        UsageError: Both flags are given, or there are files and neither is; or the
+            spool cannot be used.
+        ScanError: There is no such folder.
+    """
+    if is_new_only and is_from_start:
+        raise UsageError(
+            "--new-only and --from-start: expected one of them, found both"
+        )
+    held = None if sending.spool is None else held_run(sending.spool)
+    goes_on = held is not None and not held.is_finished
+    source = watch(is_new_only=is_new_only and not goes_on)
+    if not (goes_on or is_new_only or is_from_start) and source.n_there:
+        files = "1 file" if source.n_there == 1 else f"{source.n_there} files"
+        raise UsageError(
+            f"{path}: expected a folder that fills from now on, found {files} in it. "
+            "If these are of earlier runs, say --new-only; if they belong to this one, "
+            "--from-start"
+        )
+    return source
 
 
 def _pace(speed: float | None, *, is_fast: bool) -> float | None:

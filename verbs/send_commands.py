@@ -69,6 +69,7 @@ def nifti(
     pattern: str | None = None,
     first_number: int | None = None,
     new_only: bool = False,
+    from_start: bool = False,
     sending: Common,
 ) -> None:
     """Send a recorded 4-D NIfTI file, or a folder that fills with 3-D ones.
@@ -81,6 +82,7 @@ def nifti(
         first_number: Number of a folder's first acquisition in its name; 0 or 1,
             whichever comes, by default.
         new_only: Leave out the files that are in a folder already.
+        from_start: Send the files that are in a folder already, too.
         sending: What all sources have.
     """
     from verbs.send import send_nifti
@@ -93,6 +95,7 @@ def nifti(
         pattern=pattern,
         first_number=first_number,
         is_new_only=new_only,
+        is_from_start=from_start,
     )
 
 
@@ -105,6 +108,7 @@ def philips(
     fast: bool = False,
     scaling: Literal["dv", "fp", "pv"] = "dv",
     new_only: bool = False,
+    from_start: bool = False,
     sending: Common,
 ) -> None:
     """Send Philips PAR/REC: the folder of a session, or one pair that holds a run.
@@ -115,6 +119,7 @@ def philips(
         fast: Of a file; as fast as the server acknowledges, without deadlines.
         scaling: Displayed, floating point or stored values.
         new_only: Leave out the pairs that are in a folder already.
+        from_start: Send the pairs that are in a folder already, too.
         sending: What all sources have.
     """
     from verbs.send import send_philips
@@ -126,6 +131,7 @@ def philips(
         is_fast=fast,
         scaling=scaling,
         is_new_only=new_only,
+        is_from_start=from_start,
     )
 
 
@@ -281,6 +287,7 @@ def dicom_folder(
     *,
     pattern: str = "*",
     new_only: bool = False,
+    from_start: bool = False,
     images: Which,
     sending: Common,
 ) -> None:
@@ -290,12 +297,20 @@ def dicom_folder(
         path: The folder, or that of the day: folders in it are looked into.
         pattern: Of the files' names, of any case.
         new_only: Leave out the files that are there already.
+        from_start: Send the files that are there already, too.
         images: What all sources of images have.
         sending: What all sources have.
     """
     from verbs.send import send_dicom_folder
 
-    send_dicom_folder(path, sending, images, pattern=pattern, is_new_only=new_only)
+    send_dicom_folder(
+        path,
+        sending,
+        images,
+        pattern=pattern,
+        is_new_only=new_only,
+        is_from_start=from_start,
+    )
 
 
 @sources.command

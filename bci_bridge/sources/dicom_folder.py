@@ -62,6 +62,11 @@ class DicomFolder:
         self._receiver, self._clock_s = receiver, clock_s
         self._overdue: deque[Arrival] = deque()
 
+    @property
+    def n_there(self) -> int:
+        """How many files were there when it began."""
+        return self._files.n_there
+
     def poll(self, wait_s: float) -> Arrival | None:
         """Give what the next whole file holds, or completes.
 

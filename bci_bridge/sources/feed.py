@@ -10,6 +10,11 @@ said before stays said. A new series of the same shape and TR means that the sca
 started again: the run under way ends, and another begins under a name of its own. A
 series unlike the one under way is left alone.
 
+**Going on.** Whoever goes on with a killed process's run finds in a folder what came
+meanwhile, and perhaps older series of which that process was never told. Until a run is
+complete, what was there before (`ScannedVolume.was_there`) of another series than the
+one under way is therefore left out: it neither ends a run nor begins one.
+
 **Index.** The volume index is the source's number less the discarded ones. An index
 that came before is ignored. One that comes ahead of its turn is held for a little while
 (`Plan.reorder` volumes, half of a TR or of the budget, whichever is less), because an
@@ -94,6 +99,8 @@ class Feed:
         # The series that began last, and the counts before it.
         self._before = "", past.begun, past.complete
         self._notices = Notices()
+        # A run was gone on with, and none is complete since.
+        self._is_catching_up = False
 
     @property
     def is_done(self) -> bool:
@@ -126,6 +133,7 @@ class Feed:
             now_ns: The present.
         """
         self._run = self._new_run(start, series, said, now_ns)
+        self._is_catching_up = True
 
     def take(self, arrival: Arrival, now_ns: int) -> list[Action]:
         """Decide on what a source gave.
@@ -173,13 +181,23 @@ class Feed:
     def _volume(self, volume: ScannedVolume, now_ns: int) -> list[Action]:
         run = self._run
         series = volume.series or ("" if run is None else run.series)
+        if run is not None and volume.was_there:
+            # The run's own may come after hundreds of others, which take their time.
+            run.heard_ns = now_ns
         if series in self._over:
             return self._notice(
                 "of a series that is over",
                 "volumes of a series that is over came; they are ignored",
             )
         actions: list[Action] = []
-        if run is not None and run.series in ("", series):
+        is_mine = run is not None and run.series in ("", series)
+        if self._is_catching_up and volume.was_there and not is_mine:
+            return self._notice(
+                "of a series that was there",
+                "another series was in the folder already; what was there of it is "
+                "left out until a run is complete",
+            )
+        if run is not None and is_mine:
             run.series = series
         elif run is not None and not self._is_alike(run, volume.geometry):
             return self._notice(
@@ -289,6 +307,7 @@ class Feed:
         self._run = None
         self._over[run.series] = None
         self._complete += is_complete
+        self._is_catching_up &= not is_complete
         how = "complete" if is_complete else "aborted"
         line = f"run {run.start.run}: {how}, {count} of {total} volumes"
         noted = self._notices.summary()

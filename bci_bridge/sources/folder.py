@@ -73,8 +73,21 @@ class Folder:
             raise ScanError(
                 f"{folder}: expected a folder, found {error.strerror or error}"
             ) from error
+        self._there = frozenset(there)
         if is_new_only:
             self._done.update(there)
+
+    @property
+    def n_there(self) -> int:
+        """How many files were there at the first look, hidden ones not counted."""
+        return sum(
+            not path.name.startswith(".") and _seen(path) is not None
+            for path in self._there
+        )
+
+    def was_there(self, path: Path) -> bool:
+        """Say whether a file was there at the first look."""
+        return path in self._there
 
     def finish(self, path: Path) -> None:
         """Never look at a file again."""

@@ -8,7 +8,7 @@ is torn, and refused.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 from bci_bridge.sources.folder import Folder, Seen
 from bci_bridge.sources.recorded import TORN
 from bci_bridge.sources.source import Arrival, Refused
+from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import ScanError
 
 TORN_S: Final = 10.0
@@ -82,6 +83,11 @@ class FolderSource:
         self._placed: list[tuple[tuple[Any, ...], Seen]] = []
         self._waiting: deque[Seen] = deque()
         self._looks: dict[Path, _Look] = {}
+
+    @property
+    def n_there(self) -> int:
+        """How many files were there when it began."""
+        return self._folder.n_there
 
     def poll(self, wait_s: float) -> Arrival | None:
         """Give the next whole file's next volume.
@@ -153,10 +159,18 @@ class FolderSource:
                 return self._refused(seen, str(error))
             else:
                 self._finish(seen)
-                return [*volumes]
+                return self._marked(volumes, seen.path)
         if now_s - look.since_s < TORN_S:
             return []
         return self._refused(seen, look.why)
+
+    def _marked(self, volumes: list[Arrival], path: Path) -> list[Arrival]:
+        if not self._folder.was_there(path):
+            return volumes
+        return [
+            replace(one, was_there=True) if isinstance(one, ScannedVolume) else one
+            for one in volumes
+        ]
 
     def _refused(self, seen: Seen, why: str) -> list[Arrival]:
         self._finish(seen)

@@ -317,6 +317,7 @@ def test_sigterm_ends_the_run_as_aborted(running, tmp_path):
     image = nibabel.load(nifti_run(tmp_path))
     nibabel.save(image.slicer[..., 0], folder / "v_0.nii")
     words = ["nifti", folder, "--run", "rest", "--volumes", 5, "--tr-s", 0.1]
+    words += ["--from-start"]
     process = command(*words, "--to", server.address)
     assert process.stderr.readline().startswith("run rest: begins")
     process.send_signal(signal.SIGTERM)
@@ -347,6 +348,16 @@ def test_a_folder_needs_the_number_of_volumes(tmp_path):
             "--new-only: expected with a folder alone, found a file",
         ),
         (
+            {"is_from_start": True},
+            False,
+            "--from-start: expected with a folder alone, found a file",
+        ),
+        (
+            {"is_new_only": True, "is_from_start": True},
+            True,
+            "--new-only and --from-start: expected one of them, found both",
+        ),
+        (
             {"pattern": "*"},
             False,
             "--pattern: expected with a folder alone, found a file",
@@ -368,12 +379,13 @@ def test_an_option_that_would_be_of_no_effect_is_wrong_usage(
 ):
     file = nifti_run(tmp_path)
     idle = {"speed": None, "is_fast": False, "pattern": None, "first_number": None}
+    idle |= {"is_new_only": False, "is_from_start": False}
 
     with pytest.raises(UsageError) as error:
         send_nifti(
             tmp_path if is_folder else file,
             Sending(run="rest", volumes=3),
-            **{**idle, "is_new_only": False, **given},
+            **{**idle, **given},
         )
 
     assert str(error.value) == said

@@ -63,7 +63,7 @@ def test_a_folder_of_mosaics_drives_a_server(running, tmp_path):
     server = running(MeanDecoder(SHAPE), recording=str(tmp_path / "log"))
     words = ["dicom-folder", recorded[0].parent, "--run", "rest", "--volumes", 24]
 
-    process = command(*words, "--to", server.address)
+    process = command(*words, "--to", server.address, "--from-start")
     lines = process.communicate(timeout=120)[1].splitlines()
 
     assert process.returncode == 0
@@ -86,7 +86,7 @@ def test_a_folder_is_gone_on_with_by_the_successor_of_a_killed_process(
     for file in recorded[:10]:
         shutil.copy(file, tmp_path / "export")
 
-    with command(*words) as first:
+    with command(*words, "--from-start") as first:
         while "8 of 24" not in first.stderr.readline():
             pass
         first.kill()

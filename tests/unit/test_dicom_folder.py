@@ -115,6 +115,17 @@ def test_what_is_there_at_the_start_can_be_left_out(tmp_path):
     assert numbers(polled(source, 5)) == [1]
 
 
+def test_what_is_there_at_the_start_is_told_from_what_comes(tmp_path):
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "old").write_bytes(whole(0))
+    source = opened(tmp_path)
+    (tmp_path / "new").write_bytes(whole(1))
+    found = {one.number: one.was_there for one in polled(source, 5)}
+
+    assert source.n_there == 1
+    assert found == {0: True, 1: False}
+
+
 def test_other_files_are_refused_in_one_line(tmp_path):
     (tmp_path / "Thumbs.db").write_bytes(b"no image" * 100)
     (tmp_path / "1.dcm").write_bytes(whole(0))

@@ -399,6 +399,60 @@ def test_a_source_that_joins_in_the_middle_goes_on_with_the_run_under_way():
     assert feed.past.over == ("s-1",)
 
 
+def resumed(said=3, **changes):
+    """The successor of a process that was killed in a run of series s-2."""
+    plans = plan(**changes)
+    run = Told(Feed(plans, Past(run="rest", begun=1, series="s-2")))
+    run.feed.resume(plans.start("rest", scanned(0).geometry), "s-2", said, 0)
+    return run
+
+
+def test_a_successor_takes_the_gaps_files_and_never_an_older_series():
+    run = resumed(quiet_s=3.0)
+    for number in range(5):
+        run.take(scanned(number, "s-1", was_there=True), 1.0)
+    for number in range(5):
+        run.take(scanned(number, "s-2", was_there=True))
+
+    assert run.said == [("volume", 3), ("volume", 4), ("end", 5)]
+    assert run.lines == [
+        "another series was in the folder already; what was there of it is left out "
+        "until a run is complete",
+        "run rest: complete, 5 of 5 volumes (5 of a series that was there)",
+    ]
+
+
+def test_what_was_there_of_a_later_series_begins_the_next_run():
+    run = resumed(runs=2)
+    for series in ("s-2", "s-3"):
+        for number in range(5):
+            run.take(scanned(number, series, was_there=True))
+
+    assert [what for what in run.said if what[0] != "volume"] == [
+        ("end", 5),
+        ("begin", "rest-2"),
+        ("end", 5),
+    ]
+
+
+def test_what_was_there_begins_no_run_in_the_place_of_one_that_was_aborted():
+    run = resumed()
+    run.add(run.feed.stop("why", run.now_ns))
+    run.take(scanned(0, "s-1", was_there=True))
+    run.take(scanned(0, "s-3"))
+
+    assert run.said == [("aborted", 3), ("begin", "rest-2"), ("volume", 0)]
+
+
+def test_without_a_predecessor_what_was_there_is_taken():
+    run = told(runs=2)
+    for series in ("s-1", "s-2"):
+        for number in range(5):
+            run.take(scanned(number, series, was_there=True))
+
+    assert run.feed.is_done
+
+
 @pytest.mark.parametrize(
     ("speed", "budget_s", "expected"),
     [(1.0, None, 1.0), (8.0, None, 1.0), (0.4, None, 2.5), (0.4, 0.5, 2.0)],

@@ -398,6 +398,23 @@ def test_what_was_there_can_be_left_out(tmp_path):
     assert [one.number for one in polled(source, 5)] == [0]
 
 
+def test_what_was_there_is_told_from_what_came(tmp_path):
+    for name in ("v0.nii", "v1.nii", ".v2.nii", "notes.txt"):
+        nibabel.save(image(), tmp_path / "made.nii")
+        (tmp_path / "made.nii").rename(tmp_path / name)
+    (tmp_path / "v9.nii").mkdir()
+    source, _ = watching(tmp_path)
+    nibabel.save(image(), tmp_path / "v3.nii")
+    found = [one for one in polled(source, 8) if isinstance(one, ScannedVolume)]
+
+    assert [(one.number, one.was_there) for one in found] == [
+        (0, True),
+        (1, True),
+        (3, False),
+    ]
+    assert source.n_there == 2
+
+
 @pytest.mark.parametrize(
     ("first_number", "names", "why"),
     [
