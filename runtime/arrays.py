@@ -6,7 +6,7 @@ spend a quarter of its imports on them; there they are plain arrays.
 """
 
 import sys
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -29,3 +29,8 @@ else:
 def is_whole(number: object) -> bool:
     """Say whether a number that a caller gave is whole, one of numpy's included."""
     return isinstance(number, Integral)
+
+
+def is_number(number: object) -> bool:
+    """Say whether what a caller gave is a real number, one of numpy's included."""
+    return isinstance(number, Real)

@@ -23,6 +23,7 @@ from runtime.answers import (
 from runtime.arrays import Float32
 from runtime.errors import BackendError, UsageError
 from runtime.frontend import BetaFrontend, DueTrial, VolumeFrontend
+from runtime.given import check_abstain_below
 from runtime.heads import Retrieval
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import FeatureSpace, LateTrialError, NoiseWhitening, TrialBeta
@@ -80,7 +81,11 @@ class Reader:
             retrieval: The gallery to search.
             backbone: Turns z_v into an image; None where the latents are no images.
             abstain_below: Confidence under which the decision is ABSTAIN.
+
+        Raises:
+            UsageError: No number from 0 to 1 for a confidence.
         """
+        check_abstain_below(abstain_below)
         self._model, self._retrieval = model, retrieval
         self._backbone, self._abstain_below = backbone, abstain_below
 
@@ -175,8 +180,8 @@ class TrialDecoder:
         self, volume_index: int, *, is_wanted: bool = True
     ) -> tuple[TrialReport, ...]:
         """Pass over a volume that never came."""
-        self._last_skipped = max(self._last_skipped, volume_index)
         due = self._frontend.skip_volume(volume_index)
+        self._last_skipped = max(self._last_skipped, volume_index)
         return self._report(due) if is_wanted else self._forget()
 
     def early(self, trial_id: str) -> TrialReport | None:
@@ -335,7 +340,8 @@ class VolumeDecoder:
         self, volume_index: int, *, is_wanted: bool = True
     ) -> tuple[TrialReport, ...]:
         """Pass over a volume that never came; the baseline does not move."""
-        del volume_index, is_wanted
+        del is_wanted
+        self._frontend.skip_volume(volume_index)
         return ()
 
     def early(self, trial_id: str) -> TrialReport | None:

@@ -190,7 +190,12 @@ class BetaFrontend:
         require_finite("confounds", values)
 
     def skip_volume(self, volume_index: int) -> list[DueTrial]:
-        """Pass over a volume that never came: a row that does not exist."""
+        """Pass over a volume that never came: a row that does not exist.
+
+        Raises:
+            TensorMismatchError: An index outside the announced run.
+        """
+        _require_inside(volume_index, self._is_taken.size)
         return self._due(volume_index)
 
     def undecided(self) -> list[Trial]:
@@ -271,16 +276,33 @@ class VolumeFrontend:
             voxels, volume_index, is_outlier=self._intake.is_dropped
         )
 
+    def skip_volume(self, volume_index: int) -> None:
+        """Pass over a volume that never came; the baseline does not move.
+
+        Raises:
+            TensorMismatchError: An index outside the announced run.
+        """
+        _require_inside(volume_index, self._is_taken.size)
+
 
 def _require_new(volume_index: int, is_taken: Bool[np.ndarray, " volumes"]) -> None:
-    size = is_taken.size
-    is_index = is_whole(volume_index) and 0 <= volume_index < size
-    if not is_index or is_taken[volume_index]:
+    if not _is_inside(volume_index, is_taken.size) or is_taken[volume_index]:
         raise TensorMismatchError(
             "volume_index",
-            expected=f"0 to {size - 1}, each once",
+            expected=f"0 to {is_taken.size - 1}, each once",
             found=f"{volume_index}",
         )
+
+
+def _require_inside(volume_index: int, size: int) -> None:
+    if not _is_inside(volume_index, size):
+        raise TensorMismatchError(
+            "volume_index", expected=f"0 to {size - 1}", found=f"{volume_index}"
+        )
+
+
+def _is_inside(volume_index: int, size: int) -> bool:
+    return is_whole(volume_index) and 0 <= volume_index < size
 
 
 def _responses(

@@ -5,6 +5,7 @@ Here alone the runtime's parts are put together, for server, evaluation and embe
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from runtime.errors import ConfigError, UsageError
 from runtime.estimator import BetaEstimator, VolumeEstimator, live_estimator
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
+from runtime.given import check_abstain_below
 from runtime.graphs import PARTS, Part
 from runtime.heads import Retrieval
 from runtime.model import SAMPLES, Model, open_model
@@ -137,9 +139,10 @@ class RunDecoder(Closing):
         Of an overlay it has the normalisation: the correction is of the decoder alone.
 
         Raises:
-            UsageError: The bundle's latents are no images, or it was opened without
-                the parts that predict.
+            UsageError: The decoder is closed, the bundle's latents are no images, or
+                it was opened without the parts that predict.
         """
+        self._require_open()
         lacking = sorted({"decoder", "encode_flow"} - self.model.parts)
         if lacking:
             raise UsageError(
@@ -163,8 +166,7 @@ class RunDecoder(Closing):
                 or repetition time, is over six hours long, or memory does not hold it.
             UsageError: The decoder is closed.
         """
-        if self._is_closed:
-            raise UsageError("decoder: expected one that is open, found it closed")
+        self._require_open()
         run.check()
         try:
             self._run = self._begun(run)
@@ -247,7 +249,7 @@ class RunDecoder(Closing):
             confounds: What the estimator's confounds are with this volume, by name.
 
         Raises:
-            UsageError: No run is under way.
+            UsageError: No run is under way: none began, or it has ended.
             TensorMismatchError: The volume has another shape, dtype or index.
             ScanError: The run's first volume does not show the bundle's reference.
         """
@@ -267,6 +269,7 @@ class RunDecoder(Closing):
 
         Raises:
             UsageError: No run is under way.
+            TensorMismatchError: The run has no such index.
         """
         return self._marked(
             self._started().skip_volume(volume_index, is_wanted=is_wanted)
@@ -289,12 +292,14 @@ class RunDecoder(Closing):
         return None if report is None else self._marked((report,))[0]
 
     def end_run(self) -> tuple[TrialReport, ...]:
-        """Answer every trial that is still open.
+        """Answer every trial that is still open, and forget the run.
 
         Raises:
             UsageError: No run is under way.
         """
-        return self._marked(self._started().end_run())
+        reports = self._started().end_run()
+        self._run = None  # else a volume now could answer a trial a second time
+        return self._marked(reports)
 
     def _marked(self, trials: tuple[TrialReport, ...]) -> tuple[TrialReport, ...]:
         """Say in every answer that another engine than the one chosen computes."""
@@ -305,7 +310,12 @@ class RunDecoder(Closing):
             replace(trial, degraded=(*trial.degraded, *troubles)) for trial in trials
         )
 
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise UsageError("decoder: expected one that is open, found it closed")
+
     def _started(self) -> TrialDecoder | VolumeDecoder:
+        self._require_open()
         if self._run is None:
             raise UsageError("decoder: expected start_run first, found no run")
         return self._run
@@ -359,34 +369,32 @@ def open_decoder(
         BackendError: The engine library is missing or refuses a graph.
         ParityError: An engine does not give the golden vectors.
         ArtifactError: There is no room for the private copies.
+        UsageError: A choice that there is not.
     """
-    bundle = open_bundle(bundle_folder, copies, trust=trust)
-    try:
+    check_abstain_below(abstain_below)
+    with ExitStack() as opened:
+        bundle = opened.enter_context(open_bundle(bundle_folder, copies, trust=trust))
         # Said before engines are loaded, which takes long.
         live_estimator(bundle.manifest.estimator, str(bundle_folder))
-        latent = bundle.manifest.latent
-        gallery = open_gallery(gallery_folder, latent, trust=trust)
+        gallery = open_gallery(gallery_folder, bundle.manifest.latent, trust=trust)
         overlay = None
         if overlay_folder is not None:
             overlay = open_overlay(overlay_folder, bundle, trust=trust)
-        model = open_model(
-            bundle,
-            backend,
-            precision,
-            threads,
-            cache=cache,
-            behind=behind,
-            waiting=waiting,
-            samples=SAMPLES,
-            parts=parts,
-        )
-        try:
-            return RunDecoder(
-                bundle, gallery, model, abstain_below=abstain_below, overlay=overlay
+        model = opened.enter_context(
+            open_model(
+                bundle,
+                backend,
+                precision,
+                threads,
+                cache=cache,
+                behind=behind,
+                waiting=waiting,
+                samples=SAMPLES,
+                parts=parts,
             )
-        except BaseException:
-            model.close()
-            raise
-    except BaseException:
-        bundle.close()
-        raise
+        )
+        decoder = RunDecoder(
+            bundle, gallery, model, abstain_below=abstain_below, overlay=overlay
+        )
+        opened.pop_all()  # the decoder's to close from here on
+        return decoder

@@ -15,7 +15,12 @@ from runtime.decoder import (
     TrialDecoder,
     VolumeDecoder,
 )
-from runtime.errors import BackendError, ConfigError, UsageError
+from runtime.errors import (
+    BackendError,
+    ConfigError,
+    TensorMismatchError,
+    UsageError,
+)
 from runtime.estimator import BetaEstimator, VolumeEstimator
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.preprocess import AffineNormaliser, FeatureSpace, NoiseWhitening
@@ -397,6 +402,11 @@ def test_a_volume_bundle_answers_every_volume_after_the_warming_ones():
     taken = [0, *range(2, VOLUMES)]
     wanted = [whiten(twin.add_volume(i, scanned()[i])) for i in taken][3:]
     np.testing.assert_array_equal(model.seen, wanted)
+    with pytest.raises(TensorMismatchError) as caught:
+        decoder.skip_volume(VOLUMES)
+    assert str(caught.value) == (
+        f"volume_index: expected 0 to {VOLUMES - 1}, found {VOLUMES}"
+    )
     assert decoder.end_run() == ()
 
 

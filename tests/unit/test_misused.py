@@ -10,12 +10,11 @@ from runtime.errors import (
     BackendError,
     BundleError,
     ConfigError,
-    NeuroFlowError,
     TensorMismatchError,
     UsageError,
 )
 from runtime.gallery import open_gallery, write_gallery
-from runtime.live import RunDecoder
+from runtime.live import RunDecoder, open_decoder
 from runtime.model import open_model
 from runtime.patch_dct import PatchDct
 from tests.models import served_bundle
@@ -274,6 +273,55 @@ def test_a_volume_at_no_place_is_refused(decoder, index):
         decoder.add_volume(index, np.ones(decoder.shape, np.float32))
 
 
+@pytest.mark.parametrize("index", [-1, 50, 2.5, "x"])
+def test_a_skip_at_no_place_is_refused_and_nothing_has_changed(decoder, index):
+    decoder.start_run(run(decoder))
+    decoder.add_trial(Trial("a", 1.0, 1.0))
+
+    with pytest.raises(TensorMismatchError) as caught:
+        decoder.skip_volume(index)
+
+    assert str(caught.value) == f"volume_index: expected 0 to 49, found {index}"
+    assert decoder.skip_volume(0) == ()
+
+
+def test_after_its_end_a_run_takes_nothing_and_answers_nothing_twice(decoder):
+    decoder.start_run(run(decoder))
+    decoder.add_trial(Trial("a", 30.0, 1.0))
+    volume = np.ones(decoder.shape, np.float32)
+    decoder.add_volume(0, volume)
+    (report,) = decoder.end_run()
+    assert (report.trial_id, report.answer.decision) == ("a", "ABSTAIN")
+
+    for call in (
+        decoder.end_run,
+        lambda: decoder.add_volume(1, volume),
+        lambda: decoder.skip_volume(1),
+        lambda: decoder.add_trial(Trial("b", 1.0, 1.0)),
+        lambda: decoder.early("a"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            call()
+        assert str(caught.value) == "decoder: expected start_run first, found no run"
+    decoder.start_run(run(decoder))
+    assert decoder.end_run() == ()
+
+
+@pytest.mark.parametrize("limit", [float("nan"), -1.0, 1.5, 60.0, "0.5", None])
+def test_a_limit_that_is_no_confidence_is_refused_before_anything_opens(limit):
+    with pytest.raises(UsageError) as caught:
+        open_decoder("no bundle", "no gallery", abstain_below=limit)
+
+    assert str(caught.value) == f"abstain_below: expected 0 to 1, found {limit}"
+
+
+def test_a_decoder_that_is_put_together_by_hand_has_no_other_limits(decoder):
+    with pytest.raises(UsageError, match=r"^abstain_below: expected 0 to 1, found nan"):
+        RunDecoder(
+            decoder.bundle, decoder.gallery, decoder.model, abstain_below=float("nan")
+        )
+
+
 def test_a_volume_that_is_no_array_is_refused(decoder):
     decoder.start_run(run(decoder))
 
@@ -296,7 +344,10 @@ def test_a_closed_decoder_says_so(tmp_path):
         lambda: decoder.add_volume(0, np.ones(decoder.shape, np.float32)),
         lambda: decoder.add_trial(Trial("a", 1.0, 1.0)),
         decoder.end_run,
+        decoder.encoder,
     ):
-        with pytest.raises(NeuroFlowError) as caught:
+        with pytest.raises(UsageError) as caught:
             call()
-        assert isinstance(caught.value, UsageError)
+        assert str(caught.value) == (
+            "decoder: expected one that is open, found it closed"
+        )
