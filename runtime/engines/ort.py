@@ -16,6 +16,7 @@ from runtime.engine import (
     read_only,
 )
 from runtime.engines.cache import KeptEngine
+from runtime.engines.floating_point import SubnormalsAsZero
 from runtime.errors import BackendError
 from runtime.manifest import GraphSpec
 
@@ -96,6 +97,7 @@ class OrtEngine:
         self.version = library.__version__
         self._failures = failures(library)
         self._session = session
+        self._subnormals_as_zero = SubnormalsAsZero()
         outputs = allocate(graph.outputs)
         self._outputs = read_only(outputs)
         self._binding = session.io_binding()
@@ -109,7 +111,10 @@ class OrtEngine:
         """Evaluate the graph; see `Engine.run`."""
         self._inputs.take(inputs)
         try:
-            self._session.run_with_iobinding(self._binding)
+            # The caller's thread takes its part of the work, and is the only one where
+            # there is no other.
+            with self._subnormals_as_zero:
+                self._session.run_with_iobinding(self._binding)
         except self._failures as error:
             raise BackendError(f"ort: {line(error)}") from error
         return self._outputs
@@ -170,12 +175,14 @@ def open_engine(
         # Else it keeps the weights of every step by themselves, in float32.
         left_out.append("ConstantFolding")
     try:
-        session = ort.InferenceSession(
-            str(path),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=left_out,
-        )
+        # The library switches them off in this thread, and leaves them so.
+        with SubnormalsAsZero():
+            session = ort.InferenceSession(
+                str(path),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=left_out,
+            )
     except failures(ort) as error:
         raise BackendError(f"ort: {graph.file}: {line(error)}") from error
     check_ports(
