@@ -10,8 +10,9 @@ from typing import Final, Literal
 
 import numpy as np
 
-from runtime.arrays import Float32, UInt8, is_whole
+from runtime.arrays import Float32, UInt8, is_number, is_whole
 from runtime.errors import ConfigError
+from runtime.given import shown
 
 Decision = Literal["ANSWER", "ABSTAIN", "NO_STIMULUS", "WARMING"]
 """ANSWER gives candidates; ABSTAIN declines (the reason is in `Answer.reason`);
@@ -48,10 +49,11 @@ class RunGeometry:
         count, tr_s = self.expected_volumes, self.tr_s
         if not is_whole(count) or not 1 <= count <= MOST_VOLUMES:
             raise ConfigError(
-                f"expected_volumes: expected 1 to {MOST_VOLUMES:,}, found {count}"
+                f"expected_volumes: expected 1 to {MOST_VOLUMES:,}, found "
+                f"{shown(count)}"
             )
-        if not (math.isfinite(tr_s) and tr_s > 0):
-            raise ConfigError(f"tr_s: expected positive seconds, found {tr_s}")
+        if not (is_number(tr_s) and math.isfinite(tr_s) and tr_s > 0):
+            raise ConfigError(f"tr_s: expected positive seconds, found {shown(tr_s)}")
         if count * tr_s > LONGEST_RUN_S:
             raise ConfigError(
                 f"expected_volumes: expected a run of at most {LONGEST_RUN_S:,.0f} s, "
@@ -67,6 +69,17 @@ class Trial:
     onset_s: float
     """Onset after the start of acquisition of volume 0."""
     duration_s: float
+
+    def check(self) -> None:
+        """Refuse a trial that no answer could name.
+
+        Raises:
+            ConfigError: Its name is empty or no text.
+        """
+        if not (isinstance(self.trial_id, str) and self.trial_id):
+            raise ConfigError(
+                f"trial_id: expected a text that is not empty, found {self.trial_id!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

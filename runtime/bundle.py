@@ -21,6 +21,7 @@ from runtime.closing import Closing
 from runtime.coherence import check_flow
 from runtime.errors import BundleError
 from runtime.estimator import BetaEstimator, motion_of
+from runtime.given import folder_from
 from runtime.manifest import (
     GOLDEN,
     MANIFEST,
@@ -201,21 +202,25 @@ def _check_header(path: Path, file: str) -> None:
 
 
 def open_bundle(
-    folder: Path, cache: Path | None = None, *, trust: Trust = None
+    folder: str | Path, cache: str | Path | None = None, *, trust: Trust = None
 ) -> Bundle:
     """Verify a bundle and open its private copy.
 
     Args:
         folder: What export wrote. Nothing in it may be a link.
-        cache: Folder of mode 0700 that keeps verified copies by content; None copies
-            to a temporary folder that `Bundle.close` removes.
+        cache: Folder of mode 0700 that keeps verified copies by content, not one of
+            engines; None copies to a temporary folder that `Bundle.close` removes.
         trust: Whose signature is demanded; None demands none.
 
     Raises:
         BundleError: The folder is not exactly what its manifest lists, or not signed
             as demanded.
         ArtifactError: There is no room for the copy.
+        UsageError: A folder is named by no path.
     """
+    folder = folder_from("bundle", folder)
+    if cache is not None:
+        cache = folder_from("cache of verified copies", cache)
     data = read_manifest(folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
     # Before a word of it is believed.
     signer = signer_of(data, read_signature(folder), what=folder.name, trust=trust)

@@ -145,6 +145,7 @@ class TrialDecoder:
 
     def add_trial(self, trial: Trial) -> None:
         """Announce a stimulus; one that came too late is answered with ABSTAIN."""
+        trial.check()
         try:
             self._frontend.add_trial(trial)
         except LateTrialError as error:

@@ -48,7 +48,7 @@ class Encoder:
 
         Raises:
             TensorMismatchError: The image has another size than the backbone's, or is
-                not of uint8.
+                no array of uint8.
             BackendError: An engine failed.
             UsageError: The model is closed.
         """

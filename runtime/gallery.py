@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from runtime.arrays import Float32, Shaped, UInt8
 from runtime.bundle import load_tensors
 from runtime.errors import ArtifactError, BundleError, TensorMismatchError
+from runtime.given import folder_from
 from runtime.manifest import LatentSpec, Sha256, TensorSpec
 from runtime.sealed import FileSpec, read_manifest, read_signature, seal
 from runtime.signing import Signer, Trust, signer_of
@@ -202,7 +203,7 @@ def _written(
 
 
 def open_gallery(
-    folder: Path, latent: LatentSpec | None = None, *, trust: Trust = None
+    folder: str | Path, latent: LatentSpec | None = None, *, trust: Trust = None
 ) -> Gallery:
     """Verify a gallery and map its private copy, which is gone with it.
 
@@ -214,7 +215,9 @@ def open_gallery(
     Raises:
         BundleError: The folder is not exactly what its manifest lists, is not signed
             as demanded, or its latents have another shape than the bundle's.
+        UsageError: It is named by no path.
     """
+    folder = folder_from("gallery", folder)
     data = read_manifest(folder, GALLERY, max_bytes=MAX_GALLERY_BYTES)
     # Before a word of it is believed.
     signer = signer_of(data, read_signature(folder), what=folder.name, trust=trust)

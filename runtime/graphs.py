@@ -138,10 +138,13 @@ def open_engines(
         BackendError: The library is missing, lacks the precision or refuses a graph.
         BundleError: The bundle has no such graph, or its file is not sound.
         TensorMismatchError: A file's inputs or outputs differ from the manifest's.
-        UsageError: A number of threads, a form or parts that there cannot be.
+        UsageError: A number of threads, a form, parts, a cache or a way of waiting that
+            there cannot be.
     """
     check_threads(threads)
     check_parts(parts)
+    check_cache(cache)
+    check_waiting(waiting)
     if form is not None and form not in FORMS.values():
         raise UsageError(f"form: expected unrolled or step, found {form}")
     if backend not in FORMS:
@@ -205,6 +208,32 @@ def check_parts(parts: Collection[Part]) -> None:
         found = f"the text {parts}" if isinstance(parts, str) else ", ".join(unknown)
         raise UsageError(
             f"parts: expected some of {', '.join(PARTS)}, found {found or 'none'}"
+        )
+
+
+def check_cache(cache: EngineCache | None) -> None:
+    """Refuse what keeps no engines, be it a folder that could.
+
+    Raises:
+        UsageError: With what to make of it.
+    """
+    if cache is not None and not isinstance(cache, EngineCache):
+        raise UsageError(
+            f"cache: expected an EngineCache, found {type(cache).__name__}. "
+            "Write EngineCache(folder)."
+        )
+
+
+def check_waiting(waiting: Waiting | None) -> None:
+    """Refuse what says of no library how it waits.
+
+    Raises:
+        UsageError: With what to write instead.
+    """
+    if waiting is not None and not isinstance(waiting, Waiting):
+        raise UsageError(
+            f"waiting: expected a Waiting, found {type(waiting).__name__}. "
+            'Write Waiting("spin") or Waiting("block").'
         )
 
 

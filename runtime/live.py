@@ -328,8 +328,8 @@ class RunDecoder(Closing):
 
 
 def open_decoder(
-    bundle_folder: Path,
-    gallery_folder: Path,
+    bundle_folder: str | Path,
+    gallery_folder: str | Path,
     *,
     backend: str = "ort",
     precision: Precision = "f32",
@@ -339,9 +339,9 @@ def open_decoder(
     cache: EngineCache | None = None,
     behind: Sequence[str] = (),
     waiting: Waiting | None = None,
-    overlay_folder: Path | None = None,
+    overlay_folder: str | Path | None = None,
     parts: Collection[Part] = PARTS,
-    copies: Path | None = None,
+    copies: str | Path | None = None,
 ) -> RunDecoder:
     """Verify and open a bundle and a gallery, and the day's overlay where there is one.
 

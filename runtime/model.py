@@ -72,7 +72,8 @@ def open_model(
     Raises:
         BackendError: The library is missing, lacks the precision or refuses a graph.
         ParityError: A map does not give its golden vectors.
-        UsageError: Threads, samples, a form or parts that there cannot be.
+        UsageError: Threads, samples, a form, parts, a cache or a way of waiting that
+            there cannot be.
     """
     check_behind(behind)
     if samples is not None and not (is_whole(samples) and samples >= 1):

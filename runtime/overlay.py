@@ -26,6 +26,7 @@ from runtime.correction import CorrectedModel, InputCorrection
 from runtime.decoder import DecodingModel
 from runtime.errors import BundleError
 from runtime.estimator import estimator_sha256
+from runtime.given import folder_from
 from runtime.manifest import Manifest, Positive, Sha256, TensorSpec
 from runtime.preprocess import AffineNormaliser, FeatureSpace
 from runtime.sealed import FileSpec, read_manifest, read_signature
@@ -134,7 +135,7 @@ class Overlay:
 
 
 def open_overlay(
-    folder: Path, bundle: Bundle | None = None, *, trust: Trust = None
+    folder: str | Path, bundle: Bundle | None = None, *, trust: Trust = None
 ) -> Overlay:
     """Verify an overlay and read it into memory.
 
@@ -146,7 +147,9 @@ def open_overlay(
     Raises:
         BundleError: The folder is not exactly what its manifest lists, is not signed
             as demanded, or belongs to another bundle.
+        UsageError: It is named by no path.
     """
+    folder = folder_from("overlay", folder)
     data = read_manifest(folder, OVERLAY, max_bytes=MAX_OVERLAY_BYTES)
     # Before a word of it is believed.
     signer = signer_of(data, read_signature(folder), what=folder.name, trust=trust)

@@ -74,9 +74,15 @@ class PatchDct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Transform an image; pixel 0 becomes -1 and pixel 255 becomes 1 before it.
 
         Raises:
-            TensorMismatchError: The image has another size or dtype.
+            TensorMismatchError: The image has another size or dtype, or is no array.
         """
         size, patch = self.image_size, self.patch
+        if not isinstance(image, np.ndarray):
+            raise TensorMismatchError(
+                "image",
+                expected=f"an array ({size}, {size}, 3) of uint8",
+                found=type(image).__name__,
+            )
         if image.shape != (size, size, 3):
             raise TensorMismatchError(
                 "image", expected=f"({size}, {size}, 3)", found=str(image.shape)

@@ -22,6 +22,7 @@ import numpy as np
 
 from runtime.arrays import UInt8
 from runtime.engines.cache_folder import PrivateFolder, Say, opened
+from runtime.given import folder_from
 
 MAGIC: Final = b"NEUROFLOW-ENGINE-1\n"
 HEAD_BYTES: Final = 4096
@@ -114,16 +115,19 @@ class CacheCounts(msgspec.Struct, kw_only=True):
 class EngineCache:
     """A folder of engines."""
 
-    def __init__(self, folder: Path, say: Say = lambda _line: None) -> None:
+    def __init__(self, folder: str | Path, say: Say = lambda _line: None) -> None:
         """Open a cache; the folder is made when something is kept.
 
         Args:
             folder: Of this user alone.
             say: Called with a line about everything that is not as it should be.
+
+        Raises:
+            UsageError: The folder is named by no path.
         """
-        self.folder = folder
+        self.folder = folder_from("engine cache", folder)
         self.counts = CacheCounts()
-        self._say, self._private = say, PrivateFolder(folder, say)
+        self._say, self._private = say, PrivateFolder(self.folder, say)
 
     def load(
         self, facts: EngineFacts, *, is_engine: bool = True

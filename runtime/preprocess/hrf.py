@@ -10,8 +10,9 @@ from typing import Annotated, Final, final
 import msgspec
 import numpy as np
 
-from runtime.arrays import Float64, Int64
+from runtime.arrays import Float64, Int64, is_number
 from runtime.errors import ConfigError
+from runtime.given import shown
 from runtime.preprocess.gamma import gamma_distribution
 from runtime.preprocess.timing import middles_s, require_positive
 
@@ -122,9 +123,10 @@ def trial_regressor(
     """
     require_positive("duration_s", duration_s)
     require_positive("volumes", volumes)
-    if not (math.isfinite(onset_s) and abs(onset_s) < _FAR_S):
+    is_finite = is_number(onset_s) and math.isfinite(onset_s)
+    if not (is_finite and abs(onset_s) < _FAR_S):
         raise ConfigError(
-            f"onset_s: expected seconds after the run's start, found {onset_s}"
+            f"onset_s: expected seconds after the run's start, found {shown(onset_s)}"
         )
     if sample_s is None:
         times_s = middles_s(volumes, tr_s) - onset_s

@@ -11,8 +11,9 @@ import math
 
 import numpy as np
 
-from runtime.arrays import Float64
+from runtime.arrays import Float64, is_number
 from runtime.errors import ConfigError
+from runtime.given import shown
 
 # Sums such as .1 + .2 miss the end of a volume by rounding; a billionth of a volume is
 # far below any clock's resolution and far above float64's rounding over a run.
@@ -58,7 +59,7 @@ def require_positive(name: str, value: float | int) -> None:
     """Refuse a duration or count that is not a positive finite number.
 
     Raises:
-        ConfigError: It is zero, negative, infinite or not a number.
+        ConfigError: It is zero, negative, infinite or no number.
     """
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name}: expected a positive number, found {value}")
+    if not (is_number(value) and math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name}: expected a positive number, found {shown(value)}")

@@ -43,19 +43,22 @@ def test_a_stable_name_keeps_its_parameters(module, name, written):
     assert all(p.default is not p.empty for p in added)
 
 
-@pytest.mark.slow
-def test_the_example_decodes_and_encodes(tmp_path):
-    write_model(tmp_path)
-    line = [sys.executable, ROOT / "examples/embed.py", tmp_path / "bundle"]
+def example(*arguments):
     search = os.pathsep.join([str(ROOT), str(ROOT / "clients" / "python")])
-
-    done = subprocess.run(
-        [*line, tmp_path / "gallery"],
+    return subprocess.run(
+        [sys.executable, ROOT / "examples/embed.py", *arguments],
         check=False,
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": search},
     )
+
+
+@pytest.mark.slow
+def test_the_example_decodes_and_encodes(tmp_path):
+    write_model(tmp_path)
+
+    done = example(tmp_path / "bundle", tmp_path / "gallery")
 
     assert done.returncode == 0, done.stderr
     decoded, encoded = done.stdout.splitlines()
@@ -63,3 +66,18 @@ def test_the_example_decodes_and_encodes(tmp_path):
         decoded
     )
     assert encoded == "encoded a: 37 voxels"
+
+
+@pytest.mark.slow
+def test_the_example_says_in_a_line_what_it_cannot_use(tmp_path):
+    write_model(tmp_path)
+
+    swapped = example(tmp_path / "gallery", tmp_path / "bundle")
+    alone = example(tmp_path / "bundle")
+
+    assert swapped.returncode == alone.returncode == 1
+    assert swapped.stderr == (
+        "embed.py: manifest.json: expected a file in gallery, found none "
+        "(No such file or directory)\n"
+    )
+    assert alone.stderr == "usage: python examples/embed.py BUNDLE GALLERY\n"

@@ -6,6 +6,7 @@ import pytest
 from runtime.answers import RunGeometry, Trial
 from runtime.bundle import open_bundle
 from runtime.encoder import Encoder
+from runtime.engines.cache import EngineCache
 from runtime.errors import (
     BackendError,
     BundleError,
@@ -16,6 +17,7 @@ from runtime.errors import (
 from runtime.gallery import open_gallery, write_gallery
 from runtime.live import RunDecoder, open_decoder
 from runtime.model import open_model
+from runtime.overlay import open_overlay
 from runtime.patch_dct import PatchDct
 from tests.models import served_bundle
 
@@ -88,6 +90,11 @@ def test_the_encoder_refuses_the_same(model, bundle):
             encoder.predict_latent(wrong)
     with pytest.raises(TensorMismatchError, match=r"^image: expected uint8, found fl"):
         encoder.predict(np.zeros((8, 8, 3), np.float32))
+    with pytest.raises(TensorMismatchError) as caught:
+        encoder.predict([[[0] * 3] * 8] * 8)
+    assert str(caught.value) == (
+        "image: expected an array (8, 8, 3) of uint8, found list"
+    )
 
 
 @pytest.mark.parametrize("way", ["to_model", "from_model"])
@@ -139,6 +146,15 @@ def test_rows_of_voxels_have_the_masks_number_or_are_refused(bundle, way, wrong)
             "behind: expected a list of backends, found the text openvino. Write "
             "['openvino'].",
         ),
+        (
+            {"cache": "engines"},
+            "cache: expected an EngineCache, found str. Write EngineCache(folder).",
+        ),
+        (
+            {"waiting": "spin"},
+            "waiting: expected a Waiting, found str. "
+            'Write Waiting("spin") or Waiting("block").',
+        ),
     ],
 )
 def test_a_choice_that_there_is_not_is_refused_before_anything_opens(
@@ -146,6 +162,46 @@ def test_a_choice_that_there_is_not_is_refused_before_anything_opens(
 ):
     with pytest.raises(UsageError) as caught:
         open_model(bundle, "ort", **choice)
+
+    assert str(caught.value) == line
+
+
+def test_a_folder_may_be_named_by_text(tmp_path):
+    items = np.ones((2, *LATENT), np.float32)
+    write_gallery(tmp_path / "g", latents=items, ids=["a", "b"], labels=["x", "y"])
+    copies = tmp_path / "copies"
+
+    with open_decoder(
+        str(served_bundle()),
+        str(tmp_path / "g"),
+        threads=1,
+        cache=EngineCache(str(tmp_path / "engines")),
+        copies=str(copies),
+    ) as opened:
+        assert [one.name for one in copies.iterdir()] == [opened.bundle_sha256]
+        with pytest.raises(BundleError, match="overlay"):
+            open_overlay(str(tmp_path / "no overlay"), opened.bundle)
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: open_bundle(None), "bundle: expected a path, found NoneType"),
+        (
+            lambda: open_bundle(served_bundle(), EngineCache("engines")),
+            "cache of verified copies: expected a path, found EngineCache",
+        ),
+        (
+            lambda: open_decoder(served_bundle(), 3),
+            "gallery: expected a path, found int",
+        ),
+        (lambda: open_overlay([]), "overlay: expected a path, found list"),
+        (lambda: EngineCache(None), "engine cache: expected a path, found NoneType"),
+    ],
+)
+def test_what_names_no_folder_is_refused(call, line):
+    with pytest.raises(UsageError) as caught:
+        call()
 
     assert str(caught.value) == line
 
@@ -229,6 +285,11 @@ def run(decoder, **changes):
         ),
         ({"tr_s": 0.0}, "tr_s: expected positive seconds, found 0.0"),
         ({"tr_s": float("nan")}, "tr_s: expected positive seconds, found nan"),
+        ({"tr_s": "1"}, "tr_s: expected positive seconds, found '1'"),
+        (
+            {"expected_volumes": "50"},
+            "expected_volumes: expected 1 to 100,000, found '50'",
+        ),
     ],
 )
 def test_a_run_that_nobody_can_begin_is_refused(decoder, changes, line):
@@ -250,6 +311,44 @@ def test_a_run_that_memory_does_not_hold_is_refused(decoder, monkeypatch):
     assert str(caught.value) == (
         "expected_volumes: expected a run that memory holds, found 50 volumes"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"onset_s": "5"},
+            "onset_s: expected seconds after the run's start, found '5'",
+        ),
+        (
+            {"onset_s": None},
+            "onset_s: expected seconds after the run's start, found None",
+        ),
+        ({"duration_s": None}, "duration_s: expected a positive number, found None"),
+        ({"duration_s": "1"}, "duration_s: expected a positive number, found '1'"),
+        ({"trial_id": ""}, "trial_id: expected a text that is not empty, found ''"),
+        ({"trial_id": 3}, "trial_id: expected a text that is not empty, found 3"),
+    ],
+)
+def test_a_trial_of_other_things_is_refused_and_nothing_has_changed(
+    decoder, changes, line
+):
+    decoder.start_run(run(decoder))
+
+    with pytest.raises(ConfigError) as caught:
+        decoder.add_trial(
+            Trial(**{"trial_id": "a", "onset_s": 1.0, "duration_s": 1.0} | changes)
+        )
+
+    assert str(caught.value) == line
+    assert decoder.end_run() == ()
+
+
+def test_a_trials_times_may_be_numbers_of_numpy(decoder):
+    decoder.start_run(run(decoder, tr_s=np.float32(1)))
+    decoder.add_trial(Trial("a", np.float32(1), np.int64(1)))
+
+    assert [report.trial_id for report in decoder.end_run()] == ["a"]
 
 
 @pytest.mark.parametrize("onset_s", [float("nan"), float("inf"), -float("inf"), 1e10])
@@ -307,12 +406,21 @@ def test_after_its_end_a_run_takes_nothing_and_answers_nothing_twice(decoder):
     assert decoder.end_run() == ()
 
 
-@pytest.mark.parametrize("limit", [float("nan"), -1.0, 1.5, 60.0, "0.5", None])
-def test_a_limit_that_is_no_confidence_is_refused_before_anything_opens(limit):
+@pytest.mark.parametrize(
+    ("limit", "found"),
+    [
+        (float("nan"), "nan"),
+        (-1.0, "-1.0"),
+        (60.0, "60.0"),
+        ("0.5", "'0.5'"),
+        (None, "None"),
+    ],
+)
+def test_a_limit_that_is_no_confidence_is_refused_before_anything_opens(limit, found):
     with pytest.raises(UsageError) as caught:
         open_decoder("no bundle", "no gallery", abstain_below=limit)
 
-    assert str(caught.value) == f"abstain_below: expected 0 to 1, found {limit}"
+    assert str(caught.value) == f"abstain_below: expected 0 to 1, found {found}"
 
 
 def test_a_decoder_that_is_put_together_by_hand_has_no_other_limits(decoder):
