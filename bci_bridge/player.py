@@ -1,7 +1,8 @@
 """A recording that plays itself as a scanner, with its events, in real time or faster.
 
 Volume i leaves at the end of its acquisition, ``(i + 1) * tr_s``; an event leaves at
-its onset, hence before the volume during which it happens. An event that names a
+its onset, hence before the volume during which it happens. Of a volume that the
+recording lacks, that is said when it would have left. An event that names a
 picture is followed by the report that it was shown, as stimulus software sends one; it
 has no frame of a display, because there is none. All go through one sender, so that
 their order is the log's. Waiting turns the sender's crank.
@@ -164,7 +165,7 @@ def play(
     if speed is not None and not speed > 0:
         raise UsageError(f"speed: expected more than 0, found {speed:g}")
     start = run_start or run_start_from(run, speed=speed)
-    volumes = run.volumes()
+    volumes, missing = run.volumes(), getattr(run, "missing", frozenset[int]())
     n_sent = 0
     with Sender(
         address,
@@ -194,6 +195,8 @@ def play(
             now_ns = due_ns if is_overdue else clock_ns()
             if event is not None:
                 _present(sender, event, said, now_ns)
+            elif index in missing:
+                sender.missing(index, "missing in the recording")
             else:
                 told = confounds[index] if confounds else None
                 sender.volume(index, volumes[index], now_ns, told)

@@ -58,7 +58,8 @@ class Recording:
     runs: tuple[RecordedRun, ...]
     mask: VoxelMask
     left_out: str = ""
-    """Says which images are not among the runs, and why; empty where all are."""
+    """Says which images are not among the runs, and why, and how many volumes of the
+    runs are missing; empty where all are there."""
 
     @property
     def subject(self) -> str:
@@ -111,7 +112,8 @@ def open_recording(
         if not _is_haxby(folder):
             require_same_space(run.file, run.affine, run.shape, affine, file)
     masked = tuple(replace(run, mask=mask) for run in found)
-    return Recording(folder, masked, mask, left_out)
+    said = "; ".join(line for line in (left_out, _missing_of(found)) if line)
+    return Recording(folder, masked, mask, said)
 
 
 def regions_file(recording: Recording) -> Path:
@@ -123,6 +125,13 @@ def regions_file(recording: Recording) -> Path:
     folder = recording.folder
     place = folder if _is_haxby(folder) else bids_mask(folder, recording.subject).parent
     return one_image(place, "rois")
+
+
+def _missing_of(runs: Sequence[RecordedRun]) -> str:
+    """Say how many volumes are missing, in one line; empty where none is."""
+    missing = sum(len(run.missing) for run in runs)
+    of = sum(run.volume_count for run in runs)
+    return f"{missing} of {of} volumes missing, as MissingVolumes says" * (missing > 0)
 
 
 def _of_one_task(runs: Sequence[RecordedRun]) -> str:

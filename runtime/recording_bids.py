@@ -33,6 +33,9 @@ class Sidecar(msgspec.Struct, frozen=True):
     tr_s: float = msgspec.field(name="RepetitionTime")
     slice_times_s: tuple[float, ...] = msgspec.field(name="SliceTiming", default=())
     slice_direction: str = msgspec.field(name="SliceEncodingDirection", default="k")
+    missing: frozenset[int] = msgspec.field(
+        name="MissingVolumes", default_factory=frozenset
+    )
 
     def along_z(self) -> tuple[float, ...]:
         """Return the slices' times along z; none where slices lie along another axis.
@@ -63,6 +66,15 @@ class _Said(msgspec.Struct, frozen=True):
     slice_direction: str | UnsetType = msgspec.field(
         name="SliceEncodingDirection", default=UNSET
     )
+    missing: msgspec.Raw | UnsetType = msgspec.field(
+        name="MissingVolumes", default=UNSET
+    )
+
+
+class _Missing(msgspec.Struct, frozen=True):
+    """A missing volume, as `export-recording` names it; the reason is for people."""
+
+    index: int = msgspec.field(name="Index")
 
 
 def known_subject(folder: Path, subject: str | None) -> str | None:
@@ -200,7 +212,8 @@ def bids_run(folder: Path, file: Path) -> RecordedRun:
         BackendError: nibabel is missing.
     """
     image = open_image(file, dimensions=4)
-    said = _sidecar(folder, file)
+    count = int(image.shape[3])
+    said = _sidecar(folder, file, count)
     labels = labels_of(file)
     return RecordedRun(
         run_id=run_name(file),
@@ -208,12 +221,13 @@ def bids_run(folder: Path, file: Path) -> RecordedRun:
         shape=shape_of(image),
         affine=np.asarray(image.affine, dtype=np.float64),
         events=read_events(_required_events(folder, file), folder / "stimuli"),
-        labels=(None,) * int(image.shape[3]),
+        labels=(None,) * count,
         file=file,
         slice_times_s=said.along_z(),
         subject=labels.get("sub", ""),
         session=labels.get("ses", ""),
         task=labels.get("task", ""),
+        missing=said.missing,
     )
 
 
@@ -234,7 +248,7 @@ def _subject(folder: Path, file: Path) -> str:
     return subject
 
 
-def _sidecar(folder: Path, file: Path) -> Sidecar:
+def _sidecar(folder: Path, file: Path, count: int) -> Sidecar:
     """Merge what the sidecars of a run say; the one nearest to it prevails."""
     own = file.with_name(f"{run_name(file)}_bold.json")
     merged: dict[str, Any] = {}
@@ -244,6 +258,10 @@ def _sidecar(folder: Path, file: Path) -> Sidecar:
             said = msgspec.json.decode(text_of(sidecar), type=_Said)
         except (msgspec.DecodeError, RecursionError) as error:
             raise _sidecar_error(sidecar, error) from error
+        if not isinstance(said.missing, UnsetType):
+            missing = sorted(_missing(sidecar, said.missing, count))
+            merged["MissingVolumes"] = missing
+            said = msgspec.structs.replace(said, missing=UNSET)
         # Without what it does not say.
         merged |= msgspec.to_builtins(said)
     if not merged and not own.is_file():
@@ -257,6 +275,32 @@ def _sidecar(folder: Path, file: Path) -> Sidecar:
             f"{own}: expected a positive RepetitionTime, found {whole.tr_s}"
         )
     return whole
+
+
+def _missing(file: Path, said: msgspec.Raw, count: int) -> frozenset[int]:
+    """Read which volumes of a run are missing.
+
+    Raises:
+        RecordingError: They are none of its, or all.
+    """
+    place = f"{file}: MissingVolumes: expected"
+    try:
+        listed = msgspec.json.decode(said, type=tuple[int | _Missing, ...])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RecordingError(
+            f"{place} a list of indices, or of objects with Index, found: {error}"
+        ) from error
+    missing = frozenset(one if isinstance(one, int) else one.index for one in listed)
+    for index in sorted(missing):
+        if not 0 <= index < count:
+            raise RecordingError(
+                f"{place} indices from 0 to {count - 1} as the run has, found {index}"
+            )
+    if len(missing) == count > 0:
+        raise RecordingError(
+            f"{place} at least one volume that is not missing, found all {count}"
+        )
+    return missing
 
 
 def _sidecar_error(file: Path, error: Exception) -> RecordingError:

@@ -10,7 +10,7 @@ from typing import final
 
 import numpy as np
 
-from runtime.arrays import Float64, Shaped
+from runtime.arrays import Float64, Int64, Shaped
 from runtime.confounds import confounds_from_table
 from runtime.errors import RecordingError
 from runtime.image_file import DAMAGE, image_stem, open_image
@@ -62,11 +62,20 @@ class RecordedRun:
     task: str = ""
     mask: VoxelMask | None = field(default=None, repr=False)
     """Where every value must be finite; None: everywhere."""
+    missing: frozenset[int] = field(default=frozenset(), repr=False)
+    """Volumes of which the recording says that they never came: what the file has in
+    their places was not measured, and a live decoder would be told MISSING."""
 
     @property
     def volume_count(self) -> int:
         """Number of volumes."""
         return len(self.labels)
+
+    @property
+    def measured(self) -> Int64[np.ndarray, " volumes"]:
+        """Indices of the volumes that are not missing, in order."""
+        is_there = [i for i in range(self.volume_count) if i not in self.missing]
+        return np.array(is_there, dtype=np.int64)
 
     def volumes(self) -> Shaped[np.ndarray, "times x y z"]:
         """Read the run's images in a type that the wire has.
@@ -93,6 +102,7 @@ class RecordedRun:
         # Beyond float32 is infinite there, and found below.
         with np.errstate(over="ignore"):
             volumes = np.array(np.moveaxis(data, -1, 0), dtype=dtype, order="C")
+        volumes[sorted(self.missing)] = 0
         if volumes.dtype.kind == "f":
             self._make_finite(volumes)
         return volumes
@@ -168,7 +178,8 @@ def timeline(run: RecordedRun) -> Iterator[RecordedEvent | int]:
     """Return the run's events and volume indices in the order a server gets them.
 
     A volume exists when its acquisition has ended; an event comes at its onset, and
-    before a volume that ends at the same instant.
+    before a volume that ends at the same instant. Missing volumes have their places,
+    too, where they are to be skipped.
     """
     events = sorted(run.events, key=lambda event: event.onset_s)
     position = 0

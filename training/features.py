@@ -20,7 +20,11 @@ from runtime.estimator import (
 )
 from runtime.frontend import BetaFrontend, DueTrial, VolumeFrontend
 from runtime.preprocess import AffineNormaliser, CausalStatistics, VoxelMask
-from runtime.preprocess.reference import Reference, reference_from_volumes
+from runtime.preprocess.reference import (
+    REFERENCE_VOLUMES,
+    Reference,
+    reference_from_volumes,
+)
 from runtime.preprocess.register import Grid
 from runtime.preprocess.smooth import MaskSmoothing, voxel_sizes_mm
 from runtime.recording import RecordedEvent, RecordedRun, Recording, timeline
@@ -78,7 +82,7 @@ def reference_of(
 ) -> Reference | None:
     """Return what motion is told against where a model learns from this run first.
 
-    The mean of the run's first volumes, aligned; None without motion.
+    The mean of the run's first volumes that are there, aligned; None without motion.
 
     Raises:
         ScanError: They do not show one head that lies still.
@@ -89,7 +93,8 @@ def reference_of(
     if motion is None:
         return None
     grid = Grid(run.shape, run.affine)
-    return reference_from_volumes(run.volumes(), grid, motion)
+    first = run.measured[:REFERENCE_VOLUMES]
+    return reference_from_volumes(run.volumes()[first], grid, motion)
 
 
 def mask_voxel_mm(
@@ -165,6 +170,8 @@ def _due_trials(
     for item in timeline(run):
         if isinstance(item, RecordedEvent):
             frontend.add_trial(Trial(item.trial_id, item.onset_s, item.duration_s))
+        elif item in run.missing:
+            due += frontend.skip_volume(item)
         else:
             due += frontend.add_volume(item, volumes[item], confounds[item])
     return due
@@ -183,7 +190,8 @@ def volume_statistics(
 ) -> CausalStatistics:
     """Fit what the causal normalisation of volumes takes from calibration runs."""
     masked = [
-        masked_volumes(run, run.volumes(), mask, estimator, reference) for run in runs
+        masked_volumes(run, run.volumes()[run.measured], mask, estimator, reference)
+        for run in runs
     ]
     return CausalStatistics.fit(
         masked, estimator.kind, estimator.prior_weight, estimator.slope_sd
@@ -197,7 +205,15 @@ def masked_volumes(
     estimator: BetaEstimator | VolumeEstimator,
     reference: Reference | None = None,
 ) -> Float32[np.ndarray, "times voxels"]:
-    """Return a run's masked voxels, as registered and smoothed by the estimator."""
+    """Return masked voxels of a run's volumes, as registered and smoothed.
+
+    Args:
+        run: Of which the volumes are.
+        volumes: Those that are not missing, in order.
+        mask: The voxels.
+        estimator: The bundle's.
+        reference: What motion is told against.
+    """
     source = VoxelSource(mask, estimator.motion, geometry(run), reference)
     rows = np.stack([source.take(volume).copy() for volume in volumes])
     if estimator.smoothing_fwhm_mm is not UNSET:
@@ -216,7 +232,10 @@ def volume_features(
     statistics: CausalStatistics,
     reference: Reference | None = None,
 ) -> Float32[np.ndarray, "times voxels"]:
-    """Normalise the volumes of one run as a live decoder would have."""
+    """Normalise the volumes of one run as a live decoder would have.
+
+    Those that are missing have no row.
+    """
     frontend = VolumeFrontend(
         mask,
         estimator,
@@ -226,6 +245,5 @@ def volume_features(
         voxel_mm=mask_voxel_mm(run, reference),
         reference=reference,
     )
-    return np.stack(
-        [frontend.add_volume(i, volume) for i, volume in enumerate(run.volumes())]
-    )
+    volumes = run.volumes()
+    return np.stack([frontend.add_volume(i, volumes[i]) for i in run.measured.tolist()])

@@ -48,7 +48,8 @@ def choose_responses(
         )
     unexplained = np.zeros((len(estimator.hrf_library), mask.voxels))
     for run in runs:
-        rows = masked_volumes(run, run.volumes(), mask, estimator, reference)
+        there = run.measured
+        rows = masked_volumes(run, run.volumes()[there], mask, estimator, reference)
         mean = rows.mean(axis=0, dtype=np.float64)
         signal = 100.0 * (rows / np.where(mean > 0, mean, np.inf) - (mean > 0))
         nuisance = _nuisance(run, estimator)
@@ -57,7 +58,9 @@ def choose_responses(
             for group in range(len(responses.hrfs)):
                 chosen = responses.group == group
                 design = np.column_stack((nuisance, _trials(run, responses, group)))
-                unexplained[kind, chosen] += _unexplained(design, signal[:, chosen])
+                unexplained[kind, chosen] += _unexplained(
+                    design[there], signal[:, chosen]
+                )
     return np.asarray(np.argmin(unexplained, axis=0), dtype=np.int64)
 
 
@@ -79,7 +82,7 @@ def _nuisance(
         return drift
     lines = run.confounds(names)
     values = np.array([[line[name] for name in names] for line in lines])
-    return np.column_stack((drift, values - values.mean(axis=0)))
+    return np.column_stack((drift, values - values[run.measured].mean(axis=0)))
 
 
 def _trials(

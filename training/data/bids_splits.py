@@ -77,11 +77,12 @@ def without_beta(
                 early_or_late += 1
             else:
                 outside += 1
+    gap = " or to missing volumes" if any(run.missing for run in runs) else ""
     said = [
         f"{count} {what}"
         for count, what in (
             (outside, "with an onset outside their run"),
-            (early_or_late, "too near to an end of their run for a beta"),
+            (early_or_late, f"too near to an end of their run{gap} for a beta"),
         )
         if count
     ]

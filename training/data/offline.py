@@ -40,7 +40,8 @@ def offline_betas(
     a response that was hardly seen least squares makes a beta of any size.
 
     One design a trial: its own regressor, one for all others (Mumford et al., 2012), a
-    constant and cosines; SPM's HRF, ordinary least squares.
+    constant and cosines; SPM's HRF, ordinary least squares. Missing volumes are rows
+    that do not exist.
 
     Args:
         recording: Runs with events.
@@ -107,7 +108,8 @@ def _is_seen(event: RecordedEvent, run: RecordedRun, estimator: BetaEstimator) -
 def _percent(
     run: RecordedRun, recording: Recording
 ) -> Float64[np.ndarray, "times voxels"]:
-    rows = np.stack([recording.mask.select(volume) for volume in run.volumes()])
+    there = run.volumes()[run.measured]
+    rows = np.stack([recording.mask.select(volume) for volume in there])
     mean = rows.mean(axis=0, dtype=np.float64)
     if (mean == 0).any():
         raise RecordingError(
@@ -146,7 +148,7 @@ def _run_betas(
             drift_model="cosine",
             high_pass=1 / estimator.drift_cutoff_s,
         )
-        weights = np.linalg.pinv(design.to_numpy())
+        weights = np.linalg.pinv(design.to_numpy()[run.measured])
         betas[row] = weights[list(design.columns).index("trial")] @ signal
     return betas
 
