@@ -100,7 +100,8 @@ class Gallery:
             raise BundleError(
                 f"{GALLERY}: confidence: expected a calibration for bundle "
                 f"{bundle_sha256[:12]}, found one for "
-                f"{self.confidence.bundle_sha256[:12]}. Calibrate with this bundle."
+                f"{self.confidence.bundle_sha256[:12]}. Give the gallery that "
+                "neuroflow export wrote beside this bundle"
             )
         return self.confidence
 

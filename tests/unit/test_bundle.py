@@ -493,8 +493,13 @@ def test_a_calibration_serves_its_own_bundle_only(tmp_path):
     opened = open_gallery(tmp_path / "gallery")
 
     assert opened.confidence_for(SHA) == confidence
-    with pytest.raises(BundleError, match="Calibrate with this bundle"):
+    with pytest.raises(BundleError) as error:
         opened.confidence_for("1" * 64)
+    assert str(error.value) == (
+        "gallery.json: confidence: expected a calibration for bundle 111111111111, "
+        f"found one for {SHA[:12]}. Give the gallery that neuroflow export wrote "
+        "beside this bundle"
+    )
 
 
 def test_what_a_gallery_let_go_can_be_read_again(tmp_path):
