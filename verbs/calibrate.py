@@ -20,7 +20,7 @@ from runtime.predictions import predict_all, prepared
 from runtime.signing_keys import read_signing_key, sign_folder
 from verbs.prepare_calibration import PREDICTING, kept_in
 from verbs.progress import screen
-from verbs.todays_trials import Today, read_today
+from verbs.todays_trials import Today, read_today, require_pictures
 
 
 def calibrate_day(
@@ -30,6 +30,7 @@ def calibrate_day(
     out: Path,
     *,
     runs: tuple[str, ...] = (),
+    pictures: Path | None = None,
     predictions: Path | None = None,
     label: str = "",
     sign: Path | None = None,
@@ -45,6 +46,7 @@ def calibrate_day(
         recording: Today's runs: a BIDS folder, or what `serve --log` wrote.
         out: Folder of the overlay; must not exist.
         runs: Which runs; none: all of them.
+        pictures: A BIDS folder whose pictures count beside the recording's own.
         predictions: What `prepare-calibration` wrote; None computes them.
         label: The day or session; by default the date.
         sign: A signer's secret.
@@ -54,8 +56,8 @@ def calibrate_day(
 
     Raises:
         CalibrationError: Too few images, or nothing gains; nothing is written.
-        UsageError: `out` exists or cannot be made, the label is too long, or the bundle
-            decodes volumes.
+        UsageError: `out` exists or cannot be made, the label is too long, `pictures`
+            has no table of pictures, or the bundle decodes volumes.
         RecordingError: The recording is damaged, or has no trial of a known image.
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
@@ -76,6 +78,7 @@ def calibrate_day(
             f"--predictions: expected a folder, found none at {predictions}. "
             "Make it with prepare-calibration"
         )
+    require_pictures(pictures)
     key = None if sign is None else read_signing_key(sign)
     parts = ("encoder", *(PREDICTING if predictions is None else ()))
     with screen() as shown:
@@ -93,7 +96,9 @@ def calibrate_day(
             # Refused now where its calibration is another bundle's, as by a server.
             items.confidence_for(opened.sha256)
             shown.stage("today's trials, volume by volume")
-            today = read_today(recording, opened, items, runs, shown.count)
+            today = read_today(
+                recording, opened, items, runs, shown.count, pictures=pictures
+            )
             trials = today.trials
             if kept is not None:
                 shown.stage("read what the model predicts of the images")

@@ -13,7 +13,7 @@ from runtime.graphs import Part
 from runtime.model import SAMPLES, open_model
 from runtime.predictions import PredictionFolder, prepare
 from verbs.progress import screen
-from verbs.todays_trials import known_latents
+from verbs.todays_trials import known_latents, require_pictures
 
 PREDICTING: Final[tuple[Part, ...]] = ("decoder", "encode_flow")
 """What a prediction calls of the model."""
@@ -43,7 +43,8 @@ def prepare_calibration_images(
         as_json: Print JSON.
 
     Raises:
-        UsageError: Nobody knows one of the images, or `out` is no folder.
+        UsageError: Nobody knows one of the images, `out` is no folder, or `pictures`
+            has no table of pictures.
         ArtifactError: What `out` holds is damaged or another bundle's, or it cannot be
             written.
         BundleError: The bundle or gallery is not what its manifest lists.
@@ -53,13 +54,14 @@ def prepare_calibration_images(
     began = time.monotonic()
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"--out: expected a folder, or none yet, found {out}")
+    require_pictures(pictures)
     with screen() as shown:
         shown.stage("open the bundle and the gallery")
         with open_bundle(bundle) as opened:
             kept = kept_in(out, opened)
             kept.require_own()
             items = open_gallery(gallery, opened.manifest.latent)
-            known = known_latents(pictures, opened, items)
+            known = known_latents((pictures,), opened, items)
             if unknown := [name for name in images if name not in known]:
                 raise UsageError(
                     f"--images: expected names among the {len(known)} images that the "

@@ -180,6 +180,7 @@ def calibrate(
     recording: Path,
     out: Path,
     runs: tuple[str, ...] = (),
+    pictures: Path | None = None,
     predictions: Path | None = None,
     label: str = "",
     sign: Path | None = None,
@@ -195,6 +196,7 @@ def calibrate(
         recording: Today's trials: a BIDS folder, or what `serve --log` wrote.
         out: Folder of the overlay; must not exist.
         runs: Which runs, by name; all of them by default.
+        pictures: A BIDS folder whose pictures count, too; a log has none.
         predictions: What `prepare-calibration` wrote; by default predictions are made
             now, an evaluation of the flow an image.
         label: The day or session; the date by default.
@@ -211,6 +213,7 @@ def calibrate(
         recording,
         out,
         runs=runs,
+        pictures=pictures,
         predictions=predictions,
         label=label,
         sign=sign,

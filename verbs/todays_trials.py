@@ -53,6 +53,8 @@ def read_today(
     gallery: Gallery,
     runs: Sequence[str],
     on_run: Progress | None = None,
+    *,
+    pictures: Path | None = None,
 ) -> Today:
     """Read trials, and estimate them as the bundle's server would have.
 
@@ -63,6 +65,7 @@ def read_today(
         gallery: Knows some images.
         runs: Names of the runs; none: all.
         on_run: Told after each run that is estimated.
+        pictures: A folder whose pictures count beside the recording's own.
 
     Raises:
         BundleError: The bundle eats betas that others estimated.
@@ -80,7 +83,8 @@ def read_today(
         found = _logged(recording, bundle, runs)
     else:
         found = _recorded(recording, bundle, estimator, runs, on_run)
-    return _known(found, known_latents(recording, bundle, gallery), recording)
+    latents = known_latents((pictures, recording), bundle, gallery)
+    return _known(found, latents, recording, bundle)
 
 
 def _recorded(
@@ -153,36 +157,59 @@ def _logged(folder: Path, bundle: Bundle, runs: Sequence[str]) -> list[_Shown]:
     return list(found.values())
 
 
-def known_latents(
-    folder: Path | None, bundle: Bundle, gallery: Gallery
-) -> dict[str, Latent]:
-    """Return z_v of every image that the gallery or a folder's pictures tell.
-
-    Args:
-        folder: May hold pictures, which count where the bundle's latents are images;
-            None asks the gallery alone.
-        bundle: Says what z_v is.
-        gallery: Counts where both know an image.
+def require_pictures(folder: Path | None) -> None:
+    """Refuse a folder that is given for its pictures and has none.
 
     Raises:
-        RecordingError: The folder's table or a picture is damaged.
+        UsageError: It has no table of them.
+    """
+    if folder is not None and not table_file(folder).is_file():
+        raise UsageError(
+            f"--pictures: expected a folder with stimuli/gallery.tsv, found none in "
+            f"{folder}"
+        )
+
+
+def known_latents(
+    folders: Iterable[Path | None], bundle: Bundle, gallery: Gallery
+) -> dict[str, Latent]:
+    """Return z_v of every image that the gallery or some folders' pictures tell.
+
+    Args:
+        folders: May hold pictures, which count where the bundle's latents are images;
+            a later one counts where several know one. None is no folder.
+        bundle: Says what z_v is.
+        gallery: Counts before all folders.
+
+    Raises:
+        RecordingError: A folder's table or a picture is damaged.
     """
     known: dict[str, Latent] = {}
     backbone = backbone_of(bundle)
-    if folder is not None and backbone is not None and table_file(folder).exists():
+    for folder in folders:
+        if folder is None or backbone is None or not table_file(folder).exists():
+            continue
         stimuli = open_stimuli(folder)
-        known = dict(zip(stimuli.ids, stimuli.latents(backbone), strict=True))
+        known |= dict(zip(stimuli.ids, stimuli.latents(backbone), strict=True))
     # The gallery's own where both have one: it is what retrieval compares with.
     return known | dict(zip(gallery.ids, gallery.latents, strict=True))
 
 
-def _known(found: Iterable[_Shown], latents: dict[str, Latent], folder: Path) -> Today:
+def _known(
+    found: Iterable[_Shown], latents: dict[str, Latent], folder: Path, bundle: Bundle
+) -> Today:
     trials = list(found)
     kept = [trial for trial in trials if trial.stimulus_id in latents]
     if not kept:
+        remedy = ""
+        if backbone_of(bundle) is not None:
+            remedy = (
+                ". Name the folder of the pictures that were shown (with "
+                "stimuli/gallery.tsv) by --pictures"
+            )
         raise RecordingError(
-            f"{folder}: expected trials of images that the gallery or the folder's "
-            f"stimuli hold, found none among {len(trials)} trials"
+            f"{folder}: expected trials of images that the gallery or a folder's "
+            f"stimuli hold, found none among {len(trials)} trials{remedy}"
         )
     names = tuple(dict.fromkeys(trial.stimulus_id for trial in kept))
     runs = tuple(dict.fromkeys(trial.run for trial in kept))
