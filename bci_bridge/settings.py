@@ -196,6 +196,8 @@ class ServeReport(msgspec.Struct, frozen=True, kw_only=True):
     """The last run is over and its end has none: a trial's may be lacking as well."""
     gaps: dict[str, int] = {}
     """Acquisitions without volume, by reason."""
+    unused: dict[str, int] = {}
+    """Acquisitions that are MISSING or INVALID, by which."""
 
 
 def unanswered(came: IngressReport, went: PublisherReport) -> int:
@@ -217,4 +219,5 @@ def report_from(came: IngressReport, went: PublisherReport) -> ServeReport:
         unanswered=unanswered(came, went),
         lacks_end=came.is_over and not (went.has_end and came.run == went.run),
         gaps=went.counts.gaps,
+        unused=went.counts.unused(),
     )

@@ -44,6 +44,15 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
             kinds[name.partition(" ")[0]] += count
         return dict(kinds)
 
+    def unused(self) -> dict[str, int]:
+        """Give the number of acquisitions that are MISSING, and that are INVALID."""
+        inputs: Counter[str] = Counter()
+        for name, count in self.outcomes.items():
+            kind, *rest = name.split(" ")
+            if kind == VolumeOutcome.__name__ and rest[0] != "OK":
+                inputs[rest[0]] += count
+        return dict(inputs)
+
 
 class Tally:
     """Counts what a publisher learns."""

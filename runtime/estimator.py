@@ -139,14 +139,15 @@ def motion_of(estimator: Estimator) -> Motion | None:
     return estimator.motion
 
 
-def told_confounds(estimator: BetaEstimator) -> tuple[str, ...]:
+def told_confounds(estimator: BetaEstimator | VolumeEstimator) -> tuple[str, ...]:
     """Return the confounds that have to be told with each volume, in their order.
 
     Those that motion correction measures are not among them.
     """
-    names = () if estimator.confounds is UNSET else estimator.confounds
+    if isinstance(estimator, VolumeEstimator) or estimator.confounds is UNSET:
+        return ()
     measured = () if estimator.motion is UNSET else MOTION_CONFOUNDS
-    return tuple(name for name in names if name not in measured)
+    return tuple(name for name in estimator.confounds if name not in measured)
 
 
 def units_of(estimator: Estimator) -> Units:

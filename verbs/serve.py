@@ -14,16 +14,17 @@ from bci_bridge.endpoints import beside, check_address
 from bci_bridge.header import LatePolicy
 from bci_bridge.keyfolder import read_allow_list, read_key_pair
 from bci_bridge.keyring import SERVER
+from bci_bridge.outcomes import VolumeOutcome
 from bci_bridge.places import INPUTS, require_segments_alone
 from bci_bridge.recorder import SEGMENT_BYTES
 from bci_bridge.recording_folder import check_room, has_begun
-from bci_bridge.settings import Endpoints, ServeConfig
+from bci_bridge.settings import Endpoints, ServeConfig, ServeReport
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
 from bci_bridge.telling import tell
 from runtime.engine import Precision, Wait, Waiting
 from runtime.errors import ArtifactError, BackendError, UsageError
-from runtime.estimator import BetaEstimator, told_confounds
+from runtime.estimator import told_confounds
 from runtime.held_folder import HeldFolder
 from runtime.live import require_live
 from runtime.overlay import require_overlay
@@ -146,9 +147,13 @@ def serve_bundle(
         if signer := folder_signer(folder, trusted):
             trouble(f"{folder}: {signer}")
         if folder == bundle:
-            estimator = require_live(bundle)
-            if isinstance(estimator, BetaEstimator):
-                told = told_confounds(estimator)
+            told = told_confounds(require_live(bundle))
+            if told:
+                trouble(
+                    f"{bundle}: asks for confounds with every volume: "
+                    f"{', '.join(told)}. play --confounds tells them; send tells none, "
+                    "and its volumes would all be INVALID"
+                )
         if folder == overlay:
             require_overlay(bundle, overlay)
     _allow_many_connections()
@@ -196,9 +201,8 @@ def serve_bundle(
             stack.callback(rehearsal.close)
             is_over = functools.partial(_is_over, rehearsal, is_told)
         report = serve_supervised(config, worker, is_over, ready, on_trouble=trouble)
-    outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(report.outcomes.items()))
     trouble(
-        f"{report.runs} runs, {outcomes or 'no outcomes'}, "
+        f"{report.runs} runs, {_counted(report)}, "
         f"{sum(report.rejected.values())} messages refused, log {report.recording}"
     )
     if sign_recording is not None and log is not None and vouching is not None:
@@ -216,6 +220,15 @@ def serve_bundle(
         )
     if rehearsal is not None:
         rehearsal.require_success(report)
+
+
+def _counted(report: ServeReport) -> str:
+    """Say how many outcomes there were, and how many of no volume that was used."""
+    said = {kind: f"{n} {kind}" for kind, n in sorted(report.outcomes.items())}
+    unused = ", ".join(f"{n} {which}" for which, n in sorted(report.unused.items()))
+    if unused:
+        said[VolumeOutcome.__name__] += f" ({unused})"
+    return ", ".join(said.values()) or "no outcomes"
 
 
 def waiting_of(backend: str, wait: Wait, *, is_kept_warm: bool) -> Waiting | None:

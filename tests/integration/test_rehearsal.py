@@ -1,6 +1,7 @@
 """`neuroflow serve --rehearse`: the real server, the real player, one command."""
 
 import os
+import shutil
 import signal
 import time
 
@@ -20,6 +21,7 @@ from tests.integration.served_model import (
     write_recording,
 )
 from tests.processes import children, command_of, is_gone
+from tests.unit.test_missing_volumes import say_missing, sidecars
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +86,20 @@ def test_a_rehearsal_is_the_whole_way_and_ends_the_server(made, tmp_path):
     assert [(one.is_rehearsal, one.late, one.updates) for one in frozen] == [
         (True, "drop", True)
     ] * 2
+
+
+def test_a_rehearsal_of_a_run_with_gaps_has_them(made, tmp_path):
+    gappy = shutil.copytree(made / "fits", tmp_path / "gappy")
+    say_missing(sidecars(gappy)[0], [4, 5])
+
+    status, error = served(made, "--speed", "10", "--rehearse", gappy)
+
+    assert status == 0, error
+    lines = error.splitlines()
+    assert (
+        f"neuroflow: {gappy}: 2 of 40 volumes missing, as MissingVolumes says" in lines
+    )
+    assert "40 VolumeOutcome (2 MISSING), 0 messages refused" in lines[-1]
 
 
 def test_a_player_that_is_refused_ends_the_server_in_one_line(made, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 import neuroflow
 from bci_bridge.settings import ServeReport
+from runtime.estimator import BetaEstimator
 from tests.integration.served_model import write_model
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,33 @@ def test_a_server_that_leaves_acquisitions_unanswered_fails(
     assert neuroflow.main() == status
 
     assert capsys.readouterr().err.endswith(said.format(log=log))
+
+
+def test_what_a_bundle_asks_for_is_said_first_and_what_was_not_used_last(
+    model, monkeypatch, capsys
+):
+    report = ServeReport(
+        runs=1, outcomes={"VolumeOutcome": 9, "RunEnded": 1}, rejected={},
+        recording="OFF", unused={"MISSING": 2, "INVALID": 7},
+    )  # fmt: skip
+    asking = BetaEstimator(confounds=("resp", "cardiac"))
+    monkeypatch.setattr("verbs.serve.require_live", lambda _: asking)
+    monkeypatch.setattr("verbs.serve.serve_supervised", lambda *_, **__: report)
+    line = ["serve", "--bundle", model / "bundle", "--gallery", model / "gallery"]
+    monkeypatch.setattr("sys.argv", ["neuroflow", *map(str, line)])
+
+    assert neuroflow.main() == 0
+
+    lines = capsys.readouterr().err.splitlines()
+    assert (
+        f"neuroflow: {model / 'bundle'}: asks for confounds with every volume: resp, "
+        "cardiac. play --confounds tells them; send tells none, and its volumes would "
+        "all be INVALID"
+    ) in lines
+    assert lines[-1] == (
+        "neuroflow: 1 runs, 1 RunEnded, 9 VolumeOutcome (7 INVALID, 2 MISSING), "
+        "0 messages refused, log OFF"
+    )
 
 
 def test_a_copy_of_a_segment_is_refused_before_anything_is_opened(

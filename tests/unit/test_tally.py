@@ -52,6 +52,15 @@ def test_outcomes_are_counted_by_kind_input_or_decision_and_timing():
     }  # fmt: skip
     assert counts.by_kind() == {"VolumeOutcome": 3, "TrialOutcome": 1, "RunEnded": 1}
     assert (counts.late, counts.degraded, counts.gaps) == (2, 1, {"DEADLINE": 1})
+    assert counts.unused() == {"MISSING": 1}
+
+
+def test_acquisitions_of_which_nothing_was_used_are_counted_by_why():
+    tally = Tally()
+    for index, said in enumerate(("OK", "INVALID", "MISSING", "INVALID")):
+        tally.add(volume(index, input=said, timing=("LIVE", "LATE")[index % 2]))
+
+    assert tally.counts.unused() == {"INVALID": 2, "MISSING": 1}
 
 
 def test_latency_is_of_volumes_in_time_on_clocks_that_can_be_compared():
