@@ -4,9 +4,11 @@ Pure. The process that meets the peers has no decoder; this is what it knows of 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from bci_bridge.decoder import Decoder
 from bci_bridge.messages import RunStart
@@ -28,6 +30,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     """Voxels along x, y and z."""
     takes_any_grid: bool = False
     """Whether another shape is taken where the run says its affine."""
+    confounds: tuple[str, ...] = ()
+    """What has to come with each volume, by name."""
 
     @classmethod
     def of(cls, decoder: Decoder) -> "Admission":
@@ -37,6 +41,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
             gallery_sha256=decoder.gallery_sha256,
             shape=decoder.shape,
             takes_any_grid=decoder.takes_any_grid,
+            confounds=decoder.told_confounds,
         )
 
     def check(self, start: RunStart) -> None:
@@ -53,6 +58,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
                 raise PeerError(
                     "WRONG_BUNDLE", f"{what}: expected {wanted}, found {found}"
                 )
+        if start.confound_names is not UNSET:
+            _check_told(start.confound_names, self.confounds)
         is_placed = self.takes_any_grid and start.affine is not None
         if start.shape != self.shape and not is_placed:
             raise PeerError(
@@ -70,6 +77,23 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.takes_any_grid and start.affine is not None:
             _check_grid(start.shape, start.affine)
+
+
+def _check_told(told: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    lacking = [name for name in wanted if name not in told]
+    if lacking:
+        raise PeerError(
+            "WRONG_BUNDLE",
+            f"confounds: expected {_few(wanted)} with every volume, as the bundle "
+            f"asks, found a sender that tells no {_few(lacking)}. Tell them (play "
+            "--confounds), or serve a bundle that asks for none",
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    """Name some of what may be too much for one detail."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _check_grid(shape: tuple[int, int, int], affine: tuple[float, ...]) -> None:

@@ -53,6 +53,11 @@ class AsRecorded:
         """As the decoder says."""
         return self._decoder.takes_any_grid
 
+    @property
+    def told_confounds(self) -> tuple[str, ...]:
+        """As the decoder says."""
+        return self._decoder.told_confounds
+
     def start_run(self, run: RunGeometry) -> None:
         """Ask the decoder; that it could not begin shows in the first outcome."""
         self._decoder.start_run(run)

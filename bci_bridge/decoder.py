@@ -45,6 +45,11 @@ class Decoder(Protocol):
         """Whether volumes of another shape are taken where their affine is known."""
         ...
 
+    @property
+    def told_confounds(self) -> tuple[str, ...]:
+        """Names of what has to come with each volume."""
+        ...
+
     def start_run(self, run: RunGeometry) -> None:
         """Forget the last run; raise `TensorMismatchError` if this one does not fit."""
         ...

@@ -70,9 +70,11 @@ SliceTimes = Annotated[
     tuple[Annotated[int, Meta(ge=0, le=60_000_000)], ...], Meta(max_length=MOST_SLICES)
 ]
 """Whole microseconds: as many as a header of 1 KiB holds."""
-Confounds = Annotated[
-    dict[Annotated[str, Meta(min_length=1, max_length=64)], float], Meta(max_length=32)
-]
+MOST_TOLD_CHARACTERS = 64
+"""Of the names of confounds: as many as a header has room for beside slices' times."""
+ConfoundName = Annotated[str, Meta(min_length=1, max_length=64)]
+ConfoundNames = Annotated[tuple[ConfoundName, ...], Meta(max_length=32)]
+Confounds = Annotated[dict[ConfoundName, float], Meta(max_length=32)]
 
 ITEM_BYTES: dict[VoxelType, int] = {"i2": 2, "u2": 2, "i4": 4, "f4": 4}
 
@@ -126,6 +128,9 @@ class RunStart(Header, frozen=True, kw_only=True, tag="RUN_START"):
     volume; left out where nobody knows, or where slices do not lie along z."""
     updates: bool = False
     """Send earlier estimates of trials as well, while there is time for them."""
+    confound_names: ConfoundNames | UnsetType = UNSET
+    """Names of what will come with each volume; a bundle that asks for others refuses
+    the run. Left out where a sender does not say, and each volume then shows it."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tr_s) and math.isfinite(self.budget_s)):
@@ -348,6 +353,12 @@ def slice_times_us(times_s: Sequence[float]) -> tuple[int, ...] | UnsetType:
     if not 0 < len(times_s) <= MOST_SLICES:
         return UNSET
     return tuple(round(1e6 * time_s) for time_s in times_s)
+
+
+def confound_names(names: Sequence[str]) -> tuple[str, ...] | UnsetType:
+    """Return names as a RUN_START has them; left out where it has no room."""
+    is_short = sum(len(name.encode()) + 1 for name in names) <= MOST_TOLD_CHARACTERS
+    return tuple(names) if is_short else UNSET
 
 
 def kind_of(record: Header) -> str:

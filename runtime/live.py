@@ -26,7 +26,12 @@ from runtime.encoder import Encoder
 from runtime.engine import Precision, Waiting
 from runtime.engines.cache import EngineCache
 from runtime.errors import ConfigError, UsageError
-from runtime.estimator import BetaEstimator, VolumeEstimator, live_estimator
+from runtime.estimator import (
+    BetaEstimator,
+    VolumeEstimator,
+    live_estimator,
+    told_confounds,
+)
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
 from runtime.given import check_abstain_below
@@ -85,6 +90,8 @@ class RunDecoder(Closing):
                 betas that others estimated.
         """
         self._estimator = live_estimator(bundle.manifest.estimator)
+        self.told_confounds = told_confounds(self._estimator)
+        """Names of what has to come with each volume."""
         self.bundle, self.gallery, self.model = bundle, gallery, model
         self.overlay = overlay
         self._clock = clock

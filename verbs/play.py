@@ -7,6 +7,7 @@ import msgspec
 
 from bci_bridge.header import LatePolicy
 from bci_bridge.keyfolder import read_credentials
+from bci_bridge.messages import confound_names
 from bci_bridge.names import require_name
 from bci_bridge.player import play, run_start_from
 from bci_bridge.signals import stop_on_signals
@@ -82,6 +83,7 @@ def play_recording(
                 is_rehearsal=is_rehearsal,
                 updates=updates,
                 late=late,
+                confound_names=confound_names(confounds),
             )
             sent = play(
                 run,

@@ -27,6 +27,7 @@ class MeanDecoder:
     gallery_sha256 = "a" * 64
     preprocessing_sha256 = "c" * 64
     overlay_sha256: str | None = None
+    told_confounds: tuple[str, ...] = ()
 
     def __init__(self, shape: tuple[int, int, int] = SHAPE) -> None:
         self._shape = shape

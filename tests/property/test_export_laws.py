@@ -80,7 +80,9 @@ def filled(kind, **fields):
             values[one.name] = RUN
         elif one.name == "candidates":
             values[one.name] = (filled(ScoredStimulus, cosine=0.5),) * 7
-        elif inner.startswith("tuple") and "str" in inner:
+        elif one.name == "confound_names" or (
+            inner.startswith("tuple") and "str" in inner
+        ):
             values[one.name] = (text,)
         elif inner.startswith("dict[str, ") and "str" in inner.removeprefix("dict[str"):
             values[one.name] = {text: text}

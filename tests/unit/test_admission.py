@@ -55,6 +55,31 @@ def test_a_grid_larger_than_any_scan_is_refused():
     )
 
 
+def test_a_sender_that_says_that_it_tells_less_than_the_bundle_asks_is_refused():
+    asking = msgspec.structs.replace(ADMISSION, confounds=("resp", "cardiac"))
+    asking.check(started(confound_names=("cardiac", "fd", "resp")))
+    # One that does not say may tell them all the same; each volume shows it.
+    asking.check(started())
+    ADMISSION.check(started(confound_names=()))
+
+    for told, lacking in (((), "resp, cardiac"), (("resp",), "cardiac")):
+        with pytest.raises(PeerError) as error:
+            asking.check(started(confound_names=told))
+        assert str(error.value) == (
+            "WRONG_BUNDLE: confounds: expected resp, cardiac with every volume, as the "
+            f"bundle asks, found a sender that tells no {lacking}. Tell them (play "
+            "--confounds), or serve a bundle that asks for none"
+        )
+
+
+def test_of_many_confounds_a_refusal_names_some():
+    many = tuple(f"c{number}" for number in range(24))
+    asking = msgspec.structs.replace(ADMISSION, confounds=many)
+
+    with pytest.raises(PeerError, match="expected c0, c1, c2 and 21 more with every"):
+        asking.check(started(confound_names=()))
+
+
 turns = st.lists(st.floats(-180, 180), min_size=3, max_size=3)
 sides = st.lists(st.floats(0.2, 20), min_size=3, max_size=3)
 shifts = st.lists(st.floats(-500, 500), min_size=3, max_size=3)

@@ -114,8 +114,24 @@ def test_what_a_sender_does_not_know_is_left_out_of_a_header():
     start = RUN_START
     volume = messages.Volume(volume_index=0, acquired_ns=0, dtype="i2", shape=(1, 1, 1))
 
-    for record, name in ((start, b"slice_times_us"), (volume, b"confounds")):
+    unsaid = (
+        (start, b"slice_times_us"),
+        (start, b"confound_names"),
+        (volume, b"confounds"),
+    )
+    for record, name in unsaid:
         assert name not in encode(record, b"\0\0").header
+
+
+def test_names_of_confounds_are_told_where_a_header_has_room_for_them():
+    motion = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
+
+    assert messages.confound_names(()) == ()
+    assert messages.confound_names(["resp"]) == ("resp",)
+    assert messages.confound_names(motion) == motion
+    assert (
+        messages.confound_names([f"{name}_power2" for name in motion]) is msgspec.UNSET
+    )
 
 
 def test_a_header_holds_the_slice_times_of_eighty_slices_and_more_are_not_told():
