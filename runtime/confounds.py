@@ -2,14 +2,18 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from runtime.errors import RecordingError
 
 
 def confounds_from_table(
-    text: str, names: Sequence[str], volumes: int, file: Path
+    text: str,
+    names: Sequence[str],
+    volumes: int,
+    file: Path,
+    missing: Collection[int] = (),
 ) -> tuple[dict[str, float], ...]:
     """Return the named columns of every volume.
 
@@ -18,6 +22,7 @@ def confounds_from_table(
         names: The columns wanted.
         volumes: How many the run has.
         file: Where the text is from, for the message.
+        missing: Volumes whose line need hold no numbers; they have 0 for each.
 
     Raises:
         RecordingError: Another number of lines, or a value that is no number.
@@ -28,8 +33,10 @@ def confounds_from_table(
             f"{file}: expected {volumes} lines, one a volume, found {len(rows)}"
         )
     return tuple(
-        {name: _number(file, line, name, row) for name in names}
-        for line, row in enumerate(rows, start=2)
+        dict.fromkeys(names, 0.0)
+        if volume in missing
+        else {name: _number(file, volume + 2, name, row) for name in names}
+        for volume, row in enumerate(rows)
     )
 
 

@@ -133,7 +133,7 @@ class RecordedRun:
         """Read the named confounds of every volume.
 
         They are columns of ``_desc-confounds_timeseries.tsv`` beside the run, a line a
-        volume, as fMRIPrep writes them.
+        volume, as fMRIPrep writes them. A missing volume's are 0, whatever its line.
 
         Raises:
             RecordingError: The file or a column is missing, or holds no number.
@@ -142,7 +142,9 @@ class RecordedRun:
             return ({},) * self.volume_count
         stem = image_stem(self.file).removesuffix("_bold")
         file = self.file.with_name(f"{stem}_desc-confounds_timeseries.tsv")
-        return confounds_from_table(text_of(file), names, self.volume_count, file)
+        return confounds_from_table(
+            text_of(file), names, self.volume_count, file, self.missing
+        )
 
     def __iter__(self) -> Iterator[Shaped[np.ndarray, "x y z"]]:
         return iter(self.volumes())

@@ -100,6 +100,17 @@ def test_what_is_missing_need_not_be_finite(bids):  # noqa: F811
     np.testing.assert_array_equal(volumes[2], data[..., 2])
 
 
+def test_a_missing_volume_needs_no_confound(bids):  # noqa: F811
+    first, _ = sidecars(bids)
+    say_missing(first, [1])
+    table = first.name.replace("_bold.json", "_desc-confounds_timeseries.tsv")
+    first.with_name(table).write_text("resp\n0.5\nn/a\n" + "1.5\n" * 4)
+
+    told = open_recording(bids).runs[0].confounds(["resp"])
+
+    assert [line["resp"] for line in told] == [0.5, 0.0, 1.5, 1.5, 1.5, 1.5]
+
+
 @pytest.mark.parametrize(
     ("said", "found"),
     [
@@ -203,7 +214,10 @@ def test_each_voxels_response_is_chosen_without_the_missing_volumes(tmp_path, sp
 
 
 def test_a_trial_within_a_gap_is_said_to_be_left_out(gappy):
-    shown = shown_pictures(gappy).recording
-    assert without_beta(shown.runs, []).endswith(
+    shown = shown_pictures(gappy)
+
+    # What prepare-bids, train and evaluate print.
+    assert shown.left_out() == "3 of 124 volumes missing, as MissingVolumes says"
+    assert without_beta(shown.recording.runs, []).endswith(
         "too near to an end of their run or to missing volumes for a beta"
     )
