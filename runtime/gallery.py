@@ -35,6 +35,8 @@ MAX_GALLERY_BYTES: Final = 64 * 1024**2
 
 MOST_CHARACTERS: Final = 512
 """Of an id or a label: an outcome carries both, and holds no longer text."""
+UNCALIBRATED_TEMPERATURE: Final = 0.1
+"""Softmax temperature where a gallery has no calibration; its confidence is a guess."""
 
 Latents = Float32[np.ndarray, "items tokens width"]
 Images = UInt8[np.ndarray, "items rows columns 3"]
@@ -104,6 +106,15 @@ class Gallery:
                 "neuroflow export wrote beside this bundle"
             )
         return self.confidence
+
+    def temperature_for(self, bundle_sha256: str) -> float:
+        """Return the softmax temperature of a bundle's candidates.
+
+        Raises:
+            BundleError: The calibration was fitted for another bundle.
+        """
+        fitted = self.confidence_for(bundle_sha256)
+        return UNCALIBRATED_TEMPERATURE if fitted is None else fitted.temperature
 
 
 def _check_items(

@@ -44,9 +44,6 @@ from runtime.preprocess.smooth import voxel_sizes_mm
 from runtime.sealed import read_manifest
 from runtime.signing import Trust
 
-UNCALIBRATED_TEMPERATURE = 0.1
-"""Softmax temperature where a gallery has no calibration; its confidence is a guess."""
-
 
 def require_live(bundle_folder: Path) -> BetaEstimator | VolumeEstimator:
     """Refuse a bundle that cannot be served, from its manifest alone.
@@ -95,17 +92,12 @@ class RunDecoder(Closing):
         self.bundle, self.gallery, self.model = bundle, gallery, model
         self.overlay = overlay
         self._clock = clock
-        calibration = gallery.confidence_for(bundle.sha256)
         retrieval = Retrieval(
             gallery.latents,
             gallery.ids,
             gallery.labels,
             mean=bundle.latent_mean,
-            temperature=(
-                UNCALIBRATED_TEMPERATURE
-                if calibration is None
-                else calibration.temperature
-            ),
+            temperature=gallery.temperature_for(bundle.sha256),
         )
         gallery.let_go()  # searched in rows of its own
         self._mask = VoxelMask.from_volume(bundle.mask)

@@ -152,7 +152,7 @@ def serve_bundle(
                 trouble(
                     f"{bundle}: asks for confounds with every volume: "
                     f"{', '.join(told)}. play --confounds tells them; send tells none, "
-                    "and its volumes would all be INVALID"
+                    "and its runs are refused"
                 )
         if folder == overlay:
             require_overlay(bundle, overlay)

@@ -105,6 +105,8 @@ class Plan:
             slice_times_us=slice_times_us(times_s),
             updates=self.updates,
             late=self.late,
+            # No source has any: a bundle that asks for them refuses the run.
+            confound_names=(),
         )
 
     def patience_s(self, start: RunStart) -> float:

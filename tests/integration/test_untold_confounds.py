@@ -5,9 +5,11 @@ import pytest
 from bci_bridge.messages import RunStart, Volume
 from bci_bridge.places import INPUTS
 from bci_bridge.recording_reader import read_recording
+from bci_bridge.sources.driver import send_runs
 from runtime.errors import PeerError
 from tests.integration.served_model import write_recording
 from tests.integration.tiny import SHAPE, MeanDecoder
+from tests.scanned import Listed, plan, scanned
 from verbs.play import play_recording
 
 
@@ -49,3 +51,13 @@ def test_a_player_without_them_is_refused_before_any_volume(running, tmp_path):
     assert sum(isinstance(one, Volume) for one in said) == 4
     assert report.outcomes["VolumeOutcome"] == 4
     assert report.unused == {}
+
+
+def test_a_source_has_none_and_is_refused_before_any_volume(running, tmp_path):
+    server = running(Asking(), recording=str(tmp_path / "log"))
+    source = Listed(scanned(number) for number in range(5))
+    with pytest.raises(PeerError, match="WRONG_BUNDLE: confounds: expected resp with"):
+        send_runs(source, plan(), server.address, tell=print, spool=tmp_path / "spool")
+
+    assert server.stop().runs == 0
+    assert [path.name for path in (tmp_path / "spool").glob("*.spool")] == []

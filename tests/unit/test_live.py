@@ -32,9 +32,14 @@ from runtime.errors import (
     UsageError,
 )
 from runtime.estimator import BetaEstimator, ExternalEstimator, VolumeEstimator
-from runtime.gallery import Confidence, open_gallery, write_gallery
+from runtime.gallery import (
+    UNCALIBRATED_TEMPERATURE,
+    Confidence,
+    open_gallery,
+    write_gallery,
+)
 from runtime.graphs import SERVED
-from runtime.live import UNCALIBRATED_TEMPERATURE, RunDecoder, open_decoder
+from runtime.live import RunDecoder, open_decoder
 from runtime.model import open_model
 from runtime.patch_dct import PatchDct
 from runtime.preprocess import Hrf, VoxelMask

@@ -70,8 +70,8 @@ def test_what_a_bundle_asks_for_is_said_first_and_what_was_not_used_last(
     lines = capsys.readouterr().err.splitlines()
     assert (
         f"neuroflow: {model / 'bundle'}: asks for confounds with every volume: resp, "
-        "cardiac. play --confounds tells them; send tells none, and its volumes would "
-        "all be INVALID"
+        "cardiac. play --confounds tells them; send tells none, and its runs are "
+        "refused"
     ) in lines
     assert lines[-1] == (
         "neuroflow: 1 runs, 1 RunEnded, 9 VolumeOutcome (7 INVALID, 2 MISSING), "
