@@ -31,6 +31,7 @@ from runtime.held_folder import HeldFolder
 from runtime.manifest import Manifest
 from training.config import config_from_preset
 from verbs.bench_draw import Draw, drawn
+from verbs.bench_file import check_writable, keep
 from verbs.bench_machine import read_machine, read_moment, read_times
 from verbs.bench_options import (
     ENGINES,
@@ -57,11 +58,12 @@ class _Subject:
 
 
 def run_bench(options: Options, *, json_file: Path | None) -> None:
-    """Measure, print the tables, and keep the raw samples.
+    """Measure, keep the raw samples, and print the tables.
 
     Raises:
         UsageError: Neither or both of bundle and preset, an unknown engine, numbers
             that measure nothing.
+        ArtifactError: The samples' file cannot be written, or may not lie there.
         ConfigError: No such preset.
         BundleError: The bundle is not exactly what its manifest lists.
         BackendError: An engine is missing, fails or dies.
@@ -69,44 +71,18 @@ def run_bench(options: Options, *, json_file: Path | None) -> None:
     """
     check_options(options)
     if json_file is not None:
-        _check_writable(json_file)
+        check_writable(json_file)
     say = _progress()
     # Where this process is killed, the next one that makes such a folder removes it.
     with HeldFolder() as scratch:
         subject = _subject(options, scratch, say)
         result = _measure(options, subject, scratch, say)
-    # Before it is written, where a full disk would take the minutes with it.
-    print(report(result), flush=True)
-    if json_file is not None:
-        try:
-            json_file.write_bytes(encode_result(result))
-        except OSError as error:
-            raise ArtifactError(
-                f"{json_file}: expected to write the raw samples, found: "
-                f"{error.strerror}"
-            ) from error
-
-
-def _check_writable(file: Path) -> None:
-    """Refuse, before anything is measured, a file that cannot be written.
-
-    Raises:
-        ArtifactError: It is a folder, its folder is not there, or one may not.
-    """
-    if not file.absolute().parent.is_dir():
-        raise ArtifactError(
-            f"{file}: expected a folder to write it into, found none. Make it."
-        )
-    is_there = file.exists()
+    # Neither a full disk nor a reader that went away may take the minutes with it.
     try:
-        with file.open("ab"):
-            pass
-    except OSError as error:
-        raise ArtifactError(
-            f"{file}: expected a file that can be written, found: {error.strerror}"
-        ) from error
-    if not is_there:
-        file.unlink()
+        if json_file is not None:
+            keep(json_file, encode_result(result))
+    finally:
+        print(report(result), flush=True)
 
 
 def _progress() -> Callable[[str], None]:

@@ -54,10 +54,11 @@ def bench(
         compare: Two such files: say what changed, and measure nothing.
     """
     from verbs.bench import compare_files, run_bench
-    from verbs.bench_options import Options
+    from verbs.bench_options import Options, check_alone
     from verbs.bench_rounds import Plan
 
     if compare is not None:
+        check_alone(bundle=bundle, preset=preset, json=json)
         compare_files(*compare)
         return
     options = Options(

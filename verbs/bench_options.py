@@ -113,6 +113,22 @@ def check_options(options: Options) -> None:
             raise UsageError(f"{name}: expected 0 to 3600 seconds, found {amount:g}")
 
 
+def check_alone(*, bundle: Path | None, preset: str | None, json: Path | None) -> None:
+    """Refuse what a comparison would pass over without a word.
+
+    Raises:
+        UsageError: Naming it.
+    """
+    beside = {"BUNDLE": bundle, "--preset": preset, "--json": json}
+    found = [name for name, value in beside.items() if value is not None]
+    if found:
+        raise UsageError(
+            "bench: expected --compare alone, which measures nothing, found "
+            f"{' and '.join(found)} beside it. Measure with one line and compare with "
+            "another."
+        )
+
+
 def _check_most(name: str, value: int) -> None:
     if value > MOST.get(name, value):
         raise UsageError(f"{name}: expected at most {MOST[name]:,}, found {value:,}")
