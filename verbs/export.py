@@ -1,19 +1,30 @@
 """`neuroflow export`: two checkpoints to a bundle and a calibrated gallery."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from export.assemble import Precision, check_precisions
-from runtime.errors import CheckpointError, UsageError
+from runtime.errors import ArtifactError, CheckpointError, UsageError
 from runtime.estimator import ExternalEstimator
 from runtime.recording_bids import known_subject
 from runtime.solver import solver_from_name, time_grid
-from training.checkpoint import Checkpoint, load_neurovae, read_manifest
+from training.checkpoint import (
+    MANIFEST,
+    WEIGHTS,
+    Checkpoint,
+    load_neurovae,
+    read_manifest,
+)
 from training.data.store import open_trials
 from training.learned_from import LearnedFrom, check_note, noted_subject
 from verbs.pipeline import Built, calibrate, write_bundle, write_candidates
 from verbs.pipeline import export as export_built
 from verbs.prepared import candidates_from, ingredients_from
 from verbs.progress import Screen, screen
+from verbs.sealed_places import refuse_inside
 from verbs.train import ESTIMATOR, read_dataset, read_estimator
 
 
@@ -33,6 +44,7 @@ def export_checkpoints(
 
     Raises:
         UsageError: Neither a recording nor prepared trials, or both.
+        ArtifactError: A bundle or gallery is there, or OUT is no place for them.
         CheckpointError: A checkpoint is missing, damaged, of another model, or was
             trained on something else.
         ConfigError: No such solver, one that does not fit the path, no step, or
@@ -45,12 +57,13 @@ def export_checkpoints(
             "export: expected either --recording or --trials, "
             f"found {'neither' if recording is None else 'both'}"
         )
+    built = Built(vae, flow, out / "bundle", out / "gallery")
+    # All this before anything is estimated, which takes long.
+    _check_places(out, built)
     _, manifest = load_neurovae(vae)
-    # Before anything is estimated, which takes long.
     path = read_manifest(flow, "flow").config.flow_training.path
     solver_from_name(solver, path)
     time_grid(steps, "decode")
-    built = Built(vae, flow, out / "bundle", out / "gallery")
     with screen() as shown:
         if trials is not None:
             has_gallery = _from_trials(
@@ -103,8 +116,9 @@ def _from_recording(
         precisions=precisions,
         on_stage=shown.stage,
     )
-    shown.stage("calibrate the gallery's confidence")
-    calibrate(dataset, built, backend=backend)
+    with _both_or_none(built):
+        shown.stage("calibrate the gallery's confidence")
+        calibrate(dataset, built, backend=backend)
 
 
 def _from_trials(
@@ -135,12 +149,47 @@ def _from_trials(
         shown.say(f"betas of {origin.estimator.name}: no server can compute them")
         shown.say("no gallery, and serve will refuse; see evaluate --trials")
         return False
-    candidates = candidates_from(trials)
-    shown.stage("calibrate the gallery's confidence")
-    if candidates.calibration is None:
-        shown.say("no trials of split calibration: confidences are a guess")
-    write_candidates(candidates, built, backend=backend)
+    with _both_or_none(built):
+        candidates = candidates_from(trials)
+        shown.stage("calibrate the gallery's confidence")
+        if candidates.calibration is None:
+            shown.say("no trials of split calibration: confidences are a guess")
+        write_candidates(candidates, built, backend=backend)
     return True
+
+
+def _check_places(out: Path, built: Built) -> None:
+    """Refuse a place where a bundle and its gallery cannot lie, or should not.
+
+    Raises:
+        ArtifactError: Naming it, with the remedy.
+    """
+    for place in (built.bundle, built.gallery):
+        if os.path.lexists(place):
+            raise ArtifactError(
+                f"{place}: expected no such folder yet, found one. Move it away, or "
+                "name another --out."
+            )
+    if all((out / name).is_file() for name in (MANIFEST, WEIGHTS)):
+        raise ArtifactError(
+            f"{out}: expected a folder for bundle and gallery, found a checkpoint. "
+            "Name another --out."
+        )
+    refuse_inside(built.bundle)
+
+
+@contextmanager
+def _both_or_none(built: Built) -> Iterator[None]:
+    """Remove the bundle where its gallery is not finished, or it bars the next try.
+
+    Entered once the bundle is there, so that it is this export's own.
+    """
+    try:
+        yield
+    except BaseException:
+        for place in (built.gallery, built.bundle):
+            shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 def _check_origin(built: Built, origin: LearnedFrom) -> None:
