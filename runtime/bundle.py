@@ -36,6 +36,7 @@ from runtime.manifest import (
     TensorSpec,
     TrainingSpec,
     Voxels,
+    check_judged,
     decode_manifest,
     encode_manifest,
 )
@@ -202,7 +203,11 @@ def _check_header(path: Path, file: str) -> None:
 
 
 def open_bundle(
-    folder: str | Path, cache: str | Path | None = None, *, trust: Trust = None
+    folder: str | Path,
+    cache: str | Path | None = None,
+    *,
+    trust: Trust = None,
+    is_drawn: bool = False,
 ) -> Bundle:
     """Verify a bundle and open its private copy.
 
@@ -211,10 +216,13 @@ def open_bundle(
         cache: Folder of mode 0700 that keeps verified copies by content, not one of
             engines; None copies to a temporary folder that `Bundle.close` removes.
         trust: Whose signature is demanded; None demands none.
+        is_drawn: A benchmark's, of drawn weights: export has not judged it, and it has
+            no gates.
 
     Raises:
-        BundleError: The folder is not exactly what its manifest lists, or not signed
-            as demanded.
+        BundleError: The folder is not exactly what its manifest lists, not signed as
+            demanded, or has a gate that is not kept, or graphs of fewer bits and no
+            gates of theirs.
         ArtifactError: There is no room for the copy.
         UsageError: A folder is named by no path.
     """
@@ -225,6 +233,8 @@ def open_bundle(
     # Before a word of it is believed.
     signer = signer_of(data, read_signature(folder), what=folder.name, trust=trust)
     manifest = decode_manifest(data)
+    if not is_drawn:
+        check_judged(manifest)
     sha256 = hashlib.sha256(data).hexdigest()
     copy = copy_verified(folder, MANIFEST, manifest.files, name=sha256, cache=cache)
     try:

@@ -3,6 +3,8 @@
 Pure: bytes in, structs out. `runtime.bundle` reads files.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
@@ -139,6 +141,15 @@ class GateSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     precision: GraphPrecision = "f32"
     """Of the graphs that reached it."""
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether `reached` is within `limit`; what is not finite never is."""
+        if not (math.isfinite(self.limit) and math.isfinite(self.reached)):
+            return False
+        if self.metric == "cosine":
+            return self.reached >= self.limit
+        return self.reached <= self.limit
+
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that a bundle says about itself."""
@@ -223,6 +234,7 @@ def decode_manifest(data: bytes) -> Manifest:
             f"{MANIFEST}: voxels.units: expected {units} as the estimator's, "
             f"found {manifest.voxels.units}"
         )
+    _check_kept(manifest.gates)
     listed = {spec.path for spec in manifest.files}
     named = {graph.file for graph in manifest.graphs} | {TENSORS, GOLDEN}
     if unlisted := named - listed:
@@ -231,6 +243,40 @@ def decode_manifest(data: bytes) -> Manifest:
             "found them missing"
         )
     return manifest
+
+
+def _check_kept(gates: Sequence[GateSpec]) -> None:
+    for gate in gates:
+        if not gate.is_kept:
+            word = "at least" if gate.metric == "cosine" else "at most"
+            raise BundleError(
+                f"{MANIFEST}: gates: {gate.name}: expected {gate.metric} {word} "
+                f"{gate.limit:g}, found {gate.reached:g}. Export the bundle again."
+            )
+
+
+def check_judged(manifest: Manifest) -> None:
+    """Refuse graphs of fewer bits that no gate was recorded for.
+
+    A rig has golden vectors to hold them against, but neither the stressed field nor
+    retrieval: of those the manifest is all the evidence.
+
+    Raises:
+        BundleError: Naming the precision and what is not recorded of it.
+    """
+    passed = {(gate.precision, gate.metric) for gate in manifest.gates}
+    for precision in dict.fromkeys(graph.precision for graph in manifest.graphs):
+        if precision == "f32":
+            # Of each map and step the golden vectors are as strict as its gates.
+            continue
+        wanted = ("cosine", "lost" if precision in EIGHT_BITS else "rel_l2")
+        missing = [name for name in wanted if (precision, name) not in passed]
+        if missing:
+            raise BundleError(
+                f"{MANIFEST}: gates: expected {' and '.join(wanted)} of the graphs in "
+                f"{precision}, found no {' and no '.join(missing)}. Export the bundle "
+                "again."
+            )
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -129,7 +129,8 @@ def _measure(
 ) -> Result:
     cache = scratch / "cache"
     cache.mkdir(mode=0o700)
-    with open_bundle(subject.bundle, cache) as bundle:
+    is_drawn = subject.weights is not None
+    with open_bundle(subject.bundle, cache, is_drawn=is_drawn) as bundle:
         manifest: Manifest = bundle.manifest
         components = len(bundle.feature_space().whitening.components)
         # The weights of a preset are drawn, and its bundle is another every day.

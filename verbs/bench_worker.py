@@ -65,7 +65,10 @@ def _orders(lines: BinaryIO) -> Iterator[Order]:
 
 def _replies(job: Job, lines: BinaryIO, stack: ExitStack) -> Iterator[Reply]:
     cache = None if job.cache is None else Path(job.cache)
-    bundle = stack.enter_context(open_bundle(Path(job.bundle), cache))
+    is_drawn = job.weights is not None
+    bundle = stack.enter_context(
+        open_bundle(Path(job.bundle), cache, is_drawn=is_drawn)
+    )
     if job.kind == "serve":
         said: list[str] = []
         engines = None

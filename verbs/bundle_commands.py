@@ -70,7 +70,8 @@ def verify(
         bundle: A bundle's folder.
         overlay: The day's overlay; must be whole, and this bundle's.
         backend: Engine library; reference computes in float64, for small bundles.
-        precision: Of the arithmetic; every map and step must pass its gate.
+        precision: Of the arithmetic; every map and step must pass its gate;
+            those of chains and retrieval are not asked again.
         json: Print JSON.
     """
     from verbs.verify import verify_bundle

@@ -113,7 +113,12 @@ def _lines(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         ("graphs", ", ".join(_title(graph) for graph in manifest.graphs)),
         ("files", f"{len(manifest.files)}, {size:.1f} MB"),
-        ("parity", f"relative L2 at worst {parity}, {len(manifest.gates)} gates"),
+        (
+            "parity",
+            f"relative L2 at worst {parity}, {len(manifest.gates)} gates"
+            if manifest.gates
+            else "no gates recorded",
+        ),
     ]
 
 

@@ -1,4 +1,8 @@
-"""`neuroflow verify`: the export's gate once more, on this machine, without torch."""
+"""`neuroflow verify`: gates of the export once more, on this machine, without torch.
+
+Those of each map and each step; of the chains of all maps, the stressed field and
+retrieval the manifest says what was reached.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

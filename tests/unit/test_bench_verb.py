@@ -16,6 +16,7 @@ from runtime.bundle import open_bundle
 from runtime.errors import ParityError
 from runtime.estimator import VolumeEstimator
 from runtime.model import Model
+from tests.models import SYNTHETIC, export, random_model
 from training.config import PRESETS
 from training.sit import SiT
 from verbs.bench_engines import open_stages, with_evaluations
@@ -42,10 +43,14 @@ def preset(tmp_path_factory):
     return out
 
 
-def test_a_bundle_is_measured_from_the_command_line(
-    preset, tmp_path, monkeypatch, capsys
-):
-    bundle, file = preset / "bundle", tmp_path / "a.json"
+def test_a_bundle_is_measured_from_the_command_line(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "a.json"
+    bundle = export(
+        random_model(),
+        tmp_path / "bundle",
+        backbone=SYNTHETIC,
+        precisions=("f32", "int8"),
+    )
     quick = ["--rounds", "6", "--seconds", "0.02", "--tr", "0.02", "--volumes", "20"]
     line = ["neuroflow", "bench", str(bundle), "--backend", "ort", "--threads", "1"]
     quick += ["--against", "ort:int8"]
@@ -88,7 +93,7 @@ def test_a_bundle_is_measured_from_the_command_line(
 )
 def test_a_generated_bundle_is_one_that_every_engine_agrees_on(preset, peer, precision):
     who = Who(peer=peer, precision=precision, threads=1)
-    with open_bundle(preset / "bundle") as bundle:
+    with open_bundle(preset / "bundle", is_drawn=True) as bundle:
         # Held against the golden vectors of ONNX Runtime, or it would not open.
         stages = open_stages(bundle, Job(kind="stages", who=who, bundle=""))
         for name, call in stages.calls.items():
@@ -112,7 +117,7 @@ def test_beside_a_flow_in_8_bits_the_other_maps_are_held_to_float32(
     monkeypatch.setattr(Model, "_run", off)
     who = Who(peer=peer, precision="int8", threads=1)
     with (
-        open_bundle(preset / "bundle") as bundle,
+        open_bundle(preset / "bundle", is_drawn=True) as bundle,
         pytest.raises(ParityError) as caught,
     ):
         open_stages(bundle, Job(kind="stages", who=who, bundle=""))
@@ -126,7 +131,7 @@ def test_beside_a_flow_in_8_bits_the_other_maps_are_held_to_float32(
 def test_a_whole_volume_is_measured_with_and_without_an_answer_due(
     preset, stage, answers
 ):
-    with open_bundle(preset / "bundle") as bundle:
+    with open_bundle(preset / "bundle", is_drawn=True) as bundle:
         stages = open_stages(bundle, Job(kind="stages", who=WHO, bundle="", gallery=3))
         # More than a run has: another begins.
         for _ in range(80):
@@ -139,7 +144,7 @@ def test_a_whole_volume_is_measured_with_and_without_an_answer_due(
 
 
 def test_a_volume_bundles_every_volume_has_an_answer_due(preset):
-    with open_bundle(preset / "bundle") as beta:
+    with open_bundle(preset / "bundle", is_drawn=True) as beta:
         estimator = VolumeEstimator(warming_volumes=2)
         manifest = msgspec.structs.replace(beta.manifest, estimator=estimator)
         bundle = dataclasses.replace(beta, manifest=manifest)
@@ -162,7 +167,7 @@ def test_the_flow_is_measured_as_it_is_served_and_its_step_by_itself(
     monkeypatch.setattr(
         OrtEngine, "run", lambda e, x: called.append(set(x)) or run(e, x)
     )
-    with open_bundle(preset / "bundle") as bundle:
+    with open_bundle(preset / "bundle", is_drawn=True) as bundle:
         stages = open_stages(bundle, Job(kind="stages", who=WHO, bundle="", gallery=3))
         for name, wanted in (
             ("served flow", [{"z_n"}]),
@@ -194,7 +199,7 @@ def torch_job(preset, peer, precision):
     ],
 )
 def test_torch_computes_what_the_engines_compute(preset, peer, precision, limit):
-    with open_bundle(preset / "bundle") as bundle:
+    with open_bundle(preset / "bundle", is_drawn=True) as bundle:
         wanted = bundle.golden()["z_v"][0] - bundle.latent_mean
         # Held against the golden vectors of every stage, or it would not open.
         stages = open_torch(bundle, torch_job(preset, peer, precision))
@@ -218,7 +223,7 @@ def test_torch_is_converted_as_a_whole_and_by_autocast_not_at_all(preset, monkey
             kinds.append({p.dtype for p in field.parameters()}) or forward(field, z, t)
         ),
     )
-    with open_bundle(preset / "bundle") as bundle:
+    with open_bundle(preset / "bundle", is_drawn=True) as bundle:
         for peer, kind in (
             ("torch", torch.bfloat16),
             ("torch-autocast", torch.float32),
@@ -232,7 +237,7 @@ def test_torch_that_computes_something_else_is_not_measured(preset, monkeypatch)
     monkeypatch.setattr(SiT, "forward", lambda *a: 1.2 * forward(*a))
 
     with (
-        open_bundle(preset / "bundle") as bundle,
+        open_bundle(preset / "bundle", is_drawn=True) as bundle,
         pytest.raises(ParityError) as caught,
     ):
         open_torch(bundle, torch_job(preset, "torch", "bf16"))
@@ -244,7 +249,7 @@ def test_torch_that_computes_something_else_is_not_measured(preset, monkeypatch)
 
 
 def test_a_flow_of_n_evaluations_costs_n_evaluations(preset, monkeypatch):
-    with open_bundle(preset / "bundle") as bundle:
+    with open_bundle(preset / "bundle", is_drawn=True) as bundle:
         stages = open_stages(bundle, Job(kind="stages", who=WHO, bundle=""))
         called = []
         from runtime.engines.ort import OrtEngine
@@ -261,7 +266,7 @@ def test_a_flow_of_n_evaluations_costs_n_evaluations(preset, monkeypatch):
 
 
 def test_sizes_are_known_where_the_configuration_is_the_presets(preset):
-    with open_bundle(preset / "bundle") as bundle:
+    with open_bundle(preset / "bundle", is_drawn=True) as bundle:
         manifest = bundle.manifest
     other = msgspec.structs.replace(
         manifest,
@@ -296,6 +301,7 @@ def test_a_start_from_cache_builds_no_engine_again(preset, tmp_path):
         bundle=str(preset / "bundle"),
         cache=str(folders[0]),
         engines=str(folders[1]),
+        weights=str(preset / "weights"),
     )
 
     def start():
