@@ -205,6 +205,7 @@ def _measure(
         sizes=sizes,
         bundle_sha256=sha256,
         solver=manifest.flow.solver,
+        estimator=manifest.estimator,
         gallery=options.gallery,
         decode_evaluations=evaluations,
         machine=machine,

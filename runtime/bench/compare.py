@@ -1,7 +1,8 @@
 """What changed between two runs beyond the noise. Pure."""
 
-from collections.abc import Collection, Sequence
-from typing import Literal
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -10,9 +11,14 @@ from runtime.bench.result import Result, Who
 from runtime.bench.statistics import Interval, median_interval
 from runtime.bench.work import Work
 from runtime.errors import UsageError
+from runtime.estimator import Estimator
 
 Verdict = Literal["faster", "slower", "within the noise", "too few rounds"]
 Unit = Literal["ms", "x limit"]
+_LONGEST: Final = 60
+"""Of a setting that is shown; a library of responses is named by its hash."""
+Fact = tuple[str, object, object, str]
+"""What must agree, of the run before and after, and the remedy."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,7 +112,7 @@ def _check_alike(before: Result, after: Result) -> None:
         UsageError: Naming what differs, in which runs, and the remedy.
     """
     model = "Measure the same preset or bundle"
-    facts = [
+    facts: list[Fact] = [
         ("evaluations", before.decode_evaluations, after.decode_evaluations, model),
         # A file of before does not say its solver.
         ("solver", before.solver or after.solver, after.solver or before.solver, model),
@@ -118,6 +124,11 @@ def _check_alike(before: Result, after: Result) -> None:
         for stage, work in before.work.items()
         if stage in after.work
     ]
+    if before.estimator is not None and after.estimator is not None:
+        facts += [
+            (what, was, now, "Measure bundles of the same estimator")
+            for what, was, now in _settings(before.estimator, after.estimator)
+        ]
     if not _is_one_model(before, after):
         facts = [("model", _model(before, after), _model(after, before), model)]
     for what, was, now, remedy in facts:
@@ -126,6 +137,29 @@ def _check_alike(before: Result, after: Result) -> None:
                 f"compare: expected two runs of the same work, found {what} {was} "
                 f"before and {now} after. {remedy}."
             )
+
+
+def _settings(before: Estimator, after: Estimator) -> Iterator[tuple[str, str, str]]:
+    """Yield what decides the work of a volume: kind of input, smoothing, motion."""
+    settings: list[dict[str, Any]] = [
+        msgspec.to_builtins(one) for one in (before, after)
+    ]
+    kinds = [one.pop("type") for one in settings]
+    yield ("input and estimator", *kinds)
+    for name in dict.fromkeys([*settings[0], *settings[1]]):
+        was, now = (_shown(one.get(name)) for one in settings)
+        yield f"estimator.{name}", was, now
+
+
+def _shown(setting: object) -> str:
+    if setting is None:
+        return "none"
+    if isinstance(setting, dict):
+        return f"({', '.join(f'{name} {value}' for name, value in setting.items())})"
+    data = msgspec.json.encode(setting)
+    if len(data) > _LONGEST:
+        return f"sha256 {hashlib.sha256(data).hexdigest()[:12]}"
+    return data.decode()
 
 
 def _amount(work: Work) -> str:

@@ -13,6 +13,7 @@ from runtime.bench.machine import Machine, Moment
 from runtime.bench.statistics import check_counts
 from runtime.bench.work import BYTES_OF, Count, OrNone, Sizes, Work
 from runtime.errors import ArtifactError, UsageError
+from runtime.estimator import Estimator
 from runtime.timing import Paced
 
 SCHEMA: Final = "neuroflow.bench/1"
@@ -134,6 +135,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drawn, and in files of before."""
     solver: str | None = None
     """Of the decode direction; None in files of before."""
+    estimator: Estimator | None = None
+    """How the input is made of volumes; None in files of before."""
     gallery: Count
     """Items that the heads search."""
     decode_evaluations: Count

@@ -1,5 +1,7 @@
 """Runs that measured different work are refused; other weights are told."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -8,6 +10,8 @@ from runtime.bench.result import decode_result, encode_result
 from runtime.bench.table import comparison
 from runtime.bench.work import Work
 from runtime.errors import UsageError
+from runtime.estimator import BetaEstimator, ExternalEstimator, VolumeEstimator
+from runtime.preprocess.motion_settings import Motion
 from tests.bench_results import OURS, result
 from tests.unit.test_bench_work import PAPER
 
@@ -65,6 +69,66 @@ def test_other_work_is_neither_slower_nor_faster(fields, found, remedy):
     assert str(caught.value) == (
         f"compare: expected two runs of the same work, found {found}. {remedy}"
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        (
+            BetaEstimator(),
+            VolumeEstimator(),
+            "input and estimator beta before and volume after",
+        ),
+        (
+            BetaEstimator(),
+            ExternalEstimator(name="a", detail="b", normalisation="pooled-train"),
+            "input and estimator beta before and external after",
+        ),
+        (
+            VolumeEstimator(),
+            VolumeEstimator(smoothing_fwhm_mm=6.0),
+            "estimator.smoothing_fwhm_mm none before and 6.0 after",
+        ),
+        (
+            BetaEstimator(motion=Motion(fwhm_mm=4.0)),
+            BetaEstimator(),
+            "estimator.motion (fwhm_mm 4.0, interpolation cubic, spike_mm 0.5, "
+            "reposition_mm 3.0, min_overlap 0.8) before and none after",
+        ),
+        (
+            BetaEstimator(noise_shrinkage=0.5),
+            BetaEstimator(),
+            "estimator.noise_shrinkage 0.5 before and none after",
+        ),
+    ],
+)
+def test_volumes_that_are_estimated_otherwise_are_other_work(before, after, found):
+    with pytest.raises(UsageError) as caught:
+        compare(of(estimator=before), of(estimator=after, bundle_sha256=B))
+
+    assert str(caught.value) == (
+        f"compare: expected two runs of the same work, found {found}. Measure bundles "
+        "of the same estimator."
+    )
+
+
+def test_one_estimator_is_compared_and_kept_over_a_round_trip():
+    one = of(estimator=BetaEstimator(motion=Motion(), smoothing_fwhm_mm=6.0))
+
+    again = decode_result(encode_result(one), "a.json")
+
+    assert again == one
+    assert compare(one, again).notes == ()
+
+
+@pytest.mark.parametrize("name", ["latency", "latency_avx2", "latency_before"])
+def test_files_that_say_no_estimator_are_compared_with_those_that_do(name):
+    file = Path(__file__).parents[2] / "docs" / f"{name}.json"
+    old = decode_result(file.read_bytes(), file.name)
+    new = msgspec.structs.replace(old, estimator=BetaEstimator())
+
+    assert compare(old, new).changes
+    assert compare(new, old).changes
 
 
 def test_one_bundle_is_itself_under_another_name():

@@ -16,7 +16,7 @@ from runtime.bundle import open_bundle
 from runtime.errors import ParityError
 from runtime.estimator import VolumeEstimator
 from runtime.model import Model
-from tests.models import SYNTHETIC, export, random_model
+from tests.models import BETAS, SYNTHETIC, export, random_model
 from training.config import PRESETS
 from training.sit import SiT
 from verbs.bench_engines import open_stages, with_evaluations
@@ -68,6 +68,7 @@ def test_a_bundle_is_measured_from_the_command_line(tmp_path, monkeypatch, capsy
     assert result.paced[0].paced.latency_ns[19] > 0
     assert result.processes[0].resident_bytes > 10 * 2**20
     assert result.machine.cores >= 1
+    assert result.estimator == BETAS
     assert {str(who) for _, who in values(result)} == {
         "ort f32, 1 thread", "ort int8, 1 thread",
     }  # fmt: skip
