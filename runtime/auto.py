@@ -8,11 +8,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from runtime.bundle import Bundle
+from runtime.engine import Precision
 from runtime.engines.cache import EngineCache
 from runtime.engines.choice import Candidate, Choice, Measured, choose
-from runtime.errors import BackendError, ParityError
-from runtime.graphs import SERVED
+from runtime.errors import BackendError, BundleError, ParityError
+from runtime.graphs import SERVED, flow_graphs, graph_of
 from runtime.manifest import Manifest
 from runtime.model import Model, open_model
 
@@ -73,6 +76,10 @@ def choose_engine(
     """
     measured = []
     for one in candidates_of(bundle.manifest) if candidates is None else candidates:
+        trouble = _absent(bundle.manifest, one)
+        if trouble:
+            measured.append(Measured(candidate=one, trouble=trouble))
+            continue
         try:
             model = opened(
                 bundle, one.backend, one.precision, threads, cache=cache, parts=SERVED
@@ -89,6 +96,20 @@ def choose_engine(
         finally:
             model.close()
     return choose(measured)
+
+
+def _absent(manifest: Manifest, one: Candidate) -> str:
+    """Say which graph a candidate would lack; empty where it has all.
+
+    A graph that is there and not sound is no reason to take another: it is raised.
+    """
+    precision = msgspec.convert(one.precision, Precision)
+    try:
+        for name in ("encoder", *flow_graphs(one.backend, parts=SERVED)):
+            graph_of(manifest, name, one.backend, precision)
+    except (BackendError, BundleError) as error:
+        return str(error)
+    return ""
 
 
 def _median_s(model: Model, bundle: Bundle, clock: Callable[[], int]) -> float:

@@ -232,7 +232,7 @@ def open_bundle(
     data = read_manifest(folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
     # Before a word of it is believed.
     signer = signer_of(data, read_signature(folder), what=folder.name, trust=trust)
-    manifest = decode_manifest(data)
+    manifest = decode_manifest(data, str(folder / MANIFEST))
     if not is_drawn:
         check_judged(manifest)
     sha256 = hashlib.sha256(data).hexdigest()

@@ -192,7 +192,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             else f"{graph.name} {graph.precision}"
             for graph in self.graphs
         )
-        raise BundleError(f"{MANIFEST}: expected a graph {wanted}, found {names}")
+        remedy = "Export the bundle again."
+        if precision != "f32":
+            remedy = (
+                f"Export it with --precisions f32 {precision}, or choose another "
+                "precision."
+            )
+        raise BundleError(
+            f"{MANIFEST}: expected a graph {wanted}, found {names}. {remedy}"
+        )
 
 
 def affine_rows(affine: Shaped[np.ndarray, "rows columns"]) -> Affine:
@@ -214,14 +222,18 @@ def input_kind(estimator: Estimator) -> InputKind:
     return "volume" if isinstance(estimator, VolumeEstimator) else "beta"
 
 
-def decode_manifest(data: bytes) -> Manifest:
+def decode_manifest(data: bytes, what: str = MANIFEST) -> Manifest:
     """Decode and check a manifest.
+
+    Args:
+        data: Its bytes.
+        what: The file, for the message.
 
     Raises:
         BundleError: Not JSON, an unknown or missing field, a key said twice, or
             statements that contradict each other.
     """
-    manifest = decode_once(data, Manifest, MANIFEST)
+    manifest = decode_once(data, Manifest, what)
     kind = input_kind(manifest.estimator)
     if kind != manifest.input_kind:
         raise BundleError(

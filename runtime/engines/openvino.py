@@ -85,7 +85,8 @@ def check_precision(precision: Precision, capabilities: Sequence[str]) -> None:
     """
     if precision not in ("f32", "bf16"):
         raise BackendError(
-            f"openvino: expected precision f32 or bf16 on the CPU, found {precision}"
+            f"openvino: expected precision f32 or bf16 on the CPU, found {precision}. "
+            "Choose one of these, or another backend."
         )
     if precision == "bf16" and "BF16" not in capabilities:
         raise BackendError(

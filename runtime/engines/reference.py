@@ -156,7 +156,8 @@ def open_engine(
     """Load a graph to be evaluated in float64; see `runtime.engine.open_engine`."""
     if precision != "f32":
         raise BackendError(
-            f"reference: expected precision f32, computed in float64, found {precision}"
+            "reference: expected precision f32, computed in float64, found "
+            f"{precision}. Export the bundle in that precision, or choose f32."
         )
     found = read_onnx(path.read_bytes(), graph.file)
     return ReferenceEngine(Evaluation(found, path.parent, graph.file), graph)

@@ -267,7 +267,8 @@ def test_a_bundle_without_integers_says_so(bundle):
             graph_of(manifest, name, "ort", "int8")
         assert str(caught.value) == (
             "manifest.json: expected a graph step in int8, found encoder, decoder, "
-            "step, decode_flow, encode_flow"
+            "step, decode_flow, encode_flow. Export it with --precisions f32 int8, or "
+            "choose another precision."
         )
 
 

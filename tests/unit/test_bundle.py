@@ -291,7 +291,7 @@ def test_a_key_that_is_said_twice_is_refused(folder):
     (folder / MANIFEST).write_text(text)
 
     assert refusal(folder) == (
-        "manifest.json: expected every key once, found 'subject' twice"
+        f"{folder}/manifest.json: expected every key once, found 'subject' twice"
     )
 
 
@@ -313,7 +313,23 @@ def test_an_unknown_field_of_the_manifest_is_refused(folder):
     text = (folder / MANIFEST).read_text().replace('"subject"', '"latnet": 1,"subject"')
     (folder / MANIFEST).write_text(text)
 
-    assert refusal(folder) == ("manifest.json: Object contains unknown field `latnet`")
+    assert refusal(folder) == (
+        f"{folder}/manifest.json: expected fields that this version knows, found "
+        "unknown field `latnet`. Perhaps it is of another version of neuroflow-rt: use "
+        "that one, or make it again with this one."
+    )
+
+
+def test_a_manifest_of_another_version_is_told_with_what_to_do(folder):
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(
+        text.replace('"schema_version": 1', '"schema_version": 2')
+    )
+
+    assert refusal(folder) == (
+        f"{folder}/manifest.json: schema_version: expected 1, found 2. It is of "
+        "another version of neuroflow-rt: use that one, or make it again with this one."
+    )
 
 
 def test_a_manifest_is_the_same_bytes_after_a_round_trip(folder):

@@ -432,7 +432,8 @@ def test_a_precision_that_openvino_has_not_is_refused():
         check_precision("f16", ("FP32", "FP16"))
 
     assert str(caught.value) == (
-        "openvino: expected precision f32 or bf16 on the CPU, found f16"
+        "openvino: expected precision f32 or bf16 on the CPU, found f16. Choose one of "
+        "these, or another backend."
     )
 
 

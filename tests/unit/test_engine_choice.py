@@ -1,5 +1,6 @@
 """The engine that a rig takes is measured, and has others behind it."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -342,6 +343,41 @@ def test_a_bundle_chooses_among_engines_that_give_its_golden_vectors():
     assert choice.reasons[0] == "reference f32: 7 ms a sample, not taken"
     assert choice.reasons[2].startswith("ort f32: 2 ms a sample, taken")
     assert closed == ["reference", "ort"]
+
+
+@pytest.mark.slow
+def test_a_candidate_whose_graph_is_absent_is_passed_over_and_said():
+    with open_bundle(tiny_bundle()) as bundle:
+        unrolled = [
+            msgspec.structs.replace(graph, precision="int8")
+            for graph in bundle.manifest.graphs
+            if graph.name in ("decode_flow", "encode_flow")
+        ]
+        graphs = (*bundle.manifest.graphs, *unrolled)
+        manifest = msgspec.structs.replace(bundle.manifest, graphs=graphs)
+        choice = choose_engine(
+            dataclasses.replace(bundle, manifest=manifest),
+            threads=1,
+            clock=FakeClock(),
+            candidates=[Candidate("openvino", "int8"), ORT],
+        )
+
+    assert choice.order == (ORT,)
+    assert choice.reasons[0] == (
+        "openvino int8: not taken: manifest.json: expected a graph step in int8, found "
+        "encoder, decoder, step, decode_flow, encode_flow, decode_flow int8, "
+        "encode_flow int8. Export it with --precisions f32 int8, or choose another "
+        "precision."
+    )
+
+
+@pytest.mark.slow
+def test_a_graph_that_is_there_and_not_sound_is_no_reason_to_take_another():
+    def damaged(*_, **__):
+        raise BundleError("graphs/step.onnx: expected an ONNX graph, found none")
+
+    with open_bundle(tiny_bundle()) as bundle, pytest.raises(BundleError):
+        choose_engine(bundle, threads=1, clock=FakeClock(), opened=damaged)
 
 
 @pytest.mark.slow

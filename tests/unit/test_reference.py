@@ -494,7 +494,8 @@ def test_another_precision_is_refused(tmp_path):
         )
 
     assert str(caught.value) == (
-        "reference: expected precision f32, computed in float64, found bf16"
+        "reference: expected precision f32, computed in float64, found bf16. Export "
+        "the bundle in that precision, or choose f32."
     )
 
 
