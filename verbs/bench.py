@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import final
 
 import msgspec
+from msgspec.structs import replace
 
-from runtime.bench.compare import compare
+from bci_bridge.printable import printable
+from runtime.bench.compare import Comparison, compare
 from runtime.bench.machine import steal_share
 from runtime.bench.result import (
     Limits,
@@ -26,7 +28,9 @@ from runtime.bench.result import (
 from runtime.bench.table import comparison, report
 from runtime.bench.work import Sizes
 from runtime.bundle import open_bundle
+from runtime.engine import Precision
 from runtime.errors import ArtifactError
+from runtime.graphs import map_limits
 from runtime.held_folder import HeldFolder
 from runtime.manifest import Manifest
 from training.config import config_from_preset
@@ -97,14 +101,14 @@ def _progress() -> Callable[[str], None]:
 
 def _subject(options: Options, scratch: Path, say: Callable[[str], None]) -> _Subject:
     if options.bundle is not None:
-        return _Subject(f"bundle {options.bundle.name}", options.bundle)
+        return _Subject(f"bundle {printable(options.bundle.name)}", options.bundle)
     name = options.preset or ""
     config = config_from_preset(name)
     say(f"draw and export a model of preset {name}")
     subject = f"preset {name}"
     if options.depth is not None:
-        flow = msgspec.structs.replace(config.flow, depth=options.depth)
-        config = msgspec.structs.replace(config, flow=flow)
+        flow = replace(config.flow, depth=options.depth)
+        config = replace(config, flow=flow)
         subject += f" with {options.depth} blocks"
     out = scratch / "preset"
     out.mkdir()
@@ -148,6 +152,10 @@ def _measure(
         for peer, precision in pairs
     ]
     ours = [who for who in whos if (who.peer, who.precision) == pairs[0]]
+    for who in whos:
+        if who.peer in ENGINES:
+            # Whether the bundle has its graphs.
+            map_limits(manifest, who.peer, msgspec.convert(who.precision, Precision))
     check_gallery(
         options.gallery,
         manifest.latent.tokens * manifest.latent.width,
@@ -288,7 +296,18 @@ def compare_files(before: Path, after: Path) -> None:
         UsageError: They did not measure the same work.
     """
     results = [decode_result(_read(file), str(file)) for file in (before, after)]
-    print(comparison(compare(*results)), end="")
+    print(comparison(_printable(compare(*results))), end="")
+
+
+def _printable(found: Comparison) -> Comparison:
+    """Write out what a terminal would obey in names that others' files gave."""
+    named = (replace(one, name=printable(one.name)) for one in found.changes)
+    return replace(
+        found,
+        changes=tuple(named),
+        missing=tuple(map(printable, found.missing)),
+        notes=tuple(map(printable, found.notes)),
+    )
 
 
 def _read(file: Path) -> bytes:

@@ -8,7 +8,7 @@ from typing import Final, final
 
 import msgspec
 
-from runtime.bench.result import AUTOCAST, TORCH
+from runtime.bench.result import AUTOCAST, COMPILED, EAGER, TORCH
 from runtime.bench.statistics import check_counts
 from runtime.bench.work import BYTES_OF
 from runtime.engine import Precision
@@ -19,8 +19,23 @@ from verbs.bench_rounds import Plan
 
 ENGINES: Final = ("openvino", "ort", "ort_cuda", "tensorrt", "reference")
 PEERS: Final = (*ENGINES, *TORCH)
-_TYPED: Final = ("ort_cuda", "tensorrt")
-"""Compute half only where the graph is written in it."""
+_ALL: Final = tuple(BYTES_OF)
+COMPUTES: Final = MappingProxyType(
+    {
+        "openvino": ("f32", "bf16", "int8"),
+        "ort": ("f32", "f16", "int8", "fp8"),
+        "ort_cuda": ("f32", "f16", "bf16", "int8"),
+        "tensorrt": _ALL,
+        "reference": _ALL,
+        EAGER: ("f32", "bf16"),
+        COMPILED: ("f32", "bf16"),
+        AUTOCAST: ("bf16",),
+    }
+)
+"""Precisions of each, some of them only as a graph is written; whether this machine has
+the library, the device or the instructions is seen when it is opened."""
+_TYPED: Final = ("ort_cuda", "tensorrt", "reference")
+"""Compute bf16 only where the graph is written in it."""
 EVALUATIONS: Final = (1, 5, 10, 20)
 """Lengths of the flow where none are named, of a solver that makes one a step."""
 FEWEST_ROUNDS: Final = 6
@@ -67,18 +82,25 @@ def check_options(options: Options) -> None:
     if (options.bundle is None) == (options.preset is None):
         found = "neither" if options.bundle is None else "both"
         raise UsageError(f"bench: expected a BUNDLE or --preset, found {found}")
+    known = COMPUTES[options.backend]
+    if options.precision not in known:
+        raise UsageError(
+            f"precision: expected one of {', '.join(known)}, which {options.backend} "
+            f"computes, found {options.precision}. Choose one of them, or another "
+            "--backend."
+        )
     for text in options.against:
         peer, precision = peer_of(text, options.precision)
         if peer not in PEERS:
             raise UsageError(
                 f"against: expected some of {','.join(PEERS)}, found {peer}"
             )
-        known = tuple(BYTES_OF)
-        if peer in TORCH:
-            known = ("bf16",) if peer == AUTOCAST else ("f32", "bf16")
+        known = COMPUTES[peer]
         if precision not in known:
+            found = text if ":" in text else f"{text} in {precision}"
             raise UsageError(
-                f"against: expected {peer} in one of {', '.join(known)}, found {text}"
+                f"against: expected {peer} in one of {', '.join(known)}, found {found}"
+                f". Write {peer}:{known[0]}, or another of them."
             )
         if peer in TORCH and options.preset is None:
             raise UsageError(

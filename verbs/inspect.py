@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from bci_bridge.printable import printable
 from runtime.bundle import open_bundle
 from runtime.estimator import BetaEstimator, ExternalEstimator, description
 from runtime.manifest import EIGHT_BITS, GraphSpec, Manifest
@@ -49,11 +50,12 @@ def _print(
 ) -> None:
     signature = str(signer or "none")
     if as_json is not None:
-        print(f"signature {signature}", file=sys.stderr)
+        print(f"signature {printable(signature)}", file=sys.stderr)
         print(msgspec.json.format(msgspec.json.encode(as_json), indent=2).decode())
         return
     for name, value in [(kind, sha256), ("signature", signature), *lines]:
-        print(f"{name:<10}{value}")
+        # What a manifest says others wrote.
+        print(f"{name:<10}{printable(value)}")
 
 
 def _overlay(manifest: OverlayManifest) -> list[tuple[str, str]]:

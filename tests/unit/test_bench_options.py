@@ -30,16 +30,38 @@ MESSAGES = [
     ),
     (
         {"preset": "tiny", "against": "torch:int8"},
-        "against: expected torch in one of f32, bf16, found torch:int8",
+        "against: expected torch in one of f32, bf16, found torch:int8. Write "
+        "torch:f32, or another of them.",
     ),
     (
         {"preset": "tiny", "against": "torch-autocast:f32"},
-        "against: expected torch-autocast in one of bf16, found torch-autocast:f32",
+        "against: expected torch-autocast in one of bf16, found torch-autocast:f32. "
+        "Write torch-autocast:bf16, or another of them.",
     ),
     (
         {"preset": "tiny", "against": "openvino:int4"},
-        "against: expected openvino in one of f32, f16, bf16, int8, fp8, found "
-        "openvino:int4",
+        "against: expected openvino in one of f32, bf16, int8, found openvino:int4. "
+        "Write openvino:f32, or another of them.",
+    ),
+    (
+        {"preset": "tiny", "precision": "fp8"},
+        "precision: expected one of f32, bf16, int8, which openvino computes, found "
+        "fp8. Choose one of them, or another --backend.",
+    ),
+    (
+        {"preset": "tiny", "backend": "ort", "precision": "bf16"},
+        "precision: expected one of f32, f16, int8, fp8, which ort computes, found "
+        "bf16. Choose one of them, or another --backend.",
+    ),
+    (
+        {"preset": "tiny", "against": "ort:bf16"},
+        "against: expected ort in one of f32, f16, int8, fp8, found ort:bf16. Write "
+        "ort:f32, or another of them.",
+    ),
+    (
+        {"preset": "tiny", "precision": "f16", "backend": "ort", "against": "openvino"},
+        "against: expected openvino in one of f32, bf16, int8, found openvino in f16. "
+        "Write openvino:f32, or another of them.",
     ),
     (
         {"preset": "tiny", "evaluations": (5, 1)},
@@ -259,6 +281,27 @@ def test_files_are_compared(tmp_path, capsys):
     bench(compare=files)
 
     assert "slower" in capsys.readouterr().out
+
+
+def test_a_comparison_shows_what_a_terminal_would_obey(tmp_path, capsys):
+    files = tmp_path / "a.json", tmp_path / "b.json"
+    odd = "\x1b[2J\nencoder"
+    for file in files:
+        found = result(subject="one\x07")
+        series = (msgspec.structs.replace(found.series[0], stage=odd),)
+        file.write_bytes(encode_result(msgspec.structs.replace(found, series=series)))
+    data = msgspec.json.decode(files[1].read_bytes())
+    data["bundle_sha256"] = "a" * 64
+    data["series"][0]["who"]["peer"] = "ort\x1b[31m"
+    files[1].write_bytes(msgspec.json.encode(data))
+
+    bench(compare=files)
+
+    shown = capsys.readouterr().out
+    assert shown.replace("\n", "").isprintable()
+    assert r"\x1b[2J\nencoder, openvino f32, 2 threads." in shown
+    assert r"\x1b[2J\nencoder, ort\x1b[31m f32, 2 threads." in shown
+    assert r"one\x07 (sha256 aaaaaaaaaaaa)" in shown
 
 
 def test_files_that_are_missing_or_of_another_schema_are_named(tmp_path):

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 import neuroflow
+import verbs.bench
 from runtime.bench.figures import no_slope, values
 from runtime.bench.result import Who, decode_result
 from runtime.bundle import open_bundle
-from runtime.errors import ParityError
+from runtime.errors import BundleError, ParityError
 from runtime.estimator import VolumeEstimator
 from runtime.model import Model
-from tests.models import BETAS, SYNTHETIC, export, random_model
+from tests.models import BETAS, SYNTHETIC, export, random_model, served_bundle
 from training.config import PRESETS
 from training.sit import SiT
+from verbs.bench_commands import bench
 from verbs.bench_engines import open_stages, with_evaluations
 from verbs.bench_orders import Job, started
 from verbs.bench_preset import write_preset
@@ -38,7 +40,7 @@ def preset(tmp_path_factory):
         out,
         created="2026-01-02",
         seed=0,
-        precisions=("f32", "f16", "int8", "fp8"),
+        precisions=("f32", "f16", "bf16", "int8", "fp8"),
     )
     return out
 
@@ -80,6 +82,13 @@ def test_a_bundle_is_measured_from_the_command_line(tmp_path, monkeypatch, capsy
     assert "round 6 of 6" in shown.err
 
 
+def test_graphs_that_a_bundle_has_not_are_refused_before_any_process(monkeypatch):
+    monkeypatch.setattr(verbs.bench, "started", None)
+
+    with pytest.raises(BundleError, match=r"^manifest.json: expected a graph step in"):
+        bench(served_bundle(), backend="ort", against="ort:int8")
+
+
 @pytest.mark.parametrize(
     ("peer", "precision"),
     [
@@ -88,6 +97,7 @@ def test_a_bundle_is_measured_from_the_command_line(tmp_path, monkeypatch, capsy
         ("ort", "f16"),
         ("ort", "int8"),
         ("ort", "fp8"),
+        ("reference", "bf16"),
         ("reference", "int8"),
         ("reference", "fp8"),
     ],

@@ -100,6 +100,19 @@ def test_inspect_says_where_no_gate_is_recorded(tmp_path):
     assert "parity    no gates recorded" in output.splitlines()
 
 
+def test_inspect_shows_what_a_terminal_would_obey(tmp_path):
+    folder = tmp_path / "bundle"
+    manifest = write_folder(folder)
+    (folder / MANIFEST).unlink()
+    named = msgspec.structs.replace(manifest, subject="\x1b[2Jone\nsigned by you")
+    write_manifest(folder, named)
+
+    status, output, _ = in_process.said("inspect", folder)
+
+    assert status == 0
+    assert r"subject   \x1b[2Jone\nsigned by you" in output.splitlines()
+
+
 def test_a_manifest_keeps_its_gates_over_a_round_trip(tmp_path):
     folder = written(tmp_path / "bundle", gate("lost", 3.0, 3.0))
 
