@@ -8,7 +8,12 @@ import msgspec
 
 from bci_bridge.printable import printable
 from runtime.bundle import open_bundle
-from runtime.estimator import BetaEstimator, ExternalEstimator, description
+from runtime.estimator import (
+    BetaEstimator,
+    ExternalEstimator,
+    description,
+    told_confounds,
+)
 from runtime.manifest import EIGHT_BITS, GraphSpec, Manifest
 from runtime.overlay import OVERLAY, OverlayManifest, open_overlay
 from runtime.signing import Signer
@@ -85,6 +90,8 @@ def _lines(manifest: Manifest) -> list[tuple[str, str]]:
     how = ""
     if isinstance(estimator, BetaEstimator):
         how = f", {estimator.decision_delay_s:g} s after the onset"
+        if told := told_confounds(estimator):
+            how += f", with {', '.join(told)} told with every volume"
     elif isinstance(estimator, ExternalEstimator):
         how = f", not to be served: {description(estimator)}"
     size = sum(file.size for file in manifest.files) / 1e6

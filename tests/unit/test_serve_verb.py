@@ -1,11 +1,14 @@
 """What `serve` says at its start, and at its end of acquisitions nobody answered."""
 
 import pytest
+from msgspec import structs
 
 import neuroflow
 from bci_bridge.settings import ServeReport
 from runtime.estimator import BetaEstimator
+from runtime.manifest import MANIFEST, decode_manifest
 from tests.integration.served_model import write_model
+from verbs.inspect import _lines
 
 pytestmark = pytest.mark.slow
 
@@ -95,4 +98,14 @@ def test_a_copy_of_a_segment_is_refused_before_anything_is_opened(
         f"neuroflow: recording {log}: inputs: 000000 (copy).mcap: expected segments "
         "alone, named like 000000.mcap, found another file. Move it out of the "
         "recording.\n"
+    )
+
+
+def test_what_a_bundle_asks_for_is_inspected(model):
+    manifest = decode_manifest((model / "bundle" / MANIFEST).read_bytes())
+    asking = BetaEstimator(confounds=("resp", "cardiac"), decision_delay_s=8.0)
+
+    lines = dict(_lines(structs.replace(manifest, estimator=asking)))
+    assert lines["input"] == (
+        "beta, 8 s after the onset, with resp, cardiac told with every volume"
     )
