@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from bci_bridge.header import Header
-from bci_bridge.line import Line
+from bci_bridge.line import Greeting, Line
 from bci_bridge.messages import Goodbye, Hello, Welcome
 from bci_bridge.wire import Envelope, encode
 from runtime.errors import BackendError
@@ -102,16 +102,18 @@ class SimulatedLine(Line):
         timeout_ns: int,
         clock_ns: Callable[[], int],
         is_cancelled: Callable[[], bool],
-    ) -> Welcome:
+    ) -> Greeting:
         """Present the sender until the server answers."""
         del is_cancelled
-        deadline_ns = clock_ns() + timeout_ns
-        while clock_ns() < deadline_ns:
+        begin_ns = clock_ns()
+        while clock_ns() < begin_ns + timeout_ns:
             self.transmit(encode(hello))
             if self.poll(100):
                 for record in self.answers():
                     if isinstance(record, Welcome):
-                        return record
+                        # Late or doubled, it may answer any of them: no later than
+                        # the first.
+                        return Greeting(record, begin_ns, clock_ns())
         raise BackendError("simulated: expected an answer, found none")
 
     def close(self) -> None:

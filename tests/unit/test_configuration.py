@@ -45,6 +45,8 @@ OF_RIG = {
 }
 DEMANDED = {"bundle_sha256", "gallery_sha256"}
 """Of the server by RUN_START; what it has is asked of the decoder."""
+ANNOUNCED = {"confound_names"}
+"""What a bundle asks for is the bundle's; what is told beyond it changes no answer."""
 
 
 def hash_of(start=START, rig=RIG):
@@ -52,7 +54,8 @@ def hash_of(start=START, rig=RIG):
 
 
 def test_every_field_that_begins_a_run_or_tells_of_the_rig_is_tried_here():
-    for kind, tried in ((RunStart, {*OF_START, *DEMANDED}), (RigNote, {*OF_RIG})):
+    of_start = {*OF_START, *DEMANDED, *ANNOUNCED}
+    for kind, tried in ((RunStart, of_start), (RigNote, {*OF_RIG})):
         own = set(kind.__struct_fields__) - set(Header.__struct_fields__)
         assert tried == own
 
@@ -71,6 +74,7 @@ def test_a_run_on_another_rig_is_another_experiment(field):
 
 def test_a_run_s_name_and_sender_are_no_part_of_it():
     assert hash_of(structs.replace(START, run="run-2", stream="mr")) == hash_of()
+    assert hash_of(structs.replace(START, confound_names=("resp",))) == hash_of()
 
 
 def test_what_an_earlier_version_froze_is_known_by_its_hash():

@@ -24,6 +24,7 @@ from bci_bridge.segment_name import (
     segment_name,
     segment_number,
 )
+from bci_bridge.spilt import spilt_of
 from bci_bridge.tail import Tail, segments_in
 from runtime.errors import NeuroFlowError, RecordingError, UsageError
 from runtime.signing import signing_key
@@ -142,7 +143,7 @@ def test_a_forged_run_under_any_name_is_refused_by_all_and_taken_by_none(
     assert not (tmp_path / "out").exists()
     runs = {one.envelope.record.run for one in read_recording(recording / INPUTS)}
     assert runs == {"run-1", "other.run+2"}
-    report = replayed(recording, MeanDecoder())
+    report = replayed(spilt_of(recording), MeanDecoder())
     assert set(report.runs) == runs
     assert report.differences == []
 

@@ -12,6 +12,7 @@ from bci_bridge.parts import forked
 from bci_bridge.settings import Endpoints, ServeConfig, ServeReport
 from bci_bridge.setup import Setup
 from bci_bridge.telling import let_go, tell
+from runtime.estimator import BetaEstimator
 from verbs.apart import apart
 from verbs.ending import exit_status
 
@@ -83,7 +84,7 @@ def test_a_server_whose_lines_nobody_reads_serves_on(monkeypatch):
         return ServeReport(runs=0, outcomes={}, rejected={}, recording="ON")
 
     monkeypatch.setattr(serve, "serve_supervised", served)
-    monkeypatch.setattr(serve, "require_live", lambda _: None)
+    monkeypatch.setattr(serve, "require_live", lambda _: BetaEstimator())
     monkeypatch.setattr(serve, "folder_signer", lambda *_: "signed by nobody")
     monkeypatch.setattr(serve, "rig_here", lambda *_, **__: None)
     options = {"health": None, "ready_file": None, "log": None, "keys": None}
