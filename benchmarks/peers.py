@@ -1,8 +1,9 @@
 """Other decoders and ours on the same participants: accuracy, costs, controls.
 
-    python benchmarks/peers.py --seeds 11 12 13 14 15 16 17 18 19 20 --slow \
+    python benchmarks/peers.py --seeds 11 12 13 14 15 16 17 18 19 20 \
+        --slow 11 12 13 14 15 16 17 18 19 20 --slow-controls 11 \
         --haxby ../shared/data/haxby2001 --hybrid 1 2 \
-        --scratch out/peers --out docs/peers
+        --scratch docs/peers_sheets --out docs/peers
 
 Every peer's answers on every participant are a file in the scratch folder, and work
 that is there already is not done again: stop and start as you like, or let a second

@@ -71,7 +71,7 @@ def test_who_collapses_without_kl_is_quoted_as_the_file_has_it():
     assert f"({eleven[0]} and {twelve[0]} against {eleven[1]} and {twelve[1]})" in text
 
 
-def test_trainings_of_one_participant_are_those_of_the_four_files():
+def test_trainings_of_one_participant_are_those_of_the_three_files():
     text = (DOCS / "participant.md").read_text("utf-8")
     figures = ablated("full", "rotation", 2)["by_seed"]
     earlier = {
@@ -98,13 +98,11 @@ def test_trainings_of_one_participant_are_those_of_the_four_files():
             for measure in ("single", "three")
         ],
         "`peers.json`": both("peers", "ours"),
-        "`peers_cortexflowx.json`": both("peers_cortexflowx", "ours"),
     }
     for file, values in rows.items():
         (line,) = [x for x in text.splitlines() if x.startswith("| ") and file in x]
         assert line.endswith(cells(values)), file
     ridge = both("peers", "ridge")
-    assert ridge == both("peers_cortexflowx", "ridge")
     assert ridge == [
         earlier[seed][key] for seed in (11, 12) for key in ("ridge", "ridge_three")
     ]
@@ -135,8 +133,7 @@ def test_ten_participants_are_quoted_as_the_newest_file_has_them():
 def test_controls_that_do_not_hold_chance_are_those_that_the_page_names():
     rows = [
         row
-        for name in ("peers", "peers_cortexflowx")
-        for kind in committed(name)["rows"].values()
+        for kind in committed("peers")["rows"].values()
         for row in kind
         if row["condition"] != "real"
     ]
@@ -156,8 +153,8 @@ def test_controls_that_do_not_hold_chance_are_those_that_the_page_names():
     assert {high for _, _, high in empty} == {0.0}
     assert "holds it but six of shifted categories" in text
     assert len(shifted) == 6
-    assert "and sixteen of pictures that are [0.0, 0.0]" in text
-    assert len(empty) == 16
+    assert "and fourteen of pictures that are [0.0, 0.0]" in text
+    assert len(empty) == 14
 
 
 def test_the_time_of_few_trials_is_that_of_their_file():
