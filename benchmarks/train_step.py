@@ -166,6 +166,17 @@ def arms_of(
             yield state, arms
 
 
+def in_turn(arms: list[str], i: int) -> list[str]:
+    """Return the order of a round: who is first changes, and who follows whom.
+
+    A machine drifts, and an arm runs with the caches and the memory that the one before
+    it left: in every other round the order is the other way round.
+    """
+    first = i // 2 % len(arms)
+    order = arms[first:] + arms[:first]
+    return order if i % 2 == 0 else order[::-1]
+
+
 def measure(arms: dict[str, Arm], rounds: int) -> dict[str, list[Times]]:
     for name, arm in arms.items():
         began = time.perf_counter()
@@ -173,9 +184,7 @@ def measure(arms: dict[str, Arm], rounds: int) -> dict[str, list[Times]]:
         say(f"{name}: {time.perf_counter() - began:.1f} s for the first step, not kept")
     taken: dict[str, list[Times]] = {name: [] for name in arms}
     for i in range(rounds):
-        order = list(arms)
-        # Who is first in a round changes: a machine drifts.
-        order = order[i % len(order) :] + order[: i % len(order)]
+        order = in_turn(list(arms), i)
         for name in order:
             began = time.perf_counter()
             optimiser = arms[name]()

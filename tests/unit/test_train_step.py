@@ -3,6 +3,8 @@
 import csv
 import importlib
 import sys
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -97,6 +99,17 @@ def test_the_losses_by_hand_are_those_of_training(bench, by_hand):
 
 
 @pytest.mark.slow
+def test_no_arm_is_favoured_by_its_place_or_by_whom_it_follows(bench):
+    arms = ["a", "b", "c", "d"]
+    rounds = [bench.in_turn(arms, i) for i in range(2 * len(arms))]
+
+    places = Counter((arm, place) for one in rounds for place, arm in enumerate(one))
+    follows = Counter(pair for one in rounds for pair in pairwise(one))
+    assert {sum(one == arm for one, _ in places) for arm in arms} == {len(arms)}
+    assert set(places.values()) == {2}
+    assert all(follows[a, b] == follows[b, a] for a in arms for b in arms)
+
+
 def test_runs_of_several_sizes_stand_in_one_table(
     bench, report, tmp_path, monkeypatch, capsys
 ):
