@@ -40,6 +40,33 @@ def ablated(variant, solver, steps):
     return row
 
 
+def served_before():
+    """The full model of the earlier training, two steps of rotation: figures by seed.
+
+    Of the first seed alone from any variant that has no other; the rest of the mean of
+    both is the second's.
+    """
+    rows = [
+        row
+        for row in committed("ablations_earlier")["rows"]
+        if row["sampler"] == {"solver": "rotation", "steps": 2}
+    ]
+    alone = [row for row in rows if row["seeds"] == [11]]
+    (both,) = [row for row in rows if row["variant"] == "full"]
+    figures = {}
+    for measure in ("single", "three", "encoding"):
+        found = {
+            round(
+                row["figures"][measure]["mean"] - row["difference"][measure]["mean"], 9
+            )
+            for row in alone
+        }
+        assert len(found) == 1, (measure, found)
+        (first,) = found
+        figures[measure] = (first, 2 * both["figures"][measure]["mean"] - first)
+    return figures
+
+
 def test_one_participant_of_the_ablations_is_quoted_as_its_file_has_it():
     text = page("ablations")
     figures = ablated("full", "rotation", 2)["by_seed"]["11"]
@@ -71,7 +98,7 @@ def test_who_collapses_without_kl_is_quoted_as_the_file_has_it():
     assert f"({eleven[0]} and {twelve[0]} against {eleven[1]} and {twelve[1]})" in text
 
 
-def test_trainings_of_one_participant_are_those_of_the_three_files():
+def test_trainings_of_one_participant_are_those_of_the_four_files():
     text = (DOCS / "participant.md").read_text("utf-8")
     figures = ablated("full", "rotation", 2)["by_seed"]
     earlier = {
@@ -95,6 +122,11 @@ def test_trainings_of_one_participant_are_those_of_the_three_files():
         "`ablations.json`": [
             figures[seed][measure]
             for seed in ("11", "12")
+            for measure in ("single", "three")
+        ],
+        "`ablations_earlier.json`": [
+            served_before()[measure][place]
+            for place in (0, 1)
             for measure in ("single", "three")
         ],
         "`peers.json`": both("peers", "ours"),
