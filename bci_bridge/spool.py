@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from bci_bridge.folder_lock import locked_folder
 from bci_bridge.header import Role
@@ -101,7 +101,8 @@ class Spool:
         """Begin a run, or go on with it where the spool holds it.
 
         Args:
-            start: How the run is announced.
+            start: How the run is announced; one that is gone on with stays announced
+                as it was.
             role: The sender's.
             stream: Name of the stream.
             new_lease: Draws a secret for a new run.
@@ -305,6 +306,9 @@ def _check_same(folder: Path, held: Note, start: RunStart, stream: str) -> None:
             "end it with bci_bridge.unfinished.finish_spool, or delete the folder to "
             "give up what the server does not have."
         )
+    if held.start.confound_names is UNSET:
+        # As earlier versions announced every run; the volumes show theirs themselves.
+        start = structs.replace(start, confound_names=UNSET)
     changed = [
         field
         for field in start.__struct_fields__

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from bci_bridge import spool as spool_module
 from bci_bridge.messages import Event, Missing, RunEnd, RunStart, Shown, Volume
@@ -128,6 +129,40 @@ def test_a_finished_spool_takes_the_next_run(tmp_path):
 
     assert before == (False, "run-1", 3)
     assert (lease, spool.next, spool.progress) == ("another", 0, Progress())
+    spool.close()
+
+
+def test_a_run_that_was_announced_without_names_of_confounds_is_gone_on_with(tmp_path):
+    spool = Spool(tmp_path)
+    spool.begin(START, "scanner", "scanner", lambda: "secret")
+    announced = encode(structs.replace(START, stream="scanner"))
+    spool.append(announced)
+    spool.close()
+    spool = Spool(tmp_path)
+    named = structs.replace(START, confound_names=("resp",))
+
+    lease = spool.begin(named, "scanner", "scanner", lambda: "another")
+
+    assert lease == "secret"
+    # What the server is sent, should it lack it.
+    assert spool.held.start == START
+    assert spool.read(0).header == announced.header
+    spool.close()
+
+
+def test_a_run_that_named_its_confounds_keeps_those_names(tmp_path):
+    spool = Spool(tmp_path)
+    named = structs.replace(START, confound_names=("resp",))
+    spool.begin(named, "scanner", "scanner", lambda: "secret")
+    spool.append(encode(structs.replace(named, stream="scanner")))
+
+    with pytest.raises(UsageError) as error:
+        spool.begin(START, "scanner", "scanner", lambda: "another")
+
+    assert str(error.value) == (
+        f"spool {tmp_path}: expected run 'run-1' as it was announced, found other "
+        "confound_names. Go on with what it was, or name the run anew."
+    )
     spool.close()
 
 
