@@ -128,10 +128,15 @@ def regions_file(recording: Recording) -> Path:
 
 
 def _missing_of(runs: Sequence[RecordedRun]) -> str:
-    """Say how many volumes are missing, in one line; empty where none is."""
-    missing = sum(len(run.missing) for run in runs)
+    """Say how many volumes are passed over, in one line; empty where none is."""
+    unused = sum(len(run.unused) for run in runs)
+    missing = sum(len(run.missing) for run in runs) - unused
     of = sum(run.volume_count for run in runs)
-    return f"{missing} of {of} volumes missing, as MissingVolumes says" * (missing > 0)
+    said = (
+        f"{missing} of {of} volumes missing, as MissingVolumes says" * (missing > 0),
+        f"{unused} of {of} volumes passed over, as UnusedVolumes says" * (unused > 0),
+    )
+    return "; ".join(part for part in said if part)
 
 
 def _of_one_task(runs: Sequence[RecordedRun]) -> str:

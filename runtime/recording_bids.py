@@ -8,7 +8,7 @@ images.
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -35,6 +35,9 @@ class Sidecar(msgspec.Struct, frozen=True):
     slice_direction: str = msgspec.field(name="SliceEncodingDirection", default="k")
     missing: frozenset[int] = msgspec.field(
         name="MissingVolumes", default_factory=frozenset
+    )
+    unused: frozenset[int] = msgspec.field(
+        name="UnusedVolumes", default_factory=frozenset
     )
 
     def along_z(self) -> tuple[float, ...]:
@@ -69,6 +72,11 @@ class _Said(msgspec.Struct, frozen=True):
     missing: msgspec.Raw | UnsetType = msgspec.field(
         name="MissingVolumes", default=UNSET
     )
+    unused: msgspec.Raw | UnsetType = msgspec.field(name="UnusedVolumes", default=UNSET)
+
+
+_PASSED_OVER: Final = {"missing": "MissingVolumes", "unused": "UnusedVolumes"}
+"""What a sidecar says of volumes that are no measurements, by field."""
 
 
 class _Missing(msgspec.Struct, frozen=True):
@@ -227,7 +235,8 @@ def bids_run(folder: Path, file: Path) -> RecordedRun:
         subject=labels.get("sub", ""),
         session=labels.get("ses", ""),
         task=labels.get("task", ""),
-        missing=said.missing,
+        missing=said.missing | said.unused,
+        unused=said.unused - said.missing,
     )
 
 
@@ -258,10 +267,11 @@ def _sidecar(folder: Path, file: Path, count: int) -> Sidecar:
             said = msgspec.json.decode(text_of(sidecar), type=_Said)
         except (msgspec.DecodeError, RecursionError) as error:
             raise _sidecar_error(sidecar, error) from error
-        if not isinstance(said.missing, UnsetType):
-            missing = sorted(_missing(sidecar, said.missing, count))
-            merged["MissingVolumes"] = missing
-            said = msgspec.structs.replace(said, missing=UNSET)
+        for field, name in _PASSED_OVER.items():
+            listed = getattr(said, field)
+            if not isinstance(listed, UnsetType):
+                merged[name] = sorted(_indices(f"{sidecar}: {name}", listed, count))
+                said = msgspec.structs.replace(said, **{field: UNSET})
         # Without what it does not say.
         merged |= msgspec.to_builtins(said)
     if not merged and not own.is_file():
@@ -274,33 +284,36 @@ def _sidecar(folder: Path, file: Path, count: int) -> Sidecar:
         raise RecordingError(
             f"{own}: expected a positive RepetitionTime, found {whole.tr_s}"
         )
+    if len(whole.missing | whole.unused) == count > 0:
+        raise RecordingError(
+            f"{own}: expected at least one volume in neither MissingVolumes nor "
+            f"UnusedVolumes, found all {count} there. Take out those to read as "
+            "measured"
+        )
     return whole
 
 
-def _missing(file: Path, said: msgspec.Raw, count: int) -> frozenset[int]:
-    """Read which volumes of a run are missing.
+def _indices(place: str, said: msgspec.Raw, count: int) -> frozenset[int]:
+    """Read which volumes of a run are listed.
 
     Raises:
-        RecordingError: They are none of its, or all.
+        RecordingError: They are none of its.
     """
-    place = f"{file}: MissingVolumes: expected"
     try:
         listed = msgspec.json.decode(said, type=tuple[int | _Missing, ...])
     except (msgspec.DecodeError, RecursionError) as error:
         raise RecordingError(
-            f"{place} a list of indices, or of objects with Index, found: {error}"
+            f"{place}: expected a list of indices, or of objects with Index, "
+            f"found: {error}"
         ) from error
-    missing = frozenset(one if isinstance(one, int) else one.index for one in listed)
-    for index in sorted(missing):
+    indices = frozenset(one if isinstance(one, int) else one.index for one in listed)
+    for index in sorted(indices):
         if not 0 <= index < count:
             raise RecordingError(
-                f"{place} indices from 0 to {count - 1} as the run has, found {index}"
+                f"{place}: expected indices from 0 to {count - 1} as the run has, "
+                f"found {index}"
             )
-    if len(missing) == count > 0:
-        raise RecordingError(
-            f"{place} at least one volume that is not missing, found all {count}"
-        )
-    return missing
+    return indices
 
 
 def _sidecar_error(file: Path, error: Exception) -> RecordingError:

@@ -63,8 +63,11 @@ class RecordedRun:
     mask: VoxelMask | None = field(default=None, repr=False)
     """Where every value must be finite; None: everywhere."""
     missing: frozenset[int] = field(default=frozenset(), repr=False)
-    """Volumes of which the recording says that they never came: what the file has in
-    their places was not measured, and a live decoder would be told MISSING."""
+    """Volumes of which the recording says that they never came, or that no server used
+    them: what the file has in their places is passed over, and a live decoder would be
+    told MISSING."""
+    unused: frozenset[int] = field(default=frozenset(), repr=False)
+    """Of `missing`, those that came, too late or as none that could be decoded."""
 
     @property
     def volume_count(self) -> int:

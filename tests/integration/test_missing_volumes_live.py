@@ -19,12 +19,14 @@ from tests.integration.served_model import write_recording
 from tests.integration.tiny import SHAPE
 from tests.linear_bundle import linear_session
 from tests.recorded import Rig
-from tests.unit.test_missing_volumes import say_missing, sidecars
+from tests.unit.test_missing_volumes import say, sidecars
 from training.participant import open_participant
 from verbs.play import play_recording
 from verbs.todays_trials import read_today
 
 GAPS = (3, 40, 41, 42, 90)
+LATE = (20, 61, 62)
+"""Given up, and there before the next one."""
 
 
 def logged(folder, run, kind):
@@ -38,7 +40,7 @@ def logged(folder, run, kind):
             shape=run.shape, tr_s=run.tr_s, expected_volumes=run.volume_count,
             affine=tuple(run.affine.ravel().tolist()), subject="01", task="look",
         )  # fmt: skip
-        volumes = run.volumes()
+        volumes, late = run.volumes(), []
         for item in timeline(run):
             if isinstance(item, RecordedEvent):
                 rig.say(
@@ -49,8 +51,13 @@ def logged(folder, run, kind):
                 )  # fmt: skip
             elif item in (*GAPS, run.volume_count - 1):
                 rig.missing(item, "reconstruction failed")
+            elif item in LATE:
+                rig.given_up(item)
+                late.append(item)
             else:
-                rig.volume(item, volumes[item], kind)
+                for one in (*late, item):
+                    rig.volume(one, volumes[one], kind)
+                late.clear()
         rig.end(run.volume_count)
 
 
@@ -88,7 +95,8 @@ def test_a_log_with_gaps_and_its_export_give_the_same_betas(
     np.testing.assert_array_equal(of_log.trials.betas, of_export.trials.betas)
     assert of_log.trials.names == of_export.trials.names
     assert capfd.readouterr().err == (
-        f"{out}: 6 of {first.volume_count} volumes missing, as MissingVolumes says\n"
+        f"{out}: 6 of {first.volume_count} volumes missing, as MissingVolumes says; "
+        f"3 of {first.volume_count} volumes passed over, as UnusedVolumes says\n"
     )
 
 
@@ -126,7 +134,11 @@ def test_a_log_of_other_pictures_than_the_gallerys_is_told_where_they_are(
 def test_a_played_recording_says_missing_for_what_it_lacks(running, tmp_path, capsys):
     recording, log = tmp_path / "recording", tmp_path / "log"
     write_recording(recording, SHAPE, volumes=6, runs=("01",))
-    say_missing(sidecars(recording)[0], [2, {"Index": 5, "Reason": "LOST"}])
+    say(
+        sidecars(recording)[0],
+        MissingVolumes=[{"Index": 5, "Reason": "LOST"}],
+        UnusedVolumes=[2],
+    )
     server = running(recording=str(log))
 
     play_recording(recording, server.address, runs=(), speed=None)
@@ -143,6 +155,7 @@ def test_a_played_recording_says_missing_for_what_it_lacks(running, tmp_path, ca
         "MISSING" if i in (2, 5) else "OK" for i in range(6)
     ]
     assert capsys.readouterr().err == (
-        f"{recording}: 2 of 6 volumes missing, as MissingVolumes says\n"
+        f"{recording}: 1 of 6 volumes missing, as MissingVolumes says; "
+        "1 of 6 volumes passed over, as UnusedVolumes says\n"
         "sub-01_task-look_run-01: 4 volumes sent\n"
     )

@@ -37,9 +37,13 @@ def sidecars(folder):
     return sorted(folder.glob("sub-*/func/*_bold.json"))
 
 
-def say_missing(sidecar, said):
+def say(sidecar, **said):
     known = json.loads(sidecar.read_text())
-    sidecar.write_text(json.dumps(known | {"MissingVolumes": said}))
+    sidecar.write_text(json.dumps(known | said))
+
+
+def say_missing(sidecar, said):
+    say(sidecar, MissingVolumes=said)
 
 
 @pytest.fixture
@@ -116,7 +120,6 @@ def test_a_missing_volume_needs_no_confound(bids):  # noqa: F811
     [
         ([6], "indices from 0 to 5 as the run has, found 6"),
         ([{"Index": -1}], "indices from 0 to 5 as the run has, found -1"),
-        (list(range(6)), "at least one volume that is not missing, found all 6"),
         (
             3,
             "a list of indices, or of objects with Index, found: Expected `array`, "
@@ -137,6 +140,50 @@ def test_what_names_no_volumes_of_the_run_is_refused_in_one_line(bids, said, fou
         open_recording(bids)
 
     assert str(error.value) == f"{first}: MissingVolumes: expected {found}"
+
+
+def test_volumes_that_no_server_used_are_passed_over_and_counted(bids):  # noqa: F811
+    first, _ = sidecars(bids)
+    say(first, MissingVolumes=[{"Index": 2, "Reason": "LOST"}], UnusedVolumes=[2, 4])
+
+    recording = open_recording(bids)
+
+    gappy, whole = recording.runs
+    assert (gappy.missing, gappy.unused) == ({2, 4}, {4})
+    assert gappy.measured.tolist() == [0, 1, 3, 5]
+    assert not gappy.volumes()[[2, 4]].any()
+    assert whole.missing == whole.unused == frozenset()
+    assert recording.left_out == (
+        "1 of 12 volumes missing, as MissingVolumes says; "
+        "1 of 12 volumes passed over, as UnusedVolumes says"
+    )
+
+
+def test_an_unused_volume_that_the_run_does_not_have_is_refused(bids):  # noqa: F811
+    first, _ = sidecars(bids)
+    say(first, UnusedVolumes=[6])
+
+    with pytest.raises(RecordingError) as error:
+        open_recording(bids)
+
+    assert str(error.value) == (
+        f"{first}: UnusedVolumes: expected indices from 0 to 5 as the run has, found 6"
+    )
+
+
+@pytest.mark.parametrize("unused", [[], [4, 5], [0, 1, 2, 3, 4, 5]])
+def test_a_run_without_a_volume_to_read_is_refused(bids, unused):  # noqa: F811
+    first, _ = sidecars(bids)
+    missing = [index for index in range(6) if index not in unused]
+    say(first, MissingVolumes=missing, UnusedVolumes=unused)
+
+    with pytest.raises(RecordingError) as error:
+        open_recording(bids)
+
+    assert str(error.value) == (
+        f"{first}: expected at least one volume in neither MissingVolumes nor "
+        "UnusedVolumes, found all 6 there. Take out those to read as measured"
+    )
 
 
 @pytest.fixture(scope="module")
