@@ -260,11 +260,66 @@ def test_each_voxels_response_is_chosen_without_the_missing_volumes(tmp_path, sp
     np.testing.assert_array_equal(found, kinds)
 
 
-def test_a_trial_within_a_gap_is_said_to_be_left_out(gappy):
-    shown = shown_pictures(gappy)
+def with_gap_at(recording, trial, first_s, width_s):
+    """Let volumes be missing from some seconds after a trial's onset on."""
+    (run,) = recording.runs
+    begin = int((run.events[trial].onset_s + first_s) / run.tr_s)
+    gap = frozenset(range(begin, begin + round(width_s / run.tr_s)))
+    return with_(recording, replace(run, missing=gap))
 
+
+@pytest.mark.parametrize(
+    ("first_s", "width_s"),
+    [(0, 10), (0, 12), (0, 26), (0, 34), (1, 8), (1, 24), (2, 10), (3, 16), (4, 24)],
+)
+def test_a_trial_whose_response_lies_in_a_gap_has_no_offline_beta(
+    gappy, first_s, width_s
+):
+    pytest.importorskip("nilearn")
+    recording = with_gap_at(gappy, 8, first_s, width_s)
+    (run,) = recording.runs
+
+    found = offline_betas(recording, BETAS)
+
+    assert run.events[8] not in found.events
+    # No beta that is left has the size that a few grains of a response make.
+    whole = offline_betas(with_(gappy, replace(run, missing=frozenset())), BETAS)
+    sizes, usual = (np.linalg.norm(one.betas, axis=1) for one in (found, whole))
+    assert sizes.max() < 2 * usual.max()
+    count = len(whole) - len(found)
+    assert without_beta(recording.runs, [(0, event) for event in found.events]) == (
+        f"trials left out: {count} too near to an end of their run or to missing "
+        "volumes for a beta"
+    )
+
+
+@pytest.mark.parametrize(("first_s", "width_s"), [(0, 6), (1, 4), (3, 4), (12, 20)])
+def test_a_trial_of_whose_response_enough_was_measured_has_an_offline_beta(
+    gappy, first_s, width_s
+):
+    pytest.importorskip("nilearn")
+    recording = with_gap_at(gappy, 8, first_s, width_s)
+
+    assert recording.runs[0].events[8] in offline_betas(recording, BETAS).events
+
+
+def test_a_run_whose_trials_all_lie_in_a_gap_is_refused(gappy):
+    pytest.importorskip("nilearn")
+    (run,) = gappy.runs
+    first = run.events[0]
+    recording = with_gap_at(gappy, 0, 0, run.volume_count * run.tr_s - first.onset_s)
+
+    with pytest.raises(RecordingError) as error:
+        offline_betas(recording, BETAS)
+
+    assert str(error.value) == (
+        f"{gappy.folder}: expected trials that begin in their run and 9 s before it "
+        "ends, and not in a gap, found none"
+    )
+
+
+def test_what_is_missing_is_said_of_the_pictures_that_were_shown(gappy):
     # What prepare-bids, train and evaluate print.
-    assert shown.left_out() == "3 of 124 volumes missing, as MissingVolumes says"
-    assert without_beta(shown.recording.runs, []).endswith(
-        "too near to an end of their run or to missing volumes for a beta"
+    assert shown_pictures(gappy).left_out() == (
+        "3 of 124 volumes missing, as MissingVolumes says"
     )

@@ -27,6 +27,10 @@ OPTIONS: Final = (
 )
 """Of an estimator, what causal betas alone have."""
 
+MEASURED_SHARE: Final = 0.25
+"""Of the squares of a trial's regressor, what has to lie in volumes that were measured:
+the beta then has at most about twice the noise of one whose response was all seen."""
+
 
 def offline_betas(
     recording: Recording,
@@ -37,7 +41,9 @@ def offline_betas(
 
     Trials whose onset is outside their run are left out, and so are those that begin
     less than the decision delay before it ends: causal betas have none of them, and of
-    a response that was hardly seen least squares makes a beta of any size.
+    a response that was hardly seen least squares makes a beta of any size. For the same
+    reason those are left out of whose response most lies in missing volumes
+    (`MEASURED_SHARE`).
 
     One design a trial: its own regressor, one for all others (Mumford et al., 2012), a
     constant and cosines; SPM's HRF, ordinary least squares. Missing volumes are rows
@@ -53,7 +59,7 @@ def offline_betas(
         RecordingError: There is no trial, or a masked voxel is 0 throughout a run.
     """
     glm = _library()
-    betas: list[Float32[np.ndarray, "trials voxels"]] = []
+    betas: list[Float32[np.ndarray, " voxels"]] = []
     runs: list[int] = []
     events: list[RecordedEvent] = []
     for number, run in enumerate(recording.runs):
@@ -61,19 +67,19 @@ def offline_betas(
         seen = [i for i, event in enumerate(within) if _is_seen(event, run, estimator)]
         if seen:
             signal = _percent(run, recording)
-            betas.append(_run_betas(glm, run, within, seen, signal, estimator))
-            runs += [number] * len(seen)
-            events += [within[i] for i in seen]
+            found = _run_betas(glm, run, within, seen, signal, estimator)
+            betas += found.values()
+            runs += [number] * len(found)
+            events += [within[i] for i in found]
         if on_run is not None:
             on_run(number + 1, len(recording.runs))
     if not betas:
+        gap = ", and not in a gap" if any(run.missing for run in recording.runs) else ""
         raise RecordingError(
             f"{recording.folder}: expected trials that begin in their run and "
-            f"{estimator.decision_delay_s:g} s before it ends, found none"
+            f"{estimator.decision_delay_s:g} s before it ends{gap}, found none"
         )
-    return TrialBetas(
-        np.concatenate(betas), np.array(runs, dtype=np.int64), tuple(events)
-    )
+    return TrialBetas(np.stack(betas), np.array(runs, dtype=np.int64), tuple(events))
 
 
 def offline_detail(estimator: BetaEstimator) -> str:
@@ -127,15 +133,16 @@ def _run_betas(
     trials: list[int],
     signal: Float64[np.ndarray, "times voxels"],
     estimator: BetaEstimator,
-) -> Float32[np.ndarray, "trials voxels"]:
+) -> dict[int, Float32[np.ndarray, " voxels"]]:
+    """Return the betas of those trials that were measured, by their place in events."""
     import pandas as pd
 
     times = middles_s(run.volume_count, run.tr_s)
     onsets = [event.onset_s for event in events]
     durations = [event.duration_s for event in events]
-    betas = np.empty((len(trials), signal.shape[1]), dtype=np.float32)
+    betas = {}
     # All events explain the signal, those too that are no trials.
-    for row, trial in enumerate(trials):
+    for trial in trials:
         kinds = ["other"] * len(onsets)
         kinds[trial] = "trial"
         table = pd.DataFrame(
@@ -148,8 +155,11 @@ def _run_betas(
             drift_model="cosine",
             high_pass=1 / estimator.drift_cutoff_s,
         )
-        weights = np.linalg.pinv(design.to_numpy()[run.measured])
-        betas[row] = weights[list(design.columns).index("trial")] @ signal
+        rows, column = design.to_numpy(), list(design.columns).index("trial")
+        squares = rows[:, column] ** 2
+        if squares[run.measured].sum() > MEASURED_SHARE * squares.sum():
+            weights = np.linalg.pinv(rows[run.measured])[column]
+            betas[trial] = (weights @ signal).astype(np.float32)
     return betas
 
 
