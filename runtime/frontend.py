@@ -18,6 +18,7 @@ from runtime.errors import ConfigError, TensorMismatchError
 from runtime.estimator import BetaEstimator, VolumeEstimator, told_confounds
 from runtime.intake import Intake
 from runtime.preprocess import (
+    MEASURED_SHARE,
     CausalNormaliser,
     CausalStatistics,
     IncrementalTrialGlm,
@@ -176,7 +177,7 @@ class BetaFrontend:
         delay_s = end_s(newest, self._run.tr_s) - known.onset_s
         if delay_s < EARLIEST * self._estimator.decision_delay_s:
             return None
-        return self._estimate(known)
+        return self._estimate(known, newest)
 
     def _require_told(self, confounds: Mapping[str, float]) -> None:
         lacking = [name for name in self._told if name not in confounds]
@@ -203,12 +204,15 @@ class BetaFrontend:
         return [trial for _, trial in self._open]
 
     def _due(self, volume_index: int) -> list[DueTrial]:
-        ready = [trial for due, trial in self._open if due <= volume_index]
+        ready = [entry for entry in self._open if entry[0] <= volume_index]
         self._open = [entry for entry in self._open if entry[0] > volume_index]
-        return [DueTrial(trial, self._estimate(trial)) for trial in ready]
+        return [DueTrial(trial, self._estimate(trial, due)) for due, trial in ready]
 
-    def _estimate(self, trial: Trial) -> TrialBeta | None:
+    def _estimate(self, trial: Trial, until: int) -> TrialBeta | None:
+        """Estimate a trial; None where too little of its response was measured."""
         if not self._percent.is_warm:
+            return None
+        if self._glm.measured_share(trial.trial_id, until) < MEASURED_SHARE:
             return None
         beta = self._glm.estimate(trial.trial_id)
         return beta if beta.is_identified else None

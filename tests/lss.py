@@ -61,8 +61,9 @@ def percent_signal(run, taken, baseline_volumes):
 
 
 def trial_beta(
-    run, taken, trial, others, estimator, tr_s, *, confounds=None, **response
-):
+    run, taken, trial, others, estimator, tr_s, *, decision=None, confounds=None,
+    **response,
+):  # fmt: skip
     """Return one trial's beta from the rows of `run` named by `taken`, or None.
 
     Args:
@@ -72,6 +73,8 @@ def trial_beta(
         others: All other trials that are known at the decision.
         estimator: Delay, baseline and cut-off.
         tr_s: Repetition time.
+        decision: Volume with which the trial is due: there is none where less than a
+            quarter of its regressor's squares up to there was measured.
         confounds: Every volume's, ``[volumes, confounds]``.
         response: What `regressor` is told of all voxels.
     """
@@ -85,6 +88,11 @@ def trial_beta(
         np.ones(volumes),
         regressor(trial.onset_s, trial.duration_s, tr_s, volumes, **response),
     ]
+    squares = columns[1] ** 2
+    if decision is not None:
+        whole = squares[: decision + 1].sum()
+        if squares[[row for row in rows if row <= decision]].sum() < whole / 4:
+            return None
     rest = [
         regressor(o.onset_s, o.duration_s, tr_s, volumes, **response) for o in others
     ]

@@ -1,6 +1,7 @@
 """From a volume to voxels, trial betas and normalised features: causal and pure."""
 
 from .baseline import PercentSignal as PercentSignal
+from .beta import MEASURED_SHARE as MEASURED_SHARE
 from .beta import LateTrialError as LateTrialError
 from .beta import TrialBeta as TrialBeta
 from .centre import RunningCentre as RunningCentre

@@ -1,12 +1,16 @@
 """What the GLM answers about one trial. Pure."""
 
 from dataclasses import dataclass, field
-from typing import final
+from typing import Final, final
 
 import numpy as np
 
 from runtime.arrays import Float32
 from runtime.errors import NeuroFlowError
+
+MEASURED_SHARE: Final = 0.25
+"""Of the squares of a trial's regressor, what has to lie in volumes that were measured:
+the beta then has at most about twice the noise of one whose response was all seen."""
 
 
 class LateTrialError(NeuroFlowError):

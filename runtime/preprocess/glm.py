@@ -244,6 +244,28 @@ class IncrementalTrialGlm:
             delay_s=end_s(self._last, self._tr_s) - self._trials.onset_s(row),
         )
 
+    def measured_share(self, trial_id: str, until: int) -> float:
+        """Say how much of a trial's response was measured: of its regressor's squares.
+
+        Where it is low, the estimate rests on the little that was seen and is of any
+        size, however small its standard error looks.
+
+        Args:
+            trial_id: A trial.
+            until: Last volume that counts; what comes later could not be seen yet.
+
+        Returns:
+            0 to 1, of the voxels that have least; 1 where there is nothing to see yet.
+
+        Raises:
+            UsageError: The trial was not announced.
+        """
+        squares = self._trials.own(self._row(trial_id))[:, : until + 1] ** 2
+        seen = squares[:, self._a["is_seen"][: until + 1]].sum(axis=1)
+        whole = squares.sum(axis=1)
+        shares = np.divide(seen, whole, out=np.ones_like(whole), where=whole > 0)
+        return float(shares.min())
+
     def design(
         self, trial_id: str, voxel: int = 0
     ) -> Float64[np.ndarray, "volumes columns"]:

@@ -64,7 +64,9 @@ def test_a_streamed_beta_is_the_batch_solution_of_the_volumes_up_to_its_decision
         taken = [i for i in range(decision + 1) if i not in missing]
         known = [t for t in trials if t.onset_s <= (decision + 1) * tr_s]
         others = [t for t in known if t is not trial]
-        wanted = trial_beta(rows, taken, trial, others, estimator, tr_s)
+        wanted = trial_beta(
+            rows, taken, trial, others, estimator, tr_s, decision=decision
+        )
         assert (wanted is None) == (beta is None)
         if wanted is not None:
             # Steep designs of a few rows amplify the float32 of percent signal by up

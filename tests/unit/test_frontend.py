@@ -52,7 +52,9 @@ def test_every_beta_is_that_of_least_squares_separate_on_the_run_so_far(missing)
         taken = [i for i in range(decision + 1) if i not in missing]
         known = [t for t in TRIALS if t.onset_s <= (decision + 1) * TR_S]
         others = [t for t in known if t is not trial]
-        wanted = trial_beta(rows_of(volumes), taken, trial, others, BETAS, TR_S)
+        wanted = trial_beta(
+            rows_of(volumes), taken, trial, others, BETAS, TR_S, decision=decision
+        )
         if wanted is None:
             assert beta is None
             continue
@@ -115,6 +117,24 @@ def test_a_trial_whose_volumes_are_all_missing_has_no_beta():
     _, due = played(scanned(), missing=tuple(range(first, VOLUMES)), trials=[trial])
 
     assert due[trial.trial_id][1] is None
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_a_trial_whose_response_lies_in_a_gap_has_no_beta_of_any_size(first):
+    volumes, trial = scanned(), TRIALS[6]
+    shown = int(trial.onset_s / TR_S)
+    gap = tuple(range(shown + first, shown + first + 8))
+
+    _, whole = played(volumes)
+    _, due = played(volumes, gap)
+
+    assert whole[trial.trial_id][1] is not None
+    assert due[trial.trial_id][1] is None
+    norms = [np.linalg.norm(beta.beta) for _, beta in due.values() if beta is not None]
+    usual = [
+        np.linalg.norm(beta.beta) for _, beta in whole.values() if beta is not None
+    ]
+    assert max(norms) < 3 * max(usual)
 
 
 def test_a_missing_volume_of_the_baseline_is_replaced_by_the_next_that_comes():

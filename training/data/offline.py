@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from runtime.errors import BackendError, ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
+from runtime.preprocess import MEASURED_SHARE
 from runtime.preprocess.timing import decision_volume, middles_s
 from runtime.recording import RecordedEvent, RecordedRun, Recording
 from training.data.bids_splits import is_within
@@ -26,10 +27,6 @@ OPTIONS: Final = (
     "motion",
 )
 """Of an estimator, what causal betas alone have."""
-
-MEASURED_SHARE: Final = 0.25
-"""Of the squares of a trial's regressor, what has to lie in volumes that were measured:
-the beta then has at most about twice the noise of one whose response was all seen."""
 
 
 def offline_betas(
