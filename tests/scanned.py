@@ -8,7 +8,7 @@ import pytest
 
 from bci_bridge.sources.feed import Feed
 from bci_bridge.sources.plan import Plan
-from bci_bridge.sources.source import Arrival, Exhausted
+from bci_bridge.sources.source import Arrival, Exhausted, Reading
 from bci_bridge.sources.speech import Begin, End, SayMissing, SayVolume, Tell
 from bci_bridge.sources.volume import Geometry, ScannedVolume
 
@@ -110,4 +110,5 @@ class Clock:
 
 def polled(source, n=3):
     """What a few looks find; a plain file needs two."""
-    return [one for _ in range(n) if (one := source.poll(0.05)) is not None]
+    looks = [source.poll(0.05) for _ in range(n)]
+    return [one for one in looks if one is not None and not isinstance(one, Reading)]

@@ -18,8 +18,9 @@ from bci_bridge.keyfolder import read_credentials
 from bci_bridge.memory_cap import cap_memory
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.sources.driver import send_runs
+from bci_bridge.sources.journal import Journal
 from bci_bridge.sources.listening import Place, place_of, warning
-from bci_bridge.sources.plan import Plan
+from bci_bridge.sources.plan import Past, Plan
 from bci_bridge.sources.recorded import Recorded
 from bci_bridge.sources.source import Source
 from bci_bridge.telling import tell
@@ -174,7 +175,8 @@ def send_dicom_folder(
     _require("pydicom")
     from bci_bridge.sources.dicom_folder import DicomFolder
 
-    watch = partial(DicomFolder, path, _receiver(images), pattern=pattern)
+    receiver = _receiver(images, _past(sending).latest)
+    watch = partial(DicomFolder, path, receiver, pattern=pattern)
     send(_watched(path, sending, watch, is_new_only, is_from_start), sending)
 
 
@@ -202,12 +204,14 @@ def send_dicom_store(
     send(store, sending)
 
 
-def _receiver(images: Images) -> "DicomReceiver":
+def _receiver(images: Images, goes_on_with: str | None = None) -> "DicomReceiver":
     from bci_bridge.sources.dicom_receiver import DicomReceiver
     from bci_bridge.sources.series_choice import Choice
 
     choice = Choice(series=images.series, echo=images.echo)
-    return DicomReceiver(choice, os.urandom(16), slices=images.slices)
+    return DicomReceiver(
+        choice, os.urandom(16), slices=images.slices, goes_on_with=goes_on_with
+    )
 
 
 def _require(module: str) -> None:
@@ -277,6 +281,10 @@ def _watched(
     return source
 
 
+def _past(sending: Sending) -> Past:
+    return Journal(sending.spool).settled(_plan(sending))[0]
+
+
 def _pace(speed: float | None, *, is_fast: bool) -> float | None:
     if is_fast and speed is not None:
         raise UsageError("--speed and --fast: expected one of them, found both")
@@ -316,37 +324,7 @@ def send(
         BackendError: There is no server, or it is away for too long.
     """
     try:
-        count = sending.volumes
-        if count is None and volumes is not None:
-            count = volumes - sending.discard
-            if count < 1:
-                raise UsageError(
-                    f"--discard: expected less than the {volumes} volumes of the file, "
-                    f"found {sending.discard}"
-                )
-        if count is None:
-            raise UsageError(
-                "--volumes: expected how many acquisitions the run has, found nothing. "
-                "The decoder's drift model needs the length of the run at its start"
-            )
-        plan = Plan(
-            run=sending.run,
-            volumes=count,
-            runs=sending.runs,
-            discard=sending.discard,
-            tr_s=sending.tr_s,
-            budget_s=sending.budget_s,
-            pace=pace,
-            speed=speed,
-            subject=sending.subject,
-            session=sending.session,
-            task=sending.task,
-            is_rehearsal=sending.rehearsal,
-            quiet_s=sending.quiet_s,
-            reorder=sending.reorder,
-            updates=sending.updates,
-            late=sending.late,
-        )
+        plan = _plan(sending, volumes, pace, speed)
         cap_memory(_MEMORY_BYTES)
         # Numbers that overflow are refused in lines of ours; numpy would add its own.
         with np.errstate(all="ignore"), stop_on_signals() as stop:
@@ -361,6 +339,50 @@ def send(
             )
     finally:
         source.close()
+
+
+def _plan(
+    sending: Sending,
+    volumes: int | None = None,
+    pace: Pace = "live",
+    speed: float = 1.0,
+) -> Plan:
+    """Read the announcement off the options.
+
+    Raises:
+        UsageError: One is out of its range, or nobody says how long a run is.
+    """
+    count = sending.volumes
+    if count is None and volumes is not None:
+        count = volumes - sending.discard
+        if count < 1:
+            raise UsageError(
+                f"--discard: expected less than the {volumes} volumes of the file, "
+                f"found {sending.discard}"
+            )
+    if count is None:
+        raise UsageError(
+            "--volumes: expected how many acquisitions the run has, found nothing. "
+            "The decoder's drift model needs the length of the run at its start"
+        )
+    return Plan(
+        run=sending.run,
+        volumes=count,
+        runs=sending.runs,
+        discard=sending.discard,
+        tr_s=sending.tr_s,
+        budget_s=sending.budget_s,
+        pace=pace,
+        speed=speed,
+        subject=sending.subject,
+        session=sending.session,
+        task=sending.task,
+        is_rehearsal=sending.rehearsal,
+        quiet_s=sending.quiet_s,
+        reorder=sending.reorder,
+        updates=sending.updates,
+        late=sending.late,
+    )
 
 
 def _listening(text: str, protocol: str) -> Place:

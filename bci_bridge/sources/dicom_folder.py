@@ -57,7 +57,7 @@ class DicomFolder:
             is_new_only=is_new_only,
             clock_s=clock_s,
         )
-        form = _Files(receiver, clock_s)
+        form = _Files(receiver, watched.was_there, clock_s)
         self._files = FolderSource(watched, form, clock_s=clock_s, sleep=sleep)
         self._receiver, self._clock_s = receiver, clock_s
         self._overdue: deque[Arrival] = deque()
@@ -86,8 +86,14 @@ class _Files:
 
     has_companions = False
 
-    def __init__(self, receiver: DicomReceiver, clock_s: Callable[[], float]) -> None:
-        self._receiver, self._clock_s = receiver, clock_s
+    def __init__(
+        self,
+        receiver: DicomReceiver,
+        was_there: Callable[[Path], bool],
+        clock_s: Callable[[], float],
+    ) -> None:
+        self._receiver, self._was_there = receiver, was_there
+        self._clock_s = clock_s
         self._orders: dict[Path, tuple[int, int]] = {}
 
     def must_settle(self, path: Path) -> bool:
@@ -107,7 +113,9 @@ class _Files:
     def volumes(self, path: Path) -> list[Arrival]:
         data = _read(path, MAX_FILE_BYTES + 1)
         try:
-            found = self._receiver.take(data, path.name, self._clock_s())
+            found = self._receiver.take(
+                data, path.name, self._clock_s(), was_there=self._was_there(path)
+            )
         except IncompleteError as error:
             raise EOFError(str(error)) from error
         self._orders.pop(path, None)

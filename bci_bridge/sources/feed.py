@@ -40,7 +40,7 @@ from bci_bridge.messages import RunStart
 from bci_bridge.sources.notices import Notices
 from bci_bridge.sources.order import Order
 from bci_bridge.sources.plan import TR_TOLERANCE_S, Past, Plan
-from bci_bridge.sources.source import Arrival, Exhausted, Refused, SeriesEnded
+from bci_bridge.sources.source import Arrival, Exhausted, Reading, Refused, SeriesEnded
 from bci_bridge.sources.speech import (
     Action,
     Begin,
@@ -139,7 +139,8 @@ class Feed:
         """Decide on what a source gave.
 
         Args:
-            arrival: A volume, the end of a series, or what was refused.
+            arrival: A volume, the end of a series, what was refused, or that there is
+                more to be read.
             now_ns: When it came, on this host's monotonic clock.
         """
         match arrival:
@@ -152,6 +153,11 @@ class Feed:
                     return []
                 why = "broken off at the scanner" if is_aborted else "its series ended"
                 return self._end(why, now_ns)
+            case Reading():
+                if self._run is not None:
+                    # A run's own files may lie behind thousands that give nothing.
+                    self._run.heard_ns = now_ns
+                return []
             case Exhausted():
                 self.is_exhausted = True
                 return self._end("the recording ended", now_ns)

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from bci_bridge.sources.folder import Folder, Seen
 from bci_bridge.sources.recorded import TORN
-from bci_bridge.sources.source import Arrival, Refused
+from bci_bridge.sources.source import Arrival, Reading, Refused
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import ScanError
 
@@ -92,6 +92,9 @@ class FolderSource:
     def poll(self, wait_s: float) -> Arrival | None:
         """Give the next whole file's next volume.
 
+        Where the time is over before all files that were found are looked at, it says
+        so (`Reading`).
+
         Raises:
             ScanError: The folder is gone.
         """
@@ -105,7 +108,7 @@ class FolderSource:
                 return self._ready.popleft()
             left_s = end_s - self._clock_s()
             if self._waiting or not self._has_sorted(end_s):
-                return None
+                return Reading()
             if self._waiting:
                 continue
             pause_s = self._folder.wait_s()

@@ -178,3 +178,15 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of the run under way; None where there is none."""
     over: tuple[str, ...] = ()
     """Series whose volumes are not wanted any more."""
+
+    @property
+    def latest(self) -> str | None:
+        """The series that was heard last: in a folder, older ones come before it.
+
+        Empty where nobody knows it; None where no run has begun.
+        """
+        if self.begun == 0:
+            return None
+        if self.series is not None:
+            return self.series
+        return self.over[-1] if self.over else ""

@@ -37,7 +37,12 @@ class Exhausted:
     """Nothing will ever come again: what was sent is a recording, and it is over."""
 
 
-Arrival = ScannedVolume | SeriesEnded | Refused | Exhausted
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """More files are there than could be read yet: what has not come may be theirs."""
+
+
+Arrival = ScannedVolume | SeriesEnded | Refused | Exhausted | Reading
 """What a source can give."""
 
 

@@ -8,6 +8,7 @@ from bci_bridge.messages import Volume
 from bci_bridge.recording_reader import read_recording
 from bci_bridge.sources.driver import send_runs
 from bci_bridge.sources.nifti import nifti_folder
+from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import BackendError, UsageError
 from tests.integration.test_send import command
 from tests.integration.tiny import SHAPE
@@ -38,7 +39,7 @@ class Doomed:
         if not self.left:
             raise BackendError("killed")
         found = self.source.poll(wait_s)
-        self.left -= found is not None
+        self.left -= isinstance(found, ScannedVolume)
         return found
 
     def close(self):

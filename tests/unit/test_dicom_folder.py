@@ -14,16 +14,16 @@ from bci_bridge.sources.dicom_receiver import DicomReceiver
 from bci_bridge.sources.feed import Feed
 from bci_bridge.sources.folder_source import TORN_S
 from bci_bridge.sources.series_choice import Choice
-from bci_bridge.sources.source import Refused
+from bci_bridge.sources.source import Reading, Refused
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import ScanError
 from tests import dicom_files as files
 from tests.scanned import Clock, Told, plan, polled, recorded_data
 
 
-def opened(folder, clock=None, choice=None, **options):
+def opened(folder, clock=None, choice=None, receiver=None, **options):
     clock = clock or Clock()
-    receiver = DicomReceiver(choice or Choice(), b"salt")
+    receiver = receiver or DicomReceiver(choice or Choice(), b"salt")
     return DicomFolder(folder, receiver, clock_s=clock, sleep=clock.sleep, **options)
 
 
@@ -166,7 +166,7 @@ class Slow(DicomReceiver):
     def __init__(self, clock):
         self.clock, self.n_taken = clock, 0
 
-    def take(self, data, what, now_s):
+    def take(self, data, what, now_s, *, was_there=False):
         self.clock.now_s += 1.0
         self.n_taken += 1
         return []
@@ -183,7 +183,8 @@ def test_files_that_are_left_out_hold_nobody_up(tmp_path):
     source = DicomFolder(tmp_path, slow, clock_s=clock, sleep=clock.sleep)
     taken = []
     for _ in range(30):
-        assert source.poll(0.5) is None
+        found = source.poll(0.5)
+        assert found == (Reading() if slow.n_taken < 20 else None)
         taken.append(slow.n_taken)
 
     assert max(b - a for a, b in itertools.pairwise(taken)) == 1
@@ -339,6 +340,51 @@ def test_a_volume_that_is_there_twice_counts_once(tmp_path):
 
     assert said[-1] == ("end", 3)
     assert "volume 0 came again; the first one counts" in lines
+
+
+def of(person, series, number):
+    return whole(
+        number,
+        SeriesNumber=series,
+        SeriesInstanceUID=f"1.2.{series}",
+        PatientID=person,
+        PatientName=person,
+    )
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 9), (9, 3)])
+def test_who_goes_on_in_the_days_folder_gets_its_participants_files(
+    tmp_path, before, after
+):
+    for number in range(4):
+        (tmp_path / f"a{number}").write_bytes(of("A", before, number))
+    first = Told(Feed(plan()))
+    source = opened(tmp_path, is_new_only=True)
+    for number in range(2):
+        (tmp_path / f"b{number}").write_bytes(of("B", 7, number))
+    arrivals = polled(source, 5)
+    for arrival in arrivals:
+        first.take(arrival)
+    assert first.said == [("begin", "rest"), ("volume", 0), ("volume", 1)]
+    for number in range(2, 4):
+        (tmp_path / f"b{number}").write_bytes(of("B", 7, number))
+
+    past = first.feed.past
+    second = Told(Feed(plan(), past))
+    start = plan().start("rest", arrivals[0].geometry)
+    second.feed.resume(start, past.series, 2, 0)
+    # Another process has another salt.
+    receiver = DicomReceiver(Choice(), b"other", goes_on_with=past.latest)
+    source = opened(tmp_path, receiver=receiver)
+    for arrival in polled(source, 20):
+        second.take(arrival)
+    (tmp_path / "c").write_bytes(of("C", after, 0))
+    (tmp_path / "b4").write_bytes(of("B", 7, 4))
+    for arrival in polled(source, 8):
+        second.take(arrival)
+
+    assert second.said == [("volume", 2), ("volume", 3), ("volume", 4), ("end", 5)]
+    assert any("patient: expected that" in line for line in second.lines)
 
 
 def test_voxels_are_those_of_the_file(tmp_path):

@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from bci_bridge.sources.feed import Feed
 from bci_bridge.sources.plan import Past, Plan
-from bci_bridge.sources.source import Exhausted, Refused, SeriesEnded
+from bci_bridge.sources.source import Exhausted, Reading, Refused, SeriesEnded
 from bci_bridge.sources.speech import Begin, SayVolume
 from bci_bridge.sources.volume import Geometry
 from runtime.errors import UsageError
@@ -248,6 +248,19 @@ def test_silence_ends_a_run_as_aborted_with_its_count():
     assert run.said[-1] == ("aborted", 3)
     assert run.lines[-1].endswith("nothing came for 3 s")
     assert not run.feed.is_done
+
+
+def test_while_files_are_still_to_be_read_a_run_is_not_silent():
+    run = told(quiet_s=3.0)
+    run.take(Reading())
+    run.take(scanned(0))
+    for _ in range(10):
+        run.take(Reading(), 2.0)
+        run.wait(0.0)
+    run.take(scanned(1))
+    run.wait(3.1)
+
+    assert run.said == [("begin", "rest"), ("volume", 0), ("volume", 1), ("aborted", 2)]
 
 
 def test_what_was_held_is_said_before_a_run_is_stopped():
