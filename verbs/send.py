@@ -24,7 +24,6 @@ from bci_bridge.sources.plan import Past, Plan
 from bci_bridge.sources.recorded import Recorded
 from bci_bridge.sources.source import Source
 from bci_bridge.telling import tell
-from bci_bridge.unfinished import held_run
 from runtime.errors import BackendError, UsageError
 from verbs.send_commands import Images, Sending
 
@@ -67,7 +66,8 @@ def send_nifti(
         watch = partial(
             nifti_folder, path, pattern=pattern or "*", first_number=first_number
         )
-        send(_watched(path, sending, watch, is_new_only, is_from_start), sending)
+        past = _past(sending)
+        send(_watched(path, past, watch, is_new_only, is_from_start), sending)
     else:
         pace = _pace(speed, is_fast=is_fast)
         file = recorded_nifti(path, pace, tr_s=sending.tr_s)
@@ -97,7 +97,8 @@ def send_philips(
     of_folders = {"--new-only": is_new_only, "--from-start": is_from_start}
     if _is_folder(path, of_files, of_folders):
         watch = partial(philips_folder, path, scaling=scaling)
-        send(_watched(path, sending, watch, is_new_only, is_from_start), sending)
+        past = _past(sending)
+        send(_watched(path, past, watch, is_new_only, is_from_start), sending)
     else:
         pace = _pace(speed, is_fast=is_fast)
         file = recorded_philips(path, pace, scaling=scaling, tr_s=sending.tr_s)
@@ -168,16 +169,18 @@ def send_dicom_folder(
     """Send the images that a console exports into a folder.
 
     Raises:
-        UsageError: Nobody said what becomes of the files that are there.
+        UsageError: Nobody said what becomes of the files that are there, or an option
+            is out of its range, or the spool cannot be used.
         ScanError: There is no such folder.
         BackendError: pydicom is missing.
     """
     _require("pydicom")
     from bci_bridge.sources.dicom_folder import DicomFolder
 
-    receiver = _receiver(images, _past(sending).latest)
+    past = _past(sending)
+    receiver = _receiver(images, past.latest)
     watch = partial(DicomFolder, path, receiver, pattern=pattern)
-    send(_watched(path, sending, watch, is_new_only, is_from_start), sending)
+    send(_watched(path, past, watch, is_new_only, is_from_start), sending)
 
 
 def send_dicom_store(
@@ -248,28 +251,26 @@ def _is_folder(
 
 def _watched(
     path: Path,
-    sending: Sending,
+    past: Past,
     watch: Callable[..., "FolderSource | DicomFolder"],
     is_new_only: bool,
     is_from_start: bool,
 ) -> "FolderSource | DicomFolder":
     """Open a folder, once it is clear whose the files are that it holds.
 
-    Those of an earlier run would be sent as if the scanner gave them now. In a run that
-    is gone on with they came while nobody looked, whatever the flags say: its feed
-    leaves out those of other series.
+    Those of an earlier run would be sent as if the scanner gave them now. After a
+    process that was killed they may have come while nobody looked, whatever the flags
+    say: the feed leaves out those of older series.
 
     Raises:
-        UsageError: Both flags are given, or there are files and neither is; or the
-            spool cannot be used.
+        UsageError: Both flags are given, or there are files and neither is.
         ScanError: There is no such folder.
     """
     if is_new_only and is_from_start:
         raise UsageError(
             "--new-only and --from-start: expected one of them, found both"
         )
-    held = None if sending.spool is None else held_run(sending.spool)
-    goes_on = held is not None and not held.is_finished
+    goes_on = past.latest is not None
     source = watch(is_new_only=is_new_only and not goes_on)
     if not (goes_on or is_new_only or is_from_start) and source.n_there:
         files = "1 file" if source.n_there == 1 else f"{source.n_there} files"
@@ -282,6 +283,11 @@ def _watched(
 
 
 def _past(sending: Sending) -> Past:
+    """Say what a killed process left of these runs.
+
+    Raises:
+        UsageError: An option is out of its range, or the spool cannot be used.
+    """
     return Journal(sending.spool).settled(_plan(sending))[0]
 
 

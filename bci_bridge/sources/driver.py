@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+import msgspec
+
 from bci_bridge.keyring import Credentials
 from bci_bridge.line import Line
 from bci_bridge.messages import Hello, RunStart
@@ -105,6 +107,8 @@ def send_runs(
             raise
         if is_stopped():
             sending.do(feed.stop("stopped by the operator", clock_ns()))
+            if feed.past.begun:
+                journal.write(msgspec.structs.replace(feed.past, is_stopped=True))
             return
     if not feed.is_done:
         raise ScanError(

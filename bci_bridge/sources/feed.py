@@ -11,9 +11,10 @@ started again: the run under way ends, and another begins under a name of its ow
 series unlike the one under way is left alone.
 
 **Going on.** Whoever goes on with a killed process's run finds in a folder what came
-meanwhile, and perhaps older series of which that process was never told. Until a run is
-complete, what was there before (`ScannedVolume.was_there`) of another series than the
-one under way is therefore left out: it neither ends a run nor begins one.
+meanwhile, and perhaps older series of which that process was never told. Until that run
+is complete, what was there before (`ScannedVolume.was_there`) of another series is
+therefore left out: it neither ends a run nor begins one. Where none was under way, that
+holds until the series of the last one has passed: a folder's order is that of time.
 
 **Index.** The volume index is the source's number less the discarded ones. An index
 that came before is ignored. One that comes ahead of its turn is held for a little while
@@ -74,6 +75,8 @@ class _Run:
     heard_ns: int
     said_before: int = 0
     """Acquisitions below were said by an earlier process."""
+    has_come: bool = False
+    """A volume of it came to this process."""
 
 
 class Feed:
@@ -99,8 +102,8 @@ class Feed:
         # The series that began last, and the counts before it.
         self._before = "", past.begun, past.complete
         self._notices = Notices()
-        # A run was gone on with, and none is complete since.
-        self._is_catching_up = False
+        # While catching up, the series that parts older ones in a folder from later.
+        self._parting = past.latest
 
     @property
     def is_done(self) -> bool:
@@ -133,7 +136,7 @@ class Feed:
             now_ns: The present.
         """
         self._run = self._new_run(start, series, said, now_ns)
-        self._is_catching_up = True
+        self._parting = series
 
     def take(self, arrival: Arrival, now_ns: int) -> list[Action]:
         """Decide on what a source gave.
@@ -191,17 +194,21 @@ class Feed:
             # The run's own may come after hundreds of others, which take their time.
             run.heard_ns = now_ns
         if series in self._over:
+            if series == self._parting:
+                self._parting = None
             return self._notice(
                 "of a series that is over",
                 "volumes of a series that is over came; they are ignored",
             )
         actions: list[Action] = []
         is_mine = run is not None and run.series in ("", series)
-        if self._is_catching_up and volume.was_there and not is_mine:
+        if self._parting is not None and volume.was_there and not is_mine:
             return self._notice(
                 "of a series that was there",
-                "another series was in the folder already; what was there of it is "
-                "left out until a run is complete",
+                f"series {series} was in the folder already; it and others that were "
+                "are left out, because older ones may be among them. What is to be "
+                "decoded of these, send from a folder of its own, with another --run "
+                "and --from-start",
             )
         if run is not None and is_mine:
             run.series = series
@@ -218,7 +225,7 @@ class Feed:
             run = self._run
         if run is None:
             return actions
-        run.heard_ns = now_ns
+        run.heard_ns, run.has_come = now_ns, True
         differs = self._plan.difference(run.start, volume.geometry)
         if differs:
             return actions + self._end(f"volume {volume.number}, {differs}", now_ns)
@@ -313,7 +320,9 @@ class Feed:
         self._run = None
         self._over[run.series] = None
         self._complete += is_complete
-        self._is_catching_up &= not is_complete
+        if self._parting is not None:
+            # A run that ended before its files passed parts the series all the same.
+            self._parting = None if is_complete and run.has_come else run.series
         how = "complete" if is_complete else "aborted"
         line = f"run {run.start.run}: {how}, {count} of {total} volumes"
         noted = self._notices.summary()

@@ -178,14 +178,16 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of the run under way; None where there is none."""
     over: tuple[str, ...] = ()
     """Series whose volumes are not wanted any more."""
+    is_stopped: bool = False
+    """By the operator, who says anew whose the files are that a folder holds."""
 
     @property
     def latest(self) -> str | None:
         """The series that was heard last: in a folder, older ones come before it.
 
-        Empty where nobody knows it; None where no run has begun.
+        Empty where nobody knows it; None where there is nothing to go on with.
         """
-        if self.begun == 0:
+        if self.begun == 0 or self.is_stopped:
             return None
         if self.series is not None:
             return self.series

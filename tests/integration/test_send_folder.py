@@ -6,13 +6,19 @@ import pytest
 
 from bci_bridge.messages import Volume
 from bci_bridge.recording_reader import read_recording
+from bci_bridge.sources.dicom_receiver import DicomReceiver
 from bci_bridge.sources.driver import send_runs
+from bci_bridge.sources.journal import Journal
 from bci_bridge.sources.nifti import nifti_folder
+from bci_bridge.sources.plan import Past
+from bci_bridge.sources.series_choice import Choice
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import BackendError, UsageError
+from tests import dicom_files
 from tests.integration.test_send import command
 from tests.integration.tiny import SHAPE
-from tests.scanned import plan
+from tests.scanned import plan, polled
+from verbs import send
 from verbs.send import send_dicom_folder, send_nifti, send_philips
 from verbs.send_commands import Images, Sending
 
@@ -46,6 +52,15 @@ class Doomed:
         self.source.close()
 
 
+def sent(folder):
+    """The run of each volume that the server logged, and the volume's last voxel."""
+    return [
+        (one.envelope.record.run, np.frombuffer(one.envelope.payload, "<i2")[-1])
+        for one in read_recording(folder / "log" / "inputs")
+        if isinstance(one.envelope.record, Volume)
+    ]
+
+
 @pytest.mark.parametrize("flags", [[], ["--new-only"]])
 def test_who_goes_on_gets_the_gaps_files_and_no_older_series(running, tmp_path, flags):
     server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
@@ -66,21 +81,93 @@ def test_who_goes_on_gets_the_gaps_files_and_no_older_series(running, tmp_path, 
     assert process.returncode == 0
     assert lines == [
         "run rest: goes on after 3 volumes",
-        "another series was in the folder already; what was there of it is left out "
-        "until a run is complete",
+        "series a_ was in the folder already; it and others that were are left out, "
+        "because older ones may be among them. What is to be decoded of these, send "
+        "from a folder of its own, with another --run and --from-start",
         "run rest: complete, 8 of 8 volumes (8 of a series that was there)",
     ]
-    sent = [
-        (one.envelope.record.run, np.frombuffer(one.envelope.payload, "<i2")[-1])
-        for one in read_recording(tmp_path / "log" / "inputs")
-        if isinstance(one.envelope.record, Volume)
+    assert sent(tmp_path) == [("rest", 200 + number) for number in range(COUNT)]
+
+
+@pytest.mark.parametrize("flags", [[], ["--new-only"], ["--from-start"]])
+def test_killed_between_two_runs_the_same_command_takes_the_next(
+    running, tmp_path, flags
+):
+    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
+    put(folder, "a", range(COUNT), 100)
+    source = Doomed(nifti_folder(folder, is_new_only=True), COUNT)
+    put(folder, "b", range(COUNT), 200)
+    plans = plan(volumes=COUNT, tr_s=1.0, budget_s=60.0, runs=2)
+    spool = tmp_path / "spool"
+    with pytest.raises(BackendError, match="killed"):
+        send_runs(source, plans, server.address, tell=str, spool=spool)
+    put(folder, "c", range(COUNT), 300)
+    words = ["nifti", folder, "--run", "rest", "--runs", 2, "--volumes", COUNT]
+    words += ["--tr-s", 1, "--budget-s", 60, "--spool", spool, "--to", server.address]
+    process = command(*words, *flags)
+    lines = process.communicate(timeout=60)[1].splitlines()
+    server.stop()
+
+    assert process.returncode == 0
+    assert lines[-1].startswith("run rest-2: complete, 8 of 8 volumes")
+    assert sent(tmp_path) == [
+        *(("rest", 200 + number) for number in range(COUNT)),
+        *(("rest-2", 300 + number) for number in range(COUNT)),
     ]
-    assert sent == [("rest", 200 + number) for number in range(COUNT)]
 
 
-def refusal(verb, folder, **options):
+def test_a_successor_knows_whose_images_are_its_own(tmp_path, monkeypatch):
+    folder, spool, sources = tmp_path / "day", tmp_path / "spool", []
+    folder.mkdir()
+    for series in (3, 7):
+        image = dicom_files.enhanced(
+            [dicom_files.volume(series)],
+            SeriesNumber=series,
+            SeriesInstanceUID=f"1.2.{series}",
+            PatientID=f"P{series}",
+            InstanceNumber=1,
+        )
+        (folder / f"{series}.dcm").write_bytes(dicom_files.dumped(image))
+    (own,) = DicomReceiver(Choice(), b"").take((folder / "7.dcm").read_bytes(), "", 0.0)
+    Journal(spool).write(Past(run="rest", begun=1, over=(own.series,)))
+    monkeypatch.setattr(send, "send", lambda source, sending: sources.append(source))
+    sending = Sending(run="rest", volumes=3, spool=spool)
+    flags = {"is_new_only": False, "is_from_start": False}
+    send_dicom_folder(folder, sending, Images(), pattern="*", **flags)
+    found = polled(sources[0], 8)
+
+    assert [one.series[:6] for one in found] == ["000003", "000007"]
+
+
+def test_after_the_operators_stop_it_is_asked_again_whose_the_files_are(
+    running, tmp_path
+):
+    server, folder, spool = running(), tmp_path / "export", tmp_path / "spool"
+    folder.mkdir()
+    source = Doomed(nifti_folder(folder), 3)
+    put(folder, "b", range(3), 200)
+    plans = plan(volumes=COUNT, tr_s=1.0, budget_s=60.0)
+    send_runs(
+        source,
+        plans,
+        server.address,
+        tell=str,
+        spool=spool,
+        is_stopped=lambda: not source.left,
+    )
+    server.stop()
+    put(folder, "c", range(COUNT), 300)
+
+    found = {"pattern": None, "first_number": None, "speed": None, "is_fast": False}
+    line = refusal(
+        send_nifti, folder, spool, **found, is_new_only=False, is_from_start=False
+    )
+    assert "found 11 files in it" in line
+
+
+def refusal(verb, folder, spool=None, **options):
     with pytest.raises(UsageError) as error:
-        verb(folder, Sending(run="rest", volumes=3), **options)
+        verb(folder, Sending(run="rest", volumes=3, spool=spool), **options)
     return str(error.value)
 
 

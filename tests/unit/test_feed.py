@@ -12,6 +12,8 @@ from bci_bridge.sources.volume import Geometry
 from runtime.errors import UsageError
 from tests.scanned import SHAPE, Told, plan, scanned
 
+END = ("end", 5)
+
 
 def told(**changes):
     return Told(Feed(plan(**changes)))
@@ -429,8 +431,9 @@ def test_a_successor_takes_the_gaps_files_and_never_an_older_series():
 
     assert run.said == [("volume", 3), ("volume", 4), ("end", 5)]
     assert run.lines == [
-        "another series was in the folder already; what was there of it is left out "
-        "until a run is complete",
+        "series s-1 was in the folder already; it and others that were are left out, "
+        "because older ones may be among them. What is to be decoded of these, send "
+        "from a folder of its own, with another --run and --from-start",
         "run rest: complete, 5 of 5 volumes (5 of a series that was there)",
     ]
 
@@ -455,6 +458,47 @@ def test_what_was_there_begins_no_run_in_the_place_of_one_that_was_aborted():
     run.take(scanned(0, "s-3"))
 
     assert run.said == [("aborted", 3), ("begin", "rest-2"), ("volume", 0)]
+
+
+def between(**past):
+    """The successor of a process that was killed when run rest, of s-2, was over."""
+    past = {"run": "rest", "begun": 1, "complete": 1, "over": ("s-2",), **past}
+    return Told(Feed(plan(runs=2), Past(**past)))
+
+
+def test_killed_between_two_runs_the_folders_later_series_begins_the_next():
+    run = between()
+    for series in ("s-1", "s-2", "s-3"):
+        for number in range(3 if series == "s-3" else 5):
+            run.take(scanned(number, series, was_there=True))
+    for number in (3, 4):
+        run.take(scanned(number, "s-3"), 1.0)
+
+    assert run.said == [("begin", "rest-2"), *(("volume", n) for n in range(5)), END]
+    assert run.feed.is_done
+
+
+@pytest.mark.parametrize("over", [("s-2",), ()])
+def test_killed_between_two_runs_no_older_series_is_sent(over):
+    run = between(over=over)
+    run.take(scanned(0, "s-1", was_there=True))
+    run.take(scanned(1, "s-1", was_there=True))
+    run.take(scanned(0, "s-3"))
+
+    assert run.said == [("begin", "rest-2"), ("volume", 0)]
+    assert run.lines[0].startswith("series s-1 was in the folder already; it and")
+
+
+def test_a_run_of_which_all_was_said_parts_the_series_as_well():
+    run = resumed(said=5, runs=2)
+    run.wait(0.1)
+    for series in ("s-1", "s-2", "s-3"):
+        for number in range(5):
+            run.take(scanned(number, series, was_there=True))
+
+    assert run.said[:2] == [("end", 5), ("begin", "rest-2")]
+    assert run.said[-1] == END
+    assert "5 of a series that was there" in run.lines[-1]
 
 
 def test_without_a_predecessor_what_was_there_is_taken():
