@@ -27,6 +27,10 @@ from runtime.errors import ScanError
 
 _NAMELESS: Final = "volumes"
 """The series of files whose names begin with their number."""
+_AGAIN: Final = (
+    "start `send` again with it, another --run, and --from-start, which sends what is "
+    "there (of several series, those that a --pattern names)"
+)
 _NAME: Final = re.compile(r"(.*?)(\d{1,9})(\D*)\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
 
 
@@ -184,7 +188,7 @@ class _Volumes:
             if number > 1:
                 raise ScanError(
                     "expected a series that begins with number 0 or 1, found one that "
-                    "does not. Say with --first-number where it began"
+                    f"does not. Say with --first-number where it began: {_AGAIN}"
                 )
             first = self._firsts[series] = number
         if number < first:
@@ -195,10 +199,11 @@ class _Volumes:
         if self._first_number is not None:
             return (
                 f"expected numbers from {first} on, as --first-number says, found "
-                f"{number}"
+                f"{number}. If the run begins below {first}, say with --first-number "
+                f"where: {_AGAIN}"
             )
         return (
             f"expected numbers from {first} on, because that one came first, found "
             f"{number}. The volumes of this series are numbered {first - number} too "
-            f"low. Start `send` again with --first-number {number}"
+            f"low. Say --first-number {number}: {_AGAIN}"
         )

@@ -21,6 +21,10 @@ from runtime.errors import BackendError, ScanError, UsageError
 from tests.scanned import Clock, polled, recorded_data
 
 SHAPE = (5, 4, 3)
+AGAIN = (
+    "start `send` again with it, another --run, and --from-start, which sends what is "
+    "there (of several series, those that a --pattern names)"
+)
 
 
 def image(count=None, code="<i2", *, affine=None, seed=0, slope=None, version=1):
@@ -352,7 +356,7 @@ def test_a_compressed_bomb_is_refused_before_it_inflates(tmp_path):
     ("name", "made", "words"),
     [
         ("mean.nii", {}, "expected a number in its name, found none"),
-        ("v7.nii", {}, "Say with --first-number where it began"),
+        ("v7.nii", {}, f"Say with --first-number where it began: {AGAIN}"),
         ("v0.nii", {"count": 2}, "expected one volume in a file, found several"),
     ],
 )
@@ -390,6 +394,15 @@ def test_counting_can_begin_anywhere_where_the_operator_says_so(tmp_path):
     assert found[1].number == 7
 
 
+def test_the_remedy_of_a_number_below_the_first_helps(tmp_path):
+    for name in ("a1.nii", "v1.nii", "v0.nii"):
+        nibabel.save(image(), tmp_path / name)
+    # As `send` opens it with --first-number 0 --from-start --pattern "v*".
+    source, _ = watching(tmp_path, first_number=0, pattern="v*")
+
+    assert [one.number for one in polled(source, 5)] == [0, 1]
+
+
 def test_what_was_there_can_be_left_out(tmp_path):
     nibabel.save(image(), tmp_path / "v0.nii")
     source, _ = watching(tmp_path, is_new_only=True)
@@ -422,13 +435,14 @@ def test_what_was_there_is_told_from_what_came(tmp_path):
             None,
             ("v1.nii", "v0.nii"),
             "expected numbers from 1 on, because that one came first, found 0. The "
-            "volumes of this series are numbered 1 too low. Start `send` again with "
-            "--first-number 0",
+            "volumes of this series are numbered 1 too low. Say --first-number 0: "
+            f"{AGAIN}",
         ),
         (
             5,
             ("v5.nii", "v4.nii"),
-            "expected numbers from 5 on, as --first-number says, found 4",
+            "expected numbers from 5 on, as --first-number says, found 4. If the run "
+            f"begins below 5, say with --first-number where: {AGAIN}",
         ),
     ],
 )
