@@ -5,22 +5,46 @@ refuses the whole of it.
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from runtime.errors import ArtifactError
 from runtime.gallery import GALLERY
-from runtime.manifest import MANIFEST
+from runtime.manifest import MANIFEST, Sha256
 from runtime.overlay import OVERLAY
 
 _LISTS: Final = (MANIFEST, GALLERY, OVERLAY)
+_Some = msgspec.Meta(min_length=1)
 
 
-class _Listing(msgspec.Struct, frozen=True):
-    """What tells such a manifest from another program's file of the same name."""
+class _File(msgspec.Struct, frozen=True):
+    path: str
+    size: int
+    sha256: Sha256
 
-    files: msgspec.Raw
+
+class _Sealed(msgspec.Struct, frozen=True):
+    """A bundle, a gallery or an overlay, of whatever version.
+
+    Other programs keep lists of files in files of these names: those of downloads.
+    """
+
+    schema_version: int
+    files: Annotated[tuple[_File, ...], _Some]
+
+
+class _Array(msgspec.Struct, frozen=True):
+    bytes: int
+    sha256: Sha256
+    sampled_sha256: Sha256
+
+
+class _Trials(msgspec.Struct, frozen=True):
+    """Prepared trials, of whatever version."""
+
+    schema: int
+    files: Annotated[dict[str, _Array], _Some]
 
 
 def refuse_inside(place: Path) -> None:
@@ -43,7 +67,14 @@ def _is_listing(file: Path) -> bool:
     try:
         # A pipe of that name would be waited for.
         data = file.read_bytes() if file.is_file() else b""
-        msgspec.json.decode(data, type=_Listing)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except OSError:
+        return False
+    return any(_is_kind(data, kind) for kind in (_Sealed, _Trials))
+
+
+def _is_kind(data: bytes, kind: type[_Sealed | _Trials]) -> bool:
+    try:
+        msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True

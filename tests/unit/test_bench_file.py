@@ -1,17 +1,26 @@
 """The samples of a benchmark are kept whole, or what was there before still is."""
 
-import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import runtime.private_file
 import verbs.bench
 from runtime.bench.result import decode_result
 from runtime.errors import ArtifactError, UsageError
+from runtime.sealed import FileSpec
 from tests.bench_results import result
 from verbs.bench_commands import bench
 from verbs.sealed_places import refuse_inside
+
+SEALED = msgspec.json.encode(
+    {
+        "schema_version": 2,
+        "files": [FileSpec(path="a.onnx", size=3, sha256="0" * 64)],
+        "unknown": "to this version",
+    }
+)
 
 
 @pytest.fixture
@@ -71,7 +80,7 @@ def test_a_link_stays_one_and_the_file_that_it_names_is_replaced(measured, tmp_p
 @pytest.mark.parametrize("inside", ["x.json", "graphs/x.json"])
 def test_no_file_is_put_where_all_files_are_listed(tmp_path, name, inside):
     (tmp_path / "graphs").mkdir()
-    (tmp_path / name).write_text(json.dumps({"schema_version": 1, "files": []}))
+    (tmp_path / name).write_bytes(SEALED)
 
     with pytest.raises(ArtifactError) as caught:
         bench(preset="tiny", json=tmp_path / inside)
@@ -84,7 +93,23 @@ def test_no_file_is_put_where_all_files_are_listed(tmp_path, name, inside):
 
 
 @pytest.mark.parametrize(
-    "other", [b"", b"\xff", b"[1]", b'{"name": "a page"}', b"[" * 100_000]
+    "other",
+    [
+        b"",
+        b"\xff",
+        b"[1]",
+        b'{"name": "a page"}',
+        b"[" * 100_000,
+        b'{"files": []}',
+        b'{"schema_version": 1, "files": []}',
+        b'{"schema_version": 1, "files": ["a.nii"]}',
+        # What was downloaded, as archives of recordings list it.
+        b'{"files": [{"path": "a.nii", "name": "a", "size": 3, "md5sum": "00"}]}',
+        SEALED.replace(b"schema_version", b"version"),
+        SEALED.replace(b"sha256", b"md5sum"),
+        SEALED.replace(b"0" * 64, b"0" * 32),
+        b'{"schema": 1, "files": {"a.npy": {"bytes": 3, "md5": "00"}}}',
+    ],
 )
 def test_another_programs_manifest_is_in_nobodys_way(tmp_path, other):
     (tmp_path / "manifest.json").write_bytes(other)

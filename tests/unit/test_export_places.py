@@ -1,10 +1,12 @@
 """Where an export may write is known first, and a half never bars the next one."""
 
+import msgspec
 import pytest
 
 import verbs.export
 from runtime.errors import BackendError
 from tests import in_process
+from training.data.manifest import StoredArray
 from verbs.export import _both_or_none
 from verbs.pipeline import Built
 
@@ -48,7 +50,12 @@ def test_a_checkpoint_is_no_place_for_a_bundle(tmp_path):
 
 
 def test_prepared_trials_are_no_place_for_a_bundle(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"files": {}}')
+    array = StoredArray(
+        dtype="bool", shape=(3,), bytes=3, sha256="0" * 64, sampled_sha256="1" * 64
+    )
+    (tmp_path / "manifest.json").write_bytes(
+        msgspec.json.encode({"schema": 1, "files": {"mask.npy": array}})
+    )
 
     assert said(tmp_path) == (
         1,
