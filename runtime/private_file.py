@@ -86,7 +86,9 @@ def replace_whole(file: Path, data: bytes, mode: int) -> None:
             os.fsync(opened.fileno())
         temporary.replace(file)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        # Of a name that is too long, or where nothing may be written, this fails too.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ArtifactError(
             f"{file}: expected a place to write, found: {error.strerror}"
         ) from error

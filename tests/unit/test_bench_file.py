@@ -1,5 +1,7 @@
 """The samples of a benchmark are kept whole, or what was there before still is."""
 
+import errno
+import os
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,7 @@ from runtime.errors import ArtifactError, UsageError
 from runtime.sealed import FileSpec
 from tests.bench_results import result
 from verbs.bench_commands import bench
+from verbs.bench_file import keep
 from verbs.sealed_places import refuse_inside
 
 SEALED = msgspec.json.encode(
@@ -74,6 +77,85 @@ def test_a_link_stays_one_and_the_file_that_it_names_is_replaced(measured, tmp_p
 
     assert link.is_symlink()
     assert decode_result(real.read_bytes(), "real.json") == result()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_a_file_that_is_replaced_keeps_its_mode(measured, tmp_path, mode):
+    file = tmp_path / "a.json"
+    file.touch()
+    file.chmod(mode)
+
+    bench(preset="tiny", json=file)
+
+    assert file.stat().st_mode & 0o777 == mode
+    assert decode_result(file.read_bytes(), "a.json") == result()
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        # A folder that is not writable, one that is mounted to be read, and a file
+        # that is mounted itself.
+        ("os.open", errno.EACCES),
+        ("os.open", errno.EROFS),
+        ("Path.replace", errno.EBUSY),
+    ],
+)
+def test_a_file_in_a_folder_that_takes_no_other_is_written_over(
+    measured, monkeypatch, tmp_path, call, number
+):
+    file = tmp_path / "a.json"
+    file.write_text("of yesterday")
+
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"runtime.private_file.{call}", refused)
+        keep(file, b"of today")
+
+    assert file.read_text() == "of today"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_whose_name_leaves_no_room_for_another_beside_it_is_written_over(
+    measured, tmp_path
+):
+    file = tmp_path / ("a" * 255)
+    file.write_text("of yesterday")
+
+    bench(preset="tiny", json=file)
+
+    assert decode_result(file.read_bytes(), "a.json") == result()
+
+
+def test_a_file_that_may_not_be_written_is_refused_before_the_work(
+    monkeypatch, tmp_path
+):
+    file = tmp_path / "a.json"
+    file.write_text("of yesterday")
+
+    # The tests' own user may write whatever the mode.
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refused)
+        with pytest.raises(ArtifactError) as caught:
+            bench(preset="tiny", json=file)
+
+    assert str(caught.value) == (
+        f"{file}: expected a file that can be written, found: Permission denied. Name "
+        "another."
+    )
+    assert file.read_text() == "of yesterday"
+
+
+def test_a_new_file_is_not_begun_where_no_file_beside_it_can_be(tmp_path):
+    with pytest.raises(ArtifactError, match=r"found: File name too long. Name another"):
+        bench(preset="tiny", json=tmp_path / ("a" * 255))
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "gallery.json", "overlay.json"])

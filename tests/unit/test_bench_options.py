@@ -199,7 +199,8 @@ def test_a_result_that_cannot_be_written_is_refused_before_anything_is_measured(
         bench(preset="tiny", json=tmp_path)
 
     assert str(caught.value) == (
-        f"{tmp_path}: expected a file that can be written, found: Is a directory"
+        f"{tmp_path}: expected a file that can be written, found: Is a directory. Name "
+        "another."
     )
 
 
