@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import final
 
-import msgspec
 from msgspec.structs import replace
 
 from bci_bridge.printable import printable
@@ -28,9 +27,7 @@ from runtime.bench.result import (
 from runtime.bench.table import comparison, report
 from runtime.bench.work import Sizes
 from runtime.bundle import open_bundle
-from runtime.engine import Precision
 from runtime.errors import ArtifactError
-from runtime.graphs import map_limits
 from runtime.held_folder import HeldFolder
 from runtime.manifest import Manifest
 from training.config import config_from_preset
@@ -42,6 +39,7 @@ from verbs.bench_options import (
     Options,
     check_gallery,
     check_options,
+    check_written,
     lengths_of,
     pairs_of,
     written,
@@ -154,8 +152,7 @@ def _measure(
     ours = [who for who in whos if (who.peer, who.precision) == pairs[0]]
     for who in whos:
         if who.peer in ENGINES:
-            # Whether the bundle has its graphs.
-            map_limits(manifest, who.peer, msgspec.convert(who.precision, Precision))
+            check_written(manifest, who.peer, who.precision)
     check_gallery(
         options.gallery,
         manifest.latent.tokens * manifest.latent.width,

@@ -4,6 +4,7 @@ Part of the command line (`neuroflow.py`): it parses, and imports what measures 
 is called.
 """
 
+import inspect
 from pathlib import Path
 from typing import Literal
 
@@ -53,12 +54,14 @@ def bench(
         json: File for the result with every raw sample.
         compare: Two such files: say what changed, and measure nothing.
     """
+    asked = dict(locals())
     from verbs.bench import compare_files, run_bench
     from verbs.bench_options import Options, check_alone
     from verbs.bench_rounds import Plan
 
     if compare is not None:
-        check_alone(bundle=bundle, preset=preset, json=json)
+        usual = {k: v.default for k, v in inspect.signature(bench).parameters.items()}
+        check_alone([k for k, v in asked.items() if v != usual[k] and k != "compare"])
         compare_files(*compare)
         return
     options = Options(

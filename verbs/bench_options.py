@@ -1,6 +1,7 @@
 """What a benchmark is asked for; what cannot be measured is refused before any work."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +14,8 @@ from runtime.bench.statistics import check_counts
 from runtime.bench.work import BYTES_OF
 from runtime.engine import Precision
 from runtime.errors import UsageError
-from runtime.manifest import EIGHT_BITS, FlowSpec
+from runtime.graphs import map_limits
+from runtime.manifest import EIGHT_BITS, FlowSpec, Manifest
 from runtime.solver import solver_from_name
 from verbs.bench_rounds import Plan
 
@@ -135,20 +137,36 @@ def check_options(options: Options) -> None:
             raise UsageError(f"{name}: expected 0 to 3600 seconds, found {amount:g}")
 
 
-def check_alone(*, bundle: Path | None, preset: str | None, json: Path | None) -> None:
+def check_alone(beside: Sequence[str]) -> None:
     """Refuse what a comparison would pass over without a word.
+
+    Args:
+        beside: Names of what was asked for besides.
 
     Raises:
         UsageError: Naming it.
     """
-    beside = {"BUNDLE": bundle, "--preset": preset, "--json": json}
-    found = [name for name, value in beside.items() if value is not None]
-    if found:
+    if beside:
+        found = ("BUNDLE" if name == "bundle" else f"--{name}" for name in beside)
         raise UsageError(
             "bench: expected --compare alone, which measures nothing, found "
-            f"{' and '.join(found)} beside it. Measure with one line and compare with "
+            f"{', '.join(found)} beside it. Measure with one line and compare with "
             "another."
         )
+
+
+def check_written(manifest: Manifest, peer: str, precision: str) -> None:
+    """Refuse a bundle without the graphs that an engine needs for a precision.
+
+    Raises:
+        BackendError: The engine does not compute it.
+        BundleError: It has them not, or none of the flow's.
+    """
+    wanted: Precision = msgspec.convert(precision, Precision)
+    map_limits(manifest, peer, wanted)
+    if is_written(peer, precision) and wanted not in EIGHT_BITS:
+        for name in ("encoder", "decoder", "step"):
+            manifest.graph(name, wanted)
 
 
 def _check_most(name: str, value: int) -> None:
@@ -227,10 +245,11 @@ def written(options: Options) -> tuple[Precision, ...]:
     found = {
         precision
         for peer, precision in pairs_of(options)
-        if peer in ENGINES
-        and (
-            precision in ("f16", *EIGHT_BITS)
-            or (precision == "bf16" and peer in _TYPED)
-        )
+        if peer in ENGINES and is_written(peer, precision)
     }
     return msgspec.convert(("f32", *sorted(found)), tuple[Precision, ...])
+
+
+def is_written(peer: str, precision: str) -> bool:
+    """Say whether an engine needs graphs that are written in a precision."""
+    return precision in ("f16", *EIGHT_BITS) or (precision == "bf16" and peer in _TYPED)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,6 +177,15 @@ def _check_places(out: Path, built: Built) -> None:
             "Name another --out."
         )
     refuse_inside(built.bundle)
+    near = next(at for at in (out, *out.absolute().parents) if os.path.lexists(at))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".neuroflow-", dir=near):
+            pass
+    except OSError as error:
+        raise ArtifactError(
+            f"{out}: expected a folder that can be made and written, found at {near}: "
+            f"{error.strerror}. Name another --out."
+        ) from error
 
 
 @contextmanager

@@ -203,7 +203,28 @@ def test_another_programs_manifest_is_in_nobodys_way(tmp_path, other):
     ("beside", "found"),
     [
         ({"json": Path("c.json")}, "--json"),
-        ({"preset": "tiny", "json": Path("c.json")}, "--preset and --json"),
+        ({"preset": "tiny", "json": Path("c.json")}, "--preset, --json"),
+        (
+            {
+                "against": "ort",
+                "rounds": 50,
+                "backend": "ort",
+                "precision": "int8",
+                "threads": (1,),
+                "gallery": 7,
+            },
+            "--backend, --precision, --threads, --against, --rounds, --gallery",
+        ),
+        (
+            {
+                "depth": 1,
+                "seconds": 1.0,
+                "evaluations": (2, 4),
+                "tr": 2.0,
+                "volumes": 0,
+            },
+            "--depth, --seconds, --evaluations, --tr, --volumes",
+        ),
     ],
 )
 def test_a_comparison_takes_nothing_that_it_would_pass_over(beside, found):

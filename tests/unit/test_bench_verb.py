@@ -82,11 +82,23 @@ def test_a_bundle_is_measured_from_the_command_line(tmp_path, monkeypatch, capsy
     assert "round 6 of 6" in shown.err
 
 
-def test_graphs_that_a_bundle_has_not_are_refused_before_any_process(monkeypatch):
+@pytest.mark.parametrize(
+    ("against", "missing"),
+    [
+        ("ort:int8", "step in int8"),
+        ("ort:f16", "encoder in f16"),
+        ("reference:bf16", "encoder in bf16"),
+        ("ort_cuda:bf16", "encoder in bf16"),
+        ("tensorrt:f16", "encoder in f16"),
+    ],
+)
+def test_graphs_that_a_bundle_has_not_are_refused_before_any_process(
+    monkeypatch, against, missing
+):
     monkeypatch.setattr(verbs.bench, "started", None)
 
-    with pytest.raises(BundleError, match=r"^manifest.json: expected a graph step in"):
-        bench(served_bundle(), backend="ort", against="ort:int8")
+    with pytest.raises(BundleError, match=f"expected a graph {missing}, found"):
+        bench(served_bundle(), backend="ort", against=against)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Where an export may write is known first, and a half never bars the next one."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -64,6 +66,36 @@ def test_prepared_trials_are_no_place_for_a_bundle(tmp_path):
         "holds exactly the files that its manifest.json lists, found one inside. Name "
         "another.\n",
     )
+
+
+@pytest.mark.parametrize("below", ["", "/new/newer"])
+def test_a_file_is_no_place_for_a_bundle(tmp_path, below):
+    file = tmp_path / "a"
+    file.touch()
+
+    assert said(Path(f"{file}{below}")) == (
+        1,
+        "",
+        f"neuroflow: {file}{below}: expected a folder that can be made and written, "
+        f"found at {file}: Not a directory. Name another --out.\n",
+    )
+
+
+def test_a_folder_in_which_nothing_can_be_made_is_no_place_for_a_bundle():
+    # Of no use to root either.
+    assert said(Path("/proc/nowhere")) == (
+        1,
+        "",
+        "neuroflow: /proc/nowhere: expected a folder that can be made and written, "
+        "found at /proc: No such file or directory. Name another --out.\n",
+    )
+
+
+def test_a_place_is_looked_at_and_left_as_it_was(tmp_path):
+    out = tmp_path / "new/newer"
+
+    assert "expected a checkpoint folder" in said(out)[2]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("why", [BackendError("gone"), KeyboardInterrupt()])
