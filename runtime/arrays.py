@@ -9,6 +9,8 @@ import sys
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool as Bool
     from jaxtyping import Float32 as Float32
@@ -32,5 +34,10 @@ def is_whole(number: object) -> bool:
 
 
 def is_number(number: object) -> bool:
-    """Say whether what a caller gave is a real number, one of numpy's included."""
+    """Say whether what a caller gave is a real number, one of numpy's included.
+
+    Also one in an array without axes, as `numpy.nditer` gives each.
+    """
+    if isinstance(number, np.ndarray):
+        return number.ndim == 0 and number.dtype.kind in "iuf"
     return isinstance(number, Real)

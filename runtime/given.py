@@ -13,10 +13,16 @@ def folder_from(what: str, given: str | Path) -> Path:
     """Return the folder that a caller named.
 
     Raises:
-        UsageError: It is no path, nor the text of one.
+        UsageError: It is no path, nor the text of one; an empty text is none, though
+            `Path` takes it for the current folder.
     """
     if not isinstance(given, str | Path):
         raise UsageError(f"{what}: expected a path, found {type(given).__name__}")
+    if given == "":
+        raise UsageError(
+            f'{what}: expected a path, found an empty text. Write "." for the current '
+            "folder."
+        )
     return Path(given)
 
 

@@ -25,6 +25,7 @@ from tests.models import served_bundle
 pytestmark = pytest.mark.unchecked
 
 LATENT, VOXELS = (8, 12), 37
+EMPTY = '{}: expected a path, found an empty text. Write "." for the current folder.'
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +198,13 @@ def test_a_folder_may_be_named_by_text(tmp_path):
         ),
         (lambda: open_overlay([]), "overlay: expected a path, found list"),
         (lambda: EngineCache(None), "engine cache: expected a path, found NoneType"),
+        (lambda: EngineCache(""), EMPTY.format("engine cache")),
+        (lambda: open_decoder("", ""), EMPTY.format("bundle")),
+        (lambda: open_decoder(served_bundle(), ""), EMPTY.format("gallery")),
+        (
+            lambda: open_decoder(served_bundle(), "g", copies=""),
+            EMPTY.format("cache of verified copies"),
+        ),
     ],
 )
 def test_what_names_no_folder_is_refused(call, line):
@@ -324,6 +332,19 @@ def test_a_run_that_memory_does_not_hold_is_refused(decoder, monkeypatch):
             {"onset_s": None},
             "onset_s: expected seconds after the run's start, found None",
         ),
+        (
+            {"onset_s": np.array([5.0])},
+            "onset_s: expected seconds after the run's start, found array([5.])",
+        ),
+        (
+            {"onset_s": np.array("5")},
+            "onset_s: expected seconds after the run's start, found "
+            "array('5', dtype='<U1')",
+        ),
+        (
+            {"onset_s": np.array(np.nan)},
+            "onset_s: expected seconds after the run's start, found nan",
+        ),
         ({"duration_s": None}, "duration_s: expected a positive number, found None"),
         ({"duration_s": "1"}, "duration_s: expected a positive number, found '1'"),
         ({"trial_id": ""}, "trial_id: expected a text that is not empty, found ''"),
@@ -349,6 +370,16 @@ def test_a_trials_times_may_be_numbers_of_numpy(decoder):
     decoder.add_trial(Trial("a", np.float32(1), np.int64(1)))
 
     assert [report.trial_id for report in decoder.end_run()] == ["a"]
+
+
+def test_numbers_in_arrays_without_axes_are_numbers(decoder):
+    decoder.start_run(run(decoder, tr_s=np.array(1.0)))
+    for name, onset_s in zip("ab", np.nditer(np.array([1.0, 2.0])), strict=True):
+        decoder.add_trial(Trial(name, onset_s, np.array(1)))
+    volume = np.ones(decoder.shape, np.float32)
+    reports = [one for i in range(50) for one in decoder.add_volume(i, volume)[1]]
+
+    assert [report.trial_id for report in reports] == ["a", "b"]
 
 
 @pytest.mark.parametrize("onset_s", [float("nan"), float("inf"), -float("inf"), 1e10])
