@@ -232,9 +232,10 @@ def open_bundle(
     data = read_manifest(folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
     # Before a word of it is believed.
     signer = signer_of(data, read_signature(folder), what=folder.name, trust=trust)
-    manifest = decode_manifest(data, str(folder / MANIFEST))
+    what = str(folder / MANIFEST)
+    manifest = decode_manifest(data, what)
     if not is_drawn:
-        check_judged(manifest)
+        check_judged(manifest, what)
     sha256 = hashlib.sha256(data).hexdigest()
     copy = copy_verified(folder, MANIFEST, manifest.files, name=sha256, cache=cache)
     try:

@@ -233,12 +233,13 @@ def open_gallery(
     data = read_manifest(folder, GALLERY, max_bytes=MAX_GALLERY_BYTES)
     # Before a word of it is believed.
     signer = signer_of(data, read_signature(folder), what=folder.name, trust=trust)
-    manifest = decode_once(data, GalleryManifest, GALLERY)
+    what = str(folder / GALLERY)
+    manifest = decode_once(data, GalleryManifest, what)
     sha256 = hashlib.sha256(data).hexdigest()
     copy = copy_verified(folder, GALLERY, manifest.files, name=sha256, cache=None)
     try:
         tensors = load_tensors(copy.folder, GALLERY_TENSORS, manifest.tensors)
-        _check_tensors(manifest, tensors, latent)
+        _check_tensors(manifest, tensors, latent, what)
         file, tensors = _mapped(copy.folder / GALLERY_TENSORS, tensors)
     finally:
         copy.remove()
@@ -285,11 +286,12 @@ def _check_tensors(
     manifest: GalleryManifest,
     tensors: Mapping[str, Shaped[np.ndarray, "..."]],
     latent: LatentSpec | None,
+    what: str,
 ) -> None:
     wanted = latent or manifest.latent
     if wanted != manifest.latent:
         raise BundleError(
-            f"{GALLERY}: latent: expected {wanted.tokens} x {wanted.width} as in the "
+            f"{what}: latent: expected {wanted.tokens} x {wanted.width} as in the "
             f"bundle, found {manifest.latent.tokens} x {manifest.latent.width}"
         )
     latents, images = tensors.get("latents"), tensors.get("images")
@@ -309,4 +311,4 @@ def _check_tensors(
         manifest.ids, manifest.labels, {k: a.shape for k, a in tensors.items()}
     )
     if wrong is not None:
-        raise BundleError(f"{GALLERY}: {wrong}")
+        raise BundleError(f"{what}: {wrong}")

@@ -55,7 +55,8 @@ def require_live(bundle_folder: Path) -> BetaEstimator | VolumeEstimator:
         BundleError: It eats betas that others estimated, or has no manifest.
     """
     data = read_manifest(bundle_folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
-    return live_estimator(decode_manifest(data).estimator, str(bundle_folder))
+    manifest = decode_manifest(data, str(bundle_folder / MANIFEST))
+    return live_estimator(manifest.estimator, str(bundle_folder))
 
 
 class RunDecoder(Closing):

@@ -34,6 +34,7 @@ from runtime.gallery import (
     open_gallery,
     write_gallery,
 )
+from runtime.live import require_live
 from runtime.manifest import LatentSpec
 from runtime.preprocess import Hrf
 from runtime.sealed import FileSpec, check_listing, seal
@@ -330,6 +331,8 @@ def test_a_manifest_of_another_version_is_told_with_what_to_do(folder):
         f"{folder}/manifest.json: schema_version: expected 1, found 2. It is of "
         "another version of neuroflow-rt: use that one, or make it again with this one."
     )
+    with pytest.raises(BundleError, match=f"^{folder}/manifest.json: schema_version"):
+        require_live(folder)
 
 
 def test_a_manifest_is_the_same_bytes_after_a_round_trip(folder):
@@ -344,7 +347,7 @@ def test_an_estimator_of_the_other_input_kind_is_refused(folder):
     write_manifest(folder, other)
 
     assert refusal(folder) == (
-        "manifest.json: expected an estimator of kind beta, found volume"
+        f"{folder}/manifest.json: expected an estimator of kind beta, found volume"
     )
 
 
@@ -546,7 +549,24 @@ def test_a_gallery_of_another_latent_shape_is_refused(tmp_path):
         open_gallery(tmp_path / "gallery", LatentSpec(tokens=9, width=4))
 
     assert str(caught.value) == (
-        "gallery.json: latent: expected 9 x 4 as in the bundle, found 3 x 4"
+        f"{tmp_path}/gallery/gallery.json: latent: expected 9 x 4 as in the bundle, "
+        "found 3 x 4"
+    )
+
+
+def test_a_gallery_of_another_version_is_named_with_its_folder(tmp_path):
+    gallery(tmp_path / "gallery")
+    file = tmp_path / "gallery/gallery.json"
+    file.write_bytes(
+        file.read_bytes().replace(b'"schema_version":1', b'"schema_version":2')
+    )
+
+    with pytest.raises(BundleError) as caught:
+        open_gallery(tmp_path / "gallery")
+
+    assert str(caught.value) == (
+        f"{file}: schema_version: expected 1, found 2. It is of another version of "
+        "neuroflow-rt: use that one, or make it again with this one."
     )
 
 
@@ -574,7 +594,8 @@ def test_a_text_that_no_outcome_could_carry_is_refused(tmp_path, monkeypatch, na
         open_gallery(tmp_path / "gallery")
 
     assert str(raised.value) == (
-        f"gallery.json: {name}: expected at most 512 characters each, found one of 513"
+        f"{tmp_path}/gallery/gallery.json: {name}: expected at most 512 characters "
+        "each, found one of 513"
     )
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(texts[1], Text)
