@@ -16,8 +16,9 @@ class Told:
             if {number}:
                 os.kill(os.getpid(), {number})
 
-# A suite that runs in the background, as of a shell, was told to ignore it.
+# A suite that runs in the background, as of a shell or nohup, was told to ignore them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.meta_path.insert(0, Told())
 sys.argv = ["neuroflow", *{args!r}]
 import neuroflow

@@ -70,9 +70,11 @@ def test_a_copy_hears_what_came_before_it_could_hear():
 @pytest.fixture
 def _interrupts_are_heard():
     """Also where the suite runs in the background and was told to ignore them."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hung_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGHUP, hung_up)
 
 
 @pytest.mark.usefixtures("_interrupts_are_heard")
