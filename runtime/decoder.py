@@ -226,7 +226,7 @@ class TrialDecoder:
 
     def _answer(self, due: DueTrial) -> TrialReport:
         if due.beta is None:
-            reason = "the run's baseline is incomplete, or volumes of the trial lack"
+            reason = "the run's baseline is incomplete, or too little of the trial seen"
             return self._without_answer(due.trial, "WARMING", reason)
         stages = Stages(self._clock)
         with stages("normalise"):

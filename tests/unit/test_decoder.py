@@ -29,7 +29,7 @@ from tests.linear_model import BACKBONE, LinearModel, retrieval
 from tests.participants import BETAS, TR_S, TRIALS, VOLUMES, geometry, mask, scanned
 
 ENDED = "the run ended before the decision delay had passed"
-WARMING = "the run's baseline is incomplete, or volumes of the trial lack"
+WARMING = "the run's baseline is incomplete, or too little of the trial seen"
 
 
 def counter():
