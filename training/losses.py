@@ -22,30 +22,40 @@ from training.perturb import KeptTokens
 Scalar = Float[Tensor, ""]
 
 
-def soft_clip(
-    predictions: Float[Tensor, "batch ..."],
-    targets: Float[Tensor, "batch ..."],
-    temperature: float,
-) -> Scalar:
-    """Return the symmetric contrastive loss with soft targets.
+class SoftClip:
+    """The symmetric contrastive loss with soft targets.
 
     What a prediction should resemble is the softmax of the similarities among the
     targets themselves. Equal targets therefore share their weight equally: two trials
     of one image are never each other's negatives. Scotti et al. (2023),
     "Reconstructing the mind's eye", equation 2.
 
+    Stage 1 compares four predictions with the same targets; what depends on these alone
+    is computed once.
+
     Args:
-        predictions: One prediction per row; flattened and normalised here.
         targets: What each row should match; flattened and normalised here.
         temperature: Divides the cosine similarities.
     """
-    p = F.normalize(predictions.flatten(1), dim=-1)
-    q = F.normalize(targets.flatten(1), dim=-1)
-    wanted = torch.softmax(q @ q.T / temperature, dim=-1)
-    logits = p @ q.T / temperature
-    rows = (torch.log_softmax(logits, dim=-1) * wanted).sum(-1).mean()
-    columns = (torch.log_softmax(logits.T, dim=-1) * wanted).sum(-1).mean()
-    return -(rows + columns) / 2
+
+    def __init__(self, targets: Float[Tensor, "batch ..."], temperature: float) -> None:
+        self._targets = F.normalize(targets.flatten(1), dim=-1)
+        self._temperature = temperature
+        self._wanted = torch.softmax(self._logits(self._targets), dim=-1)
+
+    def __call__(self, predictions: Float[Tensor, "batch ..."]) -> Scalar:
+        """Return the loss.
+
+        Args:
+            predictions: One prediction per row; flattened and normalised here.
+        """
+        logits = self._logits(F.normalize(predictions.flatten(1), dim=-1))
+        rows = (torch.log_softmax(logits, dim=-1) * self._wanted).sum(-1).mean()
+        columns = (torch.log_softmax(logits.T, dim=-1) * self._wanted).sum(-1).mean()
+        return -(rows + columns) / 2
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        return rows @ self._targets.T / self._temperature
 
 
 def kl_divergence(posterior: Posterior) -> Scalar:
@@ -161,9 +171,10 @@ def compare(
         weights: The weights of the terms and SoftCLIP's temperature.
         gather: Rows of this process to those of the whole batch.
     """
+    soft_clip = SoftClip(z_v, weights.temperature)
 
     def match(predictions: Latent) -> Scalar:
-        return soft_clip(gather(predictions), z_v, weights.temperature)
+        return soft_clip(gather(predictions))
 
     mse = (outputs.reconstruction - voxels).square().sum() / len(voxels)
     kl = kl_divergence(Posterior(outputs.mean, outputs.log_variance))

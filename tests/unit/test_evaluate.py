@@ -30,7 +30,7 @@ from training.haxby import (
     offline_features,
     read_labelled,
 )
-from training.losses import soft_clip
+from training.losses import SoftClip
 from training.recorded import category_cosines, fit_recorded
 from training.ridge import PENALTIES, fit_ridge
 from verbs.evaluate import EvaluationReport, evaluate_recording, table
@@ -126,7 +126,7 @@ def test_volumes_of_one_category_are_not_pushed_apart():
     codes = torch.from_numpy(category_codes(4, 4))[[0, 0, 0, 1, 1, 2]]
     predictions = codes.clone().requires_grad_()
 
-    soft_clip(predictions, codes, 0.125).backward()
+    SoftClip(codes, 0.125)(predictions).backward()
 
     assert predictions.grad.abs().max() < 1e-6
 

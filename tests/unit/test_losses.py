@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.config import config_from_preset
-from training.losses import kl_divergence, soft_clip, vae_loss
+from training.losses import SoftClip, kl_divergence, vae_loss
 from training.neurovae import NeuroVAE, Posterior
 
 
@@ -32,7 +32,7 @@ def test_soft_clip_is_its_statement_in_float64(seed, batch, temperature):
     rng = np.random.default_rng(seed)
     p, q = rng.standard_normal((2, batch, 3, 5))
 
-    value = soft_clip(torch.from_numpy(p), torch.from_numpy(q), temperature)
+    value = SoftClip(torch.from_numpy(q), temperature)(torch.from_numpy(p))
 
     # A few hundred float64 operations on numbers up to 1 / temperature.
     assert float(value) == pytest.approx(
@@ -48,8 +48,8 @@ def test_trials_of_one_image_are_not_each_others_negatives():
     swapped = predictions.detach()[[0, 4, 2, 3, 1, 5]]
     q = torch.from_numpy(targets)
 
-    loss = soft_clip(predictions, q, 0.125)
-    exchanged = soft_clip(swapped, q, 0.125)
+    loss = SoftClip(q, 0.125)(predictions)
+    exchanged = SoftClip(q, 0.125)(swapped)
     wanted = torch.softmax(
         torch.nn.functional.normalize(q.flatten(1))
         @ torch.nn.functional.normalize(q.flatten(1)).T
@@ -69,7 +69,7 @@ def test_perfect_predictions_of_a_repeated_image_do_not_push_it_away():
     q[3] = q[0]
     p = q.clone().requires_grad_()
 
-    soft_clip(p, q, 0.125).backward()
+    SoftClip(q, 0.125)(p).backward()
 
     # The targets' own similarities are the loss's minimum: a repeat adds no force.
     assert p.grad.abs().max() < 1e-12

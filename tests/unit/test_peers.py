@@ -16,7 +16,7 @@ from training.config import (
     VAETraining,
 )
 from training.judge import image_folds
-from training.losses import soft_clip
+from training.losses import SoftClip
 from training.neurovae import NeuroVAE
 from training.peers import cortexflow, lda
 from training.peers.contract import Lesson, Pictures
@@ -265,7 +265,7 @@ def test_trials_of_one_picture_are_not_each_others_negatives():
 
     # Perfect answers lose only the bit that says which of the two repeats it was.
     torch.testing.assert_close(found, torch.log(torch.tensor(2.0)), atol=1e-3, rtol=0)
-    same = soft_clip(shown[image], shown[image], 1e-3)
+    same = SoftClip(shown[image], 1e-3)(shown[image])
     torch.testing.assert_close(found, same, atol=1e-3, rtol=0)
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.losses import Scalar, soft_clip
+from training.losses import Scalar, SoftClip
 from training.peers.contract import (
     Counted,
     Features,
@@ -170,7 +170,7 @@ def _train(
             wanted = mixture.of(y)
         else:
             said = network(x)
-            contrast, wanted = soft_clip(said, y, chosen.temperature), y
+            contrast, wanted = SoftClip(y, chosen.temperature)(said), y
         # Codes of a few categories may all be equal in a batch, never in a lesson.
         error = F.mse_loss(said, wanted) / max(variance, 1e-12)
         optimiser.zero_grad(set_to_none=True)
