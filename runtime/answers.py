@@ -16,7 +16,8 @@ from runtime.given import shown
 
 Decision = Literal["ANSWER", "ABSTAIN", "NO_STIMULUS", "WARMING"]
 """ANSWER gives candidates; ABSTAIN declines (the reason is in `Answer.reason`);
-NO_STIMULUS: nothing was shown; WARMING: the run's causal baseline is not there yet."""
+NO_STIMULUS: nothing was shown; WARMING: the run's causal baseline is not there yet, or
+too little of the trial's response was measured."""
 
 LONGEST_RUN_S: Final = 6 * 3600.0
 """No scan lasts as long; its drift has 337 columns at the usual cut-off of 128 s."""

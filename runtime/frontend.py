@@ -45,7 +45,8 @@ class DueTrial:
 
     trial: Trial
     beta: TrialBeta | None
-    """None while the run's baseline is incomplete, or nothing was seen of the trial."""
+    """None while the run's baseline is incomplete, or where too little of the trial's
+    response was measured."""
 
 
 class BetaFrontend:

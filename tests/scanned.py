@@ -36,7 +36,7 @@ def scanned(
     tr_s=1.0,
     affine=None,
     voxels=None,
-    was_there=False,
+    first=0,
 ):
     """A volume that holds its number, but for one voxel."""
     if voxels is None:
@@ -44,7 +44,7 @@ def scanned(
         voxels.flat[0] = -1
     affine = np.diag([2.0, 2.0, 3.0, 1.0]) if affine is None else affine
     geometry = Geometry(shape, affine, tr_s)
-    return ScannedVolume(series, number, voxels, geometry, was_there=was_there)
+    return ScannedVolume(series, number, voxels, geometry, first=first)
 
 
 class Told:

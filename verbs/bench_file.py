@@ -1,5 +1,6 @@
 """The file of `bench --json`: refused before the work, and never left half written."""
 
+import contextlib
 import errno
 import stat
 import tempfile
@@ -79,10 +80,12 @@ def _replace(file: Path, data: bytes) -> None:
     mode = stat.S_IMODE(file.stat().st_mode)
     try:
         replace_whole(file, data, mode)
-        # What the umask took from it.
-        file.chmod(mode)
     except ArtifactError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in _NOT_BESIDE:
             raise
         file.write_bytes(data)
+    else:
+        # What the umask took from it; some shares have no modes, and the file is there.
+        with contextlib.suppress(OSError):
+            file.chmod(mode)

@@ -20,7 +20,8 @@ from bci_bridge.signals import stop_on_signals
 from bci_bridge.sources.driver import send_runs
 from bci_bridge.sources.journal import Journal
 from bci_bridge.sources.listening import Place, place_of, warning
-from bci_bridge.sources.plan import Past, Plan
+from bci_bridge.sources.past import Left
+from bci_bridge.sources.plan import Plan
 from bci_bridge.sources.recorded import Recorded
 from bci_bridge.sources.source import Source
 from bci_bridge.telling import tell
@@ -66,8 +67,7 @@ def send_nifti(
         watch = partial(
             nifti_folder, path, pattern=pattern or "*", first_number=first_number
         )
-        past = _past(sending)
-        send(_watched(path, past, watch, is_new_only, is_from_start), sending)
+        send_watched(path, sending, watch, is_new_only, is_from_start)
     else:
         pace = _pace(speed, is_fast=is_fast)
         file = recorded_nifti(path, pace, tr_s=sending.tr_s)
@@ -97,8 +97,7 @@ def send_philips(
     of_folders = {"--new-only": is_new_only, "--from-start": is_from_start}
     if _is_folder(path, of_files, of_folders):
         watch = partial(philips_folder, path, scaling=scaling)
-        past = _past(sending)
-        send(_watched(path, past, watch, is_new_only, is_from_start), sending)
+        send_watched(path, sending, watch, is_new_only, is_from_start)
     else:
         pace = _pace(speed, is_fast=is_fast)
         file = recorded_philips(path, pace, scaling=scaling, tr_s=sending.tr_s)
@@ -177,10 +176,8 @@ def send_dicom_folder(
     _require("pydicom")
     from bci_bridge.sources.dicom_folder import DicomFolder
 
-    past = _past(sending)
-    receiver = _receiver(images, past.latest)
-    watch = partial(DicomFolder, path, receiver, pattern=pattern)
-    send(_watched(path, past, watch, is_new_only, is_from_start), sending)
+    watch = partial(DicomFolder, path, _receiver(images), pattern=pattern)
+    send_watched(path, sending, watch, is_new_only, is_from_start)
 
 
 def send_dicom_store(
@@ -207,14 +204,12 @@ def send_dicom_store(
     send(store, sending)
 
 
-def _receiver(images: Images, goes_on_with: str | None = None) -> "DicomReceiver":
+def _receiver(images: Images) -> "DicomReceiver":
     from bci_bridge.sources.dicom_receiver import DicomReceiver
     from bci_bridge.sources.series_choice import Choice
 
     choice = Choice(series=images.series, echo=images.echo)
-    return DicomReceiver(
-        choice, os.urandom(16), slices=images.slices, goes_on_with=goes_on_with
-    )
+    return DicomReceiver(choice, os.urandom(16), slices=images.slices)
 
 
 def _require(module: str) -> None:
@@ -249,46 +244,42 @@ def _is_folder(
     return is_folder
 
 
-def _watched(
+def send_watched(
     path: Path,
-    past: Past,
+    sending: Sending,
     watch: Callable[..., "FolderSource | DicomFolder"],
     is_new_only: bool,
     is_from_start: bool,
-) -> "FolderSource | DicomFolder":
-    """Open a folder, once it is clear whose the files are that it holds.
+) -> None:
+    """Send what comes into a folder, once it is clear whose the files are in it.
 
-    Those of an earlier run would be sent as if the scanner gave them now. After a
-    process that was killed they may have come while nobody looked, whatever the flags
-    say: the feed leaves out those of older series.
+    Those of an earlier run would be sent as if the scanner gave them now. Where an
+    earlier process of these runs was killed, what it left out is left out again, and
+    whatever else is there came since it began.
 
     Raises:
-        UsageError: Both flags are given, or there are files and neither is.
+        UsageError: Both flags are given, or there are files and neither is; an option
+            is out of its range, or the spool cannot be used.
         ScanError: There is no such folder.
     """
     if is_new_only and is_from_start:
         raise UsageError(
             "--new-only and --from-start: expected one of them, found both"
         )
-    goes_on = past.latest is not None
-    source = watch(is_new_only=is_new_only and not goes_on)
-    if not (goes_on or is_new_only or is_from_start) and source.n_there:
+    journal = Journal(sending.spool)
+    past = journal.before(_plan(sending), is_from_start=is_from_start)
+    source = watch(is_new_only=is_new_only, past=past)
+    is_clear = source.goes_on or is_new_only or is_from_start
+    if source.n_there and not is_clear:
         files = "1 file" if source.n_there == 1 else f"{source.n_there} files"
         raise UsageError(
             f"{path}: expected a folder that fills from now on, found {files} in it. "
             "If these are of earlier runs, say --new-only; if they belong to this one, "
             "--from-start"
         )
-    return source
-
-
-def _past(sending: Sending) -> Past:
-    """Say what a killed process left of these runs.
-
-    Raises:
-        UsageError: An option is out of its range, or the spool cannot be used.
-    """
-    return Journal(sending.spool).settled(_plan(sending))[0]
+    if source.goes_on:
+        tell("an earlier process was killed: what came since it began is sent")
+    send(source, sending, left=source.left, is_from_start=is_from_start)
 
 
 def _pace(speed: float | None, *, is_fast: bool) -> float | None:
@@ -310,6 +301,8 @@ def send(
     volumes: int | None = None,
     pace: Pace = "live",
     speed: float = 1.0,
+    left: Left | None = None,
+    is_from_start: bool = False,
 ) -> None:
     """Send what a source yields until the runs are complete, and close it.
 
@@ -319,6 +312,8 @@ def send(
         volumes: What the source has, the volumes to be discarded included.
         pace: "catchup" where nobody waits for answers.
         speed: Of a recording in real time or slower.
+        left: Which files of its folder the source leaves out; None where it has none.
+        is_from_start: The files that are there belong to this run.
 
     Raises:
         UsageError: An option is out of its range, one key file is named without the
@@ -342,6 +337,8 @@ def send(
                 is_stopped=stop,
                 credentials=read_credentials(sending.key, sending.server_key),
                 spool=sending.spool,
+                left=left,
+                is_from_start=is_from_start,
             )
     finally:
         source.close()

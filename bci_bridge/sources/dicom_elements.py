@@ -141,29 +141,46 @@ def read_elements(data: bytes, salt: bytes = b"") -> Elements:
     return found
 
 
-def read_order(head: bytes) -> tuple[int, int]:
-    """Return series and image number, which sort files whose names mean nothing.
+def read_order(head: bytes) -> tuple[str, int, int]:
+    """Return what sorts files whose names mean nothing.
 
     Args:
         head: The first `HEAD_BYTES` of a file.
 
+    Returns:
+        The series' key (`series_key`), its number, and the image's.
+
     Raises:
-        ScanError: It tells neither.
+        IncompleteError: It ends before its series.
+        ScanError: It tells no numbers.
     """
     _require_plain(transfer_syntax(head))
     try:
         with _quiet():
-            names = ["SeriesNumber", "InstanceNumber"]
+            names = ["SeriesInstanceUID", "SeriesNumber", "InstanceNumber"]
             dataset = dcmread(
                 BytesIO(head), stop_before_pixels=True, specific_tags=names
             )
             elements = Elements(_plain(dataset))
     except _MALFORMED as error:
         raise IncompleteError("file: expected a whole header, found none") from error
-    series, image = elements.whole(names[0]), elements.whole(names[1])
-    if series is None or image is None:
+    number, image = elements.whole("SeriesNumber"), elements.whole("InstanceNumber")
+    if number is None or image is None:
         raise ScanError("InstanceNumber: expected one, found none")
-    return series, image
+    return series_key(elements), number, image
+
+
+def series_key(elements: Elements) -> str:
+    """Return what tells series apart: a number, and a hash of the identifier.
+
+    Raises:
+        IncompleteError: There is no identifier.
+    """
+    identifier = elements.text("SeriesInstanceUID")
+    if not identifier:
+        raise IncompleteError("SeriesInstanceUID: expected one, found none")
+    digest = hashlib.sha256(identifier.encode(errors="replace")).hexdigest()
+    return f"{elements.whole('SeriesNumber') or 0:06d}-{digest[:12]}"
 
 
 def transfer_syntax(data: bytes) -> str:

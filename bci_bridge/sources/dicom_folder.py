@@ -15,6 +15,7 @@ from bci_bridge.sources.dicom_receiver import DicomReceiver
 from bci_bridge.sources.dicom_values import IncompleteError
 from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
+from bci_bridge.sources.past import Left, Past
 from bci_bridge.sources.source import Arrival
 from runtime.errors import ScanError
 
@@ -32,6 +33,7 @@ class DicomFolder:
         receiver: What becomes of a file.
         pattern: Shell pattern of names; case does not matter.
         is_new_only: Leave out what is there already.
+        past: What an earlier process did, whose files are kept to.
         clock_s: A clock that never steps.
         sleep: Lets time pass.
 
@@ -46,18 +48,21 @@ class DicomFolder:
         *,
         pattern: str = "*",
         is_new_only: bool = False,
+        past: Past | None = None,
         clock_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        past = past or Past()
         watched = Folder(
             folder,
             ("",),
             pattern=pattern,
             levels=LEVELS,
             is_new_only=is_new_only,
+            left=past.left,
             clock_s=clock_s,
         )
-        form = _Files(receiver, watched.was_there, clock_s)
+        form = _Files(receiver, past, clock_s)
         self._files = FolderSource(watched, form, clock_s=clock_s, sleep=sleep)
         self._receiver, self._clock_s = receiver, clock_s
         self._overdue: deque[Arrival] = deque()
@@ -66,6 +71,16 @@ class DicomFolder:
     def n_there(self) -> int:
         """How many files were there when it began."""
         return self._files.n_there
+
+    @property
+    def left(self) -> Left:
+        """Which files are not looked at."""
+        return self._files.left
+
+    @property
+    def goes_on(self) -> bool:
+        """Say whether these are the ones that an earlier process left out."""
+        return self._files.goes_on
 
     def poll(self, wait_s: float) -> Arrival | None:
         """Give what the next whole file holds, or completes.
@@ -87,35 +102,35 @@ class _Files:
     has_companions = False
 
     def __init__(
-        self,
-        receiver: DicomReceiver,
-        was_there: Callable[[Path], bool],
-        clock_s: Callable[[], float],
+        self, receiver: DicomReceiver, past: Past, clock_s: Callable[[], float]
     ) -> None:
-        self._receiver, self._was_there = receiver, was_there
-        self._clock_s = clock_s
-        self._orders: dict[Path, tuple[int, int]] = {}
+        self._receiver, self._clock_s = receiver, clock_s
+        self._own, self._over = past.series, frozenset(past.over)
+        self._orders: dict[Path, tuple[str, int, int]] = {}
 
     def must_settle(self, path: Path) -> bool:
         del path
         return True
 
-    def order(self, path: Path) -> tuple[Any, ...]:
+    def order(self, path: Path) -> tuple[Any, ...] | None:
         found = self._orders.get(path)
         if found is None:
             try:
                 found = self._orders[path] = read_order(_read(path, HEAD_BYTES))
             except (OSError, EOFError, ScanError):
                 # Not whole, or no image: whatever it is, it is looked at at last.
-                found = (1 << 32, 0)
-        return (*found, path.name)
+                return True, 1 << 32, 0, path.name
+        series, number, image = found
+        if series in self._over:
+            del self._orders[path]
+            return None
+        # Its own first: they also say whose images the others must be.
+        return series != self._own, number, image, path.name
 
     def volumes(self, path: Path) -> list[Arrival]:
         data = _read(path, MAX_FILE_BYTES + 1)
         try:
-            found = self._receiver.take(
-                data, path.name, self._clock_s(), was_there=self._was_there(path)
-            )
+            found = self._receiver.take(data, path.name, self._clock_s())
         except IncompleteError as error:
             raise EOFError(str(error)) from error
         self._orders.pop(path, None)

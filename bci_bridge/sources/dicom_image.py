@@ -3,15 +3,15 @@
 Pure. Identity stops here: see `bci_bridge.sources.dicom_elements`.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from bci_bridge.sources.clock_text import seconds_of_day
+from bci_bridge.sources.dicom_elements import series_key
 from bci_bridge.sources.dicom_pixels import read_pixels, scaling_of
-from bci_bridge.sources.dicom_values import Elements, IncompleteError
+from bci_bridge.sources.dicom_values import Elements
 from bci_bridge.sources.enhanced import Frames
 from bci_bridge.sources.mosaic import is_mosaic, mosaic_stack
 from bci_bridge.sources.series_choice import SeriesFacts
@@ -53,14 +53,9 @@ def facts_of(elements: Elements) -> SeriesFacts:
     Raises:
         IncompleteError: It names no series, as every whole file does.
     """
-    identifier = elements.text("SeriesInstanceUID")
-    number = elements.whole("SeriesNumber")
-    if not identifier:
-        raise IncompleteError("SeriesInstanceUID: expected one, found none")
-    digest = hashlib.sha256(identifier.encode(errors="replace")).hexdigest()
     return SeriesFacts(
-        key=f"{0 if number is None else number:06d}-{digest[:12]}",
-        number=number,
+        key=series_key(elements),
+        number=elements.whole("SeriesNumber"),
         description=elements.text("SeriesDescription"),
         sop_class=elements.text("SOPClassUID"),
         image_type=elements.texts("ImageType"),

@@ -29,31 +29,23 @@ class DicomReceiver:
         choice: Of the series.
         salt: Random bytes, at most 16, that never leave memory.
         slices: In a volume, where files hold one slice and do not say.
-        goes_on_with: The series of an earlier process, empty where nobody knows which.
-            Of others that were there before, nobody knows whose they are.
 
     Raises:
         UsageError: No volume has so many slices.
     """
 
     def __init__(
-        self,
-        choice: Choice,
-        salt: bytes,
-        *,
-        slices: int | None = None,
-        goes_on_with: str | None = None,
+        self, choice: Choice, salt: bytes, *, slices: int | None = None
     ) -> None:
         self._choice = choice
         self._salt = salt
         self._slices = check_slices(slices)
-        self._goes_on_with = goes_on_with
         self._patient: bytes | None = None
         self._said: set[tuple[str, str]] = set()
         self._collectors: dict[str, SliceCollector] = {}
 
     def take(
-        self, data: bytes, what: str, now_s: float, *, was_there: bool = False
+        self, data: bytes, what: str, now_s: float
     ) -> list[ScannedVolume | Refused]:
         """Read a file.
 
@@ -61,7 +53,6 @@ class DicomReceiver:
             data: Its bytes.
             what: Names it, without identity.
             now_s: On a clock that never steps.
-            was_there: It lay in its folder before anybody looked.
 
         Returns:
             The volumes that are whole with it, and what was refused.
@@ -70,7 +61,7 @@ class DicomReceiver:
             IncompleteError: It ends early: perhaps it is still being written.
         """
         try:
-            return self._take(data, what, now_s, was_there)
+            return self._take(data, what, now_s)
         except IncompleteError:
             raise
         except ScanError as error:
@@ -88,7 +79,7 @@ class DicomReceiver:
         ]
 
     def _take(
-        self, data: bytes, what: str, now_s: float, was_there: bool
+        self, data: bytes, what: str, now_s: float
     ) -> list[ScannedVolume | Refused]:
         elements = read_elements(data, self._salt)
         facts = facts_of(elements)
@@ -101,8 +92,7 @@ class DicomReceiver:
                 "patient: expected that of the first image, found another."
                 " Start `neuroflow send` anew for another participant"
             )
-        if not (was_there and self._is_older(facts.key)):
-            self._patient = elements.patient
+        self._patient = elements.patient
         arrivals: list[ScannedVolume | Refused] = []
         for one in found:
             if isinstance(one, Slice):
@@ -112,18 +102,6 @@ class DicomReceiver:
             else:
                 arrivals.append(one)
         return arrivals
-
-    def _is_older(self, series: str) -> bool:
-        """Say whether a series in the folder may be another participant's.
-
-        The feed leaves it out. Once an image of the participant has come there is
-        nothing to be guessed.
-        """
-        return (
-            self._patient is None
-            and self._goes_on_with is not None
-            and series != self._goes_on_with
-        )
 
     def _collector(self, series: str) -> SliceCollector:
         found = self._collectors.pop(series, None)

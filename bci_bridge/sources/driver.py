@@ -10,14 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-import msgspec
-
 from bci_bridge.keyring import Credentials
 from bci_bridge.line import Line
 from bci_bridge.messages import Hello, RunStart
 from bci_bridge.sender import Sender
 from bci_bridge.sources.feed import Feed
 from bci_bridge.sources.journal import Journal
+from bci_bridge.sources.past import Left
 from bci_bridge.sources.plan import Plan
 from bci_bridge.sources.source import Source
 from bci_bridge.sources.speech import Action, Begin, End, SayMissing, SayVolume, Tell
@@ -41,6 +40,8 @@ def send_runs(
     is_stopped: Callable[[], bool] = lambda: False,
     credentials: Credentials | None = None,
     spool: Path | None = None,
+    left: Left | None = None,
+    is_from_start: bool = False,
     outage_s: float = 60.0,
     clock_ns: Callable[[], int] = time.monotonic_ns,
 ) -> None:
@@ -57,6 +58,8 @@ def send_runs(
         is_stopped: Asked all the time; True ends the run as aborted, and the call.
         credentials: This device's key, with the role scanner, and the server's.
         spool: Folder in which messages survive this process; for it alone.
+        left: Which files of its folder the source leaves out; None where it has none.
+        is_from_start: As in `bci_bridge.sources.journal.Journal.settled`.
         outage_s: How long the server may be away in mid-run.
         clock_ns: Monotonic clock.
 
@@ -68,7 +71,7 @@ def send_runs(
         ArtifactError: The spool has lost messages that the server has.
     """
     journal = Journal(spool)
-    past, held = journal.settled(plan)
+    past, held = journal.settled(plan, is_from_start=is_from_start)
     feed = Feed(plan, past)
 
     def connect(start: RunStart) -> Sender:
@@ -86,14 +89,17 @@ def send_runs(
     with _Sending(feed, journal, connect, tell) as sending:
         if held is None:
             _check_server(address, credentials, clock_ns, is_stopped)
+            journal.begin(past, left)
         else:
+            journal.begin(past, left)
             said = sending.resume(held.start)
             feed.resume(held.start, past.series or "", said.volumes, clock_ns())
             tell(f"run {held.run}: goes on after {said.volumes} volumes")
-            if said.has_ended:
+            if said.has_ended or past.is_stopped:
                 sending.do(feed.stop("it had ended", clock_ns()))
         try:
             while not (feed.is_done or feed.is_exhausted or is_stopped()):
+                journal.alive(clock_ns())
                 if plan.pace == "catchup" and sending.is_behind:
                     sending.pump(10)
                     continue
@@ -106,9 +112,9 @@ def send_runs(
             sending.do(feed.stop(str(error), clock_ns()))
             raise
         if is_stopped():
+            # Before the run ends: the server may be away.
+            journal.stop(feed.past)
             sending.do(feed.stop("stopped by the operator", clock_ns()))
-            if feed.past.begun:
-                journal.write(msgspec.structs.replace(feed.past, is_stopped=True))
             return
     if not feed.is_done:
         raise ScanError(

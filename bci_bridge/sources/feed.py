@@ -10,11 +10,9 @@ said before stays said. A new series of the same shape and TR means that the sca
 started again: the run under way ends, and another begins under a name of its own. A
 series unlike the one under way is left alone.
 
-**Going on.** Whoever goes on with a killed process's run finds in a folder what came
-meanwhile, and perhaps older series of which that process was never told. Until that run
-is complete, what was there before (`ScannedVolume.was_there`) of another series is
-therefore left out: it neither ends a run nor begins one. Where none was under way, that
-holds until the series of the last one has passed: a folder's order is that of time.
+**Going on.** Whoever goes on with a killed process's run is told its series, where that
+one's numbers began, and which series are over (`Past`). A folder's source knows which
+files are not the runs', and gives those of the series under way first.
 
 **Index.** The volume index is the source's number less the discarded ones. An index
 that came before is ignored. One that comes ahead of its turn is held for a little while
@@ -32,7 +30,7 @@ and no source knows by how much. What reconstruction and export take is therefor
 part of the compute latency that the server reports.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -40,7 +38,8 @@ import numpy as np
 from bci_bridge.messages import RunStart
 from bci_bridge.sources.notices import Notices
 from bci_bridge.sources.order import Order
-from bci_bridge.sources.plan import TR_TOLERANCE_S, Past, Plan
+from bci_bridge.sources.past import Past
+from bci_bridge.sources.plan import TR_TOLERANCE_S, Plan
 from bci_bridge.sources.source import Arrival, Exhausted, Reading, Refused, SeriesEnded
 from bci_bridge.sources.speech import (
     Action,
@@ -75,8 +74,10 @@ class _Run:
     heard_ns: int
     said_before: int = 0
     """Acquisitions below were said by an earlier process."""
-    has_come: bool = False
-    """A volume of it came to this process."""
+    first: int = 0
+    """What the source of its series counts as number 0."""
+    beside: dict[str, None] = field(default_factory=dict)
+    """Series that came while it was under way, and were left alone."""
 
 
 class Feed:
@@ -102,8 +103,9 @@ class Feed:
         # The series that began last, and the counts before it.
         self._before = "", past.begun, past.complete
         self._notices = Notices()
-        # While catching up, the series that parts older ones in a folder from later.
-        self._parting = past.latest
+        self._first = past.first
+        # Left alone while a run was under way that is complete.
+        self._beside: dict[str, None] = {}
 
     @property
     def is_done(self) -> bool:
@@ -123,7 +125,8 @@ class Feed:
             begun=self._begun,
             complete=self._complete,
             series=None if self._run is None else self._run.series,
-            over=tuple(self._over)[-_REMEMBERED:],
+            first=0 if self._run is None else self._run.first,
+            over=tuple(self._beside | self._over)[-_REMEMBERED:],
         )
 
     def resume(self, start: RunStart, series: str, said: int, now_ns: int) -> None:
@@ -136,7 +139,7 @@ class Feed:
             now_ns: The present.
         """
         self._run = self._new_run(start, series, said, now_ns)
-        self._parting = series
+        self._run.first = self._first
 
     def take(self, arrival: Arrival, now_ns: int) -> list[Action]:
         """Decide on what a source gave.
@@ -190,29 +193,19 @@ class Feed:
     def _volume(self, volume: ScannedVolume, now_ns: int) -> list[Action]:
         run = self._run
         series = volume.series or ("" if run is None else run.series)
-        if run is not None and volume.was_there:
-            # The run's own may come after hundreds of others, which take their time.
-            run.heard_ns = now_ns
         if series in self._over:
-            if series == self._parting:
-                self._parting = None
             return self._notice(
                 "of a series that is over",
                 "volumes of a series that is over came; they are ignored",
             )
         actions: list[Action] = []
         is_mine = run is not None and run.series in ("", series)
-        if self._parting is not None and volume.was_there and not is_mine:
-            return self._notice(
-                "of a series that was there",
-                f"series {series} was in the folder already; it and others that were "
-                "are left out, because older ones may be among them. What is to be "
-                "decoded of these, send from a folder of its own, with another --run "
-                "and --from-start",
-            )
         if run is not None and is_mine:
-            run.series = series
+            if run.series != series:
+                run.series, run.first = series, volume.first
         elif run is not None and not self._is_alike(run, volume.geometry):
+            if len(run.beside) < _REMEMBERED:
+                run.beside[series] = None
             return self._notice(
                 "of another series",
                 "another series came, of another shape or TR; it is left alone",
@@ -225,7 +218,7 @@ class Feed:
             run = self._run
         if run is None:
             return actions
-        run.heard_ns, run.has_come = now_ns, True
+        run.heard_ns = now_ns
         differs = self._plan.difference(run.start, volume.geometry)
         if differs:
             return actions + self._end(f"volume {volume.number}, {differs}", now_ns)
@@ -240,6 +233,7 @@ class Feed:
         self._begun += 1
         start = self._plan.start(self._plan.name(self._begun), volume.geometry)
         self._run = self._new_run(start, volume.series, 0, now_ns)
+        self._run.first = volume.first
         sides = " x ".join(map(str, start.shape))
         line = (
             f"run {start.run}: begins, {sides} voxels, TR {start.tr_s:g} s, "
@@ -320,9 +314,8 @@ class Feed:
         self._run = None
         self._over[run.series] = None
         self._complete += is_complete
-        if self._parting is not None:
-            # A run that ended before its files passed parts the series all the same.
-            self._parting = None if is_complete and run.has_come else run.series
+        if is_complete:
+            self._beside |= run.beside
         how = "complete" if is_complete else "aborted"
         line = f"run {run.start.run}: {how}, {count} of {total} volumes"
         noted = self._notices.summary()

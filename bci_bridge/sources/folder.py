@@ -5,6 +5,7 @@ Without notifications, which network shares do not give. What a share does now a
 """
 
 import fnmatch
+import hashlib
 import os
 import stat
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bci_bridge.sources.past import Left
 from runtime.errors import ScanError
 
 PATIENCE_S: Final = 10.0
@@ -21,6 +23,8 @@ PATIENCE_S: Final = 10.0
 MIN_INTERVAL_S: Final = 0.02
 _LISTING_SHARE: Final = 5.0
 """Between two listings passes this many times what one took: shares can be slow."""
+_LITTER: Final = ("thumbs.db", "desktop.ini")
+"""What a desktop leaves in a folder that somebody looked into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,12 @@ class Seen:
 
 
 class Folder:
-    """The plain files of a folder whose names fit; links are not followed."""
+    """The plain files of a folder whose names fit; links are not followed.
+
+    Attributes:
+        left: The files that are never looked at.
+        goes_on: They are those that an earlier process left out.
+    """
 
     def __init__(
         self,
@@ -43,6 +52,7 @@ class Folder:
         pattern: str = "*",
         levels: int = 0,
         is_new_only: bool = False,
+        left: Left | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Look once.
@@ -54,6 +64,8 @@ class Folder:
             pattern: Shell pattern of names; case does not matter.
             levels: How many levels of folders in it are looked into, too.
             is_new_only: Leave out what is there now.
+            left: What an earlier process left out. Where it looked at this folder and
+                for these names, this one does the same instead.
             clock_s: Monotonic clock.
 
         Raises:
@@ -63,6 +75,7 @@ class Folder:
         self._pattern = pattern.lower()
         self._levels, self._clock_s = levels, clock_s
         self._done: set[Path] = set()
+        self._left: frozenset[str] = frozenset()
         # Whether it is said already of folders in it that may not be listed.
         self._closed: dict[Path, bool] = {}
         self._failing_since_s: float | None = None
@@ -73,21 +86,20 @@ class Folder:
             raise ScanError(
                 f"{folder}: expected a folder, found {error.strerror or error}"
             ) from error
-        self._there = frozenset(there)
-        if is_new_only:
-            self._done.update(there)
+        self._n_there = sum(
+            not path.name.startswith(".") and _seen(path) is not None for path in there
+        )
+        where = _digest(f"{folder.resolve()}/{self._pattern}")
+        self.goes_on = left is not None and left.folder == where
+        if left is None or not self.goes_on:
+            names = map(self._named, there) if is_new_only else ()
+            left = Left(folder=where, names=tuple(names))
+        self.left, self._left = left, frozenset(left.names)
 
     @property
     def n_there(self) -> int:
         """How many files were there at the first look, hidden ones not counted."""
-        return sum(
-            not path.name.startswith(".") and _seen(path) is not None
-            for path in self._there
-        )
-
-    def was_there(self, path: Path) -> bool:
-        """Say whether a file was there at the first look."""
-        return path in self._there
+        return self._n_there
 
     def finish(self, path: Path) -> None:
         """Never look at a file again."""
@@ -145,11 +157,28 @@ class Folder:
                 except (FileNotFoundError, NotADirectoryError):
                     continue  # renamed or deleted since it was listed
             elif path not in self._done and self._fits(entry.name.lower()):
+                if self._is_left(path):
+                    self._done.add(path)
+                    continue
                 yield path
 
     def _fits(self, name: str) -> bool:
         # Whoever copies a file may give it another ending until it is whole.
-        return name.endswith(self._endings) and fnmatch.fnmatchcase(name, self._pattern)
+        return (
+            name.endswith(self._endings)
+            and fnmatch.fnmatchcase(name, self._pattern)
+            and name not in _LITTER
+        )
+
+    def _is_left(self, path: Path) -> bool:
+        return bool(self._left) and self._named(path) in self._left
+
+    def _named(self, path: Path) -> str:
+        return _digest(path.relative_to(self._folder).as_posix())
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
 
 
 def _seen(path: Path) -> Seen | None:

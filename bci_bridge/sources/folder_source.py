@@ -8,15 +8,15 @@ is torn, and refused.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 from bci_bridge.sources.folder import Folder, Seen
+from bci_bridge.sources.past import Left
 from bci_bridge.sources.recorded import TORN
 from bci_bridge.sources.source import Arrival, Reading, Refused
-from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import ScanError
 
 TORN_S: Final = 10.0
@@ -34,8 +34,8 @@ class Format(Protocol):
         """Say whether a file counts only once it has stopped changing."""
         ...
 
-    def order(self, path: Path) -> tuple[Any, ...]:
-        """Give what sorts files that are found at once."""
+    def order(self, path: Path) -> tuple[Any, ...] | None:
+        """Give what sorts files that are found at once; None for one not wanted."""
         ...
 
     def volumes(self, path: Path) -> Iterable[Arrival]:
@@ -89,6 +89,16 @@ class FolderSource:
         """How many files were there when it began."""
         return self._folder.n_there
 
+    @property
+    def left(self) -> Left:
+        """Which files are not looked at."""
+        return self._folder.left
+
+    @property
+    def goes_on(self) -> bool:
+        """Say whether these are the ones that an earlier process left out."""
+        return self._folder.goes_on
+
     def poll(self, wait_s: float) -> Arrival | None:
         """Give the next whole file's next volume.
 
@@ -136,7 +146,11 @@ class FolderSource:
         """Put what was listed in order, or a part of it: that may take reading."""
         while self._listed:
             seen = self._listed.popleft()
-            self._placed.append((self._form.order(seen.path), seen))
+            order = self._form.order(seen.path)
+            if order is None:
+                self._finish(seen)
+            else:
+                self._placed.append((order, seen))
             if self._listed and self._clock_s() > end_s:
                 return False
         self._placed.sort(key=itemgetter(0))
@@ -162,18 +176,10 @@ class FolderSource:
                 return self._refused(seen, str(error))
             else:
                 self._finish(seen)
-                return self._marked(volumes, seen.path)
+                return volumes
         if now_s - look.since_s < TORN_S:
             return []
         return self._refused(seen, look.why)
-
-    def _marked(self, volumes: list[Arrival], path: Path) -> list[Arrival]:
-        if not self._folder.was_there(path):
-            return volumes
-        return [
-            replace(one, was_there=True) if isinstance(one, ScannedVolume) else one
-            for one in volumes
-        ]
 
     def _refused(self, seen: Seen, why: str) -> list[Arrival]:
         self._finish(seen)

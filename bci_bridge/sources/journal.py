@@ -1,23 +1,31 @@
 """What a source's runs came to, beside their spool: it survives the process.
 
-The spool knows a run's messages, and nothing of series. This file is written before a
-run begins and after it has ended, so it can be one step ahead of the spool or behind
-it; `Journal.settled` says which, and what that means.
+The spool knows a run's messages, and nothing of series or files. This file is written
+when a process begins, before a run begins and after it has ended, so it can be one step
+ahead of the spool or behind it; `Journal.settled` says which, and what that means. Its
+own time says when the process was last alive.
 """
 
 import contextlib
+import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from bci_bridge.sources.plan import Past, Plan
+from bci_bridge.sources.past import Left, Past
+from bci_bridge.sources.plan import Plan
 from bci_bridge.unfinished import Held, forget_spool, held_run
 from runtime.errors import UsageError
 
 _NAME: Final = "series.json"
-_MAX_BYTES: Final = 1 << 22
+_MAX_BYTES: Final = 1 << 26
+_ALIVE_NS: Final = 5_000_000_000
+"""So often a process says that it is alive."""
+STALE_S: Final = 600.0
+"""A process that died so long ago left a folder to which anything may have come."""
 
 
 class Journal:
@@ -26,9 +34,38 @@ class Journal:
     def __init__(self, spool: Path | None) -> None:
         """Name the spool's folder."""
         self._spool = spool
+        self._left: Left | None = None
+        self._is_stopped, self._stopped = False, ""
+        self._said_ns: int | None = None
 
-    def settled(self, plan: Plan) -> tuple[Past, Held | None]:
+    def before(self, plan: Plan, *, is_from_start: bool = False) -> Past:
+        """Say what a folder's source must know of an earlier process.
+
+        Without `Past.left` where the operator is to say again whose the files are that
+        the folder holds: there was no such process, it was stopped, or it died too long
+        ago.
+
+        Args:
+            plan: What is announced.
+            is_from_start: As in `settled`.
+
+        Raises:
+            UsageError: As `settled`.
+        """
+        past = self.settled(plan, is_from_start=is_from_start)[0]
+        is_fresh = self._age_s() <= STALE_S and not past.is_stopped
+        return past if is_fresh else msgspec.structs.replace(past, left=None)
+
+    def settled(
+        self, plan: Plan, *, is_from_start: bool = False
+    ) -> tuple[Past, Held | None]:
         """Say how far an earlier process came.
+
+        Args:
+            plan: What is announced.
+            is_from_start: The operator says that the files which are there belong to
+                this run; so does then the series in which the earlier process was
+                stopped.
 
         Returns:
             The past, and the run to go on with; None where none is under way.
@@ -41,6 +78,8 @@ class Journal:
             return Past(run=plan.run), None
         held = held_run(self._spool)
         past = self._read(self._spool)
+        if is_from_start and past.is_stopped:
+            past = past.taken_up_again()
         if past.run != plan.run:
             past = Past(run=plan.run)
         if past.begun == 0 and held is not None and held.run == plan.run:
@@ -55,7 +94,7 @@ class Journal:
             # What the file says to be under way never began.
             n_never = 0 if past.series is None else 1
             return msgspec.structs.replace(
-                past, begun=past.begun - n_never, series=None
+                past, begun=past.begun - n_never, series=None, first=0
             ), None
         if not held.is_finished:
             return past, held
@@ -65,9 +104,33 @@ class Journal:
                 past,
                 complete=past.complete + (held.volumes >= plan.volumes),
                 series=None,
+                first=0,
                 over=(*past.over, past.series),
             )
         return past, None
+
+    def begin(self, past: Past, left: Left | None) -> None:
+        """Say that this process goes on from there, and which files it leaves out."""
+        self._left = left
+        self.write(past)
+
+    def alive(self, now_ns: int) -> None:
+        """Say now and then that this process is alive.
+
+        Args:
+            now_ns: On a monotonic clock.
+        """
+        if self._spool is None:
+            return
+        if self._said_ns is None or now_ns - self._said_ns > _ALIVE_NS:
+            self._said_ns = now_ns
+            with contextlib.suppress(OSError):
+                os.utime(self._spool / _NAME)
+
+    def stop(self, past: Past) -> None:
+        """Say that it is the operator who ends this process."""
+        self._is_stopped, self._stopped = True, past.series or ""
+        self.write(past)
 
     def write(self, past: Past) -> None:
         """Replace the file, at once.
@@ -77,6 +140,9 @@ class Journal:
         """
         if self._spool is None:
             return
+        past = msgspec.structs.replace(
+            past, left=self._left, is_stopped=self._is_stopped, stopped=self._stopped
+        )
         scratch = self._spool / f"{_NAME}.part"
         with contextlib.suppress(OSError):
             self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -88,6 +154,17 @@ class Journal:
         if self._spool is not None:
             forget_spool(self._spool)
             (self._spool / _NAME).unlink(missing_ok=True)
+
+    def _age_s(self) -> float:
+        """Say how long ago an earlier process was alive, by the disk's own clock."""
+        if self._spool is None:
+            return math.inf
+        try:
+            then_s = (self._spool / _NAME).stat().st_mtime
+            with tempfile.TemporaryFile(dir=self._spool) as new:
+                return os.fstat(new.fileno()).st_mtime - then_s
+        except OSError:
+            return math.inf
 
     @staticmethod
     def _read(spool: Path) -> Past:

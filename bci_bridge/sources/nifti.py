@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from bci_bridge.printable import printable
 from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
+from bci_bridge.sources.natural import natural
 from bci_bridge.sources.nifti_file import opened, read_exactly, read_header
+from bci_bridge.sources.past import Past
 from bci_bridge.sources.recorded import TORN, Recorded, check_speed
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.arrays import Float64, Shaped
@@ -87,6 +89,7 @@ def nifti_folder(
     pattern: str = "*",
     first_number: int | None = None,
     is_new_only: bool = False,
+    past: Past | None = None,
     clock_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> FolderSource:
@@ -98,20 +101,24 @@ def nifti_folder(
         first_number: The number of the first acquisition in its name; by default 0 or
             1, whichever comes first.
         is_new_only: Leave out what is there already.
+        past: What an earlier process did, whose files and numbers are kept to.
         clock_s: Monotonic clock.
         sleep: Lets time pass.
 
     Raises:
         ScanError: There is no such folder.
     """
+    past = past or Past()
     watched = Folder(
         folder,
         (".nii", ".nii.gz"),
         pattern=pattern,
         is_new_only=is_new_only,
+        left=past.left,
         clock_s=clock_s,
     )
-    return FolderSource(watched, _Volumes(first_number), clock_s=clock_s, sleep=sleep)
+    volumes = _Volumes(first_number, past)
+    return FolderSource(watched, volumes, clock_s=clock_s, sleep=sleep)
 
 
 def first_volume(
@@ -142,27 +149,36 @@ def _explained(path: Path) -> Iterator[None]:
         raise ScanError(f"{path}: {error}") from error
 
 
+def _series(matched: re.Match[str]) -> str:
+    return printable(matched[1] or _NAMELESS)
+
+
 class _Volumes:
     """3-D files, numbered in their names."""
 
     has_companions = False
 
-    def __init__(self, first_number: int | None) -> None:
+    def __init__(self, first_number: int | None, past: Past) -> None:
         self._first_number = first_number
+        self._own, self._over = past.series, frozenset(past.over)
         self._firsts: dict[str, int] = {}
+        if past.series:
+            self._firsts[past.series] = past.first
 
     def must_settle(self, path: Path) -> bool:
         return not path.name.lower().endswith(".gz")
 
-    def order(self, path: Path) -> tuple[str, int, str]:
+    def order(self, path: Path) -> tuple[Any, ...] | None:
         matched = _NAME.fullmatch(path.name)
         if matched is None:
-            return path.name, 0, ""
-        number = int(matched[2])
+            return True, natural(path.name), 0, ""
+        series, number = _series(matched), int(matched[2])
+        if series in self._over:
+            return None
         if number == 0:
             # It may be torn, or whole only after the next: counting begins with it.
-            self._firsts.setdefault(matched[1] or _NAMELESS, 0)
-        return matched[1], number, path.name
+            self._firsts.setdefault(series, 0)
+        return series != self._own, natural(matched[1]), number, path.name
 
     def volumes(self, path: Path) -> list[ScannedVolume]:
         matched = _NAME.fullmatch(path.name)
@@ -176,9 +192,9 @@ class _Volumes:
             if stream.read(1):
                 raise ScanError("expected as many bytes as announced, found more")
         voxels, geometry = header.volume(data)
-        series, number = matched[1] or _NAMELESS, int(matched[2])
-        number -= self._first_of(series, number)
-        return [ScannedVolume(printable(series), number, voxels, geometry)]
+        series, number = _series(matched), int(matched[2])
+        first = self._first_of(series, number)
+        return [ScannedVolume(series, number - first, voxels, geometry, first=first)]
 
     def _first_of(self, series: str, number: int) -> int:
         first = self._first_number

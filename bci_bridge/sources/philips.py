@@ -23,7 +23,9 @@ import numpy as np
 from bci_bridge.printable import printable
 from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
+from bci_bridge.sources.natural import natural
 from bci_bridge.sources.par_header import ParHeader, ParImage, read_par
+from bci_bridge.sources.past import Past
 from bci_bridge.sources.recorded import Recorded, check_speed
 from bci_bridge.sources.volume import Geometry, ScannedVolume, to_ras
 from bci_bridge.sources.voxels import to_wire
@@ -43,6 +45,7 @@ def philips_folder(
     *,
     scaling: Scaling = "dv",
     is_new_only: bool = False,
+    past: Past | None = None,
     clock_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> FolderSource:
@@ -52,16 +55,23 @@ def philips_folder(
         folder: Where PAR/REC pairs come, directly or one folder further down.
         scaling: Which values are sent.
         is_new_only: Leave out what is there already.
+        past: What an earlier process did, whose files are kept to.
         clock_s: Monotonic clock.
         sleep: Lets time pass.
 
     Raises:
         ScanError: There is no such folder.
     """
+    past = past or Past()
     watched = Folder(
-        folder, (".par",), levels=1, is_new_only=is_new_only, clock_s=clock_s
+        folder,
+        (".par",),
+        levels=1,
+        is_new_only=is_new_only,
+        left=past.left,
+        clock_s=clock_s,
     )
-    return FolderSource(watched, _Pairs(scaling), clock_s=clock_s, sleep=sleep)
+    return FolderSource(watched, _Pairs(scaling, past), clock_s=clock_s, sleep=sleep)
 
 
 def recorded_philips(
@@ -100,7 +110,7 @@ def recorded_philips(
     except ScanError as error:
         raise ScanError(f"{path}: {error}") from error
     count = len({image.dynamic for image in header.images})
-    volumes = _read(header, rec, path.stem, scaling)
+    volumes = _read(header, rec, printable(path.stem), scaling)
     return Recorded(
         path.name, count, volumes, speed, tr_s=tr_s, clock_s=clock_s, sleep=sleep
     )
@@ -111,17 +121,20 @@ class _Pairs:
 
     has_companions = True
 
-    def __init__(self, scaling: Scaling) -> None:
+    def __init__(self, scaling: Scaling, past: Past) -> None:
         self._scaling = scaling
+        self._own, self._over = past.series, frozenset(past.over)
         self._rec_was: dict[Path, tuple[int, int]] = {}
 
     def must_settle(self, path: Path) -> bool:
         del path
         return True
 
-    def order(self, path: Path) -> tuple[Any, ...]:
-        numbers = tuple(int(found) for found in re.findall(r"\d{1,9}", path.name))
-        return path.parent, numbers, path.name
+    def order(self, path: Path) -> tuple[Any, ...] | None:
+        series = _series(path)
+        if series in self._over:
+            return None
+        return series != self._own, natural(str(path.parent)), natural(path.name)
 
     def volumes(self, path: Path) -> list[ScannedVolume]:
         header = _header(path)
@@ -135,8 +148,12 @@ class _Pairs:
         if not is_settled:
             raise EOFError("a REC file that is being written")
         del self._rec_was[path]
-        prefix = _TRAILING_NUMBER.sub("", path.name)
-        return list(_read(header, rec, f"{path.parent.name}/{prefix}", self._scaling))
+        return list(_read(header, rec, _series(path), self._scaling))
+
+
+def _series(path: Path) -> str:
+    prefix = _TRAILING_NUMBER.sub("", path.name)
+    return printable(f"{path.parent.name}/{prefix}")
 
 
 def _header(path: Path) -> ParHeader:
@@ -171,7 +188,6 @@ def _read(
     for image in header.images:
         by_dynamic[image.dynamic][image.slice_number] = image
     slices = range(1, header.n_slices + 1)
-    series = printable(series)
     with rec.open("rb") as opened:
         for dynamic in sorted(by_dynamic):
             images = by_dynamic[dynamic]

@@ -1,13 +1,12 @@
-"""What the operator announces of the runs to come, and what became of earlier ones."""
+"""What the operator announces of the runs to come."""
 
 import math
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from bci_bridge.budget import budget_at
-from bci_bridge.header import MAX_SIDE, Count, LatePolicy, Pace, Text
+from bci_bridge.header import MAX_SIDE, LatePolicy, Pace
 from bci_bridge.messages import RunStart, slice_times_us
 from bci_bridge.names import BIDS, require_name
 from bci_bridge.sources.volume import Geometry
@@ -165,30 +164,3 @@ def _product(
     xs: tuple[float, float], ys: tuple[float, float], zs: tuple[float, float]
 ) -> list[tuple[float, float, float]]:
     return [(x, y, z) for x in xs for y in ys for z in zs]
-
-
-class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What became of the runs so far, for whoever goes on after a killed process."""
-
-    run: Text = ""
-    """Name of the first run."""
-    begun: Count = 0
-    complete: Count = 0
-    series: str | None = None
-    """Of the run under way; None where there is none."""
-    over: tuple[str, ...] = ()
-    """Series whose volumes are not wanted any more."""
-    is_stopped: bool = False
-    """By the operator, who says anew whose the files are that a folder holds."""
-
-    @property
-    def latest(self) -> str | None:
-        """The series that was heard last: in a folder, older ones come before it.
-
-        Empty where nobody knows it; None where there is nothing to go on with.
-        """
-        if self.begun == 0 or self.is_stopped:
-            return None
-        if self.series is not None:
-            return self.series
-        return self.over[-1] if self.over else ""

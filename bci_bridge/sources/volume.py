@@ -49,8 +49,8 @@ class ScannedVolume:
     geometry: Geometry
     acquired_s: float | None = None
     """Start of acquisition, the scanner's seconds of its day; None if untold."""
-    was_there: bool = False
-    """It lay in its folder before the source looked for the first time."""
+    first: int = 0
+    """What its source counts as number 0, for whoever goes on with the series."""
 
 
 def to_ras(

@@ -96,7 +96,7 @@ def test_a_folder_is_gone_on_with_by_the_successor_of_a_killed_process(
     lines = second.communicate(timeout=120)[1].splitlines()
 
     assert second.returncode == 0
-    assert lines[0].startswith("run rest: goes on after ")
+    assert lines[1].startswith("run rest: goes on after ")
     assert lines[-1] == "run rest: complete, 24 of 24 volumes"
     require_all_answered(server, tmp_path / "log", recorded)
 

@@ -3,16 +3,21 @@
 import nibabel
 import numpy as np
 import pytest
+from msgspec import structs
 
 from bci_bridge.messages import Volume
 from bci_bridge.recording_reader import read_recording
+from bci_bridge.sources.dicom_folder import DicomFolder
 from bci_bridge.sources.dicom_receiver import DicomReceiver
 from bci_bridge.sources.driver import send_runs
 from bci_bridge.sources.journal import Journal
 from bci_bridge.sources.nifti import nifti_folder
-from bci_bridge.sources.plan import Past
+from bci_bridge.sources.past import Past
 from bci_bridge.sources.series_choice import Choice
+from bci_bridge.sources.source import Refused
 from bci_bridge.sources.volume import ScannedVolume
+from bci_bridge.spool import Spool
+from bci_bridge.wire import encode
 from runtime.errors import BackendError, UsageError
 from tests import dicom_files
 from tests.integration.test_send import command
@@ -38,14 +43,15 @@ def put(folder, series, numbers, first):
 class Doomed:
     """A folder whose process dies after some volumes."""
 
-    def __init__(self, source, left):
-        self.source, self.left = source, left
+    def __init__(self, source, n_left):
+        self.source, self.n_left = source, n_left
+        self.left = source.left
 
     def poll(self, wait_s):
-        if not self.left:
+        if not self.n_left:
             raise BackendError("killed")
         found = self.source.poll(wait_s)
-        self.left -= isinstance(found, ScannedVolume)
+        self.n_left -= isinstance(found, ScannedVolume)
         return found
 
     def close(self):
@@ -61,82 +67,178 @@ def sent(folder):
     ]
 
 
-@pytest.mark.parametrize("flags", [[], ["--new-only"]])
-def test_who_goes_on_gets_the_gaps_files_and_no_older_series(running, tmp_path, flags):
-    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
-    put(folder, "a", range(COUNT), 100)
-    source = Doomed(nifti_folder(folder, is_new_only=True), 3)
-    put(folder, "b", range(3), 200)
-    plans = plan(volumes=COUNT, tr_s=1.0, budget_s=60.0)
-    spool = tmp_path / "spool"
+PLAN = plan(volumes=COUNT, tr_s=1.0, budget_s=60.0, quiet_s=3.0)
+CAME = "an earlier process was killed: what came since it began is sent"
+
+
+def die(source, server, spool, plans=PLAN):
+    """Send until the source's process dies."""
     with pytest.raises(BackendError, match="killed"):
-        send_runs(source, plans, server.address, tell=str, spool=spool)
-    put(folder, "b", range(3, COUNT), 200)
+        send_runs(
+            source, plans, server.address, tell=str, spool=spool, left=source.left
+        )
+
+
+def go_on(folder, server, spool, *flags):
+    """Start the command, as after a kill; return its status and lines."""
     words = ["nifti", folder, "--run", "rest", "--volumes", COUNT, "--tr-s", 1]
     words += ["--budget-s", 60, "--spool", spool, "--to", server.address]
-    process = command(*words, *flags)
+    process = command(*words, "--quiet-s", 3, *flags)
     lines = process.communicate(timeout=60)[1].splitlines()
     server.stop()
+    return process.returncode, lines
 
-    assert process.returncode == 0
-    assert lines == [
-        "run rest: goes on after 3 volumes",
-        "series a_ was in the folder already; it and others that were are left out, "
-        "because older ones may be among them. What is to be decoded of these, send "
-        "from a folder of its own, with another --run and --from-start",
-        "run rest: complete, 8 of 8 volumes (8 of a series that was there)",
-    ]
-    assert sent(tmp_path) == [("rest", 200 + number) for number in range(COUNT)]
+
+def of(run, first):
+    return [(run, first + number) for number in range(COUNT)]
 
 
 @pytest.mark.parametrize("flags", [[], ["--new-only"], ["--from-start"]])
+def test_who_goes_on_gets_the_gaps_files_and_no_older_series(running, tmp_path, flags):
+    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
+    put(folder, "a", range(COUNT), 100)
+    put(folder, "c", range(COUNT), 300)
+    spool = tmp_path / "spool"
+    source = Doomed(nifti_folder(folder, is_new_only=True), 3)
+    put(folder, "b", range(3), 200)
+    die(source, server, spool)
+    put(folder, "b", range(3, COUNT), 200)
+    status, lines = go_on(folder, server, spool, *flags)
+
+    assert status == 0
+    assert lines == [
+        CAME,
+        "run rest: goes on after 3 volumes",
+        "run rest: complete, 8 of 8 volumes",
+    ]
+    assert sent(tmp_path) == of("rest", 200)
+
+
+@pytest.mark.parametrize("what", ["there", "late", "moved", "deleted"])
+def test_a_series_is_counted_as_it_was_before_the_kill(running, tmp_path, what):
+    # Its file 0 was there already, comes late, or is gone: nothing is shifted by it.
+    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
+    spool = tmp_path / "spool"
+    begin = 1 if what in ("there", "late") else 0
+    if what == "there":
+        put(folder, "b", [0], 200)
+    folder.mkdir(exist_ok=True)
+    source = Doomed(nifti_folder(folder, is_new_only=what == "there"), 3)
+    put(folder, "b", range(begin, begin + 3), 200 - begin)
+    die(source, server, spool)
+    if what == "late":
+        put(folder, "b", [0], 200)
+    gone = {"moved": "b_*", "deleted": "b_0000*"}.get(what, "none")
+    for file in folder.glob(gone):
+        file.unlink()
+    put(folder, "b", range(begin + 3, begin + COUNT), 200 - begin)
+    status, lines = go_on(folder, server, spool)
+
+    assert status == 0
+    assert sent(tmp_path) == of("rest", 200)
+    assert lines[-1].startswith("run rest: complete, 8 of 8 volumes")
+    assert any("numbered 1 too low" in line for line in lines) == (what == "late")
+
+
+@pytest.mark.parametrize("flags", [[], ["--new-only"], ["--from-start"]])
+@pytest.mark.parametrize("own", [None, "run9"])
 def test_killed_between_two_runs_the_same_command_takes_the_next(
+    running, tmp_path, flags, own
+):
+    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
+    put(folder, "run8", range(COUNT), 100)
+    put(folder, "run99", range(COUNT), 400)
+    spool = tmp_path / "spool"
+    source = Doomed(nifti_folder(folder, is_new_only=True), COUNT)
+    put(folder, "run9", range(COUNT), 200)
+    die(source, server, spool, plan(volumes=COUNT, tr_s=1.0, budget_s=60.0, runs=2))
+    # A rig may have moved away what was read.
+    for file in folder.glob(f"{own}_*"):
+        file.unlink()
+    put(folder, "run10", range(COUNT), 300)
+    status, lines = go_on(folder, server, spool, "--runs", 2, *flags)
+
+    assert status == 0
+    assert lines[-1] == "run rest-2: complete, 8 of 8 volumes"
+    assert sent(tmp_path) == [*of("rest", 200), *of("rest-2", 300)]
+
+
+@pytest.mark.parametrize("flags", [[], ["--new-only"], ["--from-start"]])
+def test_killed_before_the_first_volume_the_same_command_has_all(
     running, tmp_path, flags
 ):
     server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
     put(folder, "a", range(COUNT), 100)
-    source = Doomed(nifti_folder(folder, is_new_only=True), COUNT)
-    put(folder, "b", range(COUNT), 200)
-    plans = plan(volumes=COUNT, tr_s=1.0, budget_s=60.0, runs=2)
     spool = tmp_path / "spool"
-    with pytest.raises(BackendError, match="killed"):
-        send_runs(source, plans, server.address, tell=str, spool=spool)
-    put(folder, "c", range(COUNT), 300)
-    words = ["nifti", folder, "--run", "rest", "--runs", 2, "--volumes", COUNT]
-    words += ["--tr-s", 1, "--budget-s", 60, "--spool", spool, "--to", server.address]
-    process = command(*words, *flags)
-    lines = process.communicate(timeout=60)[1].splitlines()
-    server.stop()
+    die(Doomed(nifti_folder(folder, is_new_only=True), 0), server, spool)
+    put(folder, "b", range(COUNT), 200)
+    status, lines = go_on(folder, server, spool, *flags)
 
-    assert process.returncode == 0
-    assert lines[-1].startswith("run rest-2: complete, 8 of 8 volumes")
-    assert sent(tmp_path) == [
-        *(("rest", 200 + number) for number in range(COUNT)),
-        *(("rest-2", 300 + number) for number in range(COUNT)),
-    ]
+    assert (status, lines[0]) == (0, CAME)
+    assert sent(tmp_path) == of("rest", 200)
+
+
+def test_a_run_that_began_meanwhile_is_whole(running, tmp_path):
+    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
+    folder.mkdir()
+    spool = tmp_path / "spool"
+    source = Doomed(nifti_folder(folder), 3)
+    put(folder, "run9", range(3), 200)
+    die(source, server, spool)
+    put(folder, "run10", range(COUNT), 300)
+    status, lines = go_on(folder, server, spool)
+
+    assert status == 0
+    assert lines[2].startswith("run rest: aborted, 3 of 8 volumes: another series")
+    assert sent(tmp_path) == [*of("rest", 200)[:3], *of("rest-2", 300)]
 
 
 def test_a_successor_knows_whose_images_are_its_own(tmp_path, monkeypatch):
     folder, spool, sources = tmp_path / "day", tmp_path / "spool", []
     folder.mkdir()
-    for series in (3, 7):
+    for series in (3, 7, 9):
         image = dicom_files.enhanced(
             [dicom_files.volume(series)],
             SeriesNumber=series,
             SeriesInstanceUID=f"1.2.{series}",
-            PatientID=f"P{series}",
+            PatientID="other" if series == 3 else "own",
             InstanceNumber=1,
         )
         (folder / f"{series}.dcm").write_bytes(dicom_files.dumped(image))
     (own,) = DicomReceiver(Choice(), b"").take((folder / "7.dcm").read_bytes(), "", 0.0)
-    Journal(spool).write(Past(run="rest", begun=1, over=(own.series,)))
-    monkeypatch.setattr(send, "send", lambda source, sending: sources.append(source))
+    left = DicomFolder(folder, DicomReceiver(Choice(), b"")).left
+    Journal(spool).begin(Past(run="rest", begun=1, series=own.series), left)
+    held = Spool(spool)
+    start = plan().start("rest", own.geometry)
+    held.begin(start, "scanner", "scanner", lambda: "secret")
+    held.append(encode(structs.replace(start, stream="scanner"), b""))
+    held.close()
+    monkeypatch.setattr(
+        send, "send", lambda source, sending, **more: sources.append(source)
+    )
     sending = Sending(run="rest", volumes=3, spool=spool)
     flags = {"is_new_only": False, "is_from_start": False}
     send_dicom_folder(folder, sending, Images(), pattern="*", **flags)
     found = polled(sources[0], 8)
 
-    assert [one.series[:6] for one in found] == ["000003", "000007"]
+    assert [one.series[:6] for one in found if isinstance(one, ScannedVolume)] == [
+        "000007",
+        "000009",
+    ]
+    assert [one.what for one in found if isinstance(one, Refused)] == ["3.dcm"]
+
+
+def stop(source, server, spool):
+    """Send until the operator stops it, after some volumes."""
+    send_runs(
+        source,
+        PLAN,
+        server.address,
+        tell=str,
+        spool=spool,
+        left=source.left,
+        is_stopped=lambda: not source.n_left,
+    )
 
 
 def test_after_the_operators_stop_it_is_asked_again_whose_the_files_are(
@@ -146,23 +248,54 @@ def test_after_the_operators_stop_it_is_asked_again_whose_the_files_are(
     folder.mkdir()
     source = Doomed(nifti_folder(folder), 3)
     put(folder, "b", range(3), 200)
-    plans = plan(volumes=COUNT, tr_s=1.0, budget_s=60.0)
-    send_runs(
-        source,
-        plans,
-        server.address,
-        tell=str,
-        spool=spool,
-        is_stopped=lambda: not source.left,
-    )
-    server.stop()
+    stop(source, server, spool)
     put(folder, "c", range(COUNT), 300)
+    status, lines = go_on(folder, server, spool)
 
-    found = {"pattern": None, "first_number": None, "speed": None, "is_fast": False}
-    line = refusal(
-        send_nifti, folder, spool, **found, is_new_only=False, is_from_start=False
-    )
-    assert "found 11 files in it" in line
+    assert status == 2
+    assert "found 11 files in it" in lines[0]
+
+
+def test_a_series_that_was_stopped_by_mistake_is_sent_from_its_start(running, tmp_path):
+    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
+    folder.mkdir()
+    spool = tmp_path / "spool"
+    source = Doomed(nifti_folder(folder), 3)
+    put(folder, "b", range(3), 200)
+    stop(source, server, spool)
+    put(folder, "b", range(3, COUNT), 200)
+    status, lines = go_on(folder, server, spool, "--from-start")
+
+    assert status == 0
+    assert lines[-1] == "run rest-2: complete, 8 of 8 volumes"
+    assert sent(tmp_path) == [*of("rest", 200)[:3], *of("rest-2", 200)]
+
+
+def test_a_stop_is_one_although_the_server_is_away(running, tmp_path):
+    server, folder, spool = running(), tmp_path / "export", tmp_path / "spool"
+    folder.mkdir()
+    source = Doomed(nifti_folder(folder), 3)
+    put(folder, "b", range(3), 200)
+
+    def is_stopped():
+        if not source.n_left:
+            server.stop()
+        return not source.n_left
+
+    with pytest.raises(BackendError):
+        send_runs(
+            source,
+            PLAN,
+            server.address,
+            tell=str,
+            spool=spool,
+            left=source.left,
+            is_stopped=is_stopped,
+            outage_s=0.5,
+        )
+
+    assert Journal(spool).before(PLAN).is_stopped
+    assert Journal(spool).before(PLAN).left is None
 
 
 def refusal(verb, folder, spool=None, **options):

@@ -240,3 +240,18 @@ def test_a_comparison_takes_nothing_that_it_would_pass_over(beside, found):
 def test_a_comparison_takes_no_bundle():
     with pytest.raises(UsageError, match="found BUNDLE beside it"):
         bench(Path("bundle"), compare=(Path("a.json"), Path("b.json")))
+
+
+def test_where_files_have_no_modes_one_is_replaced_all_the_same(
+    measured, tmp_path, monkeypatch
+):
+    file = tmp_path / "bench.json"
+    file.write_bytes(b"older")
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    keep(file, b"newer")
+
+    assert file.read_bytes() == b"newer"

@@ -5,7 +5,8 @@ import pytest
 from msgspec import UNSET
 
 from bci_bridge.sources.feed import Feed
-from bci_bridge.sources.plan import Past, Plan
+from bci_bridge.sources.past import Past
+from bci_bridge.sources.plan import Plan
 from bci_bridge.sources.source import Exhausted, Reading, Refused, SeriesEnded
 from bci_bridge.sources.speech import Begin, SayVolume
 from bci_bridge.sources.volume import Geometry
@@ -414,100 +415,50 @@ def test_a_source_that_joins_in_the_middle_goes_on_with_the_run_under_way():
     assert feed.past.over == ("s-1",)
 
 
-def resumed(said=3, **changes):
-    """The successor of a process that was killed in a run of series s-2."""
-    plans = plan(**changes)
-    run = Told(Feed(plans, Past(run="rest", begun=1, series="s-2")))
-    run.feed.resume(plans.start("rest", scanned(0).geometry), "s-2", said, 0)
-    return run
+def test_a_successor_knows_where_a_series_begins():
+    first = told()
+    first.take(scanned(0, first=1))
+    first.take(scanned(1, first=1), 1.0)
+    past = first.feed.past
+    second = Feed(plan(), past)
+    second.resume(plan().start("rest", scanned(0).geometry), "s-1", 2, 0)
+    first.add(first.feed.stop("why", first.now_ns))
+
+    assert (past.series, past.first) == ("s-1", 1)
+    assert second.past == past
+    assert (first.feed.past.series, first.feed.past.first) == (None, 0)
 
 
-def test_a_successor_takes_the_gaps_files_and_never_an_older_series():
-    run = resumed(quiet_s=3.0)
-    for number in range(5):
-        run.take(scanned(number, "s-1", was_there=True), 1.0)
-    for number in range(5):
-        run.take(scanned(number, "s-2", was_there=True))
+def test_a_source_that_tells_no_series_is_followed_by_one_that_does():
+    feed = Feed(plan(), Past(run="rest", begun=1))
+    run = Told(feed)
+    feed.resume(plan().start("rest", scanned(0).geometry), "", 3, 0)
+    run.take(scanned(3, "s-1", first=1))
 
-    assert run.said == [("volume", 3), ("volume", 4), ("end", 5)]
-    assert run.lines == [
-        "series s-1 was in the folder already; it and others that were are left out, "
-        "because older ones may be among them. What is to be decoded of these, send "
-        "from a folder of its own, with another --run and --from-start",
-        "run rest: complete, 5 of 5 volumes (5 of a series that was there)",
-    ]
+    assert (feed.past.series, feed.past.first) == ("s-1", 1)
 
 
-def test_what_was_there_of_a_later_series_begins_the_next_run():
-    run = resumed(runs=2)
-    for series in ("s-2", "s-3"):
-        for number in range(5):
-            run.take(scanned(number, series, was_there=True))
-
-    assert [what for what in run.said if what[0] != "volume"] == [
-        ("end", 5),
-        ("begin", "rest-2"),
-        ("end", 5),
-    ]
-
-
-def test_what_was_there_begins_no_run_in_the_place_of_one_that_was_aborted():
-    run = resumed()
-    run.add(run.feed.stop("why", run.now_ns))
-    run.take(scanned(0, "s-1", was_there=True))
-    run.take(scanned(0, "s-3"))
-
-    assert run.said == [("aborted", 3), ("begin", "rest-2"), ("volume", 0)]
-
-
-def between(**past):
-    """The successor of a process that was killed when run rest, of s-2, was over."""
-    past = {"run": "rest", "begun": 1, "complete": 1, "over": ("s-2",), **past}
-    return Told(Feed(plan(runs=2), Past(**past)))
-
-
-def test_killed_between_two_runs_the_folders_later_series_begins_the_next():
-    run = between()
-    for series in ("s-1", "s-2", "s-3"):
-        for number in range(3 if series == "s-3" else 5):
-            run.take(scanned(number, series, was_there=True))
-    for number in (3, 4):
-        run.take(scanned(number, "s-3"), 1.0)
-
-    assert run.said == [("begin", "rest-2"), *(("volume", n) for n in range(5)), END]
-    assert run.feed.is_done
-
-
-@pytest.mark.parametrize("over", [("s-2",), ()])
-def test_killed_between_two_runs_no_older_series_is_sent(over):
-    run = between(over=over)
-    run.take(scanned(0, "s-1", was_there=True))
-    run.take(scanned(1, "s-1", was_there=True))
-    run.take(scanned(0, "s-3"))
-
-    assert run.said == [("begin", "rest-2"), ("volume", 0)]
-    assert run.lines[0].startswith("series s-1 was in the folder already; it and")
-
-
-def test_a_run_of_which_all_was_said_parts_the_series_as_well():
-    run = resumed(said=5, runs=2)
-    run.wait(0.1)
-    for series in ("s-1", "s-2", "s-3"):
-        for number in range(5):
-            run.take(scanned(number, series, was_there=True))
-
-    assert run.said[:2] == [("end", 5), ("begin", "rest-2")]
-    assert run.said[-1] == END
-    assert "5 of a series that was there" in run.lines[-1]
-
-
-def test_without_a_predecessor_what_was_there_is_taken():
+def test_a_successor_takes_no_series_that_was_left_alone_beside_a_complete_run():
     run = told(runs=2)
-    for series in ("s-1", "s-2"):
-        for number in range(5):
-            run.take(scanned(number, series, was_there=True))
+    run.take(scanned(0))
+    for number in range(1, 5):
+        run.take(scanned(number, "other", tr_s=2.0))
+        run.take(scanned(number))
+    second = Told(Feed(plan(runs=2), run.feed.past))
+    second.take(scanned(0, "other", tr_s=2.0))
+    second.take(scanned(0, "s-2"))
 
-    assert run.feed.is_done
+    assert run.feed.past.over == ("other", "s-1")
+    assert second.said == [("begin", "rest-2"), ("volume", 0)]
+
+
+def test_beside_a_run_that_was_not_complete_the_next_may_have_begun():
+    run = told(runs=2, quiet_s=3.0)
+    run.take(scanned(0))
+    run.take(scanned(0, "s-2", tr_s=2.0))
+    run.wait(4.0)
+
+    assert run.feed.past.over == ("s-1",)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from bci_bridge.sources.folder_source import TORN_S
 from bci_bridge.sources.nifti import first_volume, nifti_folder, recorded_nifti
+from bci_bridge.sources.past import Past
 from bci_bridge.sources.source import Exhausted, Refused
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.errors import BackendError, ScanError, UsageError
@@ -411,21 +412,88 @@ def test_what_was_there_can_be_left_out(tmp_path):
     assert [one.number for one in polled(source, 5)] == [0]
 
 
-def test_what_was_there_is_told_from_what_came(tmp_path):
+def test_what_was_there_is_counted(tmp_path):
     for name in ("v0.nii", "v1.nii", ".v2.nii", "notes.txt"):
         nibabel.save(image(), tmp_path / "made.nii")
         (tmp_path / "made.nii").rename(tmp_path / name)
     (tmp_path / "v9.nii").mkdir()
     source, _ = watching(tmp_path)
-    nibabel.save(image(), tmp_path / "v3.nii")
-    found = [one for one in polled(source, 8) if isinstance(one, ScannedVolume)]
 
-    assert [(one.number, one.was_there) for one in found] == [
-        (0, True),
-        (1, True),
-        (3, False),
-    ]
     assert source.n_there == 2
+
+
+def put(folder, series, numbers):
+    for number in numbers:
+        nibabel.save(image(seed=number), folder / f"{series}{number}.nii.gz")
+
+
+def told(source, n=30):
+    return [(one.series, one.number) for one in polled(source, n)]
+
+
+def test_who_goes_on_leaves_out_what_was_left_out_and_nothing_else(tmp_path):
+    put(tmp_path, "old_", range(3))
+    put(tmp_path, "run_", [0])
+    first, _ = watching(tmp_path, is_new_only=True)
+    put(tmp_path, "run_", [1, 2])
+    assert told(first) == [("run_", 0), ("run_", 1)]
+    put(tmp_path, "run_", [3])
+    past = Past(run="rest", begun=1, series="run_", first=1, left=first.left)
+    second, _ = watching(tmp_path, past=past)
+
+    assert second.goes_on
+    assert second.left == first.left
+    assert told(second) == [("run_", 0), ("run_", 1), ("run_", 2)]
+
+
+@pytest.mark.parametrize("first_there", [(), (0, 1)])
+def test_who_goes_on_counts_from_where_the_one_before_it_did(tmp_path, first_there):
+    put(tmp_path, "run_", [*first_there, 3, 4])
+    left = watching(tmp_path)[0].left
+    past = Past(run="rest", begun=1, series="run_", first=1, left=left)
+    found = polled(watching(tmp_path, past=past)[0], 30)
+    volumes = [one for one in found if isinstance(one, ScannedVolume)]
+
+    assert [(one.number, one.first) for one in volumes] == [
+        *((number - 1, 1) for number in first_there if number),
+        (2, 1),
+        (3, 1),
+    ]
+
+
+def test_who_goes_on_reads_its_own_series_first_and_never_one_that_is_over(tmp_path):
+    for series in ("run8_", "run9_", "run10_", "run11_"):
+        put(tmp_path, series, range(2))
+    past = Past(run="rest", begun=1, series="run10_", over=("run8_",))
+    found = told(watching(tmp_path, past=past)[0], 40)
+
+    assert found == [
+        (series, number)
+        for series in ("run10_", "run9_", "run11_")
+        for number in range(2)
+    ]
+
+
+def test_of_another_folder_or_pattern_nothing_is_known(tmp_path):
+    put(tmp_path, "run_", range(2))
+    (tmp_path / "other").mkdir()
+    left = watching(tmp_path, is_new_only=True)[0].left
+    past = Past(run="rest", left=left)
+
+    assert watching(tmp_path, past=past)[0].goes_on
+    assert not watching(tmp_path / "other", past=past)[0].goes_on
+    source, _ = watching(tmp_path, past=past, pattern="run*")
+    assert not source.goes_on
+    assert told(source) == [("run_", 0), ("run_", 1)]
+
+
+def test_names_of_files_are_kept_as_digests(tmp_path):
+    put(tmp_path, "MUELLER_HANS_", range(2))
+    left = watching(tmp_path, is_new_only=True)[0].left
+
+    assert len(left.names) == 2
+    assert "MUELLER" not in str(left)
+    assert tmp_path.name not in str(left)
 
 
 @pytest.mark.parametrize(
