@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.errors import RecordingError
+from runtime.picture_names import identity, picture_file
 from runtime.recording_run import RecordedEvent, text_of
 
 _TIMES: Final = ("onset", "duration")
@@ -30,11 +31,12 @@ def read_events(file: Path, stimuli: Path) -> tuple[RecordedEvent, ...]:
 
     Raises:
         RecordingError: The table is empty, has no `onset` or `duration`, a line is
-            short, or what it says cannot be. The message names the line.
+            short, or what it says cannot be, such as two pictures at once. The message
+            names the line.
     """
     events: list[RecordedEvent] = []
     lines: dict[str, int] = {}
-    shown: dict[tuple[float, str], int] = {}
+    shown: dict[tuple[float, object], int] = {}
     for number, (line, row) in enumerate(_rows(file)):
         event = _event(f"{file}: line {line}", number, row, stimuli)
         if event.trial_id in lines:
@@ -42,7 +44,9 @@ def read_events(file: Path, stimuli: Path) -> tuple[RecordedEvent, ...]:
                 f"{file}: expected each trial_id once, found {event.trial_id} twice"
             )
         lines[event.trial_id] = line
-        picture = (event.onset_s, event.stimulus_id)
+        found = picture_file(stimuli, event.stimulus_id)
+        of = event.stimulus_id if found is None else identity(found)
+        picture = (event.onset_s, of)
         if event.stimulus_id and picture in shown:
             raise RecordingError(
                 f"{file}: line {line}: expected another onset or picture than in line "
@@ -87,7 +91,9 @@ def _event(
     place: str, number: int, row: Mapping[str, str], stimuli: Path
 ) -> RecordedEvent:
     onset_s, duration_s = (_seconds(place, name, row[name]) for name in _TIMES)
-    stimulus = _stimulus(row.get("stim_id", ""), row.get("stim_file", ""), stimuli)
+    name, shown = row.get("stim_id", ""), row.get("stim_file", "")
+    _refuse_two_pictures(place, name, shown, stimuli)
+    stimulus = _stimulus(name, shown, stimuli)
     if duration_s < 0:
         raise RecordingError(
             f"{place}: duration: expected 0 or more seconds, found {duration_s:g}"
@@ -109,6 +115,17 @@ def _event(
         stimulus_id=stimulus,
         trial_type=row.get("trial_type") or "",
         split=row.get("split") or "",
+    )
+
+
+def _refuse_two_pictures(place: str, name: str, file: str, stimuli: Path) -> None:
+    by_id, by_file = picture_file(stimuli, name), picture_file(stimuli, file)
+    if by_id is None or by_file is None or identity(by_id) == identity(by_file):
+        return
+    raise RecordingError(
+        f"{place}: expected stim_id and stim_file to name one picture, found {name} "
+        f"and {file}, which are two that are there. Correct or empty one of the two "
+        "cells"
     )
 
 

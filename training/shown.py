@@ -1,13 +1,16 @@
 """Which of a recording's events are trials: those that show a picture.
 
-A button press or a fixation is an event of BIDS as well, and nothing to decode.
+A button press or a fixation is an event of BIDS as well, and nothing to decode. Of the
+names of one picture one is kept, so that repeats and what splits share are seen.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runtime.errors import RecordingError
+from runtime.picture_names import one_name_each
 from runtime.recording import RecordedEvent, Recording
+from training.stimuli import read_table, table_file
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,12 +51,15 @@ def shown_pictures(
 ) -> ShownPictures:
     """Return a recording without the events that are no trials.
 
+    A picture that is named in several ways goes by one name (`one_name_each`).
+
     Args:
         recording: Of one participant.
         trial_types: Of the column `trial_type`, those that count; all by default.
 
     Raises:
-        RecordingError: No event has one of these types, or none shows a picture.
+        RecordingError: No event has one of these types, none shows a picture, or
+            ``gallery.tsv`` is damaged, or has two names of one picture.
     """
     events = [event for run in recording.runs for event in run.events]
     known = sorted({event.trial_type for event in events} - {""})
@@ -74,9 +80,20 @@ def shown_pictures(
             f"{recording.folder}: stim_id or stim_file: expected a picture for some of "
             f"the {len(asked)} events, found none"
         )
+    folder = recording.folder
+    goes_by = one_name_each(
+        folder / "stimuli",
+        [event.stimulus_id for event in asked if event.stimulus_id],
+        read_table(folder).ids if table_file(folder).exists() else (),
+    )
     runs = tuple(
         replace(
-            run, events=tuple(e for e in run.events if is_asked(e) and e.stimulus_id)
+            run,
+            events=tuple(
+                replace(event, stimulus_id=goes_by[event.stimulus_id])
+                for event in run.events
+                if is_asked(event) and event.stimulus_id
+            ),
         )
         for run in recording.runs
     )

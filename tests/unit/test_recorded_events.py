@@ -95,6 +95,14 @@ def test_a_trial_that_stands_there_twice_is_refused_under_any_name(tmp_path):
         "line 4: expected another onset or picture than in line 2, found cat at 3 s "
         "again. Remove one of the two"
     )
+    (tmp_path / "stimuli").mkdir()
+    (tmp_path / "stimuli" / "cat.png").touch()
+    assert refusal(
+        tmp_path, HEAD, *ROWS, ROWS[0].replace("t1\tcat", "t9\tcat.png")
+    ) == (
+        "line 4: expected another onset or picture than in line 2, found cat.png at 3 "
+        "s again. Remove one of the two"
+    )
     # Presses at one time are no trials.
     press = "3.0\t0\tbutton\t{}\tn/a\tn/a"
     assert len(read(tmp_path, HEAD, press.format("p1"), press.format("p2"))) == 2
@@ -110,8 +118,6 @@ def test_a_trial_that_stands_there_twice_is_refused_under_any_name(tmp_path):
         ("17\tn/a", "17"),
         # Of one picture the name is kept that the gallery has.
         ("cat\tcat.png", "cat"),
-        # A file of the identifier's name may be another picture.
-        ("cat\tfaces/ann.png", "faces/ann.png"),
     ],
 )
 def test_a_file_that_is_there_says_what_was_shown_and_else_the_identifier(
@@ -126,3 +132,28 @@ def test_a_file_that_is_there_says_what_was_shown_and_else_the_identifier(
     )
 
     assert event.stimulus_id == shown
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        ("cat\tfaces/ann.png", "cat and faces/ann.png"),
+        ("cat\tfaces/ann", "cat and faces/ann"),
+        ("faces/ann.png\tcat.png", "faces/ann.png and cat.png"),
+    ],
+)
+def test_a_line_that_names_two_pictures_that_are_there_is_refused(
+    tmp_path, cells, names
+):
+    (tmp_path / "stimuli" / "faces").mkdir(parents=True)
+    for name in ("faces/ann.png", "cat.png"):
+        (tmp_path / "stimuli" / name).touch()
+
+    line = refusal(
+        tmp_path, "onset\tduration\tstim_id\tstim_file", f"3.0\t2.0\t{cells}"
+    )
+
+    assert line == (
+        "line 2: expected stim_id and stim_file to name one picture, found "
+        f"{names}, which are two that are there. Correct or empty one of the two cells"
+    )

@@ -17,6 +17,7 @@ from jaxtyping import Int64, Shaped
 from runtime.errors import ConfigError, RecordingError
 from runtime.estimator import BetaEstimator
 from runtime.manifest import affine_rows
+from runtime.picture_names import picture_file
 from runtime.preprocess.normalise import AffineNormaliser
 from runtime.recording import RecordedEvent, RecordedRun, Recording, open_recording
 from training.data.bids_splits import (
@@ -162,12 +163,13 @@ def _picture_file(folder: Path, name: str) -> Path:
             f"{stimuli}: stim_file or stim_id: expected a file of this folder, "
             f"found {name}"
         )
-    for file in (stimuli / name, stimuli / f"{name}.png"):
-        if file.is_file():
-            return file
-    raise RecordingError(
-        f"{stimuli / name}: expected a picture, by stim_file or stim_id, found no file"
-    )
+    file = picture_file(stimuli, name)
+    if file is None:
+        raise RecordingError(
+            f"{stimuli / name}: expected a picture, by stim_file or stim_id, found no "
+            "file"
+        )
+    return file
 
 
 def prepare_bids(
