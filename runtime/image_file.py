@@ -1,5 +1,6 @@
 """NIfTI images on disk, read with nibabel, from the extra `scanner`."""
 
+import math
 import zlib
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,11 @@ IMAGE_ENDINGS: Final = (".nii.gz", ".nii")
 SAME_PLACE: Final = 0.1
 """How far voxels of two images may be apart, in sides of a voxel: headers in
 quaternions and in float32 round by far less, another space is off by more."""
+
+_TIME_UNIT: Final = 0x38
+_TIME_UNITS_S: Final = {8: 1.0, 16: 1e-3, 24: 1e-6}
+"""Seconds, milliseconds and microseconds, by what `_TIME_UNIT` leaves of a header's
+``xyzt_units`` (nifti1.h, XYZT_TO_TIME). The rest is unknown, or no time."""
 
 DAMAGE: Final = (OSError, EOFError, ValueError, zlib.error)
 """What reading a torn or damaged image raises."""
@@ -86,6 +92,18 @@ def shape_of(image: Any) -> tuple[int, int, int]:
     """Return an image's voxels along x, y and z."""
     x, y, z = (int(size) for size in image.shape[:3])
     return x, y, z
+
+
+def header_tr_s(image: Any) -> float | None:
+    """Return the seconds between an image's volumes; None where its header tells none.
+
+    That is so where ``pixdim[4]`` is 0 or its unit is not known.
+    """
+    unit_s = _TIME_UNITS_S.get(int(image.header["xyzt_units"]) & _TIME_UNIT)
+    step = float(image.header["pixdim"][4])
+    if unit_s is None or not (math.isfinite(step) and step > 0):
+        return None
+    return step * unit_s
 
 
 def read_volume(

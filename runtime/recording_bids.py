@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 from runtime.errors import RecordingError
 from runtime.image_file import (
     IMAGE_ENDINGS,
+    header_tr_s,
     image_stem,
     one_image,
     open_image,
@@ -25,6 +26,13 @@ from runtime.image_file import (
 from runtime.recording_events import read_events
 from runtime.recording_images import LeftOut, labels_of, one_image_a_run, said_of
 from runtime.recording_run import RecordedRun, text_of
+
+TR_LIMIT_S: Final = 60.0
+"""A longer RepetitionTime is one in milliseconds: no scanner waits so long."""
+TR_TOLERANCE_S: Final = 1e-3
+TR_TOLERANCE_SHARE: Final = 5e-3
+"""By how much a header may differ from a sidecar, whichever of the two is more: some
+software writes two decimals there."""
 
 
 class Sidecar(msgspec.Struct, frozen=True):
@@ -216,12 +224,14 @@ def bids_run(folder: Path, file: Path) -> RecordedRun:
     """Open a run without reading its images.
 
     Raises:
-        RecordingError: Its sidecar or events are missing or damaged.
+        RecordingError: Its sidecar or events are missing or damaged, or its header
+            tells another time between volumes.
         BackendError: nibabel is missing.
     """
     image = open_image(file, dimensions=4)
     count = int(image.shape[3])
     said = _sidecar(folder, file, count)
+    _require_tr(file, said.tr_s, header_tr_s(image))
     labels = labels_of(file)
     return RecordedRun(
         run_id=run_name(file),
@@ -284,6 +294,11 @@ def _sidecar(folder: Path, file: Path, count: int) -> Sidecar:
         raise RecordingError(
             f"{own}: expected a positive RepetitionTime, found {whole.tr_s}"
         )
+    if whole.tr_s > TR_LIMIT_S:
+        raise RecordingError(
+            f"{own}: RepetitionTime: expected seconds, up to {TR_LIMIT_S:g}, found "
+            f"{whole.tr_s:g}. Divide what is in milliseconds by 1000"
+        )
     if len(whole.missing | whole.unused) == count > 0:
         raise RecordingError(
             f"{own}: expected at least one volume in neither MissingVolumes nor "
@@ -291,6 +306,17 @@ def _sidecar(folder: Path, file: Path, count: int) -> Sidecar:
             "measured"
         )
     return whole
+
+
+def _require_tr(file: Path, said_s: float, found_s: float | None) -> None:
+    tolerance_s = max(TR_TOLERANCE_S, TR_TOLERANCE_SHARE * said_s)
+    # A float32 of the very tolerance is beyond it by its rounding.
+    if found_s is None or abs(found_s - said_s) <= tolerance_s + 1e-6 * said_s:
+        return
+    raise RecordingError(
+        f"{file}: expected {said_s:g} s between volumes as RepetitionTime says, found "
+        f"{found_s:g} s in its header (pixdim[4]). Mend the one that is wrong"
+    )
 
 
 def _indices(place: str, said: msgspec.Raw, count: int) -> frozenset[int]:

@@ -29,6 +29,7 @@ from runtime.preprocess.register import Grid
 from runtime.preprocess.smooth import MaskSmoothing, voxel_sizes_mm
 from runtime.recording import RecordedEvent, RecordedRun, Recording, timeline
 from runtime.voxel_source import VoxelSource
+from training.data.bids_splits import mostly_outside
 
 Progress = Callable[[int, int], None]
 """Called with runs done and runs in all."""
@@ -145,7 +146,8 @@ def trial_betas(
     if not betas:
         raise RecordingError(
             f"{recording.folder}: expected trials that end "
-            f"{estimator.decision_delay_s:g} s before their run does, found none"
+            f"{estimator.decision_delay_s:g} s before their run does, found "
+            f"{mostly_outside(recording.runs) or 'none'}"
         )
     return TrialBetas(np.stack(betas), np.array(runs, dtype=np.int64), tuple(events))
 

@@ -22,6 +22,7 @@ from runtime.preprocess.normalise import AffineNormaliser
 from runtime.recording import RecordedEvent, RecordedRun, Recording, open_recording
 from training.data.bids_splits import (
     check_splits,
+    mostly_outside,
     shared_pictures,
     split_of_event,
     split_sizes,
@@ -358,9 +359,10 @@ class _Layout:
             for event, run in zip(found.events, found.run, strict=True)
         ]
         if names.count("train") < 2:
+            outside = mostly_outside(runs)
             raise RecordingError(
                 f"{trials.recording.folder}: split: expected at least 2 trials of "
-                f"train, found {names.count('train')}"
+                f"train, found {names.count('train')}{outside and f', and {outside}'}"
             )
         order = ["train", *sorted(set(names) - {"train"})]
         rows = [i for split in order for i, name in enumerate(names) if name == split]

@@ -58,6 +58,18 @@ def is_within(event: RecordedEvent, run: RecordedRun) -> bool:
     return 0 <= event.onset_s < run.volume_count * run.tr_s
 
 
+def mostly_outside(runs: Sequence[RecordedRun]) -> str:
+    """Say how many events lie outside their run where most do; empty where not."""
+    within = [is_within(event, run) for run in runs for event in run.events]
+    outside = within.count(False)
+    if 2 * outside <= len(within):
+        return ""
+    return (
+        f"{outside} of {len(within)} events with an onset outside their run. Onsets "
+        "are in seconds after its start"
+    )
+
+
 def without_beta(
     runs: Sequence[RecordedRun], found: Sequence[tuple[int, RecordedEvent]]
 ) -> str:

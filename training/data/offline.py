@@ -15,7 +15,7 @@ from runtime.estimator import BetaEstimator
 from runtime.preprocess import MEASURED_SHARE
 from runtime.preprocess.timing import decision_volume, middles_s
 from runtime.recording import RecordedEvent, RecordedRun, Recording
-from training.data.bids_splits import is_within
+from training.data.bids_splits import is_within, mostly_outside
 from training.features import TrialBetas
 
 OPTIONS: Final = (
@@ -74,7 +74,8 @@ def offline_betas(
         gap = ", and not in a gap" if any(run.missing for run in recording.runs) else ""
         raise RecordingError(
             f"{recording.folder}: expected trials that begin in their run and "
-            f"{estimator.decision_delay_s:g} s before it ends{gap}, found none"
+            f"{estimator.decision_delay_s:g} s before it ends{gap}, found "
+            f"{mostly_outside(recording.runs) or 'none'}"
         )
     return TrialBetas(np.stack(betas), np.array(runs, dtype=np.int64), tuple(events))
 
