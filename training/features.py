@@ -30,6 +30,7 @@ from runtime.preprocess.smooth import MaskSmoothing, voxel_sizes_mm
 from runtime.recording import RecordedEvent, RecordedRun, Recording, timeline
 from runtime.voxel_source import VoxelSource
 from training.data.bids_splits import mostly_outside
+from training.measured import Measured
 
 Progress = Callable[[int, int], None]
 """Called with runs done and runs in all."""
@@ -127,16 +128,20 @@ def trial_betas(
             first run to learn from; no estimator without motion looks at it.
 
     Raises:
-        RecordingError: Not one trial could be estimated.
+        RecordingError: Not one trial could be estimated, or a run holds no measurement
+            of its own (`Measured`).
         ConfigError: The estimator corrects motion, and there is no reference.
         ScanError: A run does not show the reference or its mask.
     """
     betas: list[Float32[np.ndarray, " voxels"]] = []
     runs: list[int] = []
     events: list[RecordedEvent] = []
+    measured = Measured()
     for number, run in enumerate(recording.runs):
         by_id = {event.trial_id: event for event in run.events}
-        for due in _due_trials(run, recording.mask, estimator, hrf_index, reference):
+        for due in _due_trials(
+            run, measured, recording.mask, estimator, hrf_index, reference
+        ):
             if due.beta is not None:
                 betas.append(due.beta.beta)
                 runs.append(number)
@@ -154,6 +159,7 @@ def trial_betas(
 
 def _due_trials(
     run: RecordedRun,
+    measured: Measured,
     mask: VoxelMask,
     estimator: BetaEstimator,
     hrf_index: Int64[np.ndarray, " voxels"] | None,
@@ -169,6 +175,7 @@ def _due_trials(
     )
     confounds = run.confounds(told_confounds(estimator))
     volumes, due = run.volumes(), []
+    measured.look(run, volumes)
     for item in timeline(run):
         if isinstance(item, RecordedEvent):
             frontend.add_trial(Trial(item.trial_id, item.onset_s, item.duration_s))

@@ -17,6 +17,7 @@ from runtime.preprocess.timing import decision_volume, middles_s
 from runtime.recording import RecordedEvent, RecordedRun, Recording
 from training.data.bids_splits import is_within, mostly_outside
 from training.features import TrialBetas
+from training.measured import Measured
 
 OPTIONS: Final = (
     "smoothing_fwhm_mm",
@@ -53,17 +54,19 @@ def offline_betas(
 
     Raises:
         BackendError: nilearn is missing.
-        RecordingError: There is no trial, or a masked voxel is 0 throughout a run.
+        RecordingError: There is no trial, a masked voxel is 0 throughout a run, or a
+            run holds no measurement of its own (`Measured`).
     """
     glm = _library()
     betas: list[Float32[np.ndarray, " voxels"]] = []
     runs: list[int] = []
     events: list[RecordedEvent] = []
+    measured = Measured()
     for number, run in enumerate(recording.runs):
         within = [event for event in run.events if is_within(event, run)]
         seen = [i for i, event in enumerate(within) if _is_seen(event, run, estimator)]
         if seen:
-            signal = _percent(run, recording)
+            signal = _percent(run, measured, recording)
             found = _run_betas(glm, run, within, seen, signal, estimator)
             betas += found.values()
             runs += [number] * len(found)
@@ -110,9 +113,11 @@ def _is_seen(event: RecordedEvent, run: RecordedRun, estimator: BetaEstimator) -
 
 
 def _percent(
-    run: RecordedRun, recording: Recording
+    run: RecordedRun, measured: Measured, recording: Recording
 ) -> Float64[np.ndarray, "times voxels"]:
-    there = run.volumes()[run.measured]
+    volumes = run.volumes()
+    measured.look(run, volumes)
+    there = volumes[run.measured]
     rows = np.stack([recording.mask.select(volume) for volume in there])
     mean = rows.mean(axis=0, dtype=np.float64)
     if (mean == 0).any():
