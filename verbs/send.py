@@ -1,40 +1,24 @@
 """`neuroflow send`: a way out of a scanner, into a server.
 
-Each source is opened here, and sent by one loop (`bci_bridge.sources.driver`). What a
-source needs is imported when it is opened.
+Each source is opened here, and sent by `verbs.send_source`. What a source needs is
+imported when it is opened.
 """
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from bci_bridge.header import Pace
-from bci_bridge.keyfolder import read_credentials
-from bci_bridge.memory_cap import cap_memory
-from bci_bridge.signals import stop_on_signals
-from bci_bridge.sources.driver import send_runs
-from bci_bridge.sources.journal import Journal
 from bci_bridge.sources.listening import Place, place_of, warning
-from bci_bridge.sources.past import Left
-from bci_bridge.sources.plan import Plan
-from bci_bridge.sources.recorded import Recorded
-from bci_bridge.sources.source import Source
 from bci_bridge.telling import tell
 from runtime.errors import BackendError, UsageError
 from verbs.send_commands import Images, Sending
+from verbs.send_source import said_of, send, send_recorded, send_watched
 
 if TYPE_CHECKING:
-    from bci_bridge.sources.dicom_folder import DicomFolder
     from bci_bridge.sources.dicom_receiver import DicomReceiver
-    from bci_bridge.sources.folder_source import FolderSource
-
-_MEMORY_BYTES: Final = 4 << 30
-"""Of address space: whatever a file or a peer does, it does to this process alone."""
 
 
 def send_nifti(
@@ -67,7 +51,8 @@ def send_nifti(
         watch = partial(
             nifti_folder, path, pattern=pattern or "*", first_number=first_number
         )
-        send_watched(path, sending, watch, is_new_only, is_from_start)
+        said = said_of(is_new_only, is_from_start)
+        send_watched(path, sending, watch, said, pattern or "*")
     else:
         pace = _pace(speed, is_fast=is_fast)
         file = recorded_nifti(path, pace, tr_s=sending.tr_s)
@@ -97,7 +82,7 @@ def send_philips(
     of_folders = {"--new-only": is_new_only, "--from-start": is_from_start}
     if _is_folder(path, of_files, of_folders):
         watch = partial(philips_folder, path, scaling=scaling)
-        send_watched(path, sending, watch, is_new_only, is_from_start)
+        send_watched(path, sending, watch, said_of(is_new_only, is_from_start))
     else:
         pace = _pace(speed, is_fast=is_fast)
         file = recorded_philips(path, pace, scaling=scaling, tr_s=sending.tr_s)
@@ -177,7 +162,7 @@ def send_dicom_folder(
     from bci_bridge.sources.dicom_folder import DicomFolder
 
     watch = partial(DicomFolder, path, _receiver(images), pattern=pattern)
-    send_watched(path, sending, watch, is_new_only, is_from_start)
+    send_watched(path, sending, watch, said_of(is_new_only, is_from_start), pattern)
 
 
 def send_dicom_store(
@@ -244,148 +229,10 @@ def _is_folder(
     return is_folder
 
 
-def send_watched(
-    path: Path,
-    sending: Sending,
-    watch: Callable[..., "FolderSource | DicomFolder"],
-    is_new_only: bool,
-    is_from_start: bool,
-) -> None:
-    """Send what comes into a folder, once it is clear whose the files are in it.
-
-    Those of an earlier run would be sent as if the scanner gave them now. Where an
-    earlier process of these runs was killed, what it left out is left out again, and
-    whatever else is there came since it began.
-
-    Raises:
-        UsageError: Both flags are given, or there are files and neither is; an option
-            is out of its range, or the spool cannot be used.
-        ScanError: There is no such folder.
-    """
-    if is_new_only and is_from_start:
-        raise UsageError(
-            "--new-only and --from-start: expected one of them, found both"
-        )
-    journal = Journal(sending.spool)
-    past = journal.before(_plan(sending), is_from_start=is_from_start)
-    source = watch(is_new_only=is_new_only, past=past)
-    is_clear = source.goes_on or is_new_only or is_from_start
-    if source.n_there and not is_clear:
-        files = "1 file" if source.n_there == 1 else f"{source.n_there} files"
-        raise UsageError(
-            f"{path}: expected a folder that fills from now on, found {files} in it. "
-            "If these are of earlier runs, say --new-only; if they belong to this one, "
-            "--from-start"
-        )
-    if source.goes_on:
-        tell("an earlier process was killed: what came since it began is sent")
-    send(source, sending, left=source.left, is_from_start=is_from_start)
-
-
 def _pace(speed: float | None, *, is_fast: bool) -> float | None:
     if is_fast and speed is not None:
         raise UsageError("--speed and --fast: expected one of them, found both")
     return None if is_fast else 1.0 if speed is None else speed
-
-
-def send_recorded(file: Recorded, sending: Sending, speed: float | None) -> None:
-    """Send a recording, which knows how long it is."""
-    pace: Pace = "live" if speed is not None else "catchup"
-    send(file, sending, volumes=file.volumes, pace=pace, speed=speed or 1.0)
-
-
-def send(
-    source: Source,
-    sending: Sending,
-    *,
-    volumes: int | None = None,
-    pace: Pace = "live",
-    speed: float = 1.0,
-    left: Left | None = None,
-    is_from_start: bool = False,
-) -> None:
-    """Send what a source yields until the runs are complete, and close it.
-
-    Args:
-        source: Opened.
-        sending: The options that all sources have.
-        volumes: What the source has, the volumes to be discarded included.
-        pace: "catchup" where nobody waits for answers.
-        speed: Of a recording in real time or slower.
-        left: Which files of its folder the source leaves out; None where it has none.
-        is_from_start: The files that are there belong to this run.
-
-    Raises:
-        UsageError: An option is out of its range, one key file is named without the
-            other, or the spool holds another run.
-        ScanError: The source is gone, or over too early.
-        ArtifactError: A key file is missing, damaged or open to others; or the spool
-            has lost messages that the server has.
-        PeerError: The server refuses the run.
-        BackendError: There is no server, or it is away for too long.
-    """
-    try:
-        plan = _plan(sending, volumes, pace, speed)
-        cap_memory(_MEMORY_BYTES)
-        # Numbers that overflow are refused in lines of ours; numpy would add its own.
-        with np.errstate(all="ignore"), stop_on_signals() as stop:
-            send_runs(
-                source,
-                plan,
-                sending.to,
-                tell=tell,
-                is_stopped=stop,
-                credentials=read_credentials(sending.key, sending.server_key),
-                spool=sending.spool,
-                left=left,
-                is_from_start=is_from_start,
-            )
-    finally:
-        source.close()
-
-
-def _plan(
-    sending: Sending,
-    volumes: int | None = None,
-    pace: Pace = "live",
-    speed: float = 1.0,
-) -> Plan:
-    """Read the announcement off the options.
-
-    Raises:
-        UsageError: One is out of its range, or nobody says how long a run is.
-    """
-    count = sending.volumes
-    if count is None and volumes is not None:
-        count = volumes - sending.discard
-        if count < 1:
-            raise UsageError(
-                f"--discard: expected less than the {volumes} volumes of the file, "
-                f"found {sending.discard}"
-            )
-    if count is None:
-        raise UsageError(
-            "--volumes: expected how many acquisitions the run has, found nothing. "
-            "The decoder's drift model needs the length of the run at its start"
-        )
-    return Plan(
-        run=sending.run,
-        volumes=count,
-        runs=sending.runs,
-        discard=sending.discard,
-        tr_s=sending.tr_s,
-        budget_s=sending.budget_s,
-        pace=pace,
-        speed=speed,
-        subject=sending.subject,
-        session=sending.session,
-        task=sending.task,
-        is_rehearsal=sending.rehearsal,
-        quiet_s=sending.quiet_s,
-        reorder=sending.reorder,
-        updates=sending.updates,
-        late=sending.late,
-    )
 
 
 def _listening(text: str, protocol: str) -> Place:

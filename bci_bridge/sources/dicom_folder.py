@@ -77,11 +77,6 @@ class DicomFolder:
         """Which files are not looked at."""
         return self._files.left
 
-    @property
-    def goes_on(self) -> bool:
-        """Say whether these are the ones that an earlier process left out."""
-        return self._files.goes_on
-
     def poll(self, wait_s: float) -> Arrival | None:
         """Give what the next whole file holds, or completes.
 

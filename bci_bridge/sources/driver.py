@@ -21,7 +21,8 @@ from bci_bridge.sources.plan import Plan
 from bci_bridge.sources.source import Source
 from bci_bridge.sources.speech import Action, Begin, End, SayMissing, SayVolume, Tell
 from bci_bridge.spool_format import Progress
-from runtime.errors import PeerError, ScanError
+from bci_bridge.unfinished import finish_spool
+from runtime.errors import NeuroFlowError, PeerError, ScanError
 
 _STREAM: Final = "scanner"
 _BUSY_S: Final = 0.01
@@ -40,8 +41,8 @@ def send_runs(
     is_stopped: Callable[[], bool] = lambda: False,
     credentials: Credentials | None = None,
     spool: Path | None = None,
+    journal: Journal | None = None,
     left: Left | None = None,
-    is_from_start: bool = False,
     outage_s: float = 60.0,
     clock_ns: Callable[[], int] = time.monotonic_ns,
 ) -> None:
@@ -58,8 +59,8 @@ def send_runs(
         is_stopped: Asked all the time; True ends the run as aborted, and the call.
         credentials: This device's key, with the role scanner, and the server's.
         spool: Folder in which messages survive this process; for it alone.
+        journal: The spool's, where it was asked about the source's folder.
         left: Which files of its folder the source leaves out; None where it has none.
-        is_from_start: As in `bci_bridge.sources.journal.Journal.settled`.
         outage_s: How long the server may be away in mid-run.
         clock_ns: Monotonic clock.
 
@@ -70,9 +71,8 @@ def send_runs(
         BackendError: There is no server, or it is away for too long.
         ArtifactError: The spool has lost messages that the server has.
     """
-    journal = Journal(spool)
-    past, held = journal.settled(plan, is_from_start=is_from_start)
-    feed = Feed(plan, past)
+    journal = journal or Journal(spool, plan)
+    feed = Feed(plan, journal.past)
 
     def connect(start: RunStart) -> Sender:
         return Sender(
@@ -86,36 +86,56 @@ def send_runs(
             is_cancelled=is_stopped,
         )
 
-    with _Sending(feed, journal, connect, tell) as sending:
+    def begin(sending: _Sending) -> None:
+        held = journal.held
         if held is None:
             _check_server(address, credentials, clock_ns, is_stopped)
-            journal.begin(past, left)
+        elif journal.is_gone and spool is not None:
+            finish_spool(address, spool, outage_s=outage_s, credentials=credentials)
+            tell(f"run {held.run}: aborted, nobody goes on with it")
         else:
-            journal.begin(past, left)
             said = sending.resume(held.start)
-            feed.resume(held.start, past.series or "", said.volumes, clock_ns())
+            series = journal.past.series or ""
+            feed.resume(held.start, series, said.volumes, clock_ns())
             tell(f"run {held.run}: goes on after {said.volumes} volumes")
-            if said.has_ended or past.is_stopped:
+            if said.has_ended:
                 sending.do(feed.stop("it had ended", clock_ns()))
-        try:
-            while not (feed.is_done or feed.is_exhausted or is_stopped()):
-                journal.alive(clock_ns())
-                if plan.pace == "catchup" and sending.is_behind:
-                    sending.pump(10)
-                    continue
-                arrival = source.poll(_BUSY_S if feed.is_running else _IDLE_S)
-                if arrival is not None:
-                    sending.do(feed.take(arrival, clock_ns()))
-                sending.do(feed.tick(clock_ns()))
-                sending.pump(0)
-        except ScanError as error:
-            sending.do(feed.stop(str(error), clock_ns()))
+        # Not before the server has answered: who never reached it changed nothing.
+        journal.begin(feed.past, left)
+
+    def go_on(sending: _Sending) -> None:
+        while not (feed.is_done or feed.is_exhausted or is_stopped()):
+            journal.alive(clock_ns())
+            if plan.pace == "catchup" and sending.is_behind:
+                sending.pump(10)
+                continue
+            arrival = source.poll(_BUSY_S if feed.is_running else _IDLE_S)
+            if arrival is not None:
+                sending.do(feed.take(arrival, clock_ns()))
+            sending.do(feed.tick(clock_ns()))
+            sending.pump(0)
+
+    try:
+        with _Sending(feed, journal, connect, tell) as sending:
+            begin(sending)
+            try:
+                go_on(sending)
+            except ScanError as error:
+                sending.do(feed.stop(str(error), clock_ns()))
+                raise
+            if is_stopped():
+                # Before the run ends: the server may be away.
+                journal.stop(feed.past)
+                sending.do(feed.stop("stopped by the operator", clock_ns()))
+    except NeuroFlowError:
+        if not is_stopped():
+            journal.fail()
             raise
-        if is_stopped():
-            # Before the run ends: the server may be away.
-            journal.stop(feed.past)
-            sending.do(feed.stop("stopped by the operator", clock_ns()))
-            return
+        journal.stop(feed.past)
+        if feed.past.begun > journal.past.begun or journal.held is not None:
+            raise
+    if is_stopped():
+        return
     if not feed.is_done:
         raise ScanError(
             f"source: expected {plan.runs} complete runs of {plan.volumes} volumes, "

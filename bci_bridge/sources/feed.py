@@ -74,7 +74,7 @@ class _Run:
     heard_ns: int
     said_before: int = 0
     """Acquisitions below were said by an earlier process."""
-    first: int = 0
+    first: int | None = None
     """What the source of its series counts as number 0."""
     beside: dict[str, None] = field(default_factory=dict)
     """Series that came while it was under way, and were left alone."""
@@ -100,6 +100,7 @@ class Feed:
         self._run: _Run | None = None
         self._begun, self._complete = past.begun, past.complete
         self._over = dict.fromkeys(past.over)
+        self._sent = dict.fromkeys(past.sent)
         # The series that began last, and the counts before it.
         self._before = "", past.begun, past.complete
         self._notices = Notices()
@@ -125,8 +126,9 @@ class Feed:
             begun=self._begun,
             complete=self._complete,
             series=None if self._run is None else self._run.series,
-            first=0 if self._run is None else self._run.first,
+            first=None if self._run is None else self._run.first,
             over=tuple(self._beside | self._over)[-_REMEMBERED:],
+            sent=tuple(self._sent)[-_REMEMBERED:],
         )
 
     def resume(self, start: RunStart, series: str, said: int, now_ns: int) -> None:
@@ -315,6 +317,7 @@ class Feed:
         self._over[run.series] = None
         self._complete += is_complete
         if is_complete:
+            self._sent[run.series] = None
             self._beside |= run.beside
         how = "complete" if is_complete else "aborted"
         line = f"run {run.start.run}: {how}, {count} of {total} volumes"

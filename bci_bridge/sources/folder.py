@@ -41,7 +41,6 @@ class Folder:
 
     Attributes:
         left: The files that are never looked at.
-        goes_on: They are those that an earlier process left out.
     """
 
     def __init__(
@@ -64,8 +63,7 @@ class Folder:
             pattern: Shell pattern of names; case does not matter.
             levels: How many levels of folders in it are looked into, too.
             is_new_only: Leave out what is there now.
-            left: What an earlier process left out. Where it looked at this folder and
-                for these names, this one does the same instead.
+            left: What an earlier process left out, and this one does instead.
             clock_s: Monotonic clock.
 
         Raises:
@@ -89,11 +87,13 @@ class Folder:
         self._n_there = sum(
             not path.name.startswith(".") and _seen(path) is not None for path in there
         )
-        where = _digest(f"{folder.resolve()}/{self._pattern}")
-        self.goes_on = left is not None and left.folder == where
-        if left is None or not self.goes_on:
+        if left is None:
             names = map(self._named, there) if is_new_only else ()
-            left = Left(folder=where, names=tuple(names))
+            left = Left(
+                folder=place(folder, pattern),
+                is_new_only=is_new_only,
+                names=tuple(names),
+            )
         self.left, self._left = left, frozenset(left.names)
 
     @property
@@ -175,6 +175,11 @@ class Folder:
 
     def _named(self, path: Path) -> str:
         return _digest(path.relative_to(self._folder).as_posix())
+
+
+def place(folder: Path, pattern: str = "*") -> str:
+    """Return a digest of a folder and of a pattern of names, as `Left.folder`."""
+    return _digest(f"{folder.resolve()}/{pattern.lower()}")
 
 
 def _digest(text: str) -> str:

@@ -35,7 +35,7 @@ class Format(Protocol):
         ...
 
     def order(self, path: Path) -> tuple[Any, ...] | None:
-        """Give what sorts files that are found at once; None for one not wanted."""
+        """Give what sorts files found at once; None of a series that is over."""
         ...
 
     def volumes(self, path: Path) -> Iterable[Arrival]:
@@ -83,6 +83,7 @@ class FolderSource:
         self._placed: list[tuple[tuple[Any, ...], Seen]] = []
         self._waiting: deque[Seen] = deque()
         self._looks: dict[Path, _Look] = {}
+        self._has_passed_over = False
 
     @property
     def n_there(self) -> int:
@@ -93,11 +94,6 @@ class FolderSource:
     def left(self) -> Left:
         """Which files are not looked at."""
         return self._folder.left
-
-    @property
-    def goes_on(self) -> bool:
-        """Say whether these are the ones that an earlier process left out."""
-        return self._folder.goes_on
 
     def poll(self, wait_s: float) -> Arrival | None:
         """Give the next whole file's next volume.
@@ -149,6 +145,7 @@ class FolderSource:
             order = self._form.order(seen.path)
             if order is None:
                 self._finish(seen)
+                self._pass_over(seen)
             else:
                 self._placed.append((order, seen))
             if self._listed and self._clock_s() > end_s:
@@ -180,6 +177,12 @@ class FolderSource:
         if now_s - look.since_s < TORN_S:
             return []
         return self._refused(seen, look.why)
+
+    def _pass_over(self, seen: Seen) -> None:
+        if not self._has_passed_over:
+            self._has_passed_over = True
+            why = "of a series that is over: it and others like it are ignored"
+            self._ready.append(Refused(seen.path.name, why))
 
     def _refused(self, seen: Seen, why: str) -> list[Arrival]:
         self._finish(seen)

@@ -2,8 +2,8 @@
 
 The spool knows a run's messages, and nothing of series or files. This file is written
 when a process begins, before a run begins and after it has ended, so it can be one step
-ahead of the spool or behind it; `Journal.settled` says which, and what that means. Its
-own time says when the process was last alive.
+ahead of the spool or behind it; `Journal` says which, and what that means. Its own time
+says when the process was last alive.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from bci_bridge.sources.past import Left, Past
+from bci_bridge.sources.past import Left, Past, Said, anew, goes_on, is_gone
 from bci_bridge.sources.plan import Plan
 from bci_bridge.unfinished import Held, forget_spool, held_run
 from runtime.errors import UsageError
@@ -24,62 +24,61 @@ _NAME: Final = "series.json"
 _MAX_BYTES: Final = 1 << 26
 _ALIVE_NS: Final = 5_000_000_000
 """So often a process says that it is alive."""
-STALE_S: Final = 600.0
-"""A process that died so long ago left a folder to which anything may have come."""
 
 
 class Journal:
-    """The past of one spool's runs; without a spool there is none."""
+    """The past of one spool's runs; without a spool there is none.
 
-    def __init__(self, spool: Path | None) -> None:
-        """Name the spool's folder."""
-        self._spool = spool
-        self._left: Left | None = None
-        self._is_stopped, self._stopped = False, ""
-        self._said_ns: int | None = None
+    Attributes:
+        past: How far an earlier process came.
+        held: Its run that is not finished; None where there is none.
+        is_gone: That run is to be ended instead of gone on with.
+    """
 
-    def before(self, plan: Plan, *, is_from_start: bool = False) -> Past:
-        """Say what a folder's source must know of an earlier process.
-
-        Without `Past.left` where the operator is to say again whose the files are that
-        the folder holds: there was no such process, it was stopped, or it died too long
-        ago.
+    def __init__(self, spool: Path | None, plan: Plan) -> None:
+        """Read what an earlier process left.
 
         Args:
+            spool: Its folder.
             plan: What is announced.
-            is_from_start: As in `settled`.
-
-        Raises:
-            UsageError: As `settled`.
-        """
-        past = self.settled(plan, is_from_start=is_from_start)[0]
-        is_fresh = self._age_s() <= STALE_S and not past.is_stopped
-        return past if is_fresh else msgspec.structs.replace(past, left=None)
-
-    def settled(
-        self, plan: Plan, *, is_from_start: bool = False
-    ) -> tuple[Past, Held | None]:
-        """Say how far an earlier process came.
-
-        Args:
-            plan: What is announced.
-            is_from_start: The operator says that the files which are there belong to
-                this run; so does then the series in which the earlier process was
-                stopped.
-
-        Returns:
-            The past, and the run to go on with; None where none is under way.
 
         Raises:
             UsageError: The spool cannot be used, a sender has it, or it holds a run
                 of another name that is not finished.
         """
+        self._spool, self._plan = spool, plan
+        self.past, self.held = self._settled()
+        self.is_gone = False
+        self._left: Left | None = None
+        self._is_stopped = False
+        self._said_ns: int | None = None
+
+    def goes_on(self, folder: str, said: Said) -> bool:
+        """Decide whether a folder's files are those that an earlier process left out.
+
+        Where they are not, what it knew of series is forgotten as far as it misleads.
+
+        Args:
+            folder: As `Left.folder`.
+            said: By the operator.
+        """
+        age_s = self._age_s()
+        if is_gone(self.past, folder, age_s):
+            self.past = anew(self.past, folder, age_s, said)
+            self.is_gone = self.held is not None
+            return False
+        if goes_on(self.past, said, is_under_way=self.held is not None):
+            return True
+        over = self.past.sent if said == "--from-start" else self.past.over
+        self.past = msgspec.structs.replace(self.past, over=over, left=None)
+        return False
+
+    def _settled(self) -> tuple[Past, Held | None]:
+        plan = self._plan
         if self._spool is None:
             return Past(run=plan.run), None
         held = held_run(self._spool)
         past = self._read(self._spool)
-        if is_from_start and past.is_stopped:
-            past = past.taken_up_again()
         if past.run != plan.run:
             past = Past(run=plan.run)
         if past.begun == 0 and held is not None and held.run == plan.run:
@@ -94,18 +93,20 @@ class Journal:
             # What the file says to be under way never began.
             n_never = 0 if past.series is None else 1
             return msgspec.structs.replace(
-                past, begun=past.begun - n_never, series=None, first=0
+                past, begun=past.begun - n_never, series=None, first=None
             ), None
         if not held.is_finished:
             return past, held
         if past.series is not None:
             # It has ended, and nobody had the time to write that down.
+            is_complete = held.volumes >= plan.volumes
             past = msgspec.structs.replace(
                 past,
-                complete=past.complete + (held.volumes >= plan.volumes),
+                complete=past.complete + is_complete,
                 series=None,
-                first=0,
+                first=None,
                 over=(*past.over, past.series),
+                sent=(*past.sent, past.series) if is_complete else past.sent,
             )
         return past, None
 
@@ -129,8 +130,16 @@ class Journal:
 
     def stop(self, past: Past) -> None:
         """Say that it is the operator who ends this process."""
-        self._is_stopped, self._stopped = True, past.series or ""
+        self._is_stopped = True
         self.write(past)
+
+    def fail(self) -> None:
+        """Say that this process ends by itself: where no run began, it was nothing."""
+        if self._spool is None:
+            return
+        with contextlib.suppress(OSError, UsageError):
+            if Journal(self._spool, self._plan).past.begun == 0:
+                (self._spool / _NAME).unlink(missing_ok=True)
 
     def write(self, past: Past) -> None:
         """Replace the file, at once.
@@ -141,7 +150,7 @@ class Journal:
         if self._spool is None:
             return
         past = msgspec.structs.replace(
-            past, left=self._left, is_stopped=self._is_stopped, stopped=self._stopped
+            past, left=self._left, is_stopped=self._is_stopped
         )
         scratch = self._spool / f"{_NAME}.part"
         with contextlib.suppress(OSError):

@@ -162,7 +162,7 @@ class _Volumes:
         self._first_number = first_number
         self._own, self._over = past.series, frozenset(past.over)
         self._firsts: dict[str, int] = {}
-        if past.series:
+        if past.series and past.first is not None:
             self._firsts[past.series] = past.first
 
     def must_settle(self, path: Path) -> bool:

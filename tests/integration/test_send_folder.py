@@ -1,5 +1,8 @@
 """A folder that holds files when `send` starts: whose they are is never guessed."""
 
+import os
+import time
+
 import nibabel
 import numpy as np
 import pytest
@@ -7,12 +10,14 @@ from msgspec import structs
 
 from bci_bridge.messages import Volume
 from bci_bridge.recording_reader import read_recording
+from bci_bridge.sender import Sender
 from bci_bridge.sources.dicom_folder import DicomFolder
 from bci_bridge.sources.dicom_receiver import DicomReceiver
 from bci_bridge.sources.driver import send_runs
+from bci_bridge.sources.folder import place
 from bci_bridge.sources.journal import Journal
 from bci_bridge.sources.nifti import nifti_folder
-from bci_bridge.sources.past import Past
+from bci_bridge.sources.past import STALE_S, Past
 from bci_bridge.sources.series_choice import Choice
 from bci_bridge.sources.source import Refused
 from bci_bridge.sources.volume import ScannedVolume
@@ -22,8 +27,8 @@ from runtime.errors import BackendError, UsageError
 from tests import dicom_files
 from tests.integration.test_send import command
 from tests.integration.tiny import SHAPE
-from tests.scanned import plan, polled
-from verbs import send
+from tests.scanned import plan, polled, scanned
+from verbs import send_source
 from verbs.send import send_dicom_folder, send_nifti, send_philips
 from verbs.send_commands import Images, Sending
 
@@ -40,16 +45,22 @@ def put(folder, series, numbers, first):
         nibabel.save(image, folder / f"{series}_{number:04d}.nii.gz")
 
 
+class KilledError(Exception):
+    """No error of ours: a process that is killed says nothing."""
+
+
 class Doomed:
     """A folder whose process dies after some volumes."""
 
     def __init__(self, source, n_left):
         self.source, self.n_left = source, n_left
+        # A sender of which a run is under way leaves it as a kill does.
+        self.error = (BackendError if n_left else KilledError)("killed")
         self.left = source.left
 
     def poll(self, wait_s):
         if not self.n_left:
-            raise BackendError("killed")
+            raise self.error
         found = self.source.poll(wait_s)
         self.n_left -= isinstance(found, ScannedVolume)
         return found
@@ -73,17 +84,21 @@ CAME = "an earlier process was killed: what came since it began is sent"
 
 def die(source, server, spool, plans=PLAN):
     """Send until the source's process dies."""
-    with pytest.raises(BackendError, match="killed"):
+    with pytest.raises(type(source.error), match="killed"):
         send_runs(
             source, plans, server.address, tell=str, spool=spool, left=source.left
         )
 
 
-def go_on(folder, server, spool, *flags):
-    """Start the command, as after a kill; return its status and lines."""
+def started(folder, server, spool, *flags):
     words = ["nifti", folder, "--run", "rest", "--volumes", COUNT, "--tr-s", 1]
     words += ["--budget-s", 60, "--spool", spool, "--to", server.address]
-    process = command(*words, "--quiet-s", 3, *flags)
+    return command(*words, "--quiet-s", 3, *flags)
+
+
+def go_on(folder, server, spool, *flags):
+    """Start the command, as after a kill; return its status and lines."""
+    process = started(folder, server, spool, *flags)
     lines = process.communicate(timeout=60)[1].splitlines()
     server.stop()
     return process.returncode, lines
@@ -140,7 +155,7 @@ def test_a_series_is_counted_as_it_was_before_the_kill(running, tmp_path, what):
     assert any("numbered 1 too low" in line for line in lines) == (what == "late")
 
 
-@pytest.mark.parametrize("flags", [[], ["--new-only"], ["--from-start"]])
+@pytest.mark.parametrize("flags", [[], ["--new-only"]])
 @pytest.mark.parametrize("own", [None, "run9"])
 def test_killed_between_two_runs_the_same_command_takes_the_next(
     running, tmp_path, flags, own
@@ -159,11 +174,11 @@ def test_killed_between_two_runs_the_same_command_takes_the_next(
     status, lines = go_on(folder, server, spool, "--runs", 2, *flags)
 
     assert status == 0
-    assert lines[-1] == "run rest-2: complete, 8 of 8 volumes"
+    assert lines[-1].startswith("run rest-2: complete, 8 of 8 volumes")
     assert sent(tmp_path) == [*of("rest", 200), *of("rest-2", 300)]
 
 
-@pytest.mark.parametrize("flags", [[], ["--new-only"], ["--from-start"]])
+@pytest.mark.parametrize("flags", [[], ["--new-only"]])
 def test_killed_before_the_first_volume_the_same_command_has_all(
     running, tmp_path, flags
 ):
@@ -207,14 +222,14 @@ def test_a_successor_knows_whose_images_are_its_own(tmp_path, monkeypatch):
         (folder / f"{series}.dcm").write_bytes(dicom_files.dumped(image))
     (own,) = DicomReceiver(Choice(), b"").take((folder / "7.dcm").read_bytes(), "", 0.0)
     left = DicomFolder(folder, DicomReceiver(Choice(), b"")).left
-    Journal(spool).begin(Past(run="rest", begun=1, series=own.series), left)
+    Journal(spool, PLAN).begin(Past(run="rest", begun=1, series=own.series), left)
     held = Spool(spool)
     start = plan().start("rest", own.geometry)
     held.begin(start, "scanner", "scanner", lambda: "secret")
     held.append(encode(structs.replace(start, stream="scanner"), b""))
     held.close()
     monkeypatch.setattr(
-        send, "send", lambda source, sending, **more: sources.append(source)
+        send_source, "send", lambda source, sending, **more: sources.append(source)
     )
     sending = Sending(run="rest", volumes=3, spool=spool)
     flags = {"is_new_only": False, "is_from_start": False}
@@ -271,9 +286,81 @@ def test_a_series_that_was_stopped_by_mistake_is_sent_from_its_start(running, tm
     assert sent(tmp_path) == [*of("rest", 200)[:3], *of("rest-2", 200)]
 
 
-def test_a_stop_is_one_although_the_server_is_away(running, tmp_path):
-    server, folder, spool = running(), tmp_path / "export", tmp_path / "spool"
+def test_without_a_flag_an_emptied_folder_may_have_the_same_names(running, tmp_path):
+    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
     folder.mkdir()
+    spool = tmp_path / "spool"
+    source = Doomed(nifti_folder(folder), 3)
+    put(folder, "b", range(3), 200)
+    stop(source, server, spool)
+    for file in folder.iterdir():
+        file.unlink()
+    process = started(folder, server, spool)
+    while Journal(spool, PLAN).past.is_stopped:
+        time.sleep(0.05)  # until it has looked at the folder
+    put(folder, "b", range(COUNT), 300)
+    process.communicate(timeout=60)
+    server.stop()
+
+    assert process.returncode == 0
+    assert sent(tmp_path) == [*of("rest", 200)[:3], *of("rest-2", 300)]
+
+
+def test_a_first_flag_that_was_wrong_is_mended_after_a_stop(running, tmp_path):
+    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
+    put(folder, "b", range(3), 200)
+    spool = tmp_path / "spool"
+    stop(Doomed(nifti_folder(folder, is_new_only=True), 0), server, spool)
+    put(folder, "b", range(3, COUNT), 200)
+    status, lines = go_on(folder, server, spool, "--from-start")
+
+    assert (status, CAME in lines) == (0, False)
+    assert sent(tmp_path) == of("rest", 200)
+
+
+def test_a_start_that_was_refused_overrules_no_later_flag(running, tmp_path):
+    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
+    put(folder, "old", range(COUNT), 100)
+    spool = tmp_path / "spool"
+    start = PLAN.start("x", scanned(0, shape=SHAPE).geometry)
+    # Its run is under way at the server: no other may begin.
+    with Sender(server.address, start, stream="other"):
+        process = started(folder, server, spool, "--from-start")
+        lines = process.communicate(timeout=60)[1].splitlines()
+    server.stop()
+
+    assert process.returncode == 1
+    assert "BUSY" in lines[-1]
+    assert not Journal(spool, PLAN).goes_on(place(folder), "")
+
+
+@pytest.mark.parametrize("why", ["elsewhere", "long ago"])
+def test_another_folder_or_day_is_another_run(running, tmp_path, why):
+    server, folder = running(recording=str(tmp_path / "log")), tmp_path / "export"
+    folder.mkdir()
+    spool = tmp_path / "spool"
+    source = Doomed(nifti_folder(folder), 3)
+    put(folder, "b", range(3), 200)
+    die(source, server, spool)
+    if why == "long ago":
+        then_s = (spool / "series.json").stat().st_mtime - STALE_S - 60
+        os.utime(spool / "series.json", (then_s, then_s))
+        for file in folder.iterdir():
+            file.unlink()
+    else:
+        folder = tmp_path / "next"
+    put(folder, "b", range(COUNT), 300)
+    status, lines = go_on(folder, server, spool, "--from-start")
+
+    assert status == 0
+    assert lines[0] == "run rest: aborted, nobody goes on with it"
+    assert sent(tmp_path) == [*of("rest", 200)[:3], *of("rest-2", 300)]
+
+
+def test_a_stop_is_one_although_the_server_is_away(running, tmp_path):
+    folder, spool = tmp_path / "export", tmp_path / "spool"
+    folder.mkdir()
+    server = running(recording=str(tmp_path / "log"))
     source = Doomed(nifti_folder(folder), 3)
     put(folder, "b", range(3), 200)
 
@@ -293,9 +380,23 @@ def test_a_stop_is_one_although_the_server_is_away(running, tmp_path):
             is_stopped=is_stopped,
             outage_s=0.5,
         )
+    journal = Journal(spool, PLAN)
+    assert journal.past.is_stopped
 
-    assert Journal(spool).before(PLAN).is_stopped
-    assert Journal(spool).before(PLAN).left is None
+    # Nor is it forgotten by one that does not reach the server either.
+    journal.goes_on(place(folder), "--from-start")
+    with pytest.raises(BackendError):
+        send_runs(
+            nifti_folder(folder),
+            PLAN,
+            server.address,
+            tell=str,
+            spool=spool,
+            journal=journal,
+            left=source.left,
+            outage_s=0.5,
+        )
+    assert Journal(spool, PLAN).past.is_stopped
 
 
 def refusal(verb, folder, spool=None, **options):

@@ -426,7 +426,7 @@ def test_a_successor_knows_where_a_series_begins():
 
     assert (past.series, past.first) == ("s-1", 1)
     assert second.past == past
-    assert (first.feed.past.series, first.feed.past.first) == (None, 0)
+    assert (first.feed.past.series, first.feed.past.first) == (None, None)
 
 
 def test_a_source_that_tells_no_series_is_followed_by_one_that_does():

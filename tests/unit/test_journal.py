@@ -6,8 +6,8 @@ import time
 import pytest
 from msgspec import structs
 
-from bci_bridge.sources.journal import STALE_S, Journal
-from bci_bridge.sources.past import Left, Past
+from bci_bridge.sources.journal import Journal
+from bci_bridge.sources.past import STALE_S, Left, Past
 from bci_bridge.spool import Spool
 from bci_bridge.wire import encode
 from runtime.errors import UsageError
@@ -31,43 +31,49 @@ def past(**changes):
     return Past(**{"run": "rest", "begun": 1, **changes})
 
 
+def settled(spool):
+    """What an earlier process left there."""
+    journal = Journal(spool, plan())
+    return journal.past, journal.held
+
+
 def test_nothing_was_there(tmp_path):
-    assert Journal(None).settled(plan()) == (Past(run="rest"), None)
-    assert Journal(tmp_path / "new").settled(plan()) == (Past(run="rest"), None)
+    assert settled(None) == (Past(run="rest"), None)
+    assert settled(tmp_path / "new") == (Past(run="rest"), None)
 
 
 def test_a_run_under_way_is_gone_on_with(tmp_path):
     spooled(tmp_path)
-    Journal(tmp_path).write(past(series="s-1"))
-    found, held = Journal(tmp_path).settled(plan())
+    Journal(tmp_path, plan()).write(past(series="s-1"))
+    found, held = settled(tmp_path)
 
     assert found == past(series="s-1")
     assert held.run == "rest"
 
 
 def test_a_run_that_was_to_begin_and_did_not_leaves_its_name_free(tmp_path):
-    Journal(tmp_path).write(past(series="s-1"))
+    Journal(tmp_path, plan()).write(past(series="s-1"))
 
-    assert Journal(tmp_path).settled(plan()) == (past(begun=0), None)
+    assert settled(tmp_path) == (past(begun=0), None)
 
 
 def test_the_second_run_that_was_to_begin_and_did_not(tmp_path):
     spooled(tmp_path, is_finished=True)
-    Journal(tmp_path).write(past(begun=2, series="s-2", over=("s-1",)))
+    Journal(tmp_path, plan()).write(past(begun=2, series="s-2", over=("s-1",)))
 
-    assert Journal(tmp_path).settled(plan()) == (past(over=("s-1",)), None)
+    assert settled(tmp_path) == (past(over=("s-1",)), None)
 
 
 def test_a_run_that_ended_unnoticed_is_over(tmp_path):
     spooled(tmp_path, is_finished=True)
-    Journal(tmp_path).write(past(series="s-1"))
+    Journal(tmp_path, plan()).write(past(series="s-1"))
 
-    assert Journal(tmp_path).settled(plan()) == (past(over=("s-1",)), None)
+    assert settled(tmp_path) == (past(over=("s-1",)), None)
 
 
 def test_a_spool_without_its_file_is_gone_on_with(tmp_path):
     spooled(tmp_path)
-    found, held = Journal(tmp_path).settled(plan())
+    found, held = settled(tmp_path)
 
     assert found == past()
     assert held.run == "rest"
@@ -76,123 +82,190 @@ def test_a_spool_without_its_file_is_gone_on_with(tmp_path):
 def test_what_belongs_to_another_name_is_refused_while_it_is_unfinished(tmp_path):
     spooled(tmp_path, "task")
     with pytest.raises(UsageError, match="expected run 'rest', found run 'task' unfin"):
-        Journal(tmp_path).settled(plan())
+        settled(tmp_path)
 
 
 def test_what_belongs_to_another_name_and_is_finished_is_forgotten(tmp_path):
     spooled(tmp_path, "task", is_finished=True)
-    Journal(tmp_path).write(Past(run="task", begun=3, over=("s-1",)))
+    other = Journal(tmp_path, plan(run="task"))
+    other.write(Past(run="task", begun=3, over=("s-1",)))
 
-    assert Journal(tmp_path).settled(plan()) == (Past(run="rest"), None)
+    assert settled(tmp_path) == (Past(run="rest"), None)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"x":1}'])
 def test_a_damaged_file_is_refused_in_one_line(tmp_path, data):
     (tmp_path / "series.json").write_bytes(data)
     with pytest.raises(UsageError, match=r"series\.json: expected what an earlier"):
-        Journal(tmp_path).settled(plan())
+        settled(tmp_path)
 
 
 def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path):
     (tmp_path / "series.json").mkdir()
     with pytest.raises(UsageError, match=r"series\.json: .* found Is a directory\. N"):
-        Journal(tmp_path).settled(plan())
+        settled(tmp_path)
 
 
 def test_names_of_any_length_are_read_again(tmp_path):
     spooled(tmp_path)
     written = past(series="s" * 1500, over=tuple(f"{n:0>1500}" for n in range(1000)))
-    Journal(tmp_path).write(written)
+    Journal(tmp_path, plan()).write(written)
 
-    assert Journal(tmp_path).settled(plan())[0] == written
+    assert settled(tmp_path)[0] == written
 
 
 def test_a_complete_command_leaves_nothing(tmp_path):
     spooled(tmp_path, is_finished=True)
-    Journal(tmp_path).write(past(complete=1, over=("s-1",)))
-    Journal(tmp_path).forget()
+    Journal(tmp_path, plan()).write(past(complete=1, over=("s-1",)))
+    Journal(tmp_path, plan()).forget()
 
-    assert Journal(tmp_path).settled(plan()) == (Past(run="rest"), None)
+    assert settled(tmp_path) == (Past(run="rest"), None)
 
 
 def test_a_disk_that_takes_nothing_costs_no_run(tmp_path):
-    Journal(tmp_path).write(past(series="s-1"))
+    Journal(tmp_path, plan()).write(past(series="s-1"))
     (tmp_path / "series.json.part").mkdir()
-    Journal(tmp_path).write(past(over=("s-1",)))
+    Journal(tmp_path, plan()).write(past(over=("s-1",)))
 
     assert (tmp_path / "series.json").read_bytes().count(b"s-1") == 1
 
 
-LEFT = Left(folder="f", names=("a", "b"))
+HERE = "a folder"
+LEFT = Left(folder=HERE, is_new_only=True, names=("a", "b"))
 
 
-def aged(folder, seconds):
+def killed(spool, was, left=LEFT):
+    """What a process leaves that was killed there; and it said that it was alive."""
+    journal = Journal(spool, plan())
+    journal.begin(was, left)
+    journal.alive(0)
+    return journal
+
+
+def found(spool, said="", folder=HERE):
+    """Whether its files are left out again, and what is known of it then."""
+    journal = Journal(spool, plan())
+    return journal.goes_on(folder, said), journal.past
+
+
+def aged(folder, seconds=STALE_S + 60):
     then_s = time.time() - seconds
     os.utime(folder / "series.json", (then_s, then_s))
 
 
-def test_a_process_that_was_killed_before_its_first_volume_is_gone_on_with(tmp_path):
-    Journal(tmp_path / "new").begin(Past(run="rest"), LEFT)
+@pytest.mark.parametrize("said", ["", "--new-only"])
+@pytest.mark.parametrize("was", [past(begun=0), past(over=("s-1",), sent=("s-1",))])
+def test_the_same_command_leaves_out_the_same_files(tmp_path, was, said):
+    killed(tmp_path / "new", was)
 
-    assert Journal(tmp_path / "new").before(plan()) == past(begun=0, left=LEFT)
+    known = structs.replace(was, left=LEFT)
+    assert found(tmp_path / "new", said) == (True, known)
+
+
+def test_between_runs_the_operators_other_word_counts(tmp_path):
+    killed(tmp_path, past(begun=3, over=("s-1", "s-2", "s-3"), sent=("s-1",)))
+
+    # All that is there belongs to the runs, but for those that are complete.
+    known = past(begun=3, over=("s-1",), sent=("s-1",))
+    assert found(tmp_path, "--from-start") == (False, known)
+
+
+def test_a_first_process_of_an_empty_folder_took_whatever_came(tmp_path):
+    killed(tmp_path, past(begun=0), Left(folder=HERE))
+
+    assert found(tmp_path, "--from-start")[0]
+    assert not found(tmp_path, "--new-only")[0]
+
+
+@pytest.mark.parametrize("said", ["", "--new-only", "--from-start"])
+def test_in_a_run_its_files_are_what_they_were(tmp_path, said):
+    spooled(tmp_path)
+    was = past(series="s-1", first=1)
+    killed(tmp_path, was)
+
+    assert found(tmp_path, said) == (True, structs.replace(was, left=LEFT))
+
+
+@pytest.mark.parametrize("why", ["stopped", "elsewhere", "long ago"])
+@pytest.mark.parametrize("is_in_run", [True, False])
+def test_a_process_that_is_gone_leaves_no_run_and_no_series(tmp_path, why, is_in_run):
+    if is_in_run:
+        spooled(tmp_path)
+    was = past(
+        begun=1 if is_in_run else 2,
+        complete=0 if is_in_run else 1,
+        series="s-2" if is_in_run else None,
+        first=1 if is_in_run else None,
+        over=("s-1", "s-3"),
+        sent=("s-1",),
+    )
+    journal = killed(tmp_path, was)
+    if why == "stopped":
+        journal.stop(was)
+    if why == "long ago":
+        aged(tmp_path)
+    folder = "another" if why == "elsewhere" else HERE
+    is_same = why == "stopped"
+
+    for said in ("", "--new-only", "--from-start"):
+        seen = Journal(tmp_path, plan())
+        assert not seen.goes_on(folder, said)
+        assert seen.is_gone == is_in_run
+        # Names are used once; no complete run of the same folder is sent again.
+        over = ("s-1",) if is_same and said == "--from-start" else ()
+        complete = was.complete if is_same else 0
+        known = past(begun=was.begun, complete=complete, over=over, sent=over)
+        assert seen.past == known
 
 
 def test_what_is_left_out_is_so_while_runs_begin_and_end(tmp_path):
-    journal = Journal(tmp_path)
-    journal.begin(Past(run="rest"), LEFT)
+    journal = killed(tmp_path, past(begun=0))
     journal.write(past(series="s-1", first=1))
     journal.write(past(over=("s-1",)))
 
-    assert Journal(tmp_path).before(plan()) == past(over=("s-1",), left=LEFT)
-
-
-def test_whose_the_files_are_is_asked_again_long_after(tmp_path):
-    journal = Journal(tmp_path)
-    journal.begin(past(over=("s-1",)), LEFT)
-    aged(tmp_path, STALE_S + 60)
-    assert Journal(tmp_path).before(plan()) == past(over=("s-1",))
-
-    journal.alive(0)
-    assert Journal(tmp_path).before(plan()).left == LEFT
+    assert found(tmp_path) == (True, past(over=("s-1",), left=LEFT))
 
 
 def test_a_process_says_now_and_then_that_it_is_alive(tmp_path):
-    journal = Journal(tmp_path)
-    journal.begin(past(), LEFT)
-    journal.alive(0)
-    aged(tmp_path, STALE_S + 60)
+    journal = killed(tmp_path, past())
+    aged(tmp_path)
     journal.alive(4_000_000_000)
-    assert Journal(tmp_path).before(plan()).left is None
+    assert not found(tmp_path)[0]
 
     journal.alive(6_000_000_000)
-    assert Journal(tmp_path).before(plan()).left == LEFT
+    assert found(tmp_path)[0]
 
 
-def test_whose_the_files_are_is_asked_again_after_the_operators_stop(tmp_path):
-    journal = Journal(tmp_path)
-    journal.begin(past(over=("s-0",)), LEFT)
-    journal.stop(past(series="s-1", over=("s-0",)))
-    journal.write(past(over=("s-0", "s-1")))
-    written = past(over=("s-0", "s-1"), is_stopped=True, stopped="s-1")
+def test_a_process_that_ended_by_itself_before_any_run_was_nothing(tmp_path):
+    killed(tmp_path, past(begun=0)).fail()
+    assert found(tmp_path) == (False, past(begun=0))
 
-    assert Journal(tmp_path).before(plan()) == written
-    # Who says that the files there belong to the run means that series, too.
-    again = Journal(tmp_path).before(plan(), is_from_start=True)
-    assert again.over == ("s-0",)
-    assert Journal(tmp_path).settled(plan(), is_from_start=True)[0].over == ("s-0",)
+    killed(tmp_path, past(series="s-1")).fail()
+    assert found(tmp_path) == (False, past(begun=0))
+
+
+def test_a_process_that_ended_by_itself_after_a_run_is_gone_on_with(tmp_path):
+    spooled(tmp_path, is_finished=True)
+    killed(tmp_path, past(over=("s-1",))).fail()
+
+    assert found(tmp_path) == (True, past(over=("s-1",), left=LEFT))
 
 
 def test_without_a_spool_nothing_is_known_before():
-    Journal(None).begin(past(), LEFT)
-    Journal(None).alive(0)
+    journal = killed(None, past())
+    journal.fail()
+    journal.stop(past())
 
-    assert Journal(None).before(plan()) == Past(run="rest")
+    assert found(None) == (False, Past(run="rest"))
 
 
 def test_what_an_earlier_version_wrote_says_nothing_of_files(tmp_path):
+    spooled(tmp_path)
     (tmp_path / "series.json").write_bytes(
-        b'{"run":"rest","begun":1,"complete":0,"series":null,"over":["s-1"],'
+        b'{"run":"rest","begun":1,"complete":0,"series":"s-1","over":[],'
         b'"is_stopped":false}'
     )
 
-    assert Journal(tmp_path).before(plan()) == past(over=("s-1",))
+    # Its run is gone on with, but where its numbers begin is to be learned.
+    assert found(tmp_path, "--from-start") == (False, past(series="s-1"))
+    assert Journal(tmp_path, plan()).held.run == "rest"

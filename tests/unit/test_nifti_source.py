@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bci_bridge.sources.folder import place
 from bci_bridge.sources.folder_source import TORN_S
 from bci_bridge.sources.nifti import first_volume, nifti_folder, recorded_nifti
 from bci_bridge.sources.past import Past
@@ -428,7 +429,8 @@ def put(folder, series, numbers):
 
 
 def told(source, n=30):
-    return [(one.series, one.number) for one in polled(source, n)]
+    found = [one for one in polled(source, n) if isinstance(one, ScannedVolume)]
+    return [(one.series, one.number) for one in found]
 
 
 def test_who_goes_on_leaves_out_what_was_left_out_and_nothing_else(tmp_path):
@@ -441,7 +443,6 @@ def test_who_goes_on_leaves_out_what_was_left_out_and_nothing_else(tmp_path):
     past = Past(run="rest", begun=1, series="run_", first=1, left=first.left)
     second, _ = watching(tmp_path, past=past)
 
-    assert second.goes_on
     assert second.left == first.left
     assert told(second) == [("run_", 0), ("run_", 1), ("run_", 2)]
 
@@ -474,17 +475,26 @@ def test_who_goes_on_reads_its_own_series_first_and_never_one_that_is_over(tmp_p
     ]
 
 
-def test_of_another_folder_or_pattern_nothing_is_known(tmp_path):
-    put(tmp_path, "run_", range(2))
-    (tmp_path / "other").mkdir()
-    left = watching(tmp_path, is_new_only=True)[0].left
-    past = Past(run="rest", left=left)
+def test_of_a_series_that_is_over_one_line_is_said(tmp_path):
+    put(tmp_path, "over_", range(3))
+    source, _ = watching(tmp_path, past=Past(run="rest", over=("over_",)))
+    found = polled(source, 10)
+    put(tmp_path, "over_", range(3, 6))
 
-    assert watching(tmp_path, past=past)[0].goes_on
-    assert not watching(tmp_path / "other", past=past)[0].goes_on
-    source, _ = watching(tmp_path, past=past, pattern="run*")
-    assert not source.goes_on
-    assert told(source) == [("run_", 0), ("run_", 1)]
+    assert [(one.what[:5], one.why) for one in found] == [
+        ("over_", "of a series that is over: it and others like it are ignored")
+    ]
+    assert polled(source, 10) == []
+
+
+def test_a_place_is_a_folder_and_a_pattern(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to("other")
+    here = place(tmp_path / "other")
+
+    assert place(tmp_path / "link") == here == place(tmp_path / "link" / ".")
+    assert watching(tmp_path / "other")[0].left.folder == here
+    assert len({here, place(tmp_path), place(tmp_path / "other", "run*")}) == 3
 
 
 def test_names_of_files_are_kept_as_digests(tmp_path):
