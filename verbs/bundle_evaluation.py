@@ -318,9 +318,10 @@ class _Judged:
         if isinstance(seen, Absent) or decoded is None:
             reason = seen if isinstance(seen, Absent) else NO_PICTURES
             return [Control(metric=name, value=reason) for name in ("PixCorr", "SSIM")]
-        found = [pixel_control(seen, decoded, self.rng)]
-        similarity = similarity_control(seen, decoded, self.rng)
-        return found if similarity is None else [*found, similarity]
+        return [
+            control(seen, decoded, self.rng)
+            for control in (pixel_control, similarity_control)
+        ]
 
 
 def _plain(decoded: Decoded) -> Cosines:

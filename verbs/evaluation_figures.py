@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from training.metrics.pixels import pixel_correlations
 from training.metrics.result import BundleEvaluation, EncodingFigures, Value
 from training.metrics.voxels import (
+    MIN_CORRELATED,
     correlations_across_images,
     normalised_by_ceiling,
 )
@@ -70,9 +71,9 @@ def write_figures(out: Path, result: BundleEvaluation, found: Found) -> None:
     """Write contact sheet, bars, grid and maps into a folder.
 
     ``contact.png`` where there are pictures; ``rois.svg``; ``selectivity.svg`` where
-    there are categories; ``voxels_r``, ``voxels_regions`` where there are regions, and
-    ``voxels_category`` where there are categories, each ``_light.png`` and
-    ``_dark.png``.
+    there are categories; ``voxels_r`` where images suffice for a correlation,
+    ``voxels_regions`` where there are regions, and ``voxels_category`` where there are
+    categories, each ``_light.png`` and ``_dark.png``.
     """
     if found.seen is not None and found.decoded is not None:
         given = result.rendered_elsewhere
@@ -95,23 +96,24 @@ def write_figures(out: Path, result: BundleEvaluation, found: Found) -> None:
 def voxel_panels(found: Found) -> dict[str, tuple[str, list[Panel], list[str]]]:
     """Return what the maps of voxels show: heading, panels and names, by file."""
     r = correlations_across_images(found.predicted, found.measured)
-    shown: list[Panel] = [FigurePanel("r", r)]
-    if found.ceiling is not None:
-        ratios = normalised_by_ceiling(r, found.ceiling)
-        shown.append(FigurePanel("r / sqrt(NC), where NC is at least .05", ratios))
-    maps: dict[str, tuple[str, list[Panel], list[str]]] = {
-        "voxels_r": ("Correlation across images, voxel by voxel", shown, [])
-    }
+    is_known = len(found.predicted) >= MIN_CORRELATED
+    maps: dict[str, tuple[str, list[Panel], list[str]]] = {}
+    if is_known:
+        shown: list[Panel] = [FigurePanel("r", r)]
+        if found.ceiling is not None:
+            ratios = normalised_by_ceiling(r, found.ceiling)
+            shown.append(FigurePanel("r / sqrt(NC), where NC is at least .05", ratios))
+        maps["voxels_r"] = ("Correlation across images, voxel by voxel", shown, [])
     regions, place = smallest_region(found.rois)
     if regions:
-        means = [float(r[found.rois[name]].mean()) for name in regions]
-        of_region = np.array([*means, np.nan])[place]
+        panels: list[Panel] = [CategoryPanel("region", place)]
+        if is_known:
+            means = [float(r[found.rois[name]].mean()) for name in regions]
+            of_region = np.array([*means, np.nan])[place]
+            panels.append(FigurePanel("r, mean over the region", of_region))
         maps["voxels_regions"] = (
             "Regions; of several that a voxel is in, the smallest",
-            [
-                CategoryPanel("region", place),
-                FigurePanel("r, mean over the region", of_region),
-            ],
+            panels,
             regions,
         )
     if found.labels is not None:

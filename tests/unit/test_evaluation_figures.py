@@ -208,3 +208,11 @@ def test_figures_are_red_above_and_blue_below_and_zero_is_neither():
     assert tuple(row[1]) == light.below
     half = (np.array(light.zero) + light.above) / 2
     np.testing.assert_allclose(row[2], half, atol=1)
+
+
+def test_no_map_is_drawn_of_correlations_across_two_images():
+    three, two = (voxel_panels(found(n)) for n in (3, 2))
+
+    assert list(three) == ["voxels_r", "voxels_regions", "voxels_category"]
+    assert list(two) == ["voxels_regions", "voxels_category"]
+    assert [len(maps["voxels_regions"][1]) for maps in (three, two)] == [2, 1]

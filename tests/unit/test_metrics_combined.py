@@ -212,6 +212,24 @@ def test_people_with_images_of_their_own_or_a_few_in_common():
     assert partly.encoding[1].mse.low is not None
 
 
+def of_one_image(seed, mse):
+    """Somebody who saw one picture, of whom nothing else is known."""
+    one, none = person(seed), Absent("not asked for")
+    row = replace(
+        one.result.encoding[1], mse=Value(mean=mse, n=1),
+        pearson=none, cosine=none, pearson_percent=none, rois=[],
+    )  # fmt: skip
+    result = replace(one.result, images=1, retrieval=[], spread=[], encoding=[row])
+    values = {"encoding/averaged/mse": (np.array([mse]), np.zeros(1, np.int64))}
+    return Judged(one.name, result, Ledger(["picture"], values=values))
+
+
+def test_one_image_has_a_mean_over_people_and_no_interval():
+    found = combine([of_one_image(1, 0.5), of_one_image(2, 1.5)])
+
+    assert found.encoding[0].mse == Value(mean=1.0, n=1)
+
+
 def test_what_one_person_lacks_is_absent_with_whose_it_is():
     one, two = person(1), person(2, regions=("all voxels",))
     spread = [replace(two.result.spread[0], coverage=Absent("no repeats"))]

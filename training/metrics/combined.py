@@ -14,7 +14,7 @@ from jaxtyping import Float64
 
 from runtime.errors import ArtifactError, UsageError
 from training.metrics.crossed import crossed_interval
-from training.metrics.intervals import image_interval
+from training.metrics.intervals import MIN_IMAGES, image_interval
 from training.metrics.ledger import Ledger, Row, row_name
 from training.metrics.result import (
     Absent,
@@ -239,9 +239,11 @@ class _People:
         chances = {value.chance for value in values}
         chance = chances.pop() if len(chances) == 1 else None
         n = len(self.images)
+        mean = float(np.mean([value.mean for value in values]))
+        if any(one.result.images < MIN_IMAGES for one in self._judged):
+            return Value(mean=mean, chance=chance, n=n)
         if all(name in one.ledger.values for one in self._judged):
             return self._crossed(name, chance)
-        mean = float(np.mean([value.mean for value in values]))
         if all(name in one.ledger.draws for one in self._judged):
             low, high = self._drawn(name)
             return Value(mean=mean, low=low, high=high, chance=chance, n=n)

@@ -20,8 +20,9 @@ from training.metrics.pixels import (
     resized,
     structural_similarities,
 )
-from training.metrics.result import Absent, Control, Value
-from training.metrics.retrieval import expected_top1
+from training.metrics.result import Absent, Control, Value, too_few
+from training.metrics.retrieval import MIN_RIVALS, expected_top1
+from training.metrics.voxels import MIN_CORRELATED
 
 PERMUTATIONS: Final = 400
 """The 2.5th percentile then rests on 10 of them."""
@@ -66,13 +67,14 @@ def retrieval_control(
     cosines: Float64[np.ndarray, "images images"], size: int, rng: np.random.Generator
 ) -> Control:
     """Return forward top-1 with decoded latents given to images at random."""
+    metric = "retrieval, forward"
+    if len(cosines) < MIN_RIVALS:
+        return Control(metric=metric, value=too_few(len(cosines), MIN_RIVALS))
 
     def statistic(order: Int64[np.ndarray, " images"]) -> float:
         return float(expected_top1(cosines[order], size).mean())
 
-    return permuted(
-        "retrieval, forward", statistic, len(cosines), rng, chance=1.0 / size
-    )
+    return permuted(metric, statistic, len(cosines), rng, chance=1.0 / size)
 
 
 def shift_control(
@@ -120,12 +122,15 @@ def encoding_control(
     rng: np.random.Generator,
 ) -> Control:
     """Return the mean correlation across images with predictions given at random."""
+    metric = "encoding, r across images"
+    if len(predicted) < MIN_CORRELATED:
+        return Control(metric=metric, value=too_few(len(predicted), MIN_CORRELATED))
     said, found = standard_rows(predicted.T).T, standard_rows(measured.T).T
 
     def statistic(order: Int64[np.ndarray, " images"]) -> float:
         return float((said[order] * found).sum(axis=0).mean())
 
-    return permuted("encoding, r across images", statistic, len(said), rng, chance=0.0)
+    return permuted(metric, statistic, len(said), rng, chance=0.0)
 
 
 def pixel_control(
@@ -135,6 +140,8 @@ def pixel_control(
 
     Unrelated images correlate as well, so that this level, not zero, is chance.
     """
+    if len(shown) < MIN_RIVALS:
+        return Control(metric="PixCorr", value=too_few(len(shown), MIN_RIVALS))
     chosen = slice(0, MOST_IMAGES)
     a, b = (
         standard_rows(resized(images).reshape(len(images), -1))
@@ -151,16 +158,16 @@ def pixel_control(
 
 def similarity_control(
     shown: Pictures, reconstructed: Pictures, rng: np.random.Generator
-) -> Control | None:
-    """Return SSIM with every reconstruction given to the next image; None for one.
+) -> Control:
+    """Return SSIM with every reconstruction given to the next image.
 
     One wrong image each instead of permutations, because SSIM of all pairs is slow; the
     brackets are the interval over images. Small images that are enlarged to 425 pixels
     hardly vary within SSIM's window, so that unrelated ones are alike as well.
     """
     a, b = shown[:MOST_IMAGES], reconstructed[:MOST_IMAGES]
-    if len(a) < 2:
-        return None
+    if len(a) < MIN_RIVALS:
+        return Control(metric="SSIM", value=too_few(len(a), MIN_RIVALS))
     found = image_interval(structural_similarities(a, np.roll(b, 1, axis=0)), rng)
     value = Value(mean=found.mean, low=found.low, high=found.high, n=len(a))
     return Control(metric="SSIM", value=value)

@@ -12,6 +12,7 @@ from runtime.errors import TensorMismatchError
 from runtime.preprocess import AffineNormaliser
 from training.metrics import voxels
 from training.metrics.evaluation import Design, interval_value
+from training.metrics.intervals import MIN_IMAGES
 from training.metrics.ledger import Ledger
 from training.metrics.result import (
     Absent,
@@ -19,6 +20,7 @@ from training.metrics.result import (
     Figure,
     RoiFigures,
     Value,
+    too_few,
 )
 
 Rois = Mapping[str, Bool[np.ndarray, " voxels"]]
@@ -143,7 +145,9 @@ def _roi_figures(
     by_name = dict(zip(shares, drawn, strict=True))
     images = len(design.repetitions[0])
 
-    def value(key: str, chance: float | None, n: int) -> Value:
+    def value(key: str, chance: float | None, n: int) -> Figure:
+        if images < voxels.MIN_CORRELATED:
+            return too_few(images, voxels.MIN_CORRELATED)
         low, high = np.percentile(by_name[key], [2.5, 97.5])
         mean = float(shares[key] @ r)
         return Value(mean=mean, low=float(low), high=float(high), chance=chance, n=n)
@@ -169,10 +173,14 @@ def _roi_figures(
                 correlation=value(f"regions/{name}/correlation", 0.0, images),
                 ceiling=limit,
                 normalised=normalised,
-                explained_variance=Value(mean=float(explained[chosen].mean()), n=count),
+                explained_variance=(
+                    too_few(images, MIN_IMAGES)
+                    if images < MIN_IMAGES
+                    else Value(mean=float(explained[chosen].mean()), n=count)
+                ),
             )
         )
-    return found, by_name
+    return found, by_name if images >= voxels.MIN_CORRELATED else {}
 
 
 def _mean_of(chosen: Bool[np.ndarray, " voxels"]) -> Float64[np.ndarray, " voxels"]:

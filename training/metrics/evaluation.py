@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from training.metrics.feature_networks import FeatureNetwork
 from training.metrics.identification import CHANCE, correlation_distances, two_way
-from training.metrics.intervals import image_interval, spread
+from training.metrics.intervals import MIN_IMAGES, image_interval, spread
 from training.metrics.ledger import Ledger
 from training.metrics.pixels import (
     as_judged,
@@ -30,8 +30,10 @@ from training.metrics.result import (
     RetrievalSource,
     Trials,
     Value,
+    too_few,
 )
 from training.metrics.retrieval import (
+    MIN_RIVALS,
     SUBSET_SIZE,
     expected_top1,
     published,
@@ -89,24 +91,18 @@ class Design:
         return np.concatenate([rows[counted] for rows, counted in pairs])
 
 
-TOO_FEW = Absent("expected at least two images, found fewer")
-
-
 def interval_value(
     values: Float64[np.ndarray, " values"],
     images: Images,
     rng: np.random.Generator,
     chance: float | None = None,
 ) -> Value:
-    """Return the mean over trials with its interval over images."""
+    """Return the mean over trials with its interval over images, if these suffice."""
+    n = len(np.unique(images))
+    if n < MIN_IMAGES:
+        return Value(mean=float(values.mean()), chance=chance, n=n)
     found = image_interval(values, rng, images=images)
-    return Value(
-        mean=found.mean,
-        low=found.low,
-        high=found.high,
-        chance=chance,
-        n=len(np.unique(images)),
-    )
+    return Value(mean=found.mean, low=found.low, high=found.high, chance=chance, n=n)
 
 
 def image_figures(
@@ -156,8 +152,8 @@ def image_figures(
         network = networks.get(name, Absent("this network was not asked for"))
         if isinstance(network, Absent):
             return network
-        if len(design.repetitions[0]) < 2:
-            return TOO_FEW
+        if (n := len(design.repetitions[0])) < MIN_RIVALS:
+            return too_few(n, MIN_RIVALS)
         if (name, "shown") not in cache:
             cache[name, "shown"] = network.features(shown)
             cache[name, "decoded"] = network.features(reconstructed)
@@ -241,6 +237,8 @@ def retrieval_figures(
     size = min(n, SUBSET_SIZE)
 
     def honest(figure: str, squares: Sequence[Float64[np.ndarray, "n n"]]) -> Figure:
+        if n < MIN_RIVALS:
+            return too_few(n, MIN_RIVALS)
         kept[figure] = design.judged(expected_top1(one, size) for one in squares)
         return interval_value(kept[figure], about, rng, 1.0 / size)
 

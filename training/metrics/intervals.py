@@ -16,6 +16,10 @@ from training.resample import RESAMPLES, Interval, block_interval
 MIN_TAIL_COUNT: Final = 10
 """Values that must lie beyond a percentile before it is stated: n >= 10 / (1 - p)."""
 
+MIN_IMAGES: Final = 2
+"""Different images below which nothing is drawn: every draw of one image is that image,
+and the interval would have no width. Two give an interval, wide and rough."""
+
 Groups = Int64[np.ndarray, " values"]
 
 

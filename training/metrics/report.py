@@ -88,7 +88,7 @@ def to_markdown(result: BundleEvaluation) -> str:
     for control in result.controls:
         value = control.value
         chance = None if isinstance(value, Absent) else value.chance
-        found = report_tables.cell(value, 1, absent, control.metric)
+        found = report_tables.cell(value, 1, absent, f"control of {control.metric}")
         said = "-" if chance is None else f"{chance:.3f}"
         parts.append(f"| {control.metric} | {found} | {said} |")
     return _ended(parts, absent)

@@ -34,6 +34,11 @@ class Absent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="absen
     reason: str
 
 
+def too_few(images: int, least: int) -> Absent:
+    """Return why a figure is absent that needs more images than there are."""
+    return Absent(f"expected at least {least} images, found {images}")
+
+
 class Value(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="value"
 ):
@@ -42,7 +47,7 @@ class Value(
     mean: float
     low: float | None = None
     high: float | None = None
-    """95 % interval; None where there is none to be had."""
+    """95 % interval; None where there is none to be had, as with one image."""
     chance: float | None = None
     n: int
     """Images that it is about; voxels for a figure per voxel without interval."""

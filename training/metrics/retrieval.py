@@ -15,6 +15,8 @@ from scipy.special import gammaln
 from runtime.errors import TensorMismatchError
 from training.metrics.correlation import flat_rows, unit_rows
 
+MIN_RIVALS: Final = 2
+"""Images below which nothing is found or told apart: one is always the nearest."""
 SUBSETS: Final = 30
 SUBSET_SIZE: Final = 300
 SEED: Final = 0

@@ -17,6 +17,7 @@ from scipy.special import stdtrit
 from runtime.errors import TensorMismatchError
 from training.metrics.correlation import check_paired
 from training.metrics.evaluation import interval_value
+from training.metrics.intervals import MIN_IMAGES
 from training.metrics.ledger import Ledger
 from training.metrics.result import Absent, SpreadFigures, SpreadSource, Value
 from training.metrics.retrieval import Z_95
@@ -271,6 +272,8 @@ def _figures(
     }
 
     def ratio(name: str, mean: float) -> Value:
+        if n < MIN_IMAGES:
+            return Value(mean=mean, n=n)
         low, high = np.percentile(drawn[name], [2.5, 97.5])
         return Value(mean=mean, low=float(low), high=float(high), n=n)
 

@@ -15,7 +15,7 @@ from training.metrics.correlation import (
     row_correlations,
     row_cosines,
 )
-from training.metrics.intervals import image_draws
+from training.metrics.intervals import MIN_IMAGES, image_draws
 from training.resample import Interval
 
 Responses = Shaped[np.ndarray, "images voxels"]
@@ -26,6 +26,9 @@ PerVoxel = Float64[np.ndarray, " voxels"]
 CEILING_FLOOR: Final = 0.05
 """Noise ceiling below which a voxel is not divided by: a twentieth of its variance
 would have to carry the whole figure."""
+MIN_CORRELATED: Final = 3
+"""Images below which there is no correlation across them: through two points every
+line is perfect, and one has none."""
 DRAWS: Final = 1000
 _BLOCK = 50
 
@@ -109,12 +112,19 @@ def noise_ceiling(
             numbers of them, see `averaged_repeats`.
 
     Raises:
-        TensorMismatchError: No image was shown more than once.
+        TensorMismatchError: No image was shown more than once, or there is but one,
+            whose variance across images nobody knows.
     """
     means, within, row = _within(betas, shown)
     if len(means) == len(row):
         raise TensorMismatchError(
             "noise ceiling", expected="images shown more than once", found="none"
+        )
+    if len(means) < MIN_IMAGES:
+        raise TensorMismatchError(
+            "noise ceiling",
+            expected=f"at least {MIN_IMAGES} images",
+            found=f"{len(means)}",
         )
     signal = np.maximum(betas.var(axis=0, ddof=1, dtype=np.float64) - within, 0.0)
     return np.asarray(signal / np.maximum(signal + within / repeats, 1e-30))
