@@ -20,6 +20,7 @@ from runtime.predictions import predict_all, prepared
 from runtime.signing_keys import read_signing_key, sign_folder
 from verbs.prepare_calibration import PREDICTING, kept_in
 from verbs.progress import screen
+from verbs.sealed_places import refuse_inside
 from verbs.todays_trials import Today, read_today, require_pictures
 
 
@@ -62,12 +63,14 @@ def calibrate_day(
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
         ArtifactError: The key is missing, damaged or open to others; or predictions
-            are missing, damaged or another bundle's.
+            are missing, damaged or another bundle's; or `out` is in a folder that
+            lists its files.
     """
     began = time.monotonic()
     # Before anything is estimated, which takes long.
     if out.exists() or out.is_symlink():
         raise UsageError(f"--out: expected no such folder yet, found {out}")
+    refuse_inside(out)
     _require_place(out)
     if len(label) > MAX_TEXT:
         raise UsageError(

@@ -10,6 +10,7 @@ from training.metrics.ledger import decode_ledger
 from training.metrics.report import combined_to_markdown, to_json
 from training.metrics.result import BundleEvaluation, CombinedEvaluation
 from verbs.evaluate_bundle import EVALUATION, LEDGER
+from verbs.sealed_places import refuse_sealed
 
 
 def combine_evaluations(
@@ -26,7 +27,8 @@ def combine_evaluations(
     Raises:
         UsageError: Fewer than two, the same participant twice, other splits or betas,
             or `out` is a file or one of the folders.
-        ArtifactError: A folder holds no evaluation, or a damaged one.
+        ArtifactError: A folder holds no evaluation, or a damaged one; or `out` is a
+            folder that lists its files, or in one.
     """
     if not is_alone:
         raise UsageError(
@@ -35,6 +37,8 @@ def combine_evaluations(
         )
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out: expected a folder, found the file {out}")
+    if out is not None:
+        refuse_sealed(out)
     if out is not None and out.resolve() in {one.resolve() for one in folders}:
         raise UsageError(
             f"--out: expected another folder than those that are combined, found {out}"

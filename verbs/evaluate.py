@@ -19,6 +19,7 @@ from training.haxby import CODE_SEED, NAMES, read_labelled
 from training.recorded import SOLVER, STEPS
 from training.resample import RESAMPLES, Interval
 from verbs.progress import screen
+from verbs.sealed_places import refuse_inside
 
 RESAMPLE_SEED = 0
 LOOKED_AT = (0, 3, 6, 9)
@@ -75,6 +76,7 @@ def evaluate_recording(
     Raises:
         UsageError: Another protocol, a bundle, such a flag, no seed, or an `out`
             without a folder.
+        ArtifactError: `out` is in a folder that lists its files.
         RecordingError: The recording is damaged or its volumes have no labels.
     """
     if not leave_one_run_out:
@@ -99,6 +101,8 @@ def evaluate_recording(
         raise UsageError(f"--seeds: expected at least 1, found {seeds}")
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"--out: expected a file in a folder, found no {out.parent}")
+    if out is not None:
+        refuse_inside(out)
     # Models this small lose time to a second thread; one also fixes the order of sums.
     torch.set_num_threads(1)
     estimator = VolumeEstimator()

@@ -31,6 +31,7 @@ from verbs.other_trials import others_of_recording, others_of_trials
 from verbs.prepared import said_of_trials, split_of
 from verbs.progress import screen
 from verbs.reconstructions import read_reconstructions, write_latents
+from verbs.sealed_places import refuse_sealed
 from verbs.split_trials import BundleMaps, check_external
 
 SEED = 0
@@ -81,7 +82,8 @@ def evaluate_bundle(
         RecordingError: The recording is damaged or has no such split.
         ArtifactError: The trials are damaged, or not those of the bundle; or the
             reconstructions are not one sound picture an image; or a file of weights
-            that was asked for is missing or not to be used.
+            that was asked for is missing or not to be used; or `out` is a folder that
+            lists its files, or in one.
     """
     if (recording is None) == (trials is None):
         raise UsageError(
@@ -91,6 +93,8 @@ def evaluate_bundle(
     files = parse_weights(weights)
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out: expected a folder, found the file {out}")
+    if out is not None:
+        refuse_sealed(out)
     if save_latents and out is None:
         raise UsageError("--save-latents: expected --out, a folder, found none")
     with screen() as shown, ExitStack() as opened:

@@ -8,6 +8,7 @@ import msgspec
 
 from bci_bridge.exports.export import Exported, Format, export
 from bci_bridge.exports.facts import RunFacts
+from verbs.sealed_places import refuse_inside
 
 
 def export_recording(
@@ -32,8 +33,10 @@ def export_recording(
     Raises:
         RecordingError: There is no recording, it is damaged, changed, or has no run.
         UsageError: There is no such run, or the folder is not free.
+        ArtifactError: `out` is in a folder that lists its files.
         BackendError: nibabel or h5py is missing.
     """
+    refuse_inside(out)
     exported = export(
         recording,
         out,

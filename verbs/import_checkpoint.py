@@ -4,6 +4,7 @@ from pathlib import Path
 
 from training.released import import_released
 from verbs.progress import screen
+from verbs.sealed_places import refuse_inside
 
 
 def import_checkpoint(neurovae: Path, xfm: Path, subject: int, out: Path) -> None:
@@ -12,7 +13,9 @@ def import_checkpoint(neurovae: Path, xfm: Path, subject: int, out: Path) -> Non
     Raises:
         CheckpointError: A file is missing, damaged, unsafe, or not this model.
         UsageError: OUT is in the way.
+        ArtifactError: It would be in a folder that lists its files.
     """
+    refuse_inside(out)
     with screen() as shown:
         import_released(neurovae, xfm, out, subject, on_stage=shown.stage)
     print(out / "vae")

@@ -20,6 +20,7 @@ from verbs.prepare_nsd import (
     named_backbone,
 )
 from verbs.progress import screen
+from verbs.sealed_places import refuse_inside
 from verbs.train import read_estimator
 
 
@@ -45,7 +46,8 @@ def prepare_bids_trials(
 
     Raises:
         RecordingError: A file is missing or damaged, or a trial has no picture or z_v.
-        ArtifactError: `out` holds something else, or the weights are missing.
+        ArtifactError: `out` holds something else or is in a folder that lists its
+            files, or the weights are missing.
         UsageError: A delay that is impossible, or means nothing for these betas; a
             backbone beside latents, or its options that it does not have; or no such
             volume of regions.
@@ -58,6 +60,7 @@ def prepare_bids_trials(
             "which see the whole run"
         )
     estimator = with_delay(read_estimator(estimator_file), delay)
+    refuse_inside(out)
     require_place(out)
     with screen() as shown:
         shown.stage("events, mask and pictures")

@@ -13,6 +13,7 @@ from runtime.graphs import Part
 from runtime.model import SAMPLES, open_model
 from runtime.predictions import PredictionFolder, prepare
 from verbs.progress import screen
+from verbs.sealed_places import refuse_sealed
 from verbs.todays_trials import known_latents, require_pictures
 
 PREDICTING: Final[tuple[Part, ...]] = ("decoder", "encode_flow")
@@ -46,7 +47,7 @@ def prepare_calibration_images(
         UsageError: Nobody knows one of the images, `out` is no folder, or `pictures`
             has no table of pictures.
         ArtifactError: What `out` holds is damaged or another bundle's, or it cannot be
-            written.
+            written; or it is a folder that lists its files, or in one.
         BundleError: The bundle or gallery is not what its manifest lists.
         BackendError: The engine library is missing or refuses a graph.
         RecordingError: The table of pictures, or one of them, is damaged.
@@ -54,6 +55,7 @@ def prepare_calibration_images(
     began = time.monotonic()
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"--out: expected a folder, or none yet, found {out}")
+    refuse_sealed(out)
     require_pictures(pictures)
     with screen() as shown:
         shown.stage("open the bundle and the gallery")

@@ -20,6 +20,7 @@ from training.data.store import open_trials
 from training.visual.backbone import PatchDctBackbone, VisualBackbone
 from training.visual.open_clip import OpenClipBackbone
 from verbs.progress import screen
+from verbs.sealed_places import refuse_inside
 
 
 def prepare_nsd_trials(
@@ -39,12 +40,14 @@ def prepare_nsd_trials(
 
     Raises:
         RecordingError: A file of the dataset is missing, damaged or contradicts others.
-        ArtifactError: `out` holds something else, or the weights are missing.
+        ArtifactError: `out` holds something else or is in a folder that lists its
+            files, or the weights are missing.
         UsageError: A backbone without weights or beside latents, or options that it
             does not have; or no such volume of regions.
     """
     name = named_backbone(latents, backbone, default="open_clip")
     check_backbone(latents, name, weights, device)
+    refuse_inside(out)
     with screen() as shown:
         shown.stage(f"subject {subject}: design, mask, sessions")
         trials = open_nsd(nsd, subject)

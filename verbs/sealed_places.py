@@ -54,13 +54,33 @@ def refuse_inside(place: Path) -> None:
         ArtifactError: Naming the folder.
     """
     for folder in place.resolve().parents:
-        for name in _LISTS:
-            if _is_listing(folder / name):
-                raise ArtifactError(
-                    f"{place}: expected a place outside of {folder}, which holds "
-                    f"exactly the files that its {name} lists, found one inside. "
-                    "Name another."
-                )
+        if name := _listing_in(folder):
+            raise ArtifactError(
+                f"{place}: expected a place outside of {folder}, which holds "
+                f"exactly the files that its {name} lists, found one inside. "
+                "Name another."
+            )
+
+
+def refuse_sealed(folder: Path) -> None:
+    """Refuse a folder to write files into that lists its own, or lies in such a one.
+
+    Where a verb goes on in a folder that it has sealed itself, or says more of it, that
+    verb looks at the folder, and `refuse_inside` at those above.
+
+    Raises:
+        ArtifactError: Naming the folder.
+    """
+    if name := _listing_in(folder):
+        raise ArtifactError(
+            f"{folder}: expected a folder that takes other files, found one that holds "
+            f"exactly those that its {name} lists. Name another."
+        )
+    refuse_inside(folder)
+
+
+def _listing_in(folder: Path) -> str | None:
+    return next((name for name in _LISTS if _is_listing(folder / name)), None)
 
 
 def _is_listing(file: Path) -> bool:

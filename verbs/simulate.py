@@ -10,6 +10,7 @@ from training.participant import (
 from training.participant import tiny as tiny_parameters
 from training.participant.hybrid import hybrid_table, read_recording
 from verbs.progress import screen
+from verbs.sealed_places import refuse_inside
 
 
 def simulate_participant(
@@ -19,7 +20,9 @@ def simulate_participant(
 
     Raises:
         RecordingError: The folder exists, or the recording is missing or damaged.
+        ArtifactError: It would be in a folder that lists its files.
     """
+    refuse_inside(out)
     parameters = tiny_parameters() if tiny else ParticipantParameters()
     with screen() as shown:
         if residuals is not None:

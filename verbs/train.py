@@ -22,6 +22,7 @@ from training.ranks import Ranks, is_main, launched_ranks
 from training.stimuli import open_stimuli
 from training.trials import TrialSet
 from verbs.progress import Screen, screen
+from verbs.sealed_places import refuse_sealed
 from verbs.synthetic import Augmentation, augmented_recording, augmented_trials
 
 ESTIMATOR = "estimator.json"
@@ -77,6 +78,7 @@ def train_stage(
             "--out: expected a folder named in UTF-8, as TensorBoard's files need, "
             f"found {str(said)!r}"
         )
+    refuse_sealed(out)
     prepared = None if trials is None else open_trials(trials)
     config = resolved_config(
         recording, prepared, preset or PRESET, config_file, subject

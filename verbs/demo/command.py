@@ -16,6 +16,7 @@ from verbs.demo.simulated import demo_simulated
 from verbs.play import check_speed
 from verbs.progress import screen
 from verbs.report import Report, contact_sheet, report_html
+from verbs.sealed_places import refuse_inside
 
 SUMMARY = "summary.json"
 MARK = ".neuroflow-demo"
@@ -35,11 +36,13 @@ def run_demo(
 
     Raises:
         UsageError: `out` holds something else, or the speed is not positive.
-        ArtifactError: Another demonstration is writing into `out`.
+        ArtifactError: Another demonstration is writing into `out`, or it is in a folder
+            that lists its files.
         NeuroFlowError: Any stage failed.
     """
     # A former demonstration is deleted only once its successor can begin.
     check_speed(speed)
+    refuse_inside(out)
     if recording is not None:
         _require_labels(recording)
     # One thread: the models are small, and a second one only waits for the first when
