@@ -79,6 +79,12 @@ def _keep_snapshot(
 ) -> str:
     """Make the last snapshot a checkpoint, if it is of before; say what to do."""
     place, step = out / LAST_GOOD, error.snapshot_step
+    if error.is_at_once:
+        return (
+            "Nothing was learned before it, so that no learning rate is at fault: look "
+            "for far too large numbers in the trials and in the configuration "
+            "(--dry-run prints it)"
+        )
     if step == 0:
         return (
             "No earlier step is kept: begin anew with a lower learning rate (--config)"

@@ -35,11 +35,13 @@ class DivergedError(NeuroFlowError):
             this many steps is where it came from.
         snapshot_step: Step of the run's last snapshot; 0 for none.
         kept: Folder of the checkpoint that was made of it; None where there is none.
+        is_at_once: No update came before it, so that no learning rate is at fault.
     """
 
-    def __init__(self, message: str, step: int) -> None:
+    def __init__(self, message: str, step: int, *, is_at_once: bool = False) -> None:
         super().__init__(message)
         self.step = step
+        self.is_at_once = is_at_once
         self.snapshot_step = 0
         self.kept: Path | None = None
 
@@ -118,8 +120,8 @@ def train(
     Raises:
         DivergedError: A loss, a gradient or the weights that are to be kept are not
             finite, or a gradient overflowed in fp16 too many times in a row.
-        CheckpointError: The snapshot is damaged or belongs to another run, or the
-            processes see different ones.
+        CheckpointError: The snapshot is damaged or belongs to another run, or to one
+            that ended at another learning rate, or the processes see different ones.
     """
     out.mkdir(parents=True, exist_ok=True)
     state = TrainingState(stage, device, ranks)
@@ -209,11 +211,25 @@ def _restore(stage: Stage, state: TrainingState, out: Path) -> None:
 
     A function of its own: at its end the file, which its tensors are a map of, is let
     go, and with it memory of the size of the whole state.
+
+    Raises:
+        CheckpointError: The snapshot is damaged or belongs to another run, or the run
+            has ended at another learning rate: no step would be taken at this one, and
+            the checkpoint would say so all the same.
     """
     held = load_snapshot(out, stage.run, stage.config, stage.steps)
-    if held is not None:
-        snapshot, tensors = held
-        state.restore(out / snapshot.tensors, snapshot.step, tensors, snapshot.rates)
+    if held is None:
+        return
+    snapshot, tensors = held
+    state.restore(out / snapshot.tensors, snapshot.step, tensors, snapshot.rates)
+    is_over = state.step == stage.steps or state.is_stopped
+    ended = snapshot.rates[-1].learning_rate if snapshot.rates else stage.learning_rate
+    if is_over and ended != stage.learning_rate:
+        raise CheckpointError(
+            f"{out}: {stage.run.stage}_training.learning_rate: expected {ended:g}, at "
+            f"which this run ended after step {state.step}, found "
+            f"{stage.learning_rate:g}. It is finished; another --out trains anew"
+        )
 
 
 def _judge(
@@ -297,6 +313,7 @@ def take_step(stage: Stage, state: TrainingState, ranks: Ranks) -> dict[str, flo
                 f"fp16, found {SKIPS_LIMIT} overflows in a row, which bf16 has not",
                 # The weights are those of before the first.
                 state.step - SKIPS_LIMIT,
+                is_at_once=state.step == SKIPS_LIMIT,
             )
         return values
     _check_finite(stage, state, "gradient norm", values["gradient_norm"])
@@ -328,6 +345,7 @@ def _check_finite(stage: Stage, state: TrainingState, what: str, value: float) -
             f"{stage.run.stage} step {state.step + 1}: expected a finite {what}, "
             f"found {value}",
             state.step,
+            is_at_once=state.step == 0,
         )
 
 

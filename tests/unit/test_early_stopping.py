@@ -1,6 +1,7 @@
 """Both stages on held-out images: when they end, what they keep, how they go on."""
 
 import csv
+import shutil
 
 import msgspec
 import numpy as np
@@ -116,6 +117,22 @@ def test_a_resumed_run_ends_where_the_whole_one_did(ended, tmp_path, error, at):
             assert (out / name).read_text() == (whole / name).read_text(), name
         one, two = (load_file(f / "weights.safetensors") for f in (out, whole))
         assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_that_patience_ended_is_finished_at_its_learning_rate(ended, tmp_path):
+    out = shutil.copytree(ended[0], tmp_path / "vae")
+    slower = {"epochs": 60, "learning_rate": 1e-3, "patience": 3}
+    flow = {"steps": 120, "learning_rate": 3e-3, "ema_decay": 0.5, "patience": 3}
+
+    with pytest.raises(CheckpointError) as caught:
+        fit_neurovae(few(slower, flow), trials(), out)
+
+    step = read_manifest(ended[0], "vae").stopped.step
+    assert str(caught.value) == (
+        f"{out}: vae_training.learning_rate: expected 0.003, at which this run ended "
+        f"after step {step}, found 0.001. It is finished; another --out trains anew"
+    )
+    assert read_manifest(out, "vae") == read_manifest(ended[0], "vae")
 
 
 def test_an_interruption_while_judging_loses_nothing(ended, tmp_path, monkeypatch):

@@ -172,6 +172,48 @@ def test_a_loss_that_is_not_finite_at_once_leaves_nothing_to_go_on_from(tmp_path
     fit_neurovae(at_rate(1e-3), trials(), tmp_path)
 
 
+def test_before_the_first_update_no_learning_rate_is_at_fault(tmp_path):
+    sound = trials()
+    # Finite, but their squares are not.
+    wild = TrialSet(sound.voxels * np.float32(1e25), sound.image, sound.latents)
+
+    with pytest.raises(DivergedError) as caught:
+        fit_neurovae(at_rate(1e-3), wild, tmp_path)
+
+    assert re.fullmatch(
+        r"vae step 1: expected a finite loss, found (nan|inf)\. Nothing was learned "
+        "before it, so that no learning rate is at fault: look for far too large "
+        "numbers in the trials and in the configuration "
+        r"\(--dry-run prints it\)",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize("stage", ["vae", "flow"])
+def test_a_run_that_has_ended_keeps_its_learning_rate(vae, tmp_path, stage):
+    def fit(rate, **options):
+        config = at_rate(rate, stage)
+        if stage == "vae":
+            return fit_neurovae(config, trials(), tmp_path, **options)
+        return fit_flow(config, trials(), vae, tmp_path, **options)
+
+    fit(1e-3)
+    before = {file: file.read_bytes() for file in tmp_path.glob("*.*")}
+    with pytest.raises(CheckpointError) as caught:
+        fit(5e-4)
+
+    steps = {"vae": 6, "flow": 8}[stage]
+    assert str(caught.value) == (
+        f"{tmp_path}: {stage}_training.learning_rate: expected 0.001, at which this "
+        f"run ended after step {steps}, found 0.0005. It is finished; another --out "
+        "trains anew"
+    )
+    assert {file: file.read_bytes() for file in tmp_path.glob("*.*")} == before
+    # The same line, and one that begins anew, are as they were.
+    fit(1e-3)
+    fit(5e-4, resume=False)
+
+
 @pytest.mark.parametrize("stage", ["vae", "flow"])
 def test_a_run_that_diverged_can_be_exported_and_goes_on_at_a_lower_rate(
     vae, tmp_path, stage
