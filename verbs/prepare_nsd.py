@@ -11,6 +11,7 @@ from training.data.nsd_labels import read_labels
 from training.data.nsd_latents import (
     LatentsOf,
     SharedPictures,
+    brick_length,
     latents_of_backbone,
     latents_of_file,
 )
@@ -55,6 +56,9 @@ def prepare_nsd_trials(
             f"{len(trials.sessions)} sessions, {trials.trials} trials, "
             f"{trials.mask.voxels} voxels, {len(trials.pictures)} pictures"
         )
+        if over := trials.passed_over:
+            more = f" and {len(over) - 1} more" if len(over) > 1 else ""
+            shown.say(f"there in another format, not read: {over[0].name}{more}")
         volumes = chosen_volumes(rois, nsd_volumes(trials.roi_folder))
         regions = read_regions(volumes, trials.mask)
         if regions:
@@ -64,7 +68,8 @@ def prepare_nsd_trials(
         stimuli = nsd / "nsddata_stimuli" / "stimuli" / "nsd" / "nsd_stimuli.hdf5"
         kept = SharedPictures(stimuli) if len(trials.test_pictures) else None
         if latents is not None:
-            source = latents_of_file(latents, trials.pictures)
+            bricks = brick_length(stimuli, trials.pictures)
+            source = latents_of_file(latents, trials.pictures, bricks)
             if not stimuli.is_file():
                 shown.say(f"no {stimuli.name}: the test's pictures are not kept")
                 kept = None

@@ -22,7 +22,12 @@ from runtime.manifest import Affine, affine_rows
 from runtime.preprocess.mask import VoxelMask
 from training.data.files import identity
 from training.data.manifest import Split, TrialsManifest
-from training.data.nsd_betas import read_session, require_same_grid, stored_scale
+from training.data.nsd_betas import (
+    read_session,
+    require_distinct,
+    require_same_grid,
+    stored_scale,
+)
 from training.data.nsd_design import SESSIONS, NsdDesign, read_design
 from training.data.nsd_latents import Count, LatentsOf, SharedPictures
 from training.data.regions import Regions
@@ -57,6 +62,8 @@ class NsdTrials:
     """`imgBrick` position of each row of the latents."""
     train_images: int
     """How many of the first rows are training pictures."""
+    passed_over: tuple[Path, ...] = ()
+    """Files of these sessions in another format, which are not read."""
 
     @property
     def trials(self) -> int:
@@ -132,7 +139,8 @@ def open_nsd(folder: Path, subject: int) -> NsdTrials:
     """Find a participant's files and lay out the trials; reads no betas.
 
     Raises:
-        RecordingError: A file is missing or damaged, or no trial is for training.
+        RecordingError: A file is missing or damaged, two sessions are the
+            same, or no trial is for training.
         BackendError: nibabel is missing.
     """
     if not folder.is_dir():
@@ -141,7 +149,9 @@ def open_nsd(folder: Path, subject: int) -> NsdTrials:
     design = read_design(
         folder / "nsddata" / "experiments" / "nsd" / "nsd_expdesign.mat", subject
     )
-    sessions = _sessions(folder / "nsddata_betas" / "ppdata" / name / SPACE / BETAS)
+    sessions, passed_over = _sessions(
+        folder / "nsddata_betas" / "ppdata" / name / SPACE / BETAS
+    )
     roi = folder / "nsddata" / "ppdata" / name / SPACE / "roi" / "nsdgeneral.nii.gz"
     trials = len(sessions) * design.per_session
     is_test = design.is_test[:trials]
@@ -161,6 +171,7 @@ def open_nsd(folder: Path, subject: int) -> NsdTrials:
             f"shows, found picture {both[0] + 1} in both"
         )
     pictures = np.concatenate([train, test])
+    require_distinct(sessions)
     mask, affine = read_mask(roi)
     require_same_grid(sessions[0], mask, roi, affine)
     return NsdTrials(
@@ -173,17 +184,22 @@ def open_nsd(folder: Path, subject: int) -> NsdTrials:
         row,
         pictures,
         train_images=len(train),
+        passed_over=passed_over,
     )
 
 
-def _sessions(folder: Path) -> tuple[Path, ...]:
+def _sessions(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return the file of each session, HDF5 before NIfTI, and those passed over."""
     found: list[Path] = []
+    passed_over: list[Path] = []
     for session in range(1, SESSIONS + 1):
         stem = folder / f"betas_session{session:02}"
         files = [Path(f"{stem}{end}") for end in (".hdf5", ".nii.gz", ".nii")]
         present = [file for file in files if file.is_file()]
         if not present:
             break
+        # The dataset is published in both formats: a whole download holds both.
+        passed_over += present[1:]
         found.append(present[0])
     later = sorted(folder.glob("betas_session*"))
     named = {file.name.partition(".")[0] for file in found}
@@ -193,7 +209,7 @@ def _sessions(folder: Path) -> tuple[Path, ...]:
             f"{folder}: expected betas_session{len(found) + 1:02}.nii.gz or .hdf5, "
             f"found {strays[0] if strays else 'none'}"
         )
-    return tuple(found)
+    return tuple(found), tuple(passed_over)
 
 
 def prepare_nsd(

@@ -4,9 +4,11 @@ Both layouts hold ``[x, y, z, trial]`` with x running fastest: a NIfTI file by i
 standard, an HDF5 file because MATLAB wrote it, so that h5py sees ``[trial, z, y, x]``.
 """
 
+import filecmp
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -16,11 +18,15 @@ from jaxtyping import Float64, Int64, Shaped
 
 from runtime.errors import BackendError, RecordingError
 from runtime.preprocess.mask import VoxelMask
+from training.data.files import sampled_sha256
 from training.trials import check_finite
 
 INT16_SCALE: Final = 300.0
 """Percent signal change is stored as int16 times this."""
 SLAB_BYTES: Final = 2**26
+MOST_STILL: Final = 0.5
+"""Share of the mask's voxels that may never vary in a session: the edge of what was
+scanned that day moves, but not past half of the cortex."""
 SIDES_RTOL: Final = 0.01
 """Headers round the sides of voxels; another resolution is farther off."""
 
@@ -46,7 +52,8 @@ def read_session(file: Path, mask: VoxelMask, mask_file: Path, trials: int) -> B
 
     Raises:
         RecordingError: The file is missing, cut, of another shape than mask or
-            experiment say, or holds values that are not finite.
+            experiment say, holds values that are not finite, or the same in all
+            trials for more than half of the mask.
         BackendError: A library is missing.
     """
     if not file.is_file():
@@ -57,7 +64,50 @@ def read_session(file: Path, mask: VoxelMask, mask_file: Path, trials: int) -> B
         betas = _read_nifti(file, mask, mask_file, trials)
     if betas.dtype.kind == "f":
         check_finite(f"{file}: betas [trial, voxel]", betas)
+    still = int((betas == betas[0]).all(axis=0).sum())
+    if len(betas) > 1 and still > MOST_STILL * mask.voxels:
+        raise RecordingError(
+            f"{file}: betas: expected voxels that vary from trial to trial, found "
+            f"{still:,} of {mask.voxels:,} in the mask that never do. It has a hole, "
+            "or is not all there; copy it again"
+        )
     return betas
+
+
+def require_distinct(files: Sequence[Path]) -> None:
+    """Refuse a session that is a copy of another, byte for byte.
+
+    Of files as long as another a sample is hashed; only where that is the same, all of
+    both is read.
+
+    Raises:
+        RecordingError: One is, naming both; or one cannot be read.
+    """
+    try:
+        copy = _first_copy(files)
+    except OSError as error:
+        raise RecordingError(
+            f"{error.filename}: expected a session's betas, found: {error.strerror}"
+        ) from error
+    if copy is not None:
+        file, first = copy
+        raise RecordingError(
+            f"{file}: expected betas of a session of its own, found a copy of "
+            f"{first.name}. Copy the right file"
+        )
+
+
+def _first_copy(files: Sequence[Path]) -> tuple[Path, Path] | None:
+    alike: dict[int, list[Path]] = defaultdict(list)
+    for file in files:
+        alike[file.stat().st_size].append(file)
+    for some in alike.values():
+        seen: dict[str, Path] = {}
+        for file in some if len(some) > 1 else ():
+            first = seen.setdefault(sampled_sha256(file), file)
+            if first != file and filecmp.cmp(first, file, shallow=False):
+                return file, first
+    return None
 
 
 def x_fastest(mask: VoxelMask) -> Int64[np.ndarray, " voxels"]:

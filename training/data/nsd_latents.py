@@ -11,7 +11,9 @@ from runtime.errors import BackendError, RecordingError
 from training.data.files import identity, open_latents, sampled_sha256
 from training.data.manifest import VisualSource
 from training.data.noted_pictures import noted_pictures
+from training.data.nsd_design import PICTURES
 from training.data.writer import TrialsWriter
+from training.trials import let_go
 from training.visual.backbone import VisualBackbone, compute_latents, copy_latents
 
 Count = Callable[[int, int], None]
@@ -51,25 +53,46 @@ def latents_of_backbone(backbone: VisualBackbone, stimuli: Path) -> LatentsOf:
     return LatentsOf(backbone.source, backbone.shape, "float16", write, {})
 
 
-def latents_of_file(file: Path, shown: Pictures) -> LatentsOf:
+def brick_length(stimuli: Path, shown: Pictures) -> int:
+    """Return how many pictures `imgBrick` has; as published where it is not there.
+
+    Args:
+        stimuli: ``nsd_stimuli.hdf5``, or where that would be.
+        shown: Positions in it.
+
+    Raises:
+        RecordingError: The file is damaged, or has fewer pictures than were shown.
+        BackendError: h5py is missing.
+    """
+    if not stimuli.is_file():
+        return PICTURES
+    with _ImgBrick(stimuli) as brick:
+        return brick.length(int(shown.max()))
+
+
+def latents_of_file(file: Path, shown: Pictures, bricks: int) -> LatentsOf:
     """Take z_v from a file: a row per picture of `imgBrick`, or per picture shown.
+
+    Every row that is to be written is looked at, before hours of sessions are read.
 
     Args:
         file: float16 or float32 ``[images, tokens, width]``.
         shown: `imgBrick` position of each row that is to be written.
+        bricks: Pictures of `imgBrick`; see `brick_length`.
 
     Raises:
-        RecordingError: Another type, number of axes or number of rows.
+        RecordingError: Another type, number of axes or number of rows, or a value that
+            is not finite.
     """
     array = open_latents(file)
-    count_shown, last = len(shown), int(shown.max())
-    is_brick = len(array) > max(last, count_shown)
-    if not is_brick and len(array) != count_shown:
+    if len(array) not in (bricks, len(shown)):
         raise RecordingError(
-            f"{file}: rows: expected one per picture of imgBrick or {count_shown}, "
-            "one per picture shown (training pictures by number, then test pictures), "
-            f"found {len(array)}"
+            f"{file}: rows: expected {bricks}, one per picture of imgBrick, or "
+            f"{len(shown)}, one per picture shown (training pictures by number, then "
+            f"test pictures), found {len(array)}"
         )
+    is_brick = len(array) != len(shown)
+    _require_finite(file, array, shown if is_brick else np.arange(len(shown)))
     source = VisualSource(
         name="file", detail=f"{file.name}, sampled sha256 {sampled_sha256(file)}"
     )
@@ -83,6 +106,23 @@ def latents_of_file(file: Path, shown: Pictures) -> LatentsOf:
     _, tokens, width = array.shape
     inputs = {f"latents {file.name}": identity(file)}
     return LatentsOf(source, (tokens, width), array.dtype.name, write, inputs)
+
+
+def _require_finite(
+    file: Path,
+    array: Float[np.ndarray, "rows tokens width"],
+    rows: Int64[np.ndarray, " images"],
+) -> None:
+    for first in range(0, len(rows), _AT_ONCE):
+        some = rows[first : first + _AT_ONCE]
+        bad = np.argwhere(~np.isfinite(array[some]))
+        if bad.size:
+            place, *rest = bad[0].tolist()
+            raise RecordingError(
+                f"{file}: row {int(some[place])}, from 0: expected finite values, "
+                f"found another at {rest}. Compute its z_v again"
+            )
+        let_go(array)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +184,9 @@ class _ImgBrick:
             f"damaged ({line}). Copy it again"
         )
 
-    def read(self, pictures: Pictures) -> UInt8[np.ndarray, "images height width 3"]:
+    def length(self, last: int) -> int:
+        """Return how many pictures there are: of the right type, `last` among them."""
         brick = self._opened["imgBrick"]
-        last = int(pictures.max())
         if brick.dtype != np.uint8 or brick.shape[3:] != (3,):
             raise RecordingError(
                 f"{self._file}: imgBrick: expected uint8 [picture, row, column, 3], "
@@ -157,6 +197,11 @@ class _ImgBrick:
                 f"{self._file}: imgBrick: expected pictures up to {last}, "
                 f"found shape {brick.shape}"
             )
+        return len(brick)
+
+    def read(self, pictures: Pictures) -> UInt8[np.ndarray, "images height width 3"]:
+        self.length(int(pictures.max()))
+        brick = self._opened["imgBrick"]
         try:
             return np.stack([brick[int(picture)] for picture in pictures])
         except (OSError, RuntimeError) as error:
