@@ -29,7 +29,7 @@ from runtime.recording_run import RecordedRun, text_of
 
 TR_LIMIT_S: Final = 60.0
 """A longer RepetitionTime is one in milliseconds: no scanner waits so long."""
-TR_TOLERANCE_S: Final = 1e-3
+TR_TOLERANCE_S: Final = 5e-3
 TR_TOLERANCE_SHARE: Final = 5e-3
 """By how much a header may differ from a sidecar, whichever of the two is more: some
 software writes two decimals there."""
