@@ -70,6 +70,8 @@ def announcements_without(
         context.socket(zmq.SUB) as back,
         context.socket(zmq.PUB) as front,
     ):
+        back.setsockopt(zmq.LINGER, 0)
+        front.setsockopt(zmq.LINGER, 0)
         port = front.bind_to_random_port("tcp://127.0.0.1")
         back.connect(address)
         back.setsockopt(zmq.SUBSCRIBE, b"")
@@ -87,6 +89,8 @@ def announcements_without(
 def answering(answer: Callable[[list[bytes]], list[list[bytes]]]) -> Iterator[str]:
     """A ROUTER that answers each message with as many as it likes."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        # What a peer that has gone has not read is waited for else, for ever.
+        socket.setsockopt(zmq.LINGER, 0)
         port = socket.bind_to_random_port("tcp://127.0.0.1")
 
         def reply() -> None:
