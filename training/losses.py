@@ -20,6 +20,8 @@ from training.neurovae import Latent, NeuroVAE, Posterior, Voxels
 from training.perturb import KeptTokens
 
 Scalar = Float[Tensor, ""]
+_SHORTEST = 1e-12
+"""The length of a row of zeros, as in `torch.nn.functional.normalize`."""
 
 
 class SoftClip:
@@ -41,21 +43,23 @@ class SoftClip:
     def __init__(self, targets: Float[Tensor, "batch ..."], temperature: float) -> None:
         self._targets = F.normalize(targets.flatten(1), dim=-1)
         self._temperature = temperature
-        self._wanted = torch.softmax(self._logits(self._targets), dim=-1)
+        alike = self._targets @ self._targets.T
+        self._wanted = torch.softmax(alike / temperature, dim=-1)
 
     def __call__(self, predictions: Float[Tensor, "batch ..."]) -> Scalar:
         """Return the loss.
 
         Args:
-            predictions: One prediction per row; flattened and normalised here.
+            predictions: One prediction per row; flattened, and normalised here.
         """
-        logits = self._logits(F.normalize(predictions.flatten(1), dim=-1))
-        rows = (torch.log_softmax(logits, dim=-1) * self._wanted).sum(-1).mean()
-        columns = (torch.log_softmax(logits.T, dim=-1) * self._wanted).sum(-1).mean()
-        return -(rows + columns) / 2
-
-    def _logits(self, rows: Tensor) -> Tensor:
-        return rows @ self._targets.T / self._temperature
+        rows = predictions.flatten(1)
+        # A cosine is divided by the row's length after the product: normalising the
+        # rows before it would cost as much again, and keep a copy for the gradient.
+        length = rows.norm(dim=-1, keepdim=True).clamp_min(_SHORTEST)
+        logits = rows @ self._targets.T / (length * self._temperature)
+        forth = (torch.log_softmax(logits, dim=-1) * self._wanted).sum(-1).mean()
+        back = (torch.log_softmax(logits.T, dim=-1) * self._wanted).sum(-1).mean()
+        return -(forth + back) / 2
 
 
 def kl_divergence(posterior: Posterior) -> Scalar:
