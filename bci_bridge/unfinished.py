@@ -20,6 +20,8 @@ class Held:
     """As it was announced."""
     volumes: int
     """One more than the highest acquisition of which its sender spoke."""
+    has_ended: bool = False
+    """Its sender said that it ends."""
 
 
 def held_run(folder: Path) -> Held | None:
@@ -36,8 +38,13 @@ def held_run(folder: Path) -> Held | None:
         if spool.held is None:
             return None
         start = spool.held.start
+        said = spool.progress
         return Held(
-            start.run, spool.held.is_finished, start, int(spool.progress.volumes)
+            start.run,
+            spool.held.is_finished,
+            start,
+            int(said.volumes),
+            said.has_ended,
         )
     finally:
         spool.close()

@@ -79,7 +79,7 @@ def said_of(is_new_only: bool, is_from_start: bool) -> Said:
 
 
 def send_recorded(file: Recorded, sending: Sending, speed: float | None) -> None:
-    """Send a recording, which knows how long it is."""
+    """Send a recording, which knows how long it is; from its start, if stopped."""
     pace: Pace = "live" if speed is not None else "catchup"
     send(file, sending, volumes=file.volumes, pace=pace, speed=speed or 1.0)
 
@@ -99,7 +99,7 @@ def send(
     Args:
         source: Opened.
         sending: The options that all sources have.
-        volumes: What the source has, the volumes to be discarded included.
+        volumes: What a recording has, the volumes to be discarded included.
         pace: "catchup" where nobody waits for answers.
         speed: Of a recording in real time or slower.
         journal: The spool's, where it was asked about the source's folder.
@@ -116,6 +116,9 @@ def send(
     """
     try:
         plan = plan_of(sending, volumes, pace, speed)
+        journal = journal or Journal(sending.spool, plan)
+        if volumes is not None:
+            journal.begin_again()
         cap_memory(_MEMORY_BYTES)
         # Numbers that overflow are refused in lines of ours; numpy would add its own.
         with np.errstate(all="ignore"), stop_on_signals() as stop:

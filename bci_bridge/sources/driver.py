@@ -30,6 +30,8 @@ _BUSY_S: Final = 0.01
 _IDLE_S: Final = 0.1
 """The same while no run is under way."""
 _ANSWER_NS: Final = 10_000_000_000
+_NO_MORE: Final = ("ILLEGAL_STATE", "WRONG_RUN")
+"""The server has ended the run of a spool, or has forgotten it."""
 
 
 def send_runs(
@@ -92,7 +94,8 @@ def send_runs(
             _check_server(address, credentials, clock_ns, is_stopped)
         elif journal.is_gone and spool is not None:
             finish_spool(address, spool, outage_s=outage_s, credentials=credentials)
-            tell(f"run {held.run}: aborted, nobody goes on with it")
+            how = "ended" if held.has_ended else "aborted, nobody goes on with it"
+            tell(f"run {held.run}: {how}")
         else:
             said = sending.resume(held.start)
             series = journal.past.series or ""
@@ -118,6 +121,8 @@ def send_runs(
     try:
         with _Sending(feed, journal, connect, tell) as sending:
             begin(sending)
+            if feed.is_done:
+                tell(f"{feed.past.complete} runs are complete already")
             try:
                 go_on(sending)
             except ScanError as error:
@@ -125,14 +130,22 @@ def send_runs(
                 raise
             if is_stopped():
                 # Before the run ends: the server may be away.
-                journal.stop(feed.past)
+                journal.stop()
                 sending.do(feed.stop("stopped by the operator", clock_ns()))
-    except NeuroFlowError:
-        if not is_stopped():
+    except NeuroFlowError as error:
+        if is_stopped():
+            journal.stop()
+        else:
             journal.fail()
-            raise
-        journal.stop(feed.past)
-        if feed.past.begun > journal.past.begun or journal.held is not None:
+        if isinstance(error, PeerError) and error.reason in _NO_MORE and journal.held:
+            raise PeerError(
+                error.reason,
+                f"{error.detail}. The server takes no more of run {journal.held.run}: "
+                f"delete {spool} to give up what it does not have, or name another "
+                "--spool",
+            ) from error
+        is_begun = feed.past.begun > journal.past.begun or journal.held is not None
+        if is_begun or not is_stopped():
             raise
     if is_stopped():
         return

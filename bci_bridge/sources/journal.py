@@ -49,8 +49,9 @@ class Journal:
         self._spool, self._plan = spool, plan
         self.past, self.held = self._settled()
         self.is_gone = False
+        self._written: Past | None = None
         self._left: Left | None = None
-        self._is_stopped = False
+        self._is_first = True
         self._said_ns: int | None = None
 
     def goes_on(self, folder: str, said: Said) -> bool:
@@ -62,16 +63,21 @@ class Journal:
             folder: As `Left.folder`.
             said: By the operator.
         """
-        age_s = self._age_s()
-        if is_gone(self.past, folder, age_s):
-            self.past = anew(self.past, folder, age_s, said)
+        if is_gone(self.past, folder, self._age_s()):
+            self.past = anew(self.past, folder, said)
             self.is_gone = self.held is not None
             return False
         if goes_on(self.past, said, is_under_way=self.held is not None):
+            self._is_first = False
             return True
         over = self.past.sent if said == "--from-start" else self.past.over
         self.past = msgspec.structs.replace(self.past, over=over, left=None)
         return False
+
+    def begin_again(self) -> None:
+        """Forget what a recording's process sent that the operator stopped."""
+        if self.past.is_stopped and self.held is None:
+            self.past = Past(run=self.past.run, begun=self.past.begun)
 
     def _settled(self) -> tuple[Past, Held | None]:
         plan = self._plan
@@ -128,14 +134,14 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.utime(self._spool / _NAME)
 
-    def stop(self, past: Past) -> None:
-        """Say that it is the operator who ends this process."""
-        self._is_stopped = True
-        self.write(past)
+    def stop(self) -> None:
+        """Say that it is the operator who ends this process, if it has begun."""
+        if self._written is not None:
+            self.write(msgspec.structs.replace(self._written, is_stopped=True))
 
     def fail(self) -> None:
         """Say that this process ends by itself: where no run began, it was nothing."""
-        if self._spool is None:
+        if self._spool is None or self._written is None or not self._is_first:
             return
         with contextlib.suppress(OSError, UsageError):
             if Journal(self._spool, self._plan).past.begun == 0:
@@ -149,9 +155,11 @@ class Journal:
         """
         if self._spool is None:
             return
+        is_stopped = self._written is not None and self._written.is_stopped
         past = msgspec.structs.replace(
-            past, left=self._left, is_stopped=self._is_stopped
+            past, left=self._left, is_stopped=past.is_stopped or is_stopped
         )
+        self._written = past
         scratch = self._spool / f"{_NAME}.part"
         with contextlib.suppress(OSError):
             self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -80,18 +80,12 @@ def goes_on(past: Past, said: Said, *, is_under_way: bool) -> bool:
     return is_under_way or said in ("", before)
 
 
-def anew(past: Past, folder: str, age_s: float, said: Said) -> Past:
+def anew(past: Past, folder: str, said: Said) -> Past:
     """Return what is left of it for whoever does not go on: names are used once.
 
     Who sends what is there sends no complete run of the same folder a second time.
     """
     is_here = past.left is not None and past.left.folder == folder
-    is_same = is_here and age_s <= STALE_S
-    over = past.sent if is_same and said == "--from-start" else ()
-    return Past(
-        run=past.run,
-        begun=past.begun,
-        complete=past.complete if is_same else 0,
-        over=over,
-        sent=over,
-    )
+    sent = past.sent if is_here else ()
+    over = sent if said == "--from-start" else ()
+    return Past(run=past.run, begun=past.begun, over=over, sent=sent)

@@ -384,7 +384,7 @@ def test_a_stop_is_one_although_the_server_is_away(running, tmp_path):
     assert journal.past.is_stopped
 
     # Nor is it forgotten by one that does not reach the server either.
-    journal.goes_on(place(folder), "--from-start")
+    assert not journal.goes_on(place(folder), "--from-start")
     with pytest.raises(BackendError):
         send_runs(
             nifti_folder(folder),
@@ -397,6 +397,23 @@ def test_a_stop_is_one_although_the_server_is_away(running, tmp_path):
             outage_s=0.5,
         )
     assert Journal(spool, PLAN).past.is_stopped
+
+
+def test_a_spool_whose_run_the_server_has_ended_says_what_to_do(running, tmp_path):
+    folder, spool = tmp_path / "export", tmp_path / "spool"
+    folder.mkdir()
+    server = running()
+    source = Doomed(nifti_folder(folder), 3)
+    put(folder, "b", range(3), 200)
+    die(source, server, spool)
+    server.stop()
+    status, lines = go_on(folder, running(), spool)
+
+    assert status == 1
+    assert lines[-1].endswith(
+        f"The server takes no more of run rest: delete {spool} to give up what it does "
+        "not have, or name another --spool"
+    )
 
 
 def refusal(verb, folder, spool=None, **options):

@@ -201,21 +201,19 @@ def test_a_process_that_is_gone_leaves_no_run_and_no_series(tmp_path, why, is_in
     )
     journal = killed(tmp_path, was)
     if why == "stopped":
-        journal.stop(was)
+        journal.stop()
     if why == "long ago":
         aged(tmp_path)
     folder = "another" if why == "elsewhere" else HERE
-    is_same = why == "stopped"
+    sent = () if why == "elsewhere" else ("s-1",)
 
     for said in ("", "--new-only", "--from-start"):
         seen = Journal(tmp_path, plan())
         assert not seen.goes_on(folder, said)
         assert seen.is_gone == is_in_run
         # Names are used once; no complete run of the same folder is sent again.
-        over = ("s-1",) if is_same and said == "--from-start" else ()
-        complete = was.complete if is_same else 0
-        known = past(begun=was.begun, complete=complete, over=over, sent=over)
-        assert seen.past == known
+        over = sent if said == "--from-start" else ()
+        assert seen.past == past(begun=was.begun, over=over, sent=sent)
 
 
 def test_what_is_left_out_is_so_while_runs_begin_and_end(tmp_path):
@@ -254,7 +252,7 @@ def test_a_process_that_ended_by_itself_after_a_run_is_gone_on_with(tmp_path):
 def test_without_a_spool_nothing_is_known_before():
     journal = killed(None, past())
     journal.fail()
-    journal.stop(past())
+    journal.stop()
 
     assert found(None) == (False, Past(run="rest"))
 
@@ -269,3 +267,56 @@ def test_what_an_earlier_version_wrote_says_nothing_of_files(tmp_path):
     # Its run is gone on with, but where its numbers begin is to be learned.
     assert found(tmp_path, "--from-start") == (False, past(series="s-1"))
     assert Journal(tmp_path, plan()).held.run == "rest"
+
+
+def test_who_never_began_changes_nothing(tmp_path):
+    spooled(tmp_path)
+    was = past(series="s-1", first=1)
+    killed(tmp_path, was)
+    for end in (Journal.stop, Journal.fail):
+        again = Journal(tmp_path, plan())
+        again.goes_on(HERE, "")
+        end(again)
+
+        assert found(tmp_path) == (True, structs.replace(was, left=LEFT))
+
+
+def test_an_attempt_that_fails_keeps_what_it_went_on_from(tmp_path):
+    killed(tmp_path, past(begun=0))
+    again = Journal(tmp_path, plan())
+    again.goes_on(HERE, "")
+    again.begin(again.past, again.past.left)
+    again.fail()
+
+    assert found(tmp_path) == (True, past(begun=0, left=LEFT))
+
+
+def test_a_stop_says_no_more_than_was_written(tmp_path):
+    spooled(tmp_path)
+    journal = killed(tmp_path, past(series="s-1"))
+    journal.stop()
+    # What came after it, the end of a run, is still a stopped process's.
+    assert Journal(tmp_path, plan()).past == past(
+        series="s-1", left=LEFT, is_stopped=True
+    )
+
+    journal.write(past(over=("s-1",)))
+    assert Journal(tmp_path, plan()).past.is_stopped
+
+
+def test_what_was_complete_stays_so_through_several_stops(tmp_path):
+    killed(tmp_path, past(over=("s-1",), sent=("s-1",))).stop()
+    second = Journal(tmp_path, plan())
+    assert not second.goes_on(HERE, "--new-only")
+    second.begin(second.past, LEFT)
+    second.stop()
+
+    assert found(tmp_path, "--from-start")[1].over == ("s-1",)
+
+
+def test_a_recording_that_was_stopped_begins_again(tmp_path):
+    killed(tmp_path, past(over=("file",)), None).stop()
+    journal = Journal(tmp_path, plan())
+    journal.begin_again()
+
+    assert journal.past == past()
