@@ -97,11 +97,12 @@ def shape_of(image: Any) -> tuple[int, int, int]:
 def header_tr_s(image: Any) -> float | None:
     """Return the seconds between an image's volumes; None where its header tells none.
 
-    That is so where ``pixdim[4]`` is 0 or its unit is not known.
+    That is so where ``pixdim[4]`` is 0 or its unit is not known, and where it is 1 s:
+    programs that join volumes of three dimensions leave that, whatever the time was.
     """
     unit_s = _TIME_UNITS_S.get(int(image.header["xyzt_units"]) & _TIME_UNIT)
     step = float(image.header["pixdim"][4])
-    if unit_s is None or not (math.isfinite(step) and step > 0):
+    if unit_s is None or not (math.isfinite(step) and step > 0) or step * unit_s == 1:
         return None
     return step * unit_s
 

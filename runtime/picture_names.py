@@ -50,8 +50,9 @@ def one_name_each(
 ) -> dict[str, str]:
     """Return by which name each picture goes, however trials name it.
 
-    It is that of ``gallery.tsv``, or else the shortest, so ``cat`` before ``cat.png``.
-    A name that means no file of the folder stays as it is.
+    One that all trials name alike keeps that name. Else it is that of ``gallery.tsv``,
+    or the shortest, so ``cat`` before ``cat.png``. A name that means no file of the
+    folder stays as it is.
 
     Args:
         stimuli: The folder of pictures.
@@ -59,8 +60,8 @@ def one_name_each(
         listed: Those that ``gallery.tsv`` has.
 
     Raises:
-        RecordingError: ``gallery.tsv`` has two names of one picture that is shown by
-            another name than one of these, or a name means two pictures.
+        RecordingError: ``gallery.tsv`` has two names of one picture that trials name in
+            several ways, or a name means two pictures.
     """
     rows: dict[_Identity, list[str]] = {}
     for name in dict.fromkeys(listed):
@@ -72,9 +73,9 @@ def one_name_each(
         if (of := _identity_of(stimuli, name)) is not None:
             pictures.setdefault(of, []).append(name)
     for of, names in pictures.items():
-        known = rows.get(of, [])
-        if len(names) == 1 and names[0] in known:
+        if len(names) == 1:
             continue
+        known = rows.get(of, [])
         if len(known) > 1:
             raise RecordingError(
                 f"{stimuli / 'gallery.tsv'}: expected one line for the picture that "

@@ -175,7 +175,8 @@ def _due_trials(
     )
     confounds = run.confounds(told_confounds(estimator))
     volumes, due = run.volumes(), []
-    measured.look(run, volumes)
+    if run.events:
+        measured.look(run, volumes)
     for item in timeline(run):
         if isinstance(item, RecordedEvent):
             frontend.add_trial(Trial(item.trial_id, item.onset_s, item.duration_s))

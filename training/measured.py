@@ -14,7 +14,11 @@ STILL_SHARE: Final = 0.5
 
 
 class Measured:
-    """Looks at one run after another, each as it is read for its trials."""
+    """Looks at one run after another, each as it is read for its trials.
+
+    Copies are found among the runs that one of these looks at: those of one split, or
+    of all of them where a data set is prepared.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, str] = {}
@@ -50,8 +54,8 @@ class Measured:
         if still > STILL_SHARE * len(varies):
             raise RecordingError(
                 f"{run.file}: expected voxels that vary during the run, found {still} "
-                f"of {len(varies)} in the mask that never do. Copy the image again, or "
-                "leave the run out"
+                f"of {len(varies)} in the mask that never do. Copy the image again, "
+                "leave the run out, or give a mask of what was scanned"
             )
         other = self._seen.setdefault(digest.hexdigest(), run.run_id)
         if other != run.run_id:

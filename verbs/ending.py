@@ -37,6 +37,12 @@ def exit_status(verb: Callable[[], object], *, is_lasting: bool = False) -> int:
         return 1
     except OSError as error:
         return _failed(_refused_by_system(error))
+    except RuntimeError as error:
+        # All that Path.resolve says of a link to itself, before Python 3.13.
+        what, _, place = str(error).partition(" from ")
+        if what != "Symlink loop":
+            raise
+        return _failed(f"{place}: expected a file or folder, found a link to itself")
     finally:
         let_go()
         for number, handler in before.items():

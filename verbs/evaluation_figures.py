@@ -45,6 +45,8 @@ text{fill:#eceff4}.tick-text{fill:#a0a8b6}.grid{stroke:#333a46}.axis{stroke:#a0a
 Pictures = UInt8[np.ndarray, "images height width 3"]
 Responses = Float32[np.ndarray, "images voxels"]
 
+_MAPS = {"voxels_r", "voxels_regions", "voxels_category"}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
@@ -87,7 +89,12 @@ def write_figures(out: Path, result: BundleEvaluation, found: Found) -> None:
     if found.labels is not None:
         drawn = selectivity_map(found, found.labels)
         (out / "selectivity.svg").write_text(drawn, encoding="utf-8")
-    for name, (heading, panels, names) in voxel_panels(found).items():
+    maps = voxel_panels(found)
+    for name in _MAPS - maps.keys():
+        for theme in THEMES:
+            # Of an earlier evaluation, which this one cannot draw.
+            (out / f"{name}_{theme.name}.png").unlink(missing_ok=True)
+    for name, (heading, panels, names) in maps.items():
         for theme in THEMES:
             drawn_map = draw_maps(found.mask, heading, panels, theme, names)
             drawn_map.save(out / f"{name}_{theme.name}.png")

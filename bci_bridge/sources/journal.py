@@ -64,8 +64,8 @@ class Journal:
             said: By the operator.
         """
         if is_gone(self.past, folder, self._age_s()):
-            self.past = anew(self.past, folder, said)
             self.is_gone = self.held is not None
+            self.past = anew(self._with_end(), folder, said)
             return False
         if goes_on(self.past, said, is_under_way=self.held is not None):
             self._is_first = False
@@ -115,6 +115,14 @@ class Journal:
                 sent=(*past.sent, past.series) if is_complete else past.sent,
             )
         return past, None
+
+    def _with_end(self) -> Past:
+        """Return the past of a run that ended, which the server does not know yet."""
+        past, held = self.past, self.held
+        if held is None or not held.has_ended or held.volumes < self._plan.volumes:
+            return past
+        sent = (*past.sent, past.series) if past.series else past.sent
+        return msgspec.structs.replace(past, sent=sent)
 
     def begin(self, past: Past, left: Left | None) -> None:
         """Say that this process goes on from there, and which files it leaves out."""

@@ -1,6 +1,7 @@
 """Pictures of an evaluation: chosen by score alone, legible, none of them lost."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,6 +17,7 @@ from verbs.evaluation_figures import (
     selectivity,
     selectivity_map,
     voxel_panels,
+    write_figures,
 )
 from verbs.voxel_maps import (
     THEMES,
@@ -216,3 +218,16 @@ def test_no_map_is_drawn_of_correlations_across_two_images():
     assert list(three) == ["voxels_r", "voxels_regions", "voxels_category"]
     assert list(two) == ["voxels_regions", "voxels_category"]
     assert [len(maps["voxels_regions"][1]) for maps in (three, two)] == [2, 1]
+
+
+def test_a_map_that_this_evaluation_cannot_draw_does_not_stay(tmp_path):
+    maps = {f"voxels_r_{name}.png" for name in ("light", "dark")}
+    for images in (3, 2):
+        write_figures(
+            tmp_path,
+            SimpleNamespace(encoding=(), rendered_elsewhere=None),
+            found(images),
+        )
+
+        there = {file.name for file in tmp_path.iterdir()} & maps
+        assert there == (maps if images == 3 else set())

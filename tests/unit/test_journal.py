@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from msgspec import structs
@@ -320,3 +321,19 @@ def test_a_recording_that_was_stopped_begins_again(tmp_path):
     journal.begin_again()
 
     assert journal.past == past()
+
+
+@pytest.mark.parametrize(
+    ("volumes", "has_ended", "over"),
+    [(5, True, ("s-1",)), (4, True, ()), (5, False, ())],
+)
+def test_a_complete_run_is_one_although_the_server_lacks_its_end(
+    tmp_path, volumes, has_ended, over
+):
+    spooled(tmp_path)
+    killed(tmp_path, past(series="s-1")).stop()
+    journal = Journal(tmp_path, plan(volumes=5))
+    journal.held = replace(journal.held, volumes=volumes, has_ended=has_ended)
+    journal.goes_on(HERE, "--from-start")
+
+    assert journal.past.over == over

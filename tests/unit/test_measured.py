@@ -56,8 +56,8 @@ def test_a_run_may_be_still_in_half_of_the_mask_and_no_voxel_more(run, over):
 
     assert str(error.value) == (
         f"{run.file}: expected voxels that vary during the run, found {still} of "
-        f"{voxels} in the mask that never do. Copy the image again, or leave the run "
-        "out"
+        f"{voxels} in the mask that never do. Copy the image again, leave the run out, "
+        "or give a mask of what was scanned"
     )
 
 
@@ -107,6 +107,19 @@ def test_a_dead_run_is_not_prepared(copy, tmp_path, betas):
     assert str(error.value).startswith(
         f"{file}: expected voxels that vary during the run, found {voxels} of {voxels} "
     )
+
+
+@pytest.mark.parametrize("betas", ["causal", "offline"])
+def test_a_dead_run_without_a_trial_is_in_nobodys_way(copy, tmp_path, betas):
+    run = next(r for r in open_recording(copy).runs if r.events[0].split == "train")
+    image = nib.load(run.file)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), run.file)
+    events = run.file.with_name(run.file.name.replace("_bold.nii.gz", "_events.tsv"))
+    events.write_text(events.read_text().splitlines()[0] + "\n")
+
+    prepare(copy, tmp_path / "out", betas)
+
+    assert (tmp_path / "out" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize("betas", ["causal", "offline"])

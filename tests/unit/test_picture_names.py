@@ -66,8 +66,9 @@ def test_names_of_one_file_become_one_and_all_others_stay(stimuli):
     assert one_name_each(stimuli, ["cat.png", "cat"], ["tom", "dog.jpg"]) == {
         "cat.png": "tom", "cat": "tom",
     }  # fmt: skip
-    # What is named in one way keeps that name.
-    assert one_name_each(stimuli, ["cat.png"], ()) == {"cat.png": "cat.png"}
+    # What is named in one way keeps that name, by which rows of z_v are sorted.
+    for listed in ((), ["cat"], ["tom"]):
+        assert one_name_each(stimuli, ["cat.png"], listed) == {"cat.png": "cat.png"}
 
 
 def test_a_table_with_two_names_of_a_picture_that_has_others_is_refused(stimuli):

@@ -50,7 +50,9 @@ SECONDS, MILLISECONDS, MICROSECONDS, HERTZ, NOT_OF_NIFTI = 8, 16, 24, 32, 56
         (1.325, 1.33, SECONDS),
         (0.735, 0.74, SECONDS),
         (2.0, 1.99, SECONDS),
-        # What tells nothing.
+        # What tells nothing, and what joining programs leave.
+        (0.8, 1.0, SECONDS),
+        (2.0, 1000, MILLISECONDS),
         (0.8, 1.0, 0),
         (0.8, 1.0, 2),
         (0.8, 1.0, HERTZ),
@@ -69,10 +71,10 @@ def test_a_header_that_agrees_or_tells_nothing_is_taken(tmp_path, tr_s, step, un
 @pytest.mark.parametrize(
     ("tr_s", "step", "unit", "found"),
     [
-        (0.8, 1.0, SECONDS | 2, "1"),
+        (0.8, 1.2, SECONDS | 2, "1.2"),
         (2.0, 1.989, SECONDS, "1.989"),
         (0.735, 0.7402, SECONDS, "0.7402"),
-        (0.8, 1000, MILLISECONDS, "1"),
+        (0.8, 1200, MILLISECONDS, "1.2"),
         (0.8, 0.8, MILLISECONDS, "0.0008"),
         (2.0, 2.5e6, MICROSECONDS, "2.5"),
     ],

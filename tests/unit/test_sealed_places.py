@@ -9,6 +9,7 @@ import pytest
 import neuroflow
 from runtime.errors import ArtifactError, NeuroFlowError
 from runtime.manifest import FileSpec
+from verbs.ending import exit_status
 
 NONE = Path("/nowhere")
 """Of all inputs: whoever reads one of them first says so."""
@@ -107,3 +108,13 @@ def test_any_other_folder_is_in_nobodys_way(tmp_path, name):
         call(name, VERBS[name], tmp_path / "x")
 
     assert "manifest.json lists" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(FILLED.keys() | {"simulate"}))
+def test_a_link_to_itself_is_one_line(tmp_path, name, capsys):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    given = {**VERBS, **FILLED}[name]
+
+    assert exit_status(lambda: call(name, given, loop)) in (1, 2)
+    assert capsys.readouterr().err.count("\n") == 1

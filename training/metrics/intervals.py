@@ -18,7 +18,8 @@ MIN_TAIL_COUNT: Final = 10
 
 MIN_IMAGES: Final = 2
 """Different images below which nothing is drawn: every draw of one image is that image,
-and the interval would have no width. Two give an interval, wide and rough."""
+and the interval would have no width. Two give one, wide and rough; and where all images
+are alike, both right, it has none either, however many they are."""
 
 Groups = Int64[np.ndarray, " values"]
 
