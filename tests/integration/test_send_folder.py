@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import partial
 
 import nibabel
 import numpy as np
@@ -11,6 +12,7 @@ from msgspec import structs
 from bci_bridge.messages import Volume
 from bci_bridge.recording_reader import read_recording
 from bci_bridge.sender import Sender
+from bci_bridge.sources import driver
 from bci_bridge.sources.dicom_folder import DicomFolder
 from bci_bridge.sources.dicom_receiver import DicomReceiver
 from bci_bridge.sources.driver import send_runs
@@ -357,7 +359,9 @@ def test_another_folder_or_day_is_another_run(running, tmp_path, why):
     assert sent(tmp_path) == [*of("rest", 200)[:3], *of("rest-2", 300)]
 
 
-def test_a_stop_is_one_although_the_server_is_away(running, tmp_path):
+def test_a_stop_is_one_although_the_server_is_away(running, tmp_path, monkeypatch):
+    finish = partial(driver.finish_spool, timeout_s=0.5)
+    monkeypatch.setattr(driver, "finish_spool", finish)
     folder, spool = tmp_path / "export", tmp_path / "spool"
     folder.mkdir()
     server = running(recording=str(tmp_path / "log"))
