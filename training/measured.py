@@ -10,7 +10,8 @@ from runtime.errors import RecordingError
 from runtime.recording import RecordedRun
 
 STILL_SHARE: Final = 0.5
-"""Of a mask's voxels so many may never vary: a mask is wider than what a run covers."""
+"""Of a mask's voxels so many may never vary, in a run or a session: a mask is wider
+than what was scanned that day, but not by so much."""
 
 
 class Measured:

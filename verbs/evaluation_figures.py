@@ -45,7 +45,8 @@ text{fill:#eceff4}.tick-text{fill:#a0a8b6}.grid{stroke:#333a46}.axis{stroke:#a0a
 Pictures = UInt8[np.ndarray, "images height width 3"]
 Responses = Float32[np.ndarray, "images voxels"]
 
-_MAPS = {"voxels_r", "voxels_regions", "voxels_category"}
+_DRAWN = ("contact.png", "rois.svg", "selectivity.svg", "voxels_*.png")
+"""What is drawn here, each where it can be."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +78,10 @@ def write_figures(out: Path, result: BundleEvaluation, found: Found) -> None:
     ``voxels_regions`` where there are regions, and ``voxels_category`` where there are
     categories, each ``_light.png`` and ``_dark.png``.
     """
+    # What an earlier evaluation drew, this one perhaps cannot.
+    for pattern in _DRAWN:
+        for old in out.glob(pattern):
+            old.unlink()
     if found.seen is not None and found.decoded is not None:
         given = result.rendered_elsewhere
         note = "" if given is None else f"rendered elsewhere: {given.sha256[:12]}"
@@ -89,12 +94,7 @@ def write_figures(out: Path, result: BundleEvaluation, found: Found) -> None:
     if found.labels is not None:
         drawn = selectivity_map(found, found.labels)
         (out / "selectivity.svg").write_text(drawn, encoding="utf-8")
-    maps = voxel_panels(found)
-    for name in _MAPS - maps.keys():
-        for theme in THEMES:
-            # Of an earlier evaluation, which this one cannot draw.
-            (out / f"{name}_{theme.name}.png").unlink(missing_ok=True)
-    for name, (heading, panels, names) in maps.items():
+    for name, (heading, panels, names) in voxel_panels(found).items():
         for theme in THEMES:
             drawn_map = draw_maps(found.mask, heading, panels, theme, names)
             drawn_map.save(out / f"{name}_{theme.name}.png")

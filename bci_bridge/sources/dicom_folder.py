@@ -15,7 +15,7 @@ from bci_bridge.sources.dicom_receiver import DicomReceiver
 from bci_bridge.sources.dicom_values import IncompleteError
 from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
-from bci_bridge.sources.past import Left, Past
+from bci_bridge.sources.past import Left, Past, Turns
 from bci_bridge.sources.source import Arrival
 from runtime.errors import ScanError
 
@@ -100,7 +100,7 @@ class _Files:
         self, receiver: DicomReceiver, past: Past, clock_s: Callable[[], float]
     ) -> None:
         self._receiver, self._clock_s = receiver, clock_s
-        self._own, self._over = past.series, frozenset(past.over)
+        self._turns = Turns(past)
         self._orders: dict[Path, tuple[str, int, int]] = {}
 
     def must_settle(self, path: Path) -> bool:
@@ -116,11 +116,12 @@ class _Files:
                 # Not whole, or no image: whatever it is, it is looked at at last.
                 return True, 1 << 32, 0, path.name
         series, number, image = found
-        if series in self._over:
+        turn = self._turns.of(series)
+        if turn is None:
             del self._orders[path]
             return None
         # Its own first: they also say whose images the others must be.
-        return series != self._own, number, image, path.name
+        return turn, number, image, path.name
 
     def volumes(self, path: Path) -> list[Arrival]:
         data = _read(path, MAX_FILE_BYTES + 1)

@@ -121,8 +121,8 @@ def send_runs(
     try:
         with _Sending(feed, journal, connect, tell) as sending:
             begin(sending)
-            if feed.is_done:
-                tell(f"{feed.past.complete} runs are complete already")
+            if journal.past.complete >= plan.runs:
+                tell(f"run {plan.run}: complete already, of {plan.runs} to send")
             try:
                 go_on(sending)
             except ScanError as error:

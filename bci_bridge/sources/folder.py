@@ -89,6 +89,7 @@ class Folder:
         )
         if left is None:
             names = map(self._named, there) if is_new_only else ()
+            self._done.update(there if is_new_only else ())
             left = Left(
                 folder=place(folder, pattern),
                 is_new_only=is_new_only,

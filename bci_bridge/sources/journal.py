@@ -50,7 +50,7 @@ class Journal:
         self.past, self.held = self._settled()
         self.is_gone = False
         self._written: Past | None = None
-        self._left: Left | None = None
+        self._left = self.past.left
         self._is_first = True
         self._said_ns: int | None = None
 

@@ -21,7 +21,7 @@ from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
 from bci_bridge.sources.natural import natural
 from bci_bridge.sources.nifti_file import opened, read_exactly, read_header
-from bci_bridge.sources.past import Past
+from bci_bridge.sources.past import Past, Turns
 from bci_bridge.sources.recorded import TORN, Recorded, check_speed
 from bci_bridge.sources.volume import ScannedVolume
 from runtime.arrays import Float64, Shaped
@@ -160,7 +160,7 @@ class _Volumes:
 
     def __init__(self, first_number: int | None, past: Past) -> None:
         self._first_number = first_number
-        self._own, self._over = past.series, frozenset(past.over)
+        self._turns = Turns(past)
         self._firsts: dict[str, int] = {}
         if past.series and past.first is not None:
             self._firsts[past.series] = past.first
@@ -173,12 +173,13 @@ class _Volumes:
         if matched is None:
             return True, natural(path.name), 0, ""
         series, number = _series(matched), int(matched[2])
-        if series in self._over:
+        turn = self._turns.of(series)
+        if turn is None:
             return None
         if number == 0:
             # It may be torn, or whole only after the next: counting begins with it.
             self._firsts.setdefault(series, 0)
-        return series != self._own, natural(matched[1]), number, path.name
+        return turn, natural(matched[1]), number, path.name
 
     def volumes(self, path: Path) -> list[ScannedVolume]:
         matched = _NAME.fullmatch(path.name)

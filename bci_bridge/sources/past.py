@@ -48,6 +48,18 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """By the operator."""
 
 
+class Turns:
+    """When the series of a folder have their turn for who goes on."""
+
+    def __init__(self, past: Past) -> None:
+        """Know the series under way, and those that are over."""
+        self._own, self._over = past.series, frozenset(past.over)
+
+    def of(self, series: str) -> bool | None:
+        """Return what sorts a series: its own is first; None for one that is over."""
+        return None if series in self._over else series != self._own
+
+
 def is_gone(past: Past, folder: str, age_s: float) -> bool:
     """Say whether what a process did is of no use to one that reads a folder now.
 

@@ -25,7 +25,7 @@ from bci_bridge.sources.folder import Folder
 from bci_bridge.sources.folder_source import FolderSource
 from bci_bridge.sources.natural import natural
 from bci_bridge.sources.par_header import ParHeader, ParImage, read_par
-from bci_bridge.sources.past import Past
+from bci_bridge.sources.past import Past, Turns
 from bci_bridge.sources.recorded import Recorded, check_speed
 from bci_bridge.sources.volume import Geometry, ScannedVolume, to_ras
 from bci_bridge.sources.voxels import to_wire
@@ -123,7 +123,7 @@ class _Pairs:
 
     def __init__(self, scaling: Scaling, past: Past) -> None:
         self._scaling = scaling
-        self._own, self._over = past.series, frozenset(past.over)
+        self._turns = Turns(past)
         self._rec_was: dict[Path, tuple[int, int]] = {}
 
     def must_settle(self, path: Path) -> bool:
@@ -131,10 +131,10 @@ class _Pairs:
         return True
 
     def order(self, path: Path) -> tuple[Any, ...] | None:
-        series = _series(path)
-        if series in self._over:
+        turn = self._turns.of(_series(path))
+        if turn is None:
             return None
-        return series != self._own, natural(str(path.parent)), natural(path.name)
+        return turn, natural(str(path.parent)), natural(path.name)
 
     def volumes(self, path: Path) -> list[ScannedVolume]:
         header = _header(path)

@@ -6,6 +6,7 @@ request) still answered within two seconds? Pyneal speaks JSON headers over a PA
 socket and bare TCP for results; each case is said in either server's own protocol.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +41,9 @@ HTTP = b"GET / HTTP/1.0\r\n\r\n"
 def raw(port: int, data: bytes, *, stay_s: float = 0.2) -> None:
     """Say something on a bare connection, and leave."""
     with socket.create_connection(("127.0.0.1", port), 2) as line:
-        line.sendall(data)
+        # Whoever hangs up on it early has refused it, too.
+        with contextlib.suppress(ConnectionError):
+            line.sendall(data)
         time.sleep(stay_s)
 
 
@@ -123,18 +127,31 @@ class Ours:
         found: list[VolumeOutcome] = []
         until = time.monotonic() + WAIT_MS / 1000
         client = Client(self.endpoints.address, run="run-1", timeout_s=WAIT_MS / 1000)
-        for outcome in client:
-            if isinstance(outcome, VolumeOutcome):
-                found.append(outcome)
-            if found and (found[-1].volume_index >= upto or time.monotonic() > until):
-                break
-            self.pump()
+        with self.pumping():
+            for outcome in client:
+                if isinstance(outcome, VolumeOutcome):
+                    found.append(outcome)
+                is_late = time.monotonic() > until
+                if found and (found[-1].volume_index >= upto or is_late):
+                    break
         return found
 
-    def pump(self) -> None:
-        """Let the sender hear what the server says."""
-        if self.sender is not None:
-            self.sender.pump(1)
+    @contextmanager
+    def pumping(self) -> Iterator[None]:
+        """Let the sender hear the server, and send again, while a client waits."""
+        stopping = threading.Event()
+
+        def body() -> None:
+            while self.sender is not None and not stopping.is_set():
+                self.sender.pump(10)
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            thread.join()
 
     def result(self) -> bool:
         """Ask for an outcome that is there."""

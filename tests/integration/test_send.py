@@ -22,6 +22,7 @@ from bci_bridge.recording_reader import read_recording
 from bci_bridge.sources import driver
 from bci_bridge.sources.driver import send_runs
 from bci_bridge.sources.journal import Journal
+from bci_bridge.sources.past import Past
 from bci_bridge.sources.source import Refused, SeriesEnded
 from runtime.errors import ArtifactError, BackendError, ScanError, UsageError
 from tests.integration.restarting import ROOT, killed, started
@@ -177,6 +178,18 @@ def test_who_stops_it_while_no_server_answers_has_no_failure(tmp_path):
     assert Journal(tmp_path / "spool", plan()).past.begun == 0
 
 
+def test_what_is_complete_already_is_said_to_be_so(running, tmp_path):
+    said, spool = [], tmp_path / "spool"
+    journal = Journal(spool, plan())
+    journal.write(Past(run="rest", begun=1, complete=1, over=("s-1",)))
+    send_runs(
+        Listed([scanned(0)]), plan(), running().address, tell=said.append, spool=spool
+    )
+
+    assert said == ["run rest: complete already, of 1 to send"]
+    assert not (spool / "series.json").exists()
+
+
 def test_a_spool_of_another_run_is_refused(running, tmp_path):
     server = running(recording=str(tmp_path / "log"))
 
@@ -200,6 +213,7 @@ from pathlib import Path
 from bci_bridge.sources import driver
 from bci_bridge.sources.driver import send_runs
 from bci_bridge.sources.journal import Journal
+from bci_bridge.sources.past import Past
 from tests.scanned import Listed, plan, scanned
 
 class Doomed(Listed):

@@ -19,14 +19,12 @@ from jaxtyping import Float64, Int64, Shaped
 from runtime.errors import BackendError, RecordingError
 from runtime.preprocess.mask import VoxelMask
 from training.data.files import sampled_sha256
+from training.measured import STILL_SHARE
 from training.trials import check_finite
 
 INT16_SCALE: Final = 300.0
 """Percent signal change is stored as int16 times this."""
 SLAB_BYTES: Final = 2**26
-MOST_STILL: Final = 0.5
-"""Share of the mask's voxels that may never vary in a session: the edge of what was
-scanned that day moves, but not past half of the cortex."""
 SIDES_RTOL: Final = 0.01
 """Headers round the sides of voxels; another resolution is farther off."""
 
@@ -65,7 +63,7 @@ def read_session(file: Path, mask: VoxelMask, mask_file: Path, trials: int) -> B
     if betas.dtype.kind == "f":
         check_finite(f"{file}: betas [trial, voxel]", betas)
     still = int((betas == betas[0]).all(axis=0).sum())
-    if len(betas) > 1 and still > MOST_STILL * mask.voxels:
+    if len(betas) > 1 and still > STILL_SHARE * mask.voxels:
         raise RecordingError(
             f"{file}: betas: expected voxels that vary from trial to trial, found "
             f"{still:,} of {mask.voxels:,} in the mask that never do. It has a hole, "
