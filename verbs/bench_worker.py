@@ -156,9 +156,13 @@ def _limits(job: Job, lines: BinaryIO, stack: ExitStack) -> Iterator[Reply]:
     if job.who.precision == "f32":
         ways["numpy"] = numpy_products(products)
     try:
-        ways["openvino"] = openvino_products(
-            products, precision=job.who.precision, threads=job.who.threads
-        )
+        for name in ("openvino", "openvino convolutions"):
+            ways[name] = openvino_products(
+                products,
+                precision=job.who.precision,
+                threads=job.who.threads,
+                are_convolutions=name != "openvino",
+            )
     except BackendError:
         # Not installed: a limit of numpy alone is still one that was reached.
         if not ways:

@@ -73,12 +73,18 @@ def _normal(
 
 
 def openvino_products(
-    products: Sequence[Product], *, precision: str, threads: int, seed: int = 0
+    products: Sequence[Product],
+    *,
+    precision: str,
+    threads: int,
+    seed: int = 0,
+    are_convolutions: bool = False,
 ) -> Callable[[], object]:
     """Return a call that does the products by OpenVINO, weights packed beforehand.
 
     It returns them, in buffers that the next call writes again; of one seed the same
-    as `numpy_products` does.
+    as `numpy_products` does. Convolutions of one tap are other kernels for the same
+    products, on some processors the faster ones.
 
     Raises:
         BackendError: The library is missing or refuses.
@@ -94,14 +100,19 @@ def openvino_products(
     rng = np.random.default_rng(seed)
     inputs, outputs, values = [], [], []
     for m, k, n in products:
-        x = ops.parameter([m, k], np.float32)
-        values.append(_normal(rng, m, k))
+        x = ops.parameter([1, m, k], np.float32)
+        values.append(_normal(rng, m, k)[None])
         # A constant operand is what an engine has: the library may pack it once.
-        w = ops.constant(_normal(rng, k, n))
+        w = _normal(rng, k, n)
+        if are_convolutions:
+            kernel = ops.constant(np.ascontiguousarray(w.T)[:, :, None])
+            turned = ops.transpose(x, [0, 2, 1])
+            out = ops.convolution(turned, kernel, [1], [0], [0], [1])
+            out = ops.transpose(out, [0, 2, 1])
+        else:
+            out = ops.matmul(x, ops.constant(w), transpose_a=False, transpose_b=False)
         inputs.append(x)
-        outputs.append(
-            ops.result(ops.matmul(x, w, transpose_a=False, transpose_b=False))
-        )
+        outputs.append(ops.result(out))
     config = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
@@ -119,7 +130,7 @@ def openvino_products(
 
     def call() -> list[Float32[np.ndarray, "rows outputs"]]:
         request.infer()
-        return [request.get_output_tensor(i).data for i in range(len(values))]
+        return [request.get_output_tensor(i).data[0] for i in range(len(values))]
 
     return call
 

@@ -25,9 +25,26 @@ def cpu_identity(facts: str, machine: str) -> str:
     return f"{machine} {found.get('model name', 'unknown')} {digest}"
 
 
+def cpu_flags(facts: str) -> frozenset[str]:
+    """Return the instruction sets of the first processor; empty where nothing is said.
+
+    Args:
+        facts: What Linux says of the processors.
+    """
+    for line in facts.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "flags":
+            return frozenset(value.split())
+    return frozenset()
+
+
 def cpu_here() -> str:
     """Return the identity of this machine's processor."""
-    facts = ""
+    return cpu_identity(cpu_facts(), platform.machine())
+
+
+def cpu_facts() -> str:
+    """Return what Linux says of the processors; empty on other systems."""
     if CPU_FACTS.exists():
-        facts = CPU_FACTS.read_text(encoding="ascii", errors="replace")
-    return cpu_identity(facts, platform.machine())
+        return CPU_FACTS.read_text(encoding="ascii", errors="replace")
+    return ""

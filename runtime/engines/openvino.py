@@ -3,7 +3,7 @@
 import functools
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, final
 
@@ -17,7 +17,8 @@ from runtime.engine import (
     read_only,
 )
 from runtime.engines.cache import KeptEngine, let_go
-from runtime.engines.device import cpu_here
+from runtime.engines.device import cpu_facts, cpu_flags, cpu_here
+from runtime.engines.openvino_products import convolve
 from runtime.engines.openvino_weights import halve
 from runtime.engines.signal_stack import use_ordinary_signal_stack
 from runtime.errors import BackendError
@@ -95,6 +96,15 @@ def check_precision(precision: Precision, capabilities: Sequence[str]) -> None:
         )
 
 
+def convolutions_are_faster(flags: Collection[str]) -> bool:
+    """Say whether products are written as convolutions: where that was measured.
+
+    Args:
+        flags: Instruction sets of the processor.
+    """
+    return "avx512_bf16" in flags and "amx_bf16" not in flags
+
+
 def _compiled(
     core: Any,
     library: Any,
@@ -107,10 +117,13 @@ def _compiled(
     Where it was loaded, the first is what it was loaded from.
     """
     is_halved = config["INFERENCE_PRECISION_HINT"] == "bf16"
+    is_convolved = is_halved and convolutions_are_faster(cpu_flags(cpu_facts()))
 
     def compiled() -> tuple[Any, Sequence[object]]:
         model = core.read_model(str(path))
         weights = halve(library, model) if is_halved else []
+        if is_convolved:
+            weights = convolve(library, model, weights)
         return core.compile_model(model, "CPU", config), weights
 
     def imported(found: Array) -> tuple[Any, Sequence[object]] | None:
@@ -124,7 +137,9 @@ def _compiled(
 
     if kept is None:
         return compiled()
-    settings = {**config, "WEIGHTS": "bf16"} if is_halved else config
+    settings = {**config, "WEIGHTS": "bf16"} if is_halved else dict(config)
+    if is_convolved:
+        settings["PRODUCTS"] = "convolutions"
     facts = kept.facts(
         "openvino", library.__version__, cpu_here(), tuple(sorted(settings.items()))
     )

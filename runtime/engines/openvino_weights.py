@@ -7,7 +7,7 @@ compressed, they are packed from where they are. They are the same weights.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 
@@ -46,7 +46,18 @@ def rounded(
     return out
 
 
-def halve(library: Any, model: Any) -> list[object]:
+@final
+class Half(NamedTuple):
+    """A weight in bfloat16, which lives as long as the model that it is in."""
+
+    convert: Any
+    """The node that makes float32 of it; its consumers are products."""
+    bits: Shaped[np.ndarray, "..."]
+    memory: object
+    """What of the library's lies in the same memory."""
+
+
+def halve(library: Any, model: Any) -> list[Half]:
     """Round a graph's large weights to bfloat16, in place.
 
     Args:
@@ -54,7 +65,7 @@ def halve(library: Any, model: Any) -> list[object]:
         model: As it was read, in float32.
 
     Returns:
-        What must live as long as the model does: its weights lie in this memory.
+        The weights that were rounded.
     """
     try:
         from openvino._offline_transformations import compress_model_transformation
@@ -69,7 +80,7 @@ def halve(library: Any, model: Any) -> list[object]:
     }
     # To float16: of it we want the marks alone, which there is no other way to set.
     compress_model_transformation(model)
-    kept: list[object] = []
+    kept: list[Half] = []
     for convert in _compressed(model):
         whole = before.get(convert.get_friendly_name())
         if whole is None:
@@ -77,15 +88,19 @@ def halve(library: Any, model: Any) -> list[object]:
             continue
         consumers = convert.output(0).get_target_inputs()
         if whole.data.size >= LEAST and all(map(_is_weight, consumers)):
-            bits = rounded(whole.data)
-            tensor = library.Tensor(bits, bits.shape, library.Type.bf16)
-            half = library.op.Constant(tensor, shared_memory=True)
-            convert.input(0).replace_source_output(half.output(0))
-            kept += [bits, tensor, half]
+            kept.append(put(library, convert, rounded(whole.data)))
         else:
             for consumer in consumers:
                 consumer.replace_source_output(whole.output(0))
     return kept
+
+
+def put(library: Any, convert: Any, bits: Shaped[np.ndarray, "..."]) -> Half:
+    """Make a weight of bits that are bfloat16, behind a node that converts it."""
+    tensor = library.Tensor(bits, bits.shape, library.Type.bf16)
+    half = library.op.Constant(tensor, shared_memory=True)
+    convert.input(0).replace_source_output(half.output(0))
+    return Half(convert, bits, (tensor, half))
 
 
 def _compressed(model: Any) -> Iterator[Any]:

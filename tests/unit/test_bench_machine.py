@@ -105,12 +105,15 @@ def test_the_products_are_those_of_a_block():
     assert (256, 6656, 1664) in products
 
 
-def test_both_libraries_do_the_products():
+@pytest.mark.parametrize("are_convolutions", [False, True])
+def test_both_libraries_do_the_products(are_convolutions):
     products = ((3, 8, 4), (2, 5, 6))
 
     by_numpy = numpy_products(products)()
     # Its buffers live as long as the call does.
-    call = openvino_products(products, precision="f32", threads=1)
+    call = openvino_products(
+        products, precision="f32", threads=1, are_convolutions=are_convolutions
+    )
     by_openvino = call()
 
     assert [array.shape for array in by_numpy] == [(3, 4), (2, 6)]
