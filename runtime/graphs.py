@@ -83,7 +83,7 @@ def map_limits(
     """Return what each map of a model must keep, by its name.
 
     In 8 bits a bundle has the flow alone: its other maps are computed in float32, and
-    held to that.
+    held to that, but by OpenVINO in bfloat16 where the processor has it.
 
     Raises:
         BackendError: The backend does not compute what 8-bit floating point is.
@@ -92,7 +92,10 @@ def map_limits(
 
     def limits(name: str) -> Limits:
         written = graph_of(manifest, name, backend, precision).precision
-        return limits_of(written, written if precision in EIGHT_BITS else precision)
+        if precision not in EIGHT_BITS:
+            return limits_of(written, precision)
+        is_told = backend == "openvino" and written == "f32"
+        return limits_of(written, "bf16" if is_told else written)
 
     # Whether it runs unrolled or not, the flow computes in the precision of a step.
     encoder, decoder, flow = (limits(name) for name in ("encoder", "decoder", "step"))
@@ -261,6 +264,9 @@ def told_precision(graph: GraphSpec, backend: str, precision: Precision) -> Prec
         # Strongly typed: a graph is opened as what it is written in, or not at all. Of
         # 8 bits the bundle has the flow alone, and its other graphs are in float32.
         return graph.precision if precision in EIGHT_BITS else precision
+    if backend == "openvino" and precision in EIGHT_BITS:
+        # It chooses itself what it computes the rest in.
+        return precision
     is_said = precision in EIGHT_BITS or (
         graph.precision == precision
         and (backend == "reference" or (backend == "ort" and precision == "f16"))

@@ -84,16 +84,27 @@ def check_precision(precision: Precision, capabilities: Sequence[str]) -> None:
     Raises:
         BackendError: bf16 without instructions for it, or another precision.
     """
-    if precision not in ("f32", "bf16"):
+    if precision not in ("f32", "bf16", "int8"):
         raise BackendError(
-            f"openvino: expected precision f32 or bf16 on the CPU, found {precision}. "
-            "Choose one of these, or another backend."
+            "openvino: expected precision f32, bf16 or int8 on the CPU, found "
+            f"{precision}. Choose one of these, or another backend."
         )
     if precision == "bf16" and "BF16" not in capabilities:
         raise BackendError(
             "openvino: expected a CPU that computes in bf16 (AMX, or AVX-512 with "
             f"bf16), found one with {', '.join(capabilities)}. Choose precision f32."
         )
+
+
+def hint(precision: Precision, capabilities: Sequence[str]) -> Precision:
+    """Return what the library is told to compute in.
+
+    Of a graph in 8 bits that is what is not in 8 bits: norms, sums and attention, and
+    whole graphs that a bundle has in float32 alone.
+    """
+    if precision != "int8":
+        return precision
+    return "bf16" if "BF16" in capabilities else "f32"
 
 
 def convolutions_are_faster(flags: Collection[str]) -> bool:
@@ -217,17 +228,17 @@ def open_engine(
 ) -> Engine:
     """Compile a graph for the CPU; see `runtime.engine.open_engine`."""
     openvino = _import()
-    config = {
-        "PERFORMANCE_HINT": "LATENCY",
-        # Never left to the library, which takes bf16 wherever the CPU has AMX.
-        "INFERENCE_PRECISION_HINT": precision,
-    }
-    if threads is not None:
-        config["INFERENCE_NUM_THREADS"] = str(threads)
     try:
         core = openvino.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         check_precision(precision, tuple(capabilities))
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # Never left to the library, which takes bf16 wherever the CPU has AMX.
+            "INFERENCE_PRECISION_HINT": hint(precision, tuple(capabilities)),
+        }
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = str(threads)
         compiled, memory = _compiled(core, openvino, path, config, kept)
         request = compiled.create_infer_request()
         if memory:

@@ -22,7 +22,7 @@ from runtime.engines.cache import (
 )
 from runtime.engines.cache_folder import SECRET, PrivateFolder
 from runtime.engines.device import cpu_here, cpu_identity
-from runtime.engines.openvino import check_precision
+from runtime.engines.openvino import check_precision, hint
 from runtime.errors import BackendError
 from runtime.model import open_model
 from tests.models import tiny_bundle
@@ -432,9 +432,24 @@ def test_a_precision_that_openvino_has_not_is_refused():
         check_precision("f16", ("FP32", "FP16"))
 
     assert str(caught.value) == (
-        "openvino: expected precision f32 or bf16 on the CPU, found f16. Choose one of "
-        "these, or another backend."
+        "openvino: expected precision f32, bf16 or int8 on the CPU, found f16. Choose "
+        "one of these, or another backend."
     )
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "told"),
+    [
+        ("f32", ("FP32", "BF16"), "f32"),
+        ("bf16", ("FP32", "BF16"), "bf16"),
+        ("int8", ("FP32", "INT8"), "f32"),
+        ("int8", ("FP32", "INT8", "BF16"), "bf16"),
+    ],
+)
+def test_what_is_not_in_8_bits_is_in_bfloat16_where_the_processor_has_it(
+    precision, capabilities, told
+):
+    assert hint(precision, capabilities) == told
 
 
 @pytest.mark.slow

@@ -92,6 +92,55 @@ def test_a_weight_is_turned_unless_it_lies_as_a_convolution_has_it():
     assert found == {np.ascontiguousarray(first.T).tobytes(), second.tobytes()}
 
 
+STEP = np.float32(0.05)
+
+
+def integers(dtype=np.int8, scales=SIDE):
+    rng = np.random.default_rng(5)
+    whole = rng.integers(-63, 64, (SIDE, SIDE)).astype(dtype)
+    return whole, rng.uniform(0.01, 0.02, scales).astype(np.float32)
+
+
+def of_integers(x, zero=0, **how):
+    """As the library reads an ONNX graph in 8 bits, activations and weights."""
+    whole, column = integers(**how)
+    low, high = (ops.constant(np.float32(k * STEP)) for k in (-128, 127))
+    rows = ops.fake_quantize(x, low, high, low, high, 256)
+    zeros = ops.constant(np.full(SIDE, zero, np.int8))
+    difference = ops.subtract(
+        ops.convert(ops.constant(whole), "f32"),
+        ops.reshape(ops.convert(zeros, "f32"), [1, SIDE], False),
+    )
+    scales = ops.reshape(ops.constant(column), [1, column.size], False)
+    matrix = ops.multiply(difference, scales)
+    return [ops.add(ops.matmul(rows, matrix, False, False), drawn(6, SIDE))]
+
+
+def test_products_of_integers_are_convolutions_of_integers():
+    one = model(of_integers)
+
+    assert convolve(openvino, one, halve(openvino, one)) == []
+
+    assert kinds(one) == ["Convolution"]
+    steps, (whole, column) = np.rint(400 * drawn(9, 1, ROWS, SIDE)), integers()
+    assert np.abs(steps).max() < 127
+    wanted = steps * float(STEP) @ (whole * column.astype(np.float64)) + drawn(6, SIDE)
+    # Between two steps, so that nobody's rounding decides.
+    (found,) = computed(one, (steps + np.float32(0.1)) * STEP)
+    assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "how", [{"scales": 1}, {"zero": 3}, {"dtype": np.uint8}], ids=str
+)
+def test_integers_of_another_kind_stay(how):
+    one = model(lambda x: of_integers(x, **how))
+
+    convolve(openvino, one, halve(openvino, one))
+
+    assert kinds(one) == ["MatMul"]
+
+
 def shared(x):
     weight = ops.constant(drawn(1, SIDE, SIDE))
     return [
