@@ -20,7 +20,12 @@ from runtime.arrays import Bool, Float32, Int64, Shaped
 from runtime.closing import Closing
 from runtime.coherence import check_flow
 from runtime.errors import BundleError
-from runtime.estimator import BetaEstimator, motion_of
+from runtime.estimator import (
+    BetaEstimator,
+    VolumeEstimator,
+    live_estimator,
+    motion_of,
+)
 from runtime.given import folder_from
 from runtime.manifest import (
     GOLDEN,
@@ -69,6 +74,7 @@ __all__ = [
     "encode_manifest",
     "load_tensors",
     "open_bundle",
+    "require_live",
     "write_manifest",
 ]
 
@@ -200,6 +206,20 @@ def _check_header(path: Path, file: str) -> None:
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         check_keys(stream.read(size), file)
+
+
+def require_live(bundle_folder: Path) -> BetaEstimator | VolumeEstimator:
+    """Refuse a bundle that cannot be served, from its manifest alone.
+
+    Returns:
+        How its input is made.
+
+    Raises:
+        BundleError: It eats betas that others estimated, or has no manifest.
+    """
+    data = read_manifest(bundle_folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
+    manifest = decode_manifest(data, str(bundle_folder / MANIFEST))
+    return live_estimator(manifest.estimator, str(bundle_folder))
 
 
 def open_bundle(

@@ -13,13 +13,11 @@ import numpy as np
 from runtime.answers import Answer, Candidate
 from runtime.arrays import Float32, Float64, Int64
 from runtime.errors import TensorMismatchError
-
-Latent = Float32[np.ndarray, "tokens width"]
-Latents = Float32[np.ndarray, "items tokens width"]
+from runtime.rows import Latent, Latents, RowsOf, WholeRows, length_of
 
 
 class Retrieval:
-    """A gallery ready to be searched; its unit rows are computed once."""
+    """A gallery ready to answer; its unit rows are computed once."""
 
     def __init__(
         self,
@@ -30,6 +28,7 @@ class Retrieval:
         mean: Float32[np.ndarray, "..."],
         temperature: float,
         top_k: int = 5,
+        rows_of: RowsOf = WholeRows,
     ) -> None:
         """Prepare the search.
 
@@ -40,8 +39,10 @@ class Retrieval:
             mean: Mean visual latent of the training images; subtracted on both sides.
             temperature: Of the softmax over cosines; from `fit_temperature`.
             top_k: How many candidates an answer lists.
+            rows_of: What searches the gallery.
 
         Raises:
+            BackendError: What searches cannot be opened.
             TensorMismatchError: Latents, identities and labels differ in number, or
                 the mean has another shape than a latent.
         """
@@ -60,24 +61,21 @@ class Retrieval:
         self.stimulus_ids, self.labels = tuple(stimulus_ids), tuple(labels)
         self.temperature, self.top_k = temperature, min(top_k, len(latents))
         self._mean = mean.ravel()
-        # The one copy, item by item: a gallery of the paper's size has 1.7 MB each.
-        self._rows = np.empty((len(latents), self._mean.size), np.float32)
-        for row, latent in zip(self._rows, latents, strict=True):
-            np.subtract(latent.ravel(), self._mean, out=row)
-            row /= _length(row)
+        self._rows = rows_of(latents, mean)
 
     def cosines(self, z_v: Latent) -> Float32[np.ndarray, " items"]:
-        """Return the cosine of `z_v` with every item, in gallery order."""
-        query = z_v.ravel() - self._mean
-        cosines: Float32[np.ndarray, " items"] = self._rows @ query
-        cosines /= _length(query)
-        return cosines
+        """Return the cosine of `z_v` with every item, in gallery order.
+
+        Raises:
+            BackendError: An engine that searches failed.
+        """
+        return self._rows.cosines(z_v)
 
     def cosine(self, z_v: Latent, other: Latent) -> float:
         """Return the cosine of `z_v` with a latent that need not be in the gallery."""
         query, item = z_v.ravel() - self._mean, other.ravel() - self._mean
-        item /= _length(item)
-        return float(item @ query / _length(query))
+        item /= length_of(item)
+        return float(item @ query / length_of(query))
 
     def answer(self, z_v: Latent) -> Answer:
         """Rank the gallery and say how sure the first place is."""
@@ -98,12 +96,6 @@ class Retrieval:
             confidence=float(probabilities[best[0]]),
             candidates=candidates,
         )
-
-
-def _length(latent: Float32[np.ndarray, " k"]) -> np.float32:
-    # One without length has no direction, and cosine 0 with everything.
-    length = np.sqrt(np.square(latent).sum())
-    return length if length > 0 else np.float32(1)
 
 
 def softmax(

@@ -12,26 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from runtime.answers import RunGeometry, Trial, TrialReport, VolumeReport
-from runtime.bundle import (
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
-    Bundle,
-    backbone_of,
-    decode_manifest,
-    open_bundle,
-)
+from runtime.bundle import Bundle, backbone_of, open_bundle
 from runtime.closing import Closing
 from runtime.decoder import DecodingModel, Reader, TrialDecoder, VolumeDecoder
 from runtime.encoder import Encoder
 from runtime.engine import Precision, Waiting
 from runtime.engines.cache import EngineCache
 from runtime.errors import ConfigError, UsageError
-from runtime.estimator import (
-    BetaEstimator,
-    VolumeEstimator,
-    live_estimator,
-    told_confounds,
-)
+from runtime.estimator import BetaEstimator, live_estimator, told_confounds
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
 from runtime.given import check_abstain_below
@@ -41,22 +29,7 @@ from runtime.model import SAMPLES, Model, open_model
 from runtime.overlay import Overlay, open_overlay
 from runtime.preprocess import VoxelMask
 from runtime.preprocess.smooth import voxel_sizes_mm
-from runtime.sealed import read_manifest
 from runtime.signing import Trust
-
-
-def require_live(bundle_folder: Path) -> BetaEstimator | VolumeEstimator:
-    """Refuse a bundle that cannot be served, from its manifest alone.
-
-    Returns:
-        How its input is made.
-
-    Raises:
-        BundleError: It eats betas that others estimated, or has no manifest.
-    """
-    data = read_manifest(bundle_folder, MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
-    manifest = decode_manifest(data, str(bundle_folder / MANIFEST))
-    return live_estimator(manifest.estimator, str(bundle_folder))
 
 
 class RunDecoder(Closing):
@@ -84,8 +57,9 @@ class RunDecoder(Closing):
 
         Raises:
             BundleError: The gallery's calibration or the overlay belongs to another
-                bundle, the backbone's latents are not the model's, or the bundle eats
-                betas that others estimated.
+                bundle, latents are not the model's, or others estimate its betas.
+            BackendError: What searches the gallery cannot be opened.
+            ParityError: It does not give the cosines.
         """
         self._estimator = live_estimator(bundle.manifest.estimator)
         self.told_confounds = told_confounds(self._estimator)
@@ -99,6 +73,7 @@ class RunDecoder(Closing):
             gallery.labels,
             mean=bundle.latent_mean,
             temperature=gallery.temperature_for(bundle.sha256),
+            rows_of=model.rows_of,
         )
         gallery.let_go()  # searched in rows of its own
         self._mask = VoxelMask.from_volume(bundle.mask)

@@ -14,6 +14,7 @@ from runtime.errors import TensorMismatchError, UsageError
 from runtime.golden import Map
 from runtime.graphs import PARTS, Form, Part
 from runtime.manifest import Manifest
+from runtime.rows import RowsOf, WholeRows
 from runtime.solver import Direction
 from runtime.stepped import Course, course_of, driven
 
@@ -34,6 +35,7 @@ class Model(Closing):
         engines: Mapping[str, Engine],
         tensors: Mapping[str, Shaped[np.ndarray, "..."]],
         parts: Collection[Part] = PARTS,
+        rows_of: RowsOf = WholeRows,
     ) -> None:
         """Put a model together.
 
@@ -44,7 +46,9 @@ class Model(Closing):
             tensors: The bundle's: tables of the conditioning and the latents' mean.
             parts: The maps that will be called, of those that the engines compute: one
                 step engine computes the flow in either direction.
+            rows_of: What searches a gallery for it.
         """
+        self.rows_of = rows_of
         self.manifest, self.parts = manifest, frozenset(parts)
         self.latent_mean: Latent = tensors["latent_mean"]
         """Mean of z_v over the training images; read-only."""

@@ -30,6 +30,7 @@ from runtime.graphs import (
 )
 from runtime.manifest import GraphSpec, Manifest
 from runtime.maps import Model
+from runtime.rows import rows_by
 from runtime.stepped import SteppedFlow, course_of
 
 __all__ = ["SAMPLES", "Model", "model_from_folder", "open_model"]
@@ -89,7 +90,8 @@ def open_model(
         waiting=waiting,
         parts=parts,
     )
-    model = Model(bundle.manifest, engines, bundle.tensors, parts)
+    rows_of = rows_by(backend, precision, threads)
+    model = Model(bundle.manifest, engines, bundle.tensors, parts, rows_of)
     if behind:
         model.put_behind(
             {name: _standbys(bundle, name, behind, threads) for name in model.graphs},

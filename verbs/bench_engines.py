@@ -21,6 +21,7 @@ from runtime.heads import Retrieval
 from runtime.manifest import GraphSpec, Manifest
 from runtime.model import Model
 from runtime.preprocess import VoxelMask
+from runtime.rows import Latent, Latents, Rows, are_in_8_bits, rows_by
 from runtime.solver import solver_from_name, time_grid
 from verbs.bench_orders import Job
 from verbs.bench_volume import Volumes
@@ -47,6 +48,20 @@ class Silent:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+@final
+class SilentRows:
+    """An engine that searches: it takes its query, computes nothing and finds 0."""
+
+    def __init__(self, latents: Latents, mean: Latent) -> None:
+        self._query = np.zeros(mean.shape, np.float32)
+        self._items = len(latents)
+
+    def cosines(self, z_v: Latent) -> Float32[np.ndarray, " items"]:
+        """Take the query; see `runtime.rows.Rows`."""
+        np.copyto(self._query, z_v)
+        return np.zeros(self._items, np.float32)
 
 
 @final
@@ -113,9 +128,18 @@ def open_stages(bundle: Bundle, job: Job) -> Stages:
         served = opened(None, SERVED)
         steps = served if "step" in served else opened("step", SERVED[2:])
         close = stack.pop_all().close
-    model = Model(manifest, served, tensors)
+    rows_of = rows_by(who.peer, precision, who.threads)
+    model = Model(manifest, served, tensors, rows_of=rows_of)
+
+    def silent_rows(latents: Latents, mean: Latent) -> Rows:
+        is_engine = are_in_8_bits(who.peer, precision, latents.size)
+        return SilentRows(latents, mean) if is_engine else rows_of(latents, mean)
+
     silent = Model(
-        manifest, {name: Silent(manifest.graph(name)) for name in served}, tensors
+        manifest,
+        {name: Silent(manifest.graph(name)) for name in served},
+        tensors,
+        rows_of=silent_rows,
     )
     volumes = volumes_of(bundle, silent, job.gallery)
     calls = _calls(bundle, model, silent, job.gallery)
@@ -186,6 +210,7 @@ def _calls(
         names,
         mean=bundle.latent_mean,
         temperature=0.1,
+        rows_of=model.rows_of,
     )
     golden = {name: array[0] for name, array in bundle.golden().items()}
 

@@ -22,11 +22,11 @@ from bci_bridge.settings import Endpoints, ServeConfig, ServeReport
 from bci_bridge.signals import stop_on_signals
 from bci_bridge.supervisor import serve_supervised
 from bci_bridge.telling import tell
+from runtime.bundle import require_live
 from runtime.engine import Precision, Wait, Waiting
 from runtime.errors import ArtifactError, BackendError, UsageError
 from runtime.estimator import told_confounds
 from runtime.held_folder import HeldFolder
-from runtime.live import require_live
 from runtime.overlay import require_overlay
 from runtime.signing_keys import folder_signer, read_trust
 from verbs.limits import with_limits

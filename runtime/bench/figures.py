@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from runtime.bench.result import Limits, Result, Series, Steps, Who
 from runtime.bench.statistics import Interval, line, median_interval
-from runtime.bench.work import IN_FLOAT32
+from runtime.bench.work import FRONT, HEADS
+from runtime.rows import are_in_8_bits
 
 STEP = "step"
 """Stage name of one velocity evaluation, which is the slope of T(N)."""
@@ -60,12 +61,17 @@ def limits_ns(result: Result, stage: str, who: Who) -> list[float] | None:
     work, limits = result.work.get(stage), limits_for(result, who.threads)
     if work is None or limits is None or who.is_on_gpu:
         return None
+    precision = limits.precision
+    if stage in (FRONT, HEADS):
+        # This project's own, in float32 whatever the engine computes in; but a gallery.
+        is_rounded = are_in_8_bits(who.peer, who.precision, work.weights)
+        precision = "int8" if stage == HEADS and is_rounded else "f32"
     return [
         1e9
         * work.limit_s(
             flop_per_s=reached.flop.per_s,
             bytes_per_s=reached.memory.per_s,
-            precision="f32" if stage in IN_FLOAT32 else limits.precision,
+            precision=precision,
         )
         for reached in limits.rounds
     ]

@@ -14,8 +14,10 @@ import msgspec
 
 BYTES_OF: Final = MappingProxyType({"f32": 4, "f16": 2, "bf16": 2, "int8": 1, "fp8": 1})
 """Of one weight by precision."""
-IN_FLOAT32: Final = frozenset({"front", "heads"})
-"""Stages that are this project's own, in float32 whatever the engine computes in."""
+FRONT: Final = "front"
+"""The stage of mask, normalisation and whitening."""
+HEADS: Final = "heads"
+"""The stage that searches the gallery."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 OrNone = Annotated[int, msgspec.Meta(ge=0)]

@@ -25,7 +25,12 @@ from runtime.errors import BackendError
 from runtime.manifest import GraphSpec
 
 
-def _import() -> Any:
+def import_library() -> Any:
+    """Return the library.
+
+    Raises:
+        BackendError: It is not installed.
+    """
     try:
         import openvino
     except ImportError as error:
@@ -69,7 +74,7 @@ class OpenVinoEngine:
         try:
             self._request.infer()
         except RuntimeError as error:
-            raise BackendError(f"openvino: {_line(error)}") from error
+            raise BackendError(f"openvino: {one_line(error)}") from error
         return self._outputs
 
     def close(self) -> None:
@@ -143,7 +148,7 @@ def _compiled(
             return core.import_model(blob, "CPU", config), (found, blob)
         except RuntimeError as error:
             if kept is not None:
-                kept.cache.refuse(facts, f"one refused: {_line(error)[:200]}")
+                kept.cache.refuse(facts, f"one refused: {one_line(error)[:200]}")
             return None
 
     if kept is None:
@@ -209,12 +214,13 @@ def _export(compiled: Any, file: BinaryIO) -> None:
         compiled.export_model(written)
     except RuntimeError as error:
         # It computes all the same, and is built again at the next start.
-        raise OSError(0, _line(error)) from error
+        raise OSError(0, one_line(error)) from error
     if written.trouble is not None:
         raise written.trouble
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return what the library says in one line."""
     return " ".join(str(error).split())
 
 
@@ -227,7 +233,7 @@ def open_engine(
     kept: KeptEngine | None = None,
 ) -> Engine:
     """Compile a graph for the CPU; see `runtime.engine.open_engine`."""
-    openvino = _import()
+    openvino = import_library()
     try:
         core = openvino.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -245,7 +251,7 @@ def open_engine(
             # Its weights were repacked; the file was only read through.
             let_go(memory[0])
     except RuntimeError as error:
-        raise BackendError(f"openvino: {graph.file}: {_line(error)}") from error
+        raise BackendError(f"openvino: {graph.file}: {one_line(error)}") from error
     finally:
         use_ordinary_signal_stack()
     check_ports(

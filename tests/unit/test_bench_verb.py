@@ -127,15 +127,17 @@ def test_a_generated_bundle_is_one_that_every_engine_agrees_on(preset, peer, pre
         assert min(np.abs(v).max() for v in bundle.golden().values()) > 0
 
 
-@pytest.mark.parametrize("peer", ["ort", "openvino"])
-def test_beside_a_flow_in_8_bits_the_other_maps_are_held_to_float32(
-    preset, monkeypatch, peer
+@pytest.mark.parametrize(
+    ("peer", "off_by", "limit"), [("ort", 1.001, "1e-05"), ("openvino", 1.1, "0.05")]
+)
+def test_beside_a_flow_in_8_bits_the_other_maps_are_held_to_what_they_are_in(
+    preset, monkeypatch, peer, off_by, limit
 ):
     run = Model._run
 
     def off(model, graph, source, array, target):
         found = run(model, graph, source, array, target)
-        return found * np.float32(1.001) if graph == "decoder" else found
+        return found * np.float32(off_by) if graph == "decoder" else found
 
     monkeypatch.setattr(Model, "_run", off)
     who = Who(peer=peer, precision="int8", threads=1)
@@ -146,7 +148,7 @@ def test_beside_a_flow_in_8_bits_the_other_maps_are_held_to_float32(
         open_stages(bundle, Job(kind="stages", who=who, bundle=""))
 
     assert str(caught.value).startswith(
-        f"golden decoder ({who}): expected relative L2 error <= 1e-05, found "
+        f"golden decoder ({who}): expected relative L2 error <= {limit}, found "
     )
 
 

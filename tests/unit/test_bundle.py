@@ -23,6 +23,7 @@ from runtime.bundle import (
     decode_manifest,
     encode_manifest,
     open_bundle,
+    require_live,
     write_manifest,
 )
 from runtime.errors import ArtifactError, BundleError, TensorMismatchError
@@ -34,7 +35,6 @@ from runtime.gallery import (
     open_gallery,
     write_gallery,
 )
-from runtime.live import require_live
 from runtime.manifest import LatentSpec
 from runtime.preprocess import Hrf
 from runtime.sealed import FileSpec, check_listing, seal

@@ -11,11 +11,11 @@ from runtime.bundle import (
     BackboneSpec,
     decode_manifest,
     open_bundle,
+    require_live,
     write_manifest,
 )
 from runtime.errors import ArtifactError, BundleError
 from runtime.estimator import BetaEstimator, ExternalEstimator
-from runtime.live import require_live
 from runtime.preprocess import Hrf, VoxelMask
 from runtime.preprocess.motion_settings import Motion
 from runtime.preprocess.reference import Reference
