@@ -13,7 +13,7 @@ import numpy as np
 from runtime.answers import Answer, Candidate
 from runtime.arrays import Float32, Float64, Int64
 from runtime.errors import TensorMismatchError
-from runtime.rows import Latent, Latents, RowsOf, WholeRows, length_of
+from runtime.rows import Latent, Latents, RowsOf, StandbyRows, WholeRows, length_of
 
 
 class Retrieval:
@@ -70,6 +70,13 @@ class Retrieval:
             BackendError: An engine that searches failed.
         """
         return self._rows.cosines(z_v)
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """A line where an engine that searched failed and was replaced."""
+        rows = self._rows
+        failed = isinstance(rows, StandbyRows) and rows.trouble
+        return (failed,) if failed else ()
 
     def cosine(self, z_v: Latent, other: Latent) -> float:
         """Return the cosine of `z_v` with a latent that need not be in the gallery."""

@@ -67,7 +67,7 @@ class RunDecoder(Closing):
         self.bundle, self.gallery, self.model = bundle, gallery, model
         self.overlay = overlay
         self._clock = clock
-        retrieval = Retrieval(
+        self._retrieval = Retrieval(
             gallery.latents,
             gallery.ids,
             gallery.labels,
@@ -84,7 +84,9 @@ class RunDecoder(Closing):
         if overlay is not None:
             self._space = overlay.space(bundle)
             read_with = overlay.corrected(model)
-        self._reader = Reader(read_with, retrieval, backbone_of(bundle), abstain_below)
+        self._reader = Reader(
+            read_with, self._retrieval, backbone_of(bundle), abstain_below
+        )
         self._run: TrialDecoder | VolumeDecoder | None = None
         self._is_closed = False
 
@@ -232,9 +234,8 @@ class RunDecoder(Closing):
             volume_index, volume, is_wanted=is_wanted, confounds=confounds
         )
         # A front end alone, which answers nothing, has not met an engine.
-        if report.answer is not None and self.model.troubles:
-            troubles = (*report.degraded, *self.model.troubles)
-            report = replace(report, degraded=troubles)
+        if report.answer is not None and (troubles := self._troubles()):
+            report = replace(report, degraded=(*report.degraded, *troubles))
         return report, self._marked(trials)
 
     def skip_volume(
@@ -278,12 +279,15 @@ class RunDecoder(Closing):
 
     def _marked(self, trials: tuple[TrialReport, ...]) -> tuple[TrialReport, ...]:
         """Say in every answer that another engine than the one chosen computes."""
-        troubles = self.model.troubles
+        troubles = self._troubles()
         if not troubles:
             return trials
         return tuple(
             replace(trial, degraded=(*trial.degraded, *troubles)) for trial in trials
         )
+
+    def _troubles(self) -> tuple[str, ...]:
+        return (*self.model.troubles, *self._retrieval.troubles)
 
     def _require_open(self) -> None:
         if self._is_closed:

@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.arrays import Float32
 from runtime.engine import Precision
-from runtime.errors import ParityError
+from runtime.errors import BackendError, ParityError
 
 Latent = Float32[np.ndarray, "tokens width"]
 Latents = Float32[np.ndarray, "items tokens width"]
@@ -29,6 +29,9 @@ class Rows(Protocol):
         """Return the cosine of a latent with every item, in gallery order.
 
         A latent with a number that is not finite gives some that are not.
+
+        Raises:
+            BackendError: What searches failed.
         """
         ...
 
@@ -74,6 +77,32 @@ class WholeRows:
         return cosines / (length if length > 0 else np.float32(1))
 
 
+@final
+class StandbyRows:
+    """Rows of an engine, with numpy behind it."""
+
+    def __init__(self, rows: Rows, latents: Latents, mean: Latent) -> None:
+        """Put numpy behind an engine.
+
+        Args:
+            rows: Asked first.
+            latents: Read again where it fails; not copied before.
+            mean: Taken off on both sides.
+        """
+        self._rows, self._latents, self._mean = rows, latents, mean
+        self.trouble = ""
+        """Why the engine is no longer asked; empty while it is."""
+
+    def cosines(self, z_v: Latent) -> Float32[np.ndarray, " items"]:
+        """Return the cosine of a latent with every item; see `Rows.cosines`."""
+        try:
+            return self._rows.cosines(z_v)
+        except BackendError as error:
+            self._rows = WholeRows(self._latents, self._mean)
+            self.trouble = f"{error}; numpy searches instead"
+            return self._rows.cosines(z_v)
+
+
 def are_in_8_bits(backend: str, precision: str, numbers: int) -> bool:
     """Say whether a gallery of so many numbers is searched in 8 bits.
 
@@ -92,9 +121,10 @@ def rows_by(backend: str, precision: Precision, threads: int | None) -> RowsOf:
         from runtime.engines.openvino_rows import EightBitRows
 
         try:
-            return EightBitRows(latents, mean, threads=threads)
+            rows = EightBitRows(latents, mean, threads=threads)
         except ParityError:
             # Rows that 8 bits do not hold well enough are searched whole.
             return WholeRows(latents, mean)
+        return StandbyRows(rows, latents, mean)
 
     return opened

@@ -12,7 +12,13 @@ from runtime.engines import openvino_rows
 from runtime.engines.openvino_rows import EightBitRows
 from runtime.errors import BackendError, ParityError
 from runtime.heads import Retrieval
-from runtime.rows import LEAST_BYTES, WholeRows, are_in_8_bits, rows_by
+from runtime.rows import (
+    LEAST_BYTES,
+    StandbyRows,
+    WholeRows,
+    are_in_8_bits,
+    rows_by,
+)
 
 TOKENS, WIDTH = 64, 256
 
@@ -129,6 +135,23 @@ def test_a_library_that_fails_is_said_in_one_line():
     with pytest.raises(BackendError, match=r"^openvino: gallery: lost its way$"):
         opened.cosines(gallery[0])
 
+    names = [str(i) for i in range(len(gallery))]
+    head = Retrieval(
+        gallery,
+        names,
+        names,
+        mean=mean,
+        temperature=0.1,
+        rows_of=lambda latents, mean: StandbyRows(opened, latents, mean),
+    )
+    assert head.troubles == ()
+    answer = head.answer(gallery[4])
+    assert (answer.decision, answer.label) == ("ANSWER", "4")
+    assert head.troubles == ("openvino: gallery: lost its way; numpy searches instead",)
+    np.testing.assert_array_equal(
+        head.cosines(gallery[1]), WholeRows(gallery, mean).cosines(gallery[1])
+    )
+
 
 def test_8_bits_are_for_large_galleries_of_engines_that_round_anyway(monkeypatch):
     enough = LEAST_BYTES // 4
@@ -142,5 +165,5 @@ def test_8_bits_are_for_large_galleries_of_engines_that_round_anyway(monkeypatch
     gallery, mean = latents(7)
     assert type(rows_by("openvino", "bf16", 1)(gallery, mean)) is WholeRows
     monkeypatch.setattr(rows, "LEAST_BYTES", gallery.nbytes)
-    assert type(rows_by("openvino", "bf16", 1)(gallery, mean)) is EightBitRows
+    assert type(rows_by("openvino", "bf16", 1)(gallery, mean)) is StandbyRows
     assert type(rows_by("openvino", "f32", 1)(gallery, mean)) is WholeRows
