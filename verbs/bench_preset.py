@@ -59,10 +59,18 @@ Array = Shaped[np.ndarray, "..."]
 
 
 def generated_model(config: ModelConfig, seed: int) -> tuple[NeuroVAE, SiT]:
-    """Return a model of a preset's sizes, redrawn so that no weight is zero."""
+    """Return a model of a preset's sizes, redrawn so that no weight is 0 or 1."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vae, field = NeuroVAE(config.vae).eval(), SiT(config.flow).eval()
+        with torch.no_grad():
+            for module in vae.modules():
+                # At 1 and 0, as they begin, engines leave them out.
+                if isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm):
+                    module.weight.copy_(
+                        torch.exp(0.3 * torch.randn_like(module.weight))
+                    )
+                    module.bias.copy_(0.3 * torch.randn_like(module.bias))
     return vae, stressed(field, seed + 1)
 
 
