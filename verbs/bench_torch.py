@@ -4,7 +4,9 @@
 are converted to it as a whole. `torch-autocast` keeps float32 weights, which torch
 converts where it multiplies. The flow's state is in float32, as in the engines. All
 embed the flow time at every evaluation, as the published code does; engines have it in
-a table.
+a table. All compute z_n alone, as a server does, and no retrieval features; but the
+modules are not folded: the log-variance is computed with the mean and let go, and
+attention has its four maps.
 """
 
 from collections.abc import Callable, Iterator
@@ -64,10 +66,9 @@ def open_torch(bundle: Bundle, job: Job) -> Stages:
     solver = solver_from_name(flow.solver, flow.path)
     golden = {k: torch.from_numpy(v.copy()) for k, v in bundle.golden().items()}
 
-    def encode(voxels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = vae.features(voxels.to(dtype))
-        z_n, found = vae.posterior(features).mean, vae.retrieval(features)
-        return z_n.float(), found.float()
+    def encode(voxels: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = vae.encode(voxels.to(dtype))
+        return out.float()
 
     def velocity(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = field(z.to(dtype), t)
@@ -90,9 +91,9 @@ def open_torch(bundle: Bundle, job: Job) -> Stages:
             )
         return out
 
-    def encoder() -> tuple[torch.Tensor, torch.Tensor]:
+    def encoder() -> torch.Tensor:
         with _arithmetic(job.who.peer):
-            found: tuple[torch.Tensor, torch.Tensor] = encode_c(golden["voxels"])
+            found: torch.Tensor = encode_c(golden["voxels"])
         return found
 
     def decoder() -> torch.Tensor:
@@ -102,7 +103,7 @@ def open_torch(bundle: Bundle, job: Job) -> Stages:
 
     centre = torch.from_numpy(bundle.latent_mean * np.float32(flow.is_centred))
     for what, found, wanted in (
-        ("encoder", encoder()[0], golden["z_n"]),
+        ("encoder", encoder(), golden["z_n"]),
         ("flow", run(flow.decode_evaluations) + centre, golden["z_v"]),
         ("decoder", decoder(), golden["voxels_predicted"]),
     ):

@@ -19,6 +19,7 @@ from runtime.estimator import VolumeEstimator
 from runtime.model import Model
 from tests.models import BETAS, SYNTHETIC, export, random_model, served_bundle
 from training.config import PRESETS
+from training.neurovae import NeuroVAE
 from training.sit import SiT
 from verbs.bench_commands import bench
 from verbs.bench_engines import open_stages, with_evaluations
@@ -236,6 +237,20 @@ def test_torch_computes_what_the_engines_compute(preset, peer, precision, limit)
     assert error < limit
     assert (error > 1e-3) == (precision == "bf16")
     assert stages.calls.keys() == {"encoder", "served flow", "decoder"}
+
+
+def test_torch_computes_what_a_server_does_and_no_retrieval_features(
+    preset, monkeypatch
+):
+    monkeypatch.delattr(NeuroVAE, "retrieval")
+    with open_bundle(preset / "bundle", is_drawn=True) as bundle:
+        stages = open_torch(bundle, torch_job(preset, "torch", "f32"))
+
+        z_n = stages.calls["encoder"]()
+
+        np.testing.assert_allclose(
+            z_n.numpy(), bundle.golden()["z_n"], rtol=1e-3, atol=1e-4
+        )
 
 
 def test_torch_is_converted_as_a_whole_and_by_autocast_not_at_all(preset, monkeypatch):
