@@ -1,7 +1,7 @@
 """The graphs of the whole model in each precision, written into a folder.
 
-The flow's three graphs of a precision share one weights file; the autoencoder's two
-hold their own.
+The flow's three graphs of a precision share one weights file, the autoencoder's three
+another: two of these are the encoder, with one end or the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,13 @@ import torch
 from jaxtyping import Float64, Shaped
 
 from export.eight_bits import Ranges, quantised
-from export.fold import FoldedEncoder, FoldedVelocity, VoxelDecoder, conditioning_table
+from export.fold import (
+    FoldedEncoder,
+    FoldedRetrieval,
+    FoldedVelocity,
+    VoxelDecoder,
+    conditioning_table,
+)
 from export.graphs import (
     Graph,
     WeightStore,
@@ -143,20 +149,23 @@ def in_precision(graph: Graph, precision: Literal["f32"] | Half) -> Graph:
 
 
 def write_flow(graphs: Sequence[Graph], folder: Path) -> tuple[GraphSpec, ...]:
-    """Write graphs of one precision around one weights file."""
-    name = f"flow{_suffix(graphs[0])}.weights"
+    """Write the flow's graphs of one precision around one weights file."""
+    return _write_around("flow", graphs, folder)
+
+
+def _write_around(
+    stem: str, graphs: Sequence[Graph], folder: Path
+) -> tuple[GraphSpec, ...]:
+    """Write graphs into a bundle's folder and return what the manifest says of them."""
+    name = f"{stem}{_suffix(graphs[0])}.weights"
     with (folder / "graphs" / name).open("wb") as file:
         store = WeightStore(file, name)
-        return tuple(write_spec(graph, folder, store) for graph in graphs)
-
-
-def write_spec(
-    graph: Graph, folder: Path, store: WeightStore | None = None
-) -> GraphSpec:
-    """Write a graph into a bundle's folder and return what the manifest says of it."""
-    file = f"graphs/{graph.name}{_suffix(graph)}.onnx"
-    write_graph(graph, folder / file, store)
-    return graph.spec(file)
+        specs = [
+            graph.spec(f"graphs/{graph.name}{_suffix(graph)}.onnx") for graph in graphs
+        ]
+        for graph, spec in zip(graphs, specs, strict=True):
+            write_graph(graph, folder / spec.file, store)
+    return tuple(specs)
 
 
 def _suffix(graph: Graph) -> str:
@@ -166,24 +175,44 @@ def _suffix(graph: Graph) -> str:
 def write_autoencoder(
     graphs: Sequence[Graph], precisions: Sequence[Precision], folder: Path
 ) -> tuple[GraphSpec, ...]:
-    """Write encoder and decoder in each precision; 8 bits use those in float32."""
+    """Write the autoencoder's graphs, each precision around one weights file.
+
+    Args:
+        graphs: In float32; 8 bits use these.
+        precisions: What to write.
+        folder: The bundle's.
+    """
     return tuple(
-        write_spec(in_precision(graph, precision), folder)
+        spec
         for precision in precisions
         if precision != "int8" and precision != "fp8"
-        for graph in graphs
+        for spec in _write_around(
+            "autoencoder", [in_precision(graph, precision) for graph in graphs], folder
+        )
     )
 
 
-def autoencoder_graphs(vae: NeuroVAE) -> tuple[Graph, Graph]:
-    """Return the voxel encoder and the voxel decoder, in float32."""
+def autoencoder_graphs(vae: NeuroVAE) -> tuple[Graph, Graph, Graph]:
+    """Return voxels to z_n, to the retrieval features, and z_n to voxels, in float32.
+
+    A program that answers needs the first alone; none needs the first two together but
+    an evaluation, which may take twice as long.
+    """
     size = vae.config
+    voxels = _examples((1, size.voxels))
     encoder = graph_from_module(
         "encoder",
         FoldedEncoder(vae).eval(),
-        _examples((1, size.voxels)),
+        voxels,
         inputs=["voxels"],
-        outputs=["z_n", "retrieval"],
+        outputs=["z_n"],
+    )
+    retrieval = graph_from_module(
+        "retrieval",
+        FoldedRetrieval(vae).eval(),
+        voxels,
+        inputs=["voxels"],
+        outputs=["retrieval"],
     )
     decoder = graph_from_module(
         "decoder",
@@ -192,4 +221,4 @@ def autoencoder_graphs(vae: NeuroVAE) -> tuple[Graph, Graph]:
         inputs=["z_n"],
         outputs=["voxels"],
     )
-    return encoder, decoder
+    return encoder, retrieval, decoder

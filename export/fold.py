@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.neurovae import NeuroVAE, PositionAttention
+from training.neurovae import Decoder, Encoder, NeuroVAE, PositionAttention
 from training.sit import SiT
 
 Row = Float[Tensor, "1 modulation"]
@@ -85,17 +85,26 @@ class _HeadAttention(nn.Module):
         return x + projected
 
 
-def _exportable(vae: NeuroVAE) -> NeuroVAE:
-    """Return a copy whose attention the exporter understands."""
-    vae = copy.deepcopy(vae)
-    for middle in (vae.encoder.mid, vae.decoder.mid):
-        # Set by name: the declared class of the attribute is the one replaced.
-        middle.add_module("attn_1", _HeadAttention(middle.attn_1))
-    return vae
+def _wide(layer: nn.Conv1d) -> tuple[Tensor, Tensor]:
+    """Return the weights and the bias of a convolution of one tap, in float64."""
+    weight = layer.weight.detach().double()[:, :, 0]
+    if layer.bias is None:
+        return weight, weight.new_zeros(len(weight))
+    return weight, layer.bias.detach().double()
+
+
+def _pointwise(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> nn.Conv1d:
+    """Return the convolution of one tap that has these weights."""
+    outputs, inputs = weight.shape
+    # Without memory: else weights are drawn that nobody needs.
+    layer = nn.Conv1d(inputs, outputs, 1, device="meta", dtype=dtype)
+    layer.weight = nn.Parameter(weight[:, :, None].to(dtype))
+    layer.bias = nn.Parameter(bias.to(dtype))
+    return layer
 
 
 @final
-class FoldedEncoder(nn.Module):
+class _Features(nn.Module):
     """NeuroVAE's encoder whose first two linear maps are one product with the voxels.
 
     ``conv_in`` gives channel c the signal ``w_c x + b_c``. The linear layer W, b that
@@ -107,10 +116,8 @@ class FoldedEncoder(nn.Module):
     offset: Tensor
     weight: Tensor
 
-    def __init__(self, vae: NeuroVAE) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.vae = _exportable(vae)
-        encoder = vae.encoder
         fc1 = encoder.subj_proj.fc1
         bias = encoder.conv_in.bias
         if bias is None:
@@ -121,16 +128,60 @@ class FoldedEncoder(nn.Module):
         self.register_buffer("gain", gain[None, :, None].clone())
         self.register_buffer("offset", offset[None].to(gain.dtype))
         self.register_buffer("weight", fc1.weight.detach().t().contiguous())
+        self.norm = copy.deepcopy(encoder.subj_proj.norm)
+        self.fc2 = copy.deepcopy(encoder.subj_proj.fc2)
+        self.down = copy.deepcopy(encoder.down)
+        self.mid = _middle(encoder)
+        self.norm_out = copy.deepcopy(encoder.norm_out)
 
-    def forward(self, voxels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map voxels ``[1, voxels]`` to z_n's mode and the retrieval features."""
-        encoder, projection = self.vae.encoder, self.vae.encoder.subj_proj
+    def forward(self, voxels: Tensor) -> Tensor:
+        """Map voxels ``[1, voxels]`` to features ``[1, tokens, width]``."""
         h = self.gain * (voxels @ self.weight)[:, None] + self.offset
-        h = projection.fc2(F.gelu(projection.norm(h)))
-        for level in encoder.down:
+        h = self.fc2(F.gelu(self.norm(h)))
+        for level in self.down:
             h = level(h)
-        features = F.silu(encoder.norm_out(encoder.mid(h)))
-        return self.vae.posterior(features).mean, self.vae.retrieval(features)
+        return F.silu(self.norm_out(self.mid(h)))
+
+
+def _middle(coder: Encoder | Decoder) -> nn.Module:
+    """Return a copy of its middle whose attention the exporter understands."""
+    middle = copy.deepcopy(coder.mid)
+    # Set by name: the declared class of the attribute is the one replaced.
+    middle.add_module("attn_1", _HeadAttention(middle.attn_1))
+    return middle
+
+
+@final
+class FoldedEncoder(nn.Module):
+    """Voxels to z_n's mode, and nothing that it does not need: no variance of it."""
+
+    def __init__(self, vae: NeuroVAE) -> None:
+        super().__init__()
+        self.features = _Features(vae.encoder)
+        weight, bias = _wide(vae.pre_proj1)
+        # The mean's rows come first; see `NeuroVAE.posterior`.
+        half = len(weight) // 2
+        self.mean = _pointwise(weight[:half], bias[:half], vae.pre_proj1.weight.dtype)
+
+    def forward(self, voxels: Tensor) -> Tensor:
+        """Map voxels ``[1, voxels]`` to z_n's mode."""
+        mean: Tensor = self.mean(self.features(voxels))
+        return mean
+
+
+@final
+class FoldedRetrieval(nn.Module):
+    """Voxels to the retrieval features, without z_n."""
+
+    def __init__(self, vae: NeuroVAE) -> None:
+        super().__init__()
+        self.features = _Features(vae.encoder)
+        self.clip_proj = copy.deepcopy(vae.clip_proj)
+
+    def forward(self, voxels: Tensor) -> Tensor:
+        """Map voxels ``[1, voxels]`` to the retrieval features."""
+        found: Tensor = self.clip_proj(self.features(voxels))
+        return found
 
 
 @final
@@ -139,7 +190,8 @@ class VoxelDecoder(nn.Module):
 
     def __init__(self, vae: NeuroVAE) -> None:
         super().__init__()
-        self.vae = _exportable(vae)
+        self.vae = copy.deepcopy(vae)
+        self.vae.decoder.add_module("mid", _middle(vae.decoder))
 
     def forward(self, z_n: Tensor) -> Tensor:
         """Map z_n ``[1, tokens, width]`` to voxels."""

@@ -15,7 +15,13 @@ from typing import Final
 
 import msgspec
 
-from export.assemble import Flow, Precision, in_precision, write_flow, write_spec
+from export.assemble import (
+    Flow,
+    Precision,
+    in_precision,
+    write_autoencoder,
+    write_flow,
+)
 from export.graphs import Graph
 from export.parity import Array, verdicts_of_model
 from export.precision import Half, rounded_in_float32
@@ -51,7 +57,7 @@ def gates_of_flow(
 
     Args:
         flow: The field's step graph and its grid.
-        autoencoder: Encoder and decoder in float32.
+        autoencoder: Its graphs in float32.
         draft: A manifest with the autoencoder's graphs, which are in `folder`.
         tensors: The bundle's tensors that engines are driven with.
         golden: From `export.parity.golden_vectors`.
@@ -109,10 +115,11 @@ def _rounded(
     with tempfile.TemporaryDirectory(dir=folder) as name:
         scratch = Path(name)
         (scratch / "graphs").mkdir()
-        coders = (in_precision(graph, precision) for graph in autoencoder)
-        specs = [write_spec(rounded_in_float32(graph), scratch) for graph in coders]
-        graphs = flow.graphs(precision)
-        specs += write_flow([rounded_in_float32(graph) for graph in graphs], scratch)
+        coders = [in_precision(graph, precision) for graph in autoencoder]
+        specs = [
+            *write_autoencoder(list(map(rounded_in_float32, coders)), ["f32"], scratch),
+            *write_flow(list(map(rounded_in_float32, flow.graphs(precision))), scratch),
+        ]
         twin = msgspec.structs.replace(manifest, graphs=tuple(specs))
         for form in _FORMS:
             with _opened(scratch, twin, tensors, "ort", "f32", form) as model:

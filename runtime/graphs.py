@@ -19,11 +19,20 @@ from runtime.manifest import EIGHT_BITS, GraphSpec, Manifest
 from runtime.solver import Direction
 
 Form = Literal["unrolled", "step"]
-Part = Literal["encoder", "decoder", "decode_flow", "encode_flow"]
-"""One of a model's four maps, whatever graph computes it."""
+Part = Literal["encoder", "retrieval", "decoder", "decode_flow", "encode_flow"]
+"""One of a model's five maps, whatever graph computes it."""
 
-PARTS: Final[tuple[Part, ...]] = ("encoder", "decoder", "decode_flow", "encode_flow")
+AUTOENCODER: Final[tuple[Part, ...]] = ("encoder", "retrieval", "decoder")
+"""Maps that have a graph of their own, whichever form the flow has."""
+PARTS: Final[tuple[Part, ...]] = (*AUTOENCODER, "decode_flow", "encode_flow")
 """The whole model."""
+BOTH_WAYS: Final[tuple[Part, ...]] = (
+    "encoder",
+    "decoder",
+    "decode_flow",
+    "encode_flow",
+)
+"""From voxels to z_v and back; an evaluation alone asks for the retrieval features."""
 SERVED: Final[tuple[Part, ...]] = ("encoder", "decode_flow")
 """What a server answers with; the others predict, which it is never asked to."""
 FORMS: Final[Mapping[str, Form]] = MappingProxyType(
@@ -97,7 +106,9 @@ def map_limits(
         is_told = backend == "openvino" and written == "f32"
         return limits_of(written, "bf16" if is_told else written)
 
-    # Whether it runs unrolled or not, the flow computes in the precision of a step.
+    # Whether it runs unrolled or not, the flow computes in the precision of a step. The
+    # retrieval features are written in the encoder's; bundles of before have no graph
+    # of them, and are served all the same.
     encoder, decoder, flow = (limits(name) for name in ("encoder", "decoder", "step"))
     return {
         "encoder": encoder,
@@ -156,7 +167,7 @@ def open_engines(
         )
     engines: dict[str, Engine] = {}
     flow = flow_graphs(backend, form, parts)
-    names = (*(name for name in ("encoder", "decoder") if name in parts), *flow)
+    names = (*(name for name in AUTOENCODER if name in parts), *flow)
     try:
         for name in names:
             graph = graph_of(manifest, name, backend, precision)

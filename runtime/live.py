@@ -23,7 +23,7 @@ from runtime.estimator import BetaEstimator, live_estimator, told_confounds
 from runtime.frontend import BetaFrontend, VolumeFrontend
 from runtime.gallery import Gallery, open_gallery
 from runtime.given import check_abstain_below
-from runtime.graphs import PARTS, Part
+from runtime.graphs import BOTH_WAYS, Part
 from runtime.heads import Retrieval
 from runtime.model import SAMPLES, Model, open_model
 from runtime.overlay import Overlay, open_overlay
@@ -319,7 +319,7 @@ def open_decoder(
     behind: Sequence[str] = (),
     waiting: Waiting | None = None,
     overlay_folder: str | Path | None = None,
-    parts: Collection[Part] = PARTS,
+    parts: Collection[Part] = BOTH_WAYS,
     copies: str | Path | None = None,
 ) -> RunDecoder:
     """Verify and open a bundle and a gallery, and the day's overlay where there is one.

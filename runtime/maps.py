@@ -1,4 +1,4 @@
-"""The model as a rig uses it: four maps on single samples, torch nowhere."""
+"""The model as a rig uses it: five maps on single samples, torch nowhere."""
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -113,8 +113,8 @@ class Model(Closing):
         self._require_voxels(voxels)
         return self._run("encoder", "voxels", voxels, "z_n")
 
-    def encode_voxels_for_retrieval(self, voxels: Voxels) -> tuple[Latent, Latent]:
-        """Return z_n and the retrieval features, which one evaluation gives.
+    def project_voxels(self, voxels: Voxels) -> Latent:
+        """Return the retrieval features of normalised voxels, a projection to z_v.
 
         Raises:
             TensorMismatchError: Another number of voxels or dtype.
@@ -122,8 +122,7 @@ class Model(Closing):
             UsageError: The model is closed, or was opened without this map.
         """
         self._require_voxels(voxels)
-        out = self._engine("encoder").run({"voxels": voxels[None]})
-        return out["z_n"][0].copy(), out["retrieval"][0].copy()
+        return self._run("retrieval", "voxels", voxels, "retrieval")
 
     def decode_latent(self, z_n: Latent) -> Latent:
         """Carry z_n to the visual latent z_v.
@@ -191,17 +190,13 @@ class Model(Closing):
         """Return each map with the golden vectors that are its input and output.
 
         Those that will be called and whose engines are here: a model of one engine
-        judges that one. Both maps of the encoder come from one evaluation of it.
+        judges that one.
         """
         found: dict[str, tuple[Map, str, str]] = {}
         if self._has("encoder"):
-            both = _Once(self.encode_voxels_for_retrieval)
-            found["encoder"] = functools.partial(both.output, 0), "voxels", "z_n"
-            found["retrieval"] = (
-                functools.partial(both.output, 1),
-                "voxels",
-                "retrieval",
-            )
+            found["encoder"] = self.encode_voxels, "voxels", "z_n"
+        if self._has("retrieval"):
+            found["retrieval"] = self.project_voxels, "voxels", "retrieval"
         if self._has("decode_flow", "step"):
             found["decode_flow"] = self.decode_latent, "z_n", "z_v"
         if self._has("encode_flow", "step"):
@@ -279,21 +274,3 @@ def require_array(
                 else type(array).__name__
             ),
         )
-
-
-class _Once:
-    """An encoder that computes each input once, whichever of its outputs is asked for.
-
-    What it gave is kept for as long as this, so it is for a handful of samples.
-    """
-
-    def __init__(self, run: Callable[[Voxels], tuple[Latent, Latent]]) -> None:
-        self._run = run
-        self._known: dict[bytes, tuple[Latent, Latent]] = {}
-
-    def output(self, index: int, voxels: Voxels) -> Latent:
-        """Return one of the two outputs."""
-        key = voxels.tobytes()
-        if key not in self._known:
-            self._known[key] = self._run(voxels)
-        return self._known[key][index]

@@ -76,15 +76,20 @@ def _graphs(folder, readout, patterns, latent):
     encoder = [
         node("MatMul", ["voxels", "readout"], ["flat"]),
         node("Reshape", ["flat", "shape"], ["z_n"]),
-        node("Neg", ["z_n"], ["retrieval"]),
+    ]
+    projection = [
+        node("MatMul", ["voxels", "readout"], ["flat"]),
+        node("Reshape", ["flat", "shape"], ["retrieval"]),
     ]
     decoder = [
         node("Flatten", ["z_n"], ["flat"]),
         node("MatMul", ["flat", "patterns"], ["voxels"]),
     ]
     return (
-        _graph(folder, "encoder", (x,), (z_n, retrieval), encoder,
+        _graph(folder, "encoder", (x,), (z_n,), encoder,
                {"readout": -readout, "shape": shape}),
+        _graph(folder, "retrieval", (x,), (retrieval,), projection,
+               {"readout": readout, "shape": shape}),
         _graph(folder, "decoder", (z_n,), (x,), decoder, {"patterns": -patterns}),
         _graph(folder, "decode_flow", (z_n,), (z_v,),
                [node("Neg", ["z_n"], ["z_v"])], {}),

@@ -228,13 +228,13 @@ def _manifest(
 
 def _golden(model: Model, rng: np.random.Generator) -> dict[str, Array]:
     voxels = rng.standard_normal(model.manifest.voxels.count, dtype=np.float32)
-    z_n, retrieval = model.encode_voxels_for_retrieval(voxels)
+    z_n = model.encode_voxels(voxels)
     z_v = model.decode_latent(z_n)
     encoded = model.encode_latent(z_v)
     found = {
         "voxels": voxels,
         "z_n": z_n,
-        "retrieval": retrieval,
+        "retrieval": model.project_voxels(voxels),
         "z_v": z_v,
         "z_n_encoded": encoded,
         "voxels_predicted": model.predict_voxels(encoded),

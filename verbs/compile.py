@@ -12,6 +12,7 @@ from runtime.engine import Precision, open_engine
 from runtime.engines.cache import EngineCache, user_cache
 from runtime.errors import ArtifactError
 from runtime.graphs import (
+    AUTOENCODER,
     check_threads,
     flow_graphs,
     graph_of,
@@ -73,7 +74,7 @@ def compile_bundle(
     cache = EngineCache(user_cache(os.environ), say)
     graphs = []
     with open_bundle(folder) as bundle:
-        names = ("encoder", "decoder", *flow_graphs(backend))
+        names = (*AUTOENCODER, *flow_graphs(backend))
         for i, name in enumerate(names):
             say(f"compile {i + 1} of {len(names)}: {name} for {backend} {precision}")
             graphs.append(_compiled(bundle, name, backend, precision, threads, cache))

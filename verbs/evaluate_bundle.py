@@ -10,6 +10,7 @@ import numpy as np
 from runtime.bundle import open_bundle
 from runtime.errors import ArtifactError, UsageError
 from runtime.estimator import description
+from runtime.graphs import BOTH_WAYS
 from runtime.model import open_model
 from training.checkpoint import library_versions
 from training.data.store import open_trials
@@ -114,7 +115,8 @@ def evaluate_bundle(
             theirs = opened.enter_context(open_bundle(external))
             check_external(own, theirs)
             other = BundleMaps(
-                theirs, opened.enter_context(open_model(theirs, backend))
+                theirs,
+                opened.enter_context(open_model(theirs, backend, parts=BOTH_WAYS)),
             )
         if split == "train":
             shown.say(f"--split train: {LEARNED}")

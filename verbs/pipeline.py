@@ -17,6 +17,7 @@ from export.preprocessing import Preprocessing
 from runtime.bundle import BackboneSpec, open_bundle
 from runtime.errors import CheckpointError
 from runtime.gallery import Confidence, write_gallery
+from runtime.graphs import SERVED
 from runtime.heads import Retrieval, fit_temperature
 from runtime.model import open_model
 from training.checkpoint import load_flow, load_neurovae
@@ -215,7 +216,10 @@ def write_candidates(candidates: Candidates, built: Built, *, backend: str) -> N
     """Write the gallery, its confidence fitted where there are trials to fit it on."""
     confidence, trials = None, candidates.calibration
     if trials is not None:
-        with open_bundle(built.bundle) as bundle, open_model(bundle, backend) as model:
+        with (
+            open_bundle(built.bundle) as bundle,
+            open_model(bundle, backend, parts=SERVED) as model,
+        ):
             decoded = np.stack(
                 [model.decode_latent(model.encode_voxels(v)) for v in trials.voxels]
             )

@@ -195,17 +195,21 @@ class BundleMaps:
             keeps_latents: Return z_v as well.
         """
         features, decoded = self.space.to_model(betas), []
+        is_projected = any(asked.part == "retrieval" for asked in questions)
         cosines = [np.empty((len(betas), len(asked.items))) for asked in questions]
         pictures = []
         for first in range(0, len(features), AT_ONCE):
             latents, retrieval = [], []
             for done, row in enumerate(features[first : first + AT_ONCE], first + 1):
-                z_n, found = self._model.encode_voxels_for_retrieval(row)
+                z_n = self._model.encode_voxels(row)
                 latents.append(self._model.decode_latent(z_n))
-                retrieval.append(found)
+                if is_projected:
+                    retrieval.append(self._model.project_voxels(row))
                 if on_row is not None:
                     on_row(done, len(features))
-            parts = {"latents": np.stack(latents), "retrieval": np.stack(retrieval)}
+            parts = {"latents": np.stack(latents)}
+            if is_projected:
+                parts["retrieval"] = np.stack(retrieval)
             for asked, into in zip(questions, cosines, strict=True):
                 into[first : first + AT_ONCE] = similarities(
                     parts[asked.part],

@@ -112,7 +112,7 @@ def _level(inputs: int, outputs: int, blocks: int, length: int) -> Iterator[Work
 
 
 def encoder(sizes: Sizes) -> Work:
-    """Return the work of voxels to z_n and retrieval features, first layer fused."""
+    """Return the work of voxels to z_n's mode, first layer fused."""
     return total(_encoder(sizes))
 
 
@@ -128,8 +128,7 @@ def _encoder(sizes: Sizes) -> Iterator[Work]:
             length //= 2
             yield _product(7 * b, b, length)
     yield from _middle(widths[-1], length)
-    yield _product(m, 2 * m, d)
-    yield from [_product(d, d, m)] * 3
+    yield _product(m, m, d)
 
 
 def decoder(sizes: Sizes) -> Work:

@@ -197,6 +197,31 @@ def test_weights_of_a_precision_are_one_file_and_no_graph_has_its_own(bundle):
             assert places == {f"flow.{precision}.weights"}
 
 
+def test_the_autoencoder_keeps_its_encoder_once(bundle):
+    graphs = bundle.folder / "graphs"
+    for precision, end in (("f32", ""), ("f16", ".f16"), ("bf16", ".bf16")):
+        sizes = {}
+        for name in ("encoder", "retrieval", "decoder"):
+            path = bundle.folder / bundle.manifest.graph(name, precision).file
+            model = onnx.load(path, load_external_data=False)
+            places = [
+                {entry.key: entry.value for entry in weight.external_data}
+                for weight in model.graph.initializer
+                if weight.external_data
+            ]
+            assert {one["location"] for one in places} == {f"autoencoder{end}.weights"}
+            sizes[name] = {one["offset"]: int(one["length"]) for one in places}
+        encoder, retrieval = sizes["encoder"], sizes["retrieval"]
+        own = [retrieval[at] for at in retrieval.keys() - encoder.keys()]
+        # Of the projection, and of z_n's mean: small weights lie in the graphs.
+        width, half = 48, 1 if end == "" else 2
+        assert sorted(own) == [width * width * 4 // half] * 3
+        assert len(encoder.keys() - retrieval.keys()) <= 1
+        each = {**encoder, **retrieval, **sizes["decoder"]}
+        whole = (graphs / f"autoencoder{end}.weights").stat().st_size
+        assert 0 <= whole - sum(each.values()) <= 64 * (len(each) + 1)
+
+
 def test_onnx_runtime_opens_float16_and_its_two_forms_agree(bundle):
     z = np.random.default_rng(6).normal(size=(8, 48)).astype(np.float32)
     with (
@@ -266,9 +291,9 @@ def test_a_bundle_without_integers_says_so(bundle):
         with pytest.raises(BundleError) as caught:
             graph_of(manifest, name, "ort", "int8")
         assert str(caught.value) == (
-            "manifest.json: expected a graph step in int8, found encoder, decoder, "
-            "step, decode_flow, encode_flow. Export it with --precisions f32 int8, or "
-            "choose another precision."
+            "manifest.json: expected a graph step in int8, found encoder, retrieval, "
+            "decoder, step, decode_flow, encode_flow. Export it with --precisions f32 "
+            "int8, or choose another precision."
         )
 
 

@@ -61,6 +61,7 @@ def test_counts_are_those_of_torch(preset):
 
 
 def test_weights_are_those_of_the_published_size():
+    """Those that are left in the folded modules, or, of the field, in its blocks."""
     with torch.device("meta"):
         vae, field = NeuroVAE(PRESETS["paper-subj01"].vae), SiT(PRESETS["demo"].flow)
 
@@ -70,11 +71,13 @@ def test_weights_are_those_of_the_published_size():
             if p.ndim > 1 and name.startswith(prefixes)
         )  # fmt: skip
 
-    wanted = matrices(vae, "encoder.", "pre_proj1.", "clip_proj.")
-    # Fused: the first convolution's weights are a vector now.
-    assert encoder(PAPER).weights == wanted - PAPER.channels
+    read = FoldedEncoder(vae)
+    # Fused: the first linear layer's matrix is no parameter now.
+    first = read.features.weight.numel()
+    assert first == PAPER.voxels * PAPER.hidden
+    assert encoder(PAPER).weights == first + matrices(read, "")
     assert decoder(PAPER).weights == matrices(
-        vae, "decoder.", "pre_proj2.", "post_proj."
+        VoxelDecoder(vae).vae, "decoder.", "pre_proj2.", "post_proj."
     )
     folded = matrices(field, "blocks.", "final_layer.") - sum(
         p.numel()

@@ -29,15 +29,15 @@ def test_a_bundle_is_compiled_once_and_found_again(capsys, cache):
     other, _ = compiled(capsys, threads=2)
 
     assert first.cache == str(cache)
-    assert [one.graph for one in first.graphs] == ["encoder", "decoder", "step"]
+    names = ["encoder", "retrieval", "decoder", "step"]
+    assert [one.graph for one in first.graphs] == names
     for result, is_kept in ((first, False), (again, True), (other, False)):
-        assert [one.from_cache for one in result.graphs] == [is_kept] * 3
+        assert [one.from_cache for one in result.graphs] == [is_kept] * 4
         assert result.unstored == 0
-    assert len(list(cache.glob("*.engine"))) == 6
+    assert len(list(cache.glob("*.engine"))) == 8
     assert progress.splitlines() == [
-        "neuroflow: compile 1 of 3: encoder for openvino f32",
-        "neuroflow: compile 2 of 3: decoder for openvino f32",
-        "neuroflow: compile 3 of 3: step for openvino f32",
+        f"neuroflow: compile {i} of 4: {name} for openvino f32"
+        for i, name in enumerate(names, start=1)
     ]
 
 
@@ -49,6 +49,7 @@ def test_lines_for_people_say_the_same(capsys, cache):
     *graphs, last = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in graphs] == [
         ["encoder", "built"],
+        ["retrieval", "built"],
         ["decoder", "built"],
         ["step", "built"],
     ]
@@ -73,7 +74,7 @@ def test_engines_that_could_not_be_kept_are_a_failure(capsys, cache):
         )
 
     assert str(caught.value) == (
-        f"{cache}: expected to keep 3 engines, found 3 that could not be. Each start "
+        f"{cache}: expected to keep 4 engines, found 4 that could not be. Each start "
         "builds them; see why above."
     )
     assert caught.value.exit_status == 1

@@ -365,9 +365,9 @@ def test_a_candidate_whose_graph_is_absent_is_passed_over_and_said():
     assert choice.order == (ORT,)
     assert choice.reasons[0] == (
         "openvino int8: not taken: manifest.json: expected a graph step in int8, found "
-        "encoder, decoder, step, decode_flow, encode_flow, decode_flow int8, "
-        "encode_flow int8. Export it with --precisions f32 int8, or choose another "
-        "precision."
+        "encoder, retrieval, decoder, step, decode_flow, encode_flow, decode_flow "
+        "int8, encode_flow int8. Export it with --precisions f32 int8, or choose "
+        "another precision."
     )
 
 

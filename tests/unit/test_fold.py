@@ -8,6 +8,7 @@ import torch
 
 from export.fold import (
     FoldedEncoder,
+    FoldedRetrieval,
     FoldedVelocity,
     VoxelDecoder,
     conditioning_table,
@@ -49,26 +50,58 @@ def test_a_row_holds_every_modulation_and_the_table_is_float64(model):
     assert model.field.t_embedder.mlp[0].weight.dtype == torch.float32
 
 
-def test_the_fused_first_layer_is_the_convolution_and_the_linear_layer(model):
-    vae = copy.deepcopy(model.vae).double()
+def drawn(module, seed=0):
+    """A copy in float64 in which no bias is near zero, nor any gain near one."""
+    module = copy.deepcopy(module).double()
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        vae.encoder.conv_in.bias.normal_()
-    voxels = torch.from_numpy(model.golden_voxels[:1]).double()
+        for parameter in module.parameters():
+            if parameter.ndim == 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return module
 
+
+@pytest.fixture(scope="module")
+def vae(model):
+    return drawn(model.vae)
+
+
+@pytest.fixture(scope="module")
+def voxels(model):
+    return torch.from_numpy(model.golden_voxels[:1]).double()
+
+
+def test_the_folded_encoder_gives_the_mode_of_the_posterior(vae, voxels):
     with torch.no_grad():
-        z_n, retrieval = FoldedEncoder(vae)(voxels)
-        features = vae.features(voxels)
+        wanted = vae.posterior(vae.features(voxels)).mean
 
-        assert rel_l2(z_n, vae.posterior(features).mean) <= EXACT
-        assert rel_l2(retrieval, vae.retrieval(features)) <= EXACT
+        assert rel_l2(FoldedEncoder(vae)(voxels), wanted) <= EXACT
 
 
-def test_the_exportable_decoder_is_the_decoder(model):
-    vae = copy.deepcopy(model.vae).double()
+def test_the_folded_retrieval_gives_the_retrieval_features(vae, voxels):
+    with torch.no_grad():
+        wanted = vae.retrieval(vae.features(voxels))
+
+        assert rel_l2(FoldedRetrieval(vae)(voxels), wanted) <= EXACT
+
+
+def test_the_folded_decoder_is_the_decoder(vae):
     z_n = torch.randn(1, 8, 12, dtype=torch.float64)
 
     with torch.no_grad():
         assert rel_l2(VoxelDecoder(vae)(z_n), vae.decode(z_n)) <= EXACT
+
+
+def test_what_is_folded_is_left_as_it_was(model):
+    before = {name: p.clone() for name, p in model.vae.state_dict().items()}
+
+    for fold in (FoldedEncoder, FoldedRetrieval, VoxelDecoder):
+        folded = fold(model.vae)
+        assert {p.dtype for p in folded.parameters()} == {torch.float32}
+
+    after = model.vae.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_a_test_model_has_unit_velocity_and_outlier_channels(model):

@@ -38,7 +38,7 @@ from runtime.gallery import (
     open_gallery,
     write_gallery,
 )
-from runtime.graphs import SERVED
+from runtime.graphs import BOTH_WAYS, SERVED
 from runtime.live import RunDecoder, open_decoder
 from runtime.model import open_model
 from runtime.patch_dct import PatchDct
@@ -363,6 +363,8 @@ def test_a_server_opens_what_it_answers_with_and_answers_the_same(
         found = decode(served, recorded(tmp_path))
         with pytest.raises(UsageError) as error:
             served.encoder()
+    # Neither is asked for the retrieval features.
+    assert decoder.model.graphs == BOTH_WAYS
     wanted = decode(decoder, recorded(tmp_path))
 
     for one, other in zip(found, wanted, strict=True):

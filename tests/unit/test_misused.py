@@ -71,7 +71,7 @@ def test_a_latent_is_of_the_bundles_shape_and_type_or_is_refused(model, call, na
     assert getattr(model, call)(np.ones(LATENT, np.float32)).dtype == np.float32
 
 
-@pytest.mark.parametrize("call", ["encode_voxels", "encode_voxels_for_retrieval"])
+@pytest.mark.parametrize("call", ["encode_voxels", "project_voxels"])
 @pytest.mark.parametrize("shape", [(), (1,), (36,), (1, 37)])
 def test_voxels_are_one_vector_or_refused(model, call, shape):
     with pytest.raises(TensorMismatchError) as caught:
@@ -125,18 +125,18 @@ def test_rows_of_voxels_have_the_masks_number_or_are_refused(bundle, way, wrong)
         ({"samples": 1.5}, "samples: expected at least 1, or None, found 1.5"),
         (
             {"parts": ()},
-            "parts: expected some of encoder, decoder, decode_flow, encode_flow, found "
-            "none",
+            "parts: expected some of encoder, retrieval, decoder, decode_flow, "
+            "encode_flow, found none",
         ),
         (
             {"parts": ("nothing",)},
-            "parts: expected some of encoder, decoder, decode_flow, encode_flow, found "
-            "nothing",
+            "parts: expected some of encoder, retrieval, decoder, decode_flow, "
+            "encode_flow, found nothing",
         ),
         (
             {"parts": "encoder"},
-            "parts: expected some of encoder, decoder, decode_flow, encode_flow, found "
-            "the text encoder",
+            "parts: expected some of encoder, retrieval, decoder, decode_flow, "
+            "encode_flow, found the text encoder",
         ),
         ({"form": "loop"}, "form: expected unrolled or step, found loop"),
         ({"threads": 1.5}, "threads: expected a whole number, found 1.5"),

@@ -6,7 +6,7 @@ import pytest
 from runtime.bundle import open_bundle
 from runtime.engines.ort import OrtEngine
 from runtime.errors import BackendError
-from runtime.graphs import PARTS, SERVED, flow_graphs
+from runtime.graphs import BOTH_WAYS, PARTS, SERVED, flow_graphs
 from runtime.model import SAMPLES, open_model
 from tests.models import tiny_bundle
 
@@ -28,6 +28,8 @@ def test_a_step_graph_serves_either_direction_and_neither_needs_none():
     [
         ("unrolled", PARTS, PARTS),
         ("unrolled", SEEING, SEEING),
+        ("unrolled", ("retrieval",), ("retrieval",)),
+        ("unrolled", BOTH_WAYS, BOTH_WAYS),
         ("unrolled", PREDICTING, PREDICTING),
         ("step", PREDICTING, ("decoder", "step")),
         ("step", SERVED, ("encoder", "step")),
@@ -69,7 +71,7 @@ def test_what_is_served_is_judged_once_and_nothing_else_is(calls, form, judged):
     with open_bundle(tiny_bundle()) as bundle:
         count = bundle.manifest.flow.decode_evaluations if form == "step" else 1
         with open_model(bundle, form=form, samples=SAMPLES, parts=SERVED) as model:
-            assert list(model.maps()) == ["encoder", "retrieval", "decode_flow"]
+            assert list(model.maps()) == ["encoder", "decode_flow"]
 
     assert calls == [first, *[flow] * count]
 

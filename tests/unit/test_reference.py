@@ -18,7 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch.nn import functional as F
 
-from export.fold import FoldedEncoder, FoldedVelocity, VoxelDecoder
+from export.fold import (
+    FoldedEncoder,
+    FoldedRetrieval,
+    FoldedVelocity,
+    VoxelDecoder,
+)
 from export.graphs import graph_from_module, write_graph
 from runtime.bundle import open_bundle
 from runtime.engine import open_engine
@@ -361,7 +366,13 @@ def test_every_exported_graph_is_torch_in_float64():
             FoldedEncoder(model.vae).eval(),
             [(1, voxels)],
             ["voxels"],
-            ["z_n", "retrieval"],
+            ["z_n"],
+        ),
+        *exported(
+            FoldedRetrieval(model.vae).eval(),
+            [(1, voxels)],
+            ["voxels"],
+            ["retrieval"],
         ),
         *exported(VoxelDecoder(model.vae).eval(), [latent], ["z_n"], ["voxels"]),
         *exported(

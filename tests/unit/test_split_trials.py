@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.bundle import open_bundle
-from runtime.model import open_model
+from runtime.model import Model, open_model
 from tests.models import served_bundle
 from training.metrics.retrieval import similarities
 from verbs import split_trials
@@ -48,12 +48,10 @@ def test_answers_do_not_depend_on_how_many_rows_are_held(
         betas, asked, lambda *said: counted.append(said), keeps_latents=True
     )
 
-    z_n, features = zip(
-        *map(maps._model.encode_voxels_for_retrieval, maps.space.to_model(betas)),
-        strict=True,
-    )
-    z_v = np.stack([maps._model.decode_latent(one) for one in z_n])
-    parts = {"latents": z_v, "retrieval": np.stack(features)}
+    model, rows = maps._model, maps.space.to_model(betas)
+    z_v = np.stack([model.decode_latent(model.encode_voxels(row)) for row in rows])
+    features = np.stack([model.project_voxels(row) for row in rows])
+    parts = {"latents": z_v, "retrieval": features}
     np.testing.assert_array_equal(found.latents, z_v)
     assert counted == [(row, ROWS) for row in range(1, ROWS + 1)]
     assert [question for question, _ in found.answers] == asked
@@ -66,6 +64,16 @@ def test_answers_do_not_depend_on_how_many_rows_are_held(
         )
         np.testing.assert_allclose(cosines, wanted, rtol=1e-12, atol=1e-15)
     assert found.pictures is None
+
+
+def test_features_that_nobody_asks_for_are_not_computed(maps, betas, monkeypatch):
+    monkeypatch.delattr(Model, "project_voxels")
+
+    found = maps.decode(betas, questions(maps)[:1])
+
+    assert len(found.answers) == 1
+    with pytest.raises(AttributeError, match="project_voxels"):
+        maps.decode(betas, questions(maps))
 
 
 def test_latents_that_nobody_asks_for_are_let_go(maps, betas):
