@@ -69,19 +69,34 @@ class FoldedVelocity(nn.Module):
 
 
 @final
-class _HeadAttention(nn.Module):
-    """`PositionAttention` with an axis for its one head, which the exporter needs."""
+class FoldedAttention(nn.Module):
+    """`PositionAttention` with two products along the channels instead of four.
+
+    A score is ``(Wq h_i + bq) . (Wk h_j + bk)``, over the root of the channels. What of
+    it does not depend on j is the same throughout a row of the softmax, which does not
+    see it, and what is left is ``(Wk^T Wq h_i + Wk^T bq) . h_j``: the normalised
+    features are their own keys. They are their own values too: a row of the softmax
+    adds to one, so that the maps of the values and of the output are one behind the
+    sum. The products of the weights are formed in float64, the scale among them.
+    """
 
     def __init__(self, attention: PositionAttention) -> None:
         super().__init__()
-        self.attention = attention
+        (q, bq), (k, _), (v, bv), (out, bout) = (
+            _wide(layer)
+            for layer in (attention.q, attention.k, attention.v, attention.proj_out)
+        )
+        k = k * len(k) ** -0.5
+        dtype = attention.q.weight.dtype
+        self.norm = copy.deepcopy(attention.norm)
+        self.q = _pointwise(k.t() @ q, k.t() @ bq, dtype)
+        self.proj_out = _pointwise(out @ v, out @ bv + bout, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        a = self.attention
-        h = a.norm(x)
-        q, k, v = (f(h).transpose(1, 2)[:, None] for f in (a.q, a.k, a.v))
-        attended = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2)
-        projected: Tensor = a.proj_out(attended)
+        """Map ``[1, channels, length]`` to the same shape."""
+        h = self.norm(x)
+        weights = torch.softmax(self.q(h).transpose(1, 2) @ h, dim=-1)
+        projected: Tensor = self.proj_out(h @ weights.transpose(1, 2))
         return x + projected
 
 
@@ -144,10 +159,10 @@ class _Features(nn.Module):
 
 
 def _middle(coder: Encoder | Decoder) -> nn.Module:
-    """Return a copy of its middle whose attention the exporter understands."""
+    """Return a copy of its middle whose attention is folded."""
     middle = copy.deepcopy(coder.mid)
     # Set by name: the declared class of the attribute is the one replaced.
-    middle.add_module("attn_1", _HeadAttention(middle.attn_1))
+    middle.add_module("attn_1", FoldedAttention(middle.attn_1))
     return middle
 
 

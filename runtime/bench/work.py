@@ -100,7 +100,8 @@ def _residual(inputs: int, outputs: int, length: int) -> Iterator[Work]:
 
 def _middle(channels: int, length: int) -> Iterator[Work]:
     yield from _residual(channels, channels, length)
-    yield from [_product(channels, channels, length)] * 4
+    # Queries and the output: the features are their own keys and values.
+    yield from [_product(channels, channels, length)] * 2
     yield _attention(length, channels)
     yield from _residual(channels, channels, length)
 
@@ -112,7 +113,7 @@ def _level(inputs: int, outputs: int, blocks: int, length: int) -> Iterator[Work
 
 
 def encoder(sizes: Sizes) -> Work:
-    """Return the work of voxels to z_n's mode, first layer fused."""
+    """Return the work of voxels to z_n's mode, first layer and attention folded."""
     return total(_encoder(sizes))
 
 
@@ -132,7 +133,7 @@ def _encoder(sizes: Sizes) -> Iterator[Work]:
 
 
 def decoder(sizes: Sizes) -> Work:
-    """Return the work of z_n to voxels."""
+    """Return the work of z_n to voxels, attention folded."""
     return total(_decoder(sizes))
 
 

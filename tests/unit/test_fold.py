@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from export.fold import (
+    FoldedAttention,
     FoldedEncoder,
     FoldedRetrieval,
     FoldedVelocity,
@@ -15,6 +16,7 @@ from export.fold import (
     modulation_size,
 )
 from tests.models import random_model
+from training.neurovae import PositionAttention
 
 EXACT = 1e-12
 """Sums of a few hundred float64 terms in another order."""
@@ -90,6 +92,21 @@ def test_the_folded_decoder_is_the_decoder(vae):
 
     with torch.no_grad():
         assert rel_l2(VoxelDecoder(vae)(z_n), vae.decode(z_n)) <= EXACT
+
+
+@pytest.mark.parametrize("gain", [0.1, 1.0, 10.0])
+def test_attention_of_two_maps_is_attention_of_four(gain):
+    """From rows of the softmax that are almost even to some that are almost one."""
+    torch.manual_seed(0)
+    attention = drawn(PositionAttention(12, 3))
+    with torch.no_grad():
+        attention.q.weight.mul_(gain)
+        x = torch.randn(1, 12, 40, dtype=torch.float64)
+        folded = FoldedAttention(attention)
+
+        assert rel_l2(folded(x) - x, attention(x) - x) <= EXACT
+    matrices = [p for p in folded.parameters() if p.ndim > 1]
+    assert [tuple(p.shape) for p in matrices] == [(12, 12, 1)] * 2
 
 
 def test_what_is_folded_is_left_as_it_was(model):
