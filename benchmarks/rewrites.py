@@ -1,30 +1,37 @@
-"""What each exact rewrite of a block of the velocity field gains, in our engines.
+"""What each exact rewrite gains in our engines, at the published size.
 
-    python -m benchmarks.rewrites [--rounds 30] [--threads 2] [--json FILE]
+    python -m benchmarks.rewrites [--of block] [--rounds 30] [--threads 2] [--json FILE]
+    python -m benchmarks.rewrites --of encoder --backends openvino --precision bf16
 
-One block and the final layer at the published size, exported as it was trained and with
-each rewrite, each held against the first in float64. Every round calls every arm once,
-in changing order; a ratio is formed inside a round, its interval from the rounds.
+One block and the final layer of the velocity field, or the voxel encoder, exported
+without a rewrite and with each, each held against the trained module in float64. Every
+round calls every arm once, in changing order; a ratio is formed inside a round, its
+interval from the rounds.
 """
 
 import argparse
+import copy
 import json
+import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.fold import conditioning_table
-from export.graphs import graph_from_module, write_graph
+from export.fold import FoldedEncoder, conditioning_table
+from export.graphs import Graph, graph_from_module, write_graph
 from export.parity import stressed
 from runtime.bench.statistics import ratio
 from runtime.bench.table import markdown, within
 from runtime.engine import open_engine
 from training.config import config_from_preset
+from training.neurovae import NeuroVAE
 from training.sit import SiT
 from verbs.bench_machine import read_machine, read_moment
 
@@ -93,6 +100,31 @@ class Arm(nn.Module):
         return self.field.final_layer.linear(self._modulate(x, shift, scale))
 
 
+class EncoderArm(nn.Module):
+    """The voxel encoder, its first layers one product, with some of the rewrites."""
+
+    def __init__(self, vae: NeuroVAE, *, alone=False, mean=False, folded=False) -> None:
+        super().__init__()
+        self.vae, self.whole = vae, FoldedEncoder(vae)
+        self.alone, self.mean = alone, mean
+        if not folded:
+            self.whole.features.mid.attn_1 = vae.encoder.mid.attn_1
+
+    def forward(self, voxels: Tensor) -> tuple[Tensor, ...]:
+        """Return z_n, and the retrieval features unless it is alone."""
+        if self.mean:
+            return (self.whole(voxels),)
+        features = self.whole.features(voxels)
+        z_n = self.vae.posterior(features).mean
+        return (z_n,) if self.alone else (z_n, self.vae.retrieval(features))
+
+
+ENCODER_ARMS = {
+    "with the retrieval features": {},
+    "z_n alone": {"alone": True},
+    "no log-variance": {"alone": True, "mean": True},
+    "attention of two maps": {"alone": True, "mean": True, "folded": True},
+}
 ARMS = {
     "as trained": {},
     "1 + scale in the table": {"one": True},
@@ -103,69 +135,120 @@ ARMS = {
 }
 
 
-@torch.no_grad()
-def error(field: SiT, row: Tensor, z: Tensor, how) -> float:
-    """Return the relative L2 distance of an arm from the field itself, in float64."""
-    wide = SiT(field.config).double().eval()
-    wide.load_state_dict(field.state_dict())
-    arm = Arm(wide, **how)
-    wanted = wide(z.double(), torch.zeros(1, dtype=torch.float64))
-    found = arm(z.double(), arm.row(row))
+@dataclass(frozen=True)
+class Case:
+    """An arm to be measured."""
+
+    graph: Graph
+    inputs: dict[str, np.ndarray]
+    error: float
+    """Relative L2 distance from the trained module, in float64."""
+
+
+def rel_l2(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--backends", nargs="+", default=["openvino", "ort"])
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+@torch.no_grad()
+def block_cases() -> dict[str, Case]:
     config = config_from_preset("paper-subj01").flow
     torch.manual_seed(0)
     field = stressed(SiT(msgspec.structs.replace(config, depth=1)).eval(), 1)
     row = conditioning_table(field, (0.0,))
     z = torch.randn(1, config.tokens, config.width)
-    engines, inputs, errors = {}, {}, {}
+    wide = copy.deepcopy(field).double()
+    wanted, found = wide(z.double(), torch.zeros(1, dtype=torch.float64)), {}
+    for name, how in ARMS.items():
+        exact, arm = Arm(wide, **how), Arm(field, **how).eval()
+        own = arm.row(row).float()
+        found[name] = Case(
+            graph_from_module("step", arm, (z, own), inputs=["z", "modulation"],
+                              outputs=["velocity"]),
+            {"z": z.numpy(), "modulation": own.numpy()},
+            rel_l2(exact(z.double(), exact.row(row)), wanted),
+        )  # fmt: skip
+    return found
+
+
+@torch.no_grad()
+def encoder_cases() -> dict[str, Case]:
+    config = config_from_preset("paper-subj01").vae
+    torch.manual_seed(0)
+    vae = NeuroVAE(config).eval()
+    voxels = torch.randn(1, config.voxels)
+    wide = copy.deepcopy(vae).double()
+    wanted, found = wide.encode(voxels.double()), {}
+    for name, how in ENCODER_ARMS.items():
+        arm = EncoderArm(vae, **how).eval()
+        outputs = ["z_n", "retrieval"][: len(arm(voxels))]
+        found[name] = Case(
+            graph_from_module("encoder", arm, (voxels,), inputs=["voxels"],
+                              outputs=outputs),
+            {"voxels": voxels.numpy()},
+            rel_l2(EncoderArm(wide, **how)(voxels.double())[0], wanted),
+        )  # fmt: skip
+    return found
+
+
+CASES = {"block": block_cases, "encoder": encoder_cases}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--of", choices=CASES, default="block")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--backends", nargs="+", default=["openvino", "ort"])
+    parser.add_argument("--precision", default="f32")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    cases, engines = CASES[options.of](), {}
+    first, *_ = cases
     with tempfile.TemporaryDirectory() as scratch:
-        for name, how in ARMS.items():
-            errors[name] = error(field, row, z, how)
-            if errors[name] > EXACT:
-                raise SystemExit(f"{name}: relative L2 error {errors[name]:.1e}")
-            arm = Arm(field, **how).eval()
-            own = arm.row(row).float()
-            graph = graph_from_module("step", arm, (z, own), inputs=["z", "modulation"],
-                                      outputs=["velocity"])  # fmt: skip
-            path = Path(scratch) / f"{len(inputs)}.onnx"
-            write_graph(graph, path)
-            inputs[name] = {"z": z.numpy(), "modulation": own.numpy()}
+        for i, (name, case) in enumerate(cases.items()):
+            if case.error > EXACT:
+                raise SystemExit(f"{name}: relative L2 error {case.error:.1e}")
+            path = Path(scratch) / f"{i}.onnx"
+            write_graph(case.graph, path)
             for backend in options.backends:
                 engines[backend, name] = open_engine(
-                    backend, path, graph.spec("step.onnx"), threads=options.threads
+                    backend,
+                    path,
+                    case.graph.spec("arm.onnx"),
+                    precision=options.precision,
+                    threads=options.threads,
                 )
     times = {key: [] for key in engines}
     order = list(engines)
     for i in range(options.rounds + 2):
         for key in order[i % len(order) :] + order[: i % len(order)]:
             before = time.perf_counter_ns()
-            engines[key].run(inputs[key[1]])
+            engines[key].run(cases[key[1]].inputs)
             if i >= 2:
                 times[key].append(time.perf_counter_ns() - before)
     rows = []
     for backend, name in engines:
-        mine, trained = times[backend, name], times[backend, "as trained"]
-        share, best = within(ratio(mine, trained)), f"{min(mine) / 1e6:.1f}"
-        rows.append([backend, name, best, share, f"{errors[name]:.0e}"])
-    heads = ["engine", "block", "best ms", "over as trained [95 %]", "float64 error"]
+        mine, plain = times[backend, name], times[backend, first]
+        share, best = within(ratio(mine, plain)), f"{min(mine) / 1e6:.1f}"
+        median = f"{statistics.median(mine) / 1e6:.1f}"
+        rows.append([backend, name, best, median, share, f"{cases[name].error:.0e}"])
+    heads = [
+        *("engine", options.of, "best ms", "median ms"),
+        *(f"over {first} [95 %]", "float64 error"),
+    ]
     print(markdown(heads, rows))
     machine, moment = read_machine(), read_moment()
-    print(f"{machine.cpu}, {options.threads} threads, load {moment.load}")
+    print(
+        f"{machine.cpu}, {options.precision}, {options.threads} threads, "
+        f"load {moment.load}"
+    )
     if options.json:
         result = {
             "machine": msgspec.to_builtins(machine),
             "load": moment.load,
             "threads": options.threads,
-            "errors": errors,
+            "precision": options.precision,
+            "errors": {name: case.error for name, case in cases.items()},
             "samples_ns": {f"{b} {n}": t for (b, n), t in times.items()},
         }
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
