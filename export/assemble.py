@@ -195,8 +195,7 @@ def write_autoencoder(
 def autoencoder_graphs(vae: NeuroVAE) -> tuple[Graph, Graph, Graph]:
     """Return voxels to z_n, to the retrieval features, and z_n to voxels, in float32.
 
-    A program that answers needs the first alone; none needs the first two together but
-    an evaluation, which may take twice as long.
+    The first two are apart because whoever answers needs the first alone.
     """
     size = vae.config
     voxels = _examples((1, size.voxels))

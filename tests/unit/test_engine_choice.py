@@ -447,6 +447,7 @@ def test_who_takes_over_a_flow_runs_it_as_suits_itself_and_within_the_gate(
     ("form", "used", "call"),
     [
         ("unrolled", "encoder", lambda m, g: m.encode_voxels(g["voxels"][0])),
+        ("unrolled", "retrieval", lambda m, g: m.project_voxels(g["voxels"][0])),
         ("unrolled", "decoder", lambda m, g: m.predict_voxels(g["z_n_encoded"][0])),
         ("unrolled", "decode_flow", lambda m, g: m.decode_latent(g["z_n"][0])),
         ("step", "step", lambda m, g: m.encode_latent(g["z_v"][0])),
