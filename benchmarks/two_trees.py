@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--items", type=int, default=100, help="of the gallery")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     # Processes start in the folder of this one, which would be imported from first.
@@ -64,7 +65,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         bundle = options.bundle or drawn(Path(scratch))
         who = Who(peer=options.backend, precision="f32", threads=options.threads)
-        job = Job(kind="stages", who=who, bundle=str(bundle.resolve()))
+        place = str(bundle.resolve())
+        job = Job(kind="stages", who=who, bundle=place, gallery=options.items)
         trees = {"before": options.before, "after": options.after}
         children = {name: opened(tree, job, stack) for name, tree in trees.items()}
         for child in children.values():
@@ -87,6 +89,7 @@ def main() -> None:
             "machine": msgspec.to_builtins(machine),
             "load": moment.load,
             "stage": options.stage,
+            "items": options.items,
             "samples_ns": samples,
         }
         options.json.write_text(json.dumps(result) + "\n", encoding="utf-8")
