@@ -3,6 +3,8 @@
 Knows nothing of voxels. Pure.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -55,13 +57,15 @@ def solver_from_design(
         if len(kept) + 1 >= rows:
             break
         x = X[:, column]
-        norm2 = float(x @ x)
-        basis = Q[:, : len(kept)]
-        rest = x - basis @ (basis.T @ x)
-        rest -= basis @ (basis.T @ rest)  # twice is enough (Giraud et al. 2005)
-        rest2 = float(rest @ rest)
+        norm2 = float(x.dot(x))
+        rest = x.copy()
+        if kept:
+            basis = Q[:, : len(kept)]
+            rest -= basis @ (basis.T @ x)
+            rest -= basis @ (basis.T @ rest)  # twice is enough (Giraud et al. 2005)
+        rest2 = float(rest.dot(rest))
         if norm2 > 0.0 and rest2 > PIVOT_TOLERANCE * norm2:
-            Q[:, len(kept)] = rest / np.sqrt(rest2)
+            np.divide(rest, math.sqrt(rest2), out=Q[:, len(kept)])
             kept.append(column)
     chosen = np.asarray(kept, dtype=np.int64)
     triangle = np.triu(Q[:, : len(kept)].T @ X[:, chosen])
@@ -71,10 +75,13 @@ def solver_from_design(
 def estimate_column(
     solver: Solver,
     column: int,
-    cross_products: Float64[np.ndarray, "columns voxels"],
+    cross_products: Sequence[Float64[np.ndarray, " voxels"]],
     squares: Float64[np.ndarray, " voxels"],
-) -> tuple[Float64[np.ndarray, " voxels"], Float64[np.ndarray, " voxels"]]:
-    """Return a column's least-squares coefficient and standard error.
+    *,
+    out: Float64[np.ndarray, "2 voxels"],
+    work: Float64[np.ndarray, " numbers"],
+) -> None:
+    """Write a column's least-squares coefficient and its standard error.
 
     By the seminormal equations: with ``w = R^-T X'y`` the coefficients are ``R^-1 w``
     and the residual sum of squares is ``y'y - w'w``.
@@ -82,38 +89,49 @@ def estimate_column(
     Args:
         solver: From `solver_from_design`.
         column: Position in the design.
-        cross_products: ``X'y`` of all columns over the rows seen.
+        cross_products: ``X'y`` of each column over the rows seen.
         squares: ``y'y`` over the rows seen.
-
-    Returns:
-        Zero with an infinite standard error where the column was not kept.
+        out: Coefficient and standard error; zero and infinite where the column was not
+            kept.
+        work: Written over; a number at least for each column and voxel.
     """
-    voxels = squares.shape[0]
+    beta, error = out
     places = np.flatnonzero(solver.kept == column)
     if places.size == 0:
-        return np.zeros(voxels), np.full(voxels, np.inf)
-    w = _forward(solver.triangle.T, cross_products[solver.kept])
-    unit = np.zeros(solver.kept.size)
+        beta[:], error[:] = 0.0, np.inf
+        return
+    kept, lower = solver.kept.tolist(), solver.triangle.T
+    w = work[: len(kept) * squares.size].reshape(len(kept), squares.size)
+    _forward(lower, [cross_products[place] for place in kept], w)
+    unit = np.zeros(len(kept))
     unit[places[0]] = 1.0
     # The column's row of R^-1; its squared norm is the diagonal of (X'X)^-1.
-    row = np.linalg.solve(solver.triangle.T, unit)
-    residual = np.maximum(squares - np.einsum("kv,kv->v", w, w), 0.0)
-    variance = residual / (solver.rows - solver.kept.size) * (row @ row)
-    return row @ w, np.sqrt(variance)
+    row = np.linalg.solve(lower, unit)
+    np.matmul(row, w, out=beta)
+    np.einsum("kv,kv->v", w, w, out=error)
+    np.subtract(squares, error, out=error)
+    if error.min() < 0.0:
+        np.maximum(error, 0.0, out=error)
+    error /= solver.rows - len(kept)
+    error *= row @ row
+    np.sqrt(error, out=error)
 
 
 def _forward(
     lower: Float64[np.ndarray, "kept kept"],
-    right: Float64[np.ndarray, "kept voxels"],
-) -> Float64[np.ndarray, "kept voxels"]:
+    right: Sequence[Float64[np.ndarray, " voxels"]],
+    w: Float64[np.ndarray, "kept voxels"],
+) -> None:
     """Solve a lower triangular system for every voxel, by rows (Higham, 2002, ch. 8).
 
     A general solver would copy all voxels the other way round, twice, and factorise
     what is a factor already: four times as long.
     """
-    w = np.empty_like(right)
-    for k in range(len(right)):
-        np.matmul(lower[k, :k], w[:k], out=w[k])
+    np.divide(right[0], lower[0, 0], out=w[0])
+    for k in range(1, len(right)):
+        if k == 1:  # for which numpy has no fast product
+            np.multiply(w[0], lower[1, 0], out=w[1])
+        else:
+            np.matmul(lower[k, :k], w[:k], out=w[k])
         np.subtract(right[k], w[k], out=w[k])
         w[k] /= lower[k, k]
-    return w

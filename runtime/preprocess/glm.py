@@ -36,6 +36,9 @@ summed afresh instead of subtracted from those of all."""
 STATE_VERSION: Final = 2
 
 State = dict[str, np.ndarray | int | float]
+Regressor = Float64[np.ndarray, " volumes"]
+Regressors = Float64[np.ndarray, "groups volumes"]
+Rows = list[Float64[np.ndarray, " voxels"]]
 
 
 @final
@@ -111,10 +114,9 @@ class IncrementalTrialGlm:
             "ring_index": np.full(RING_VOLUMES, -1, dtype=np.int64),
         }
         self._taken, self._last = 0, -1
-        self._fixed = np.empty(fixed)
-        self._y = np.empty(voxels)
-        self._scratch = np.empty((fixed, voxels))
-        self._products = np.empty((fixed + 2, voxels))
+        self._fixed, self._found = np.empty(fixed), np.empty((2, voxels))
+        self._y, self._work = np.empty(voxels), np.empty(voxels)
+        self._columns = np.empty((fixed + 2) * voxels)
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
@@ -173,7 +175,7 @@ class IncrementalTrialGlm:
                 voxels or confounds of another number or dtype or not finite; nothing
                 has changed.
         """
-        a, size = self._a, self._y.size
+        a, size, work = self._a, self._y.size, self._work
         require_voxels("voxels", voxels, size)
         require_finite("voxels", voxels)
         if not 0 <= volume_index < a["is_seen"].size or a["is_seen"][volume_index]:
@@ -198,10 +200,11 @@ class IncrementalTrialGlm:
         drift = self._drift[volume_index]
         self._fixed[: drift.size] = drift
         self._fixed[drift.size :] = a["confounds"][volume_index]
-        np.multiply(self._fixed[:, None], y, out=self._scratch)
-        a["fixed_products"] += self._scratch
-        work = self._scratch[0]
-        a["squares"] += np.multiply(y, y, out=work)
+        constant, *others = a["fixed_products"]
+        constant += y
+        for products, weight in zip(others, self._fixed[1:], strict=True):
+            products += np.multiply(y, weight, out=work)
+        a["squares"] += np.square(y, out=work)
         total = self._layout.spread(self._trials.total_at(volume_index))
         a["total_products"] += np.multiply(y, total, out=work)
         for row in self._trials.shown_in(volume_index):
@@ -260,11 +263,8 @@ class IncrementalTrialGlm:
         Raises:
             UsageError: The trial was not announced.
         """
-        squares = self._trials.own(self._row(trial_id))[:, : until + 1] ** 2
-        seen = squares[:, self._a["is_seen"][: until + 1]].sum(axis=1)
-        whole = squares.sum(axis=1)
-        shares = np.divide(seen, whole, out=np.ones_like(whole), where=whole > 0)
-        return float(shares.min())
+        is_seen = self._a["is_seen"][: until + 1]
+        return self._trials.measured_share(self._row(trial_id), is_seen)
 
     def design(
         self, trial_id: str, voxel: int = 0
@@ -280,7 +280,9 @@ class IncrementalTrialGlm:
         Raises:
             UsageError: The trial was not announced.
         """
-        return self._design(self._row(trial_id), int(self._responses.group[voxel]))
+        row, group = self._row(trial_id), int(self._responses.group[voxel])
+        own, others = self._trials.own(row, group), self._trials.others(row, group)
+        return self._design(own, others)
 
     def _row(self, trial_id: str) -> int:
         return self._trials.row(trial_id)
@@ -288,34 +290,38 @@ class IncrementalTrialGlm:
     def _solve(
         self, row: int
     ) -> tuple[Float64[np.ndarray, " voxels"], Float64[np.ndarray, " voxels"]]:
-        products = self._products
-        products[0] = self._a["fixed_products"][0]
-        products[1] = self._a["trial_products"][row]
-        products[2] = self._other_products(row)
-        products[3:] = self._a["fixed_products"][1:]
-        found = np.empty((2, self._y.size))
+        """Return beta and standard error; valid until the next call."""
+        own, others = self._trials.own(row), self._trials.others(row)
+        products = self._gathered(row, own, others)
         for group, part in enumerate(self._layout.groups):
-            solver = solver_from_design(self._design(row, group), self._a["is_seen"])
-            found[0, part], found[1, part] = estimate_column(
-                solver, 1, products[:, part], self._a["squares"][part]
+            design = self._design(own[group], others[group])
+            estimate_column(
+                solver_from_design(design, self._a["is_seen"]),
+                1,
+                [of_column[part] for of_column in products],
+                self._a["squares"][part],
+                out=self._found[:, part],
+                work=self._columns,
             )
-        return self._layout.restored(found[0]), self._layout.restored(found[1])
+        beta, error = self._found
+        return self._layout.restored(beta), self._layout.restored(error)
 
-    def _other_products(self, row: int) -> Float64[np.ndarray, " voxels"]:
-        others = self._trials.others(row) * self._a["is_seen"]
-        own = np.abs(self._trials.own(row)).max(axis=1)
-        products: Float64[np.ndarray, " voxels"]
+    def _gathered(self, row: int, own: Regressors, others: Regressors) -> Rows:
+        a, rest = self._a, self._work
+        products, (constant, *fixed) = a["trial_products"][row], a["fixed_products"]
         # A trial that has just begun weighs 1e-10: against the total's rounding
         # nothing of it would remain.
-        if (np.abs(others).max(axis=1) < FAINT * own).any():
-            known = self._a["trial_products"][: len(self._trials.ids)]
-            products = known[:row].sum(axis=0) + known[row + 1 :].sum(axis=0)
+        seen = np.abs(others * a["is_seen"]).max(axis=1)
+        if (seen < FAINT * np.abs(own).max(axis=1)).any():
+            known = a["trial_products"][: len(self._trials.ids)]
+            np.add(known[:row].sum(axis=0), known[row + 1 :].sum(axis=0), out=rest)
         else:
-            products = self._a["total_products"] - self._a["trial_products"][row]
-        return products
+            np.subtract(a["total_products"], products, out=rest)
+        return [constant, products, rest, *fixed]
 
-    def _design(self, row: int, group: int) -> Float64[np.ndarray, "volumes columns"]:
-        own, others = self._trials.own(row, group), self._trials.others(row, group)
+    def _design(
+        self, own: Regressor, others: Regressor
+    ) -> Float64[np.ndarray, "volumes columns"]:
         drift, confounds = self._drift, self._a["confounds"]
         return np.column_stack((drift[:, 0], own, others, drift[:, 1:], confounds))
 

@@ -165,7 +165,9 @@ class Layout:
         return voxels if len(self.groups) == 1 else voxels[self._order]
 
     def restored(self, ordered: Shaped[np.ndarray, " voxels"]) -> np.ndarray:
-        """Undo `ordered`."""
+        """Undo `ordered`; not always a copy."""
+        if len(self.groups) == 1:
+            return ordered
         voxels = np.empty_like(ordered)
         voxels[self._order] = ordered
         return voxels

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from runtime.arrays import Float64
+from runtime.arrays import Bool, Float64
 from runtime.errors import UsageError
 from runtime.preprocess.responses import Responses
 
@@ -121,6 +121,16 @@ class TrialRegressors:
         others = known[..., :row, :].sum(axis=-2)
         others += known[..., row + 1 :, :].sum(axis=-2)
         return others
+
+    def measured_share(self, row: int, is_seen: Bool[np.ndarray, " first"]) -> float:
+        """Return what the volumes seen hold of a trial's squares in the first volumes.
+
+        Of the group that has least; 1 where there is nothing to see yet.
+        """
+        squares = self.own(row)[:, : is_seen.size] ** 2
+        seen, whole = squares[:, is_seen].sum(axis=1), squares.sum(axis=1)
+        shares = np.divide(seen, whole, out=np.ones_like(whole), where=whole > 0)
+        return float(shares.min())
 
     def at(self, row: int, volume_index: int) -> OfGroups:
         """Return what a trial weighs in a volume."""

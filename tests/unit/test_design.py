@@ -14,7 +14,9 @@ def test_a_coefficient_and_its_error_are_those_of_least_squares(seed, columns, v
     X, Y = rng.standard_normal((rows, columns)), rng.standard_normal((rows, voxels))
     solver = solver_from_design(X, np.ones(rows, dtype=np.bool_))
 
-    beta, error = estimate_column(solver, 1, X.T @ Y, (Y * Y).sum(axis=0))
+    beta, error = found = np.empty((2, voxels))
+    work, squares = np.empty(columns * voxels), (Y * Y).sum(axis=0)
+    estimate_column(solver, 1, list(X.T @ Y), squares, out=found, work=work)
 
     wanted, residual, *_ = np.linalg.lstsq(X, Y, rcond=None)
     variance = residual / (rows - columns) * np.linalg.inv(X.T @ X)[1, 1]

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,41 @@ def test_an_answer_is_the_float32_of_the_solution_and_says_what_it_rests_on():
     assert (answer.volumes_used, answer.last_volume_index) == (9, 11)
     assert answer.delay_s == pytest.approx(12 * TR_S - 9.0)
     assert answer.is_identified
+
+
+def test_an_answer_is_not_written_again():
+    run, glm = recorded_run(), new_glm()
+    for trial in TRIALS[:4]:
+        glm.add_trial(*trial)
+    for volume in range(20):
+        glm.update(volume, run[volume])
+    answer = glm.estimate("trial-0")
+    kept = answer.beta.copy(), answer.standard_error.copy()
+
+    glm.update(20, run[20])
+    other = glm.estimate("trial-1")
+
+    assert not np.array_equal(other.beta, answer.beta)
+    np.testing.assert_array_equal((answer.beta, answer.standard_error), kept)
+    assert answer.beta.base is answer.standard_error.base is None
+
+
+def test_an_estimate_takes_little_memory_but_for_its_answer():
+    voxels = 100_000
+    glm, volume = new_glm(voxels, max_trials=2), np.ones(voxels, np.float32)
+    for trial in TRIALS[:2]:
+        glm.add_trial(*trial)
+    for index in range(20):
+        glm.update(index, volume)
+    tracemalloc.start()
+    try:
+        answer = glm.estimate("trial-0")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert answer.is_identified
+    assert most < 2 * 8 * voxels
 
 
 def test_a_trial_without_effect_yet_is_zero_with_infinite_error():
