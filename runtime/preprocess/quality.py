@@ -104,6 +104,7 @@ class RunQuality:
         }
         self._a = {name: np.zeros(voxels) for name in ("last", "mean", "squares")}
         self._step, self._work = np.empty(voxels), np.empty(voxels)
+        self._newest = np.empty(voxels)
 
     def update(
         self, volume_index: int, voxels: Float32[np.ndarray, " voxels"]
@@ -120,10 +121,12 @@ class RunQuality:
         """
         require_voxels("voxels", voxels, self._step.size)
         require_finite("voxels", voxels)
-        n = self._n
+        # In float64 once: numpy would do it again for each difference.
+        n, newest = self._n, self._newest
+        newest[:] = voxels
         change = standardised = None
         if n["kept"]:
-            np.subtract(voxels, self._a["last"], out=self._step)
+            np.subtract(newest, self._a["last"], out=self._step)
             # Not by a dot product, whose bits depend on the library's threads.
             change = float(np.square(self._step, out=self._work).mean())
             if n["squared_change"] > 0:
@@ -141,30 +144,25 @@ class RunQuality:
             n["in_a_row"] += 1
         else:
             # Where the run has gone elsewhere for good, the step there is no noise.
-            self._keep(volume_index, voxels, None if is_large else change)
+            self._keep(volume_index, None if is_large else change)
         return self._said(change, standardised, is_spike=is_spike)
 
-    def _keep(
-        self,
-        volume_index: int,
-        voxels: Float32[np.ndarray, " voxels"],
-        change: float | None,
-    ) -> None:
-        n, a = self._n, self._a
+    def _keep(self, volume_index: int, change: float | None) -> None:
+        n, a, newest = self._n, self._a, self._newest
         n["in_a_row"] = 0
         n["kept"] += 1
         if change is not None:
             n["differences"] += 1
             n["squared_change"] += change
         # Mean and squares as Welford (1962) has them: no cancellation.
-        np.subtract(voxels, a["mean"], out=self._step)
+        np.subtract(newest, a["mean"], out=self._step)
         np.divide(self._step, n["kept"], out=self._work)
         a["mean"] += self._work
-        np.subtract(voxels, a["mean"], out=self._work)
+        np.subtract(newest, a["mean"], out=self._work)
         self._work *= self._step
         a["squares"] += self._work
-        a["last"][:] = voxels
-        level = float(a["last"].mean())
+        a["last"], self._newest = newest, a["last"]
+        level = float(newest.mean())
         if n["kept"] == 1:
             n["origin"], n["first"] = level, volume_index
         n["newest"] = volume_index
@@ -181,7 +179,7 @@ class RunQuality:
         percent = None
         if change is not None and level > 0:
             percent = 100.0 * math.sqrt(change) / level
-        constant = self._step.size - int(np.count_nonzero(self._a["squares"]))
+        constant = int(np.count_nonzero(self._a["squares"] == 0))
         return VolumeQuality(
             tsnr=self._tsnr(constant) if kept > 1 else None,
             dvars_percent=percent,

@@ -110,5 +110,6 @@ class NoiseWhitening:
     ) -> Float32[np.ndarray, "*batch voxels"]:
         weights = (along - np.float32(rest)).astype(np.float32)
         shared = (features @ self.components.T) * weights
-        mapped = np.float32(rest) * features + shared @ self.components
+        mapped = np.float32(rest) * features
+        mapped += shared @ self.components
         return np.asarray(mapped, dtype=np.float32)

@@ -1,3 +1,6 @@
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -151,3 +154,29 @@ def test_a_trial_is_due_at_the_first_volume_that_ends_after_the_delay(
     onset_s, delay_s, tr_s, volume
 ):
     assert decision_volume(onset_s, delay_s, tr_s) == volume
+
+
+def test_betas_are_normalised_in_one_array_that_becomes_the_answer():
+    voxels = 100_000
+    normaliser = AffineNormaliser(np.ones(voxels, "f"), np.full(voxels, 2, "f"))
+    betas = np.full(voxels, 5, "f")
+    normaliser.normalise(betas)
+    tracemalloc.start()
+    try:
+        normalised = normaliser.normalise(betas)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert (normalised == 2).all()
+    assert most < 1.6 * 8 * voxels
+
+
+def test_a_normaliser_that_is_changed_scales_by_its_own_scale():
+    first = AffineNormaliser(np.zeros(2, "f"), np.array([1, 2], "f"))
+    first.normalise(np.ones(2, "f"))
+
+    second = replace(first, scale=np.array([4, 0], "f"))
+
+    assert second.normalise(np.ones(2, "f")).tolist() == [0.25, 0.0]
+    assert first.normalise(np.ones(2, "f")).tolist() == [1.0, 0.5]
