@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.arrays import Float64, Shaped
 
-_BLOCK: Final = 2**18
+ONE_THREAD: Final = 2**18
 """Multiplications; OpenBLAS keeps to one thread up to here."""
 
 
@@ -20,7 +20,7 @@ def inner(
     a: Shaped[np.ndarray, "m size"], b: Shaped[np.ndarray, "n size"]
 ) -> Float64[np.ndarray, "m n"]:
     """Return ``a b'``, summed over blocks in float64."""
-    step = max(1, _BLOCK // max(1, len(a) * len(b)))
+    step = max(1, ONE_THREAD // max(1, len(a) * len(b)))
     total = np.zeros((len(a), len(b)))
     for start in range(0, a.shape[1], step):
         block = slice(start, start + step)
@@ -32,7 +32,7 @@ def combined(
     weights: Float64[np.ndarray, "m n"], rows: Float64[np.ndarray, "n size"]
 ) -> Float64[np.ndarray, "m size"]:
     """Return ``weights rows``."""
-    step = max(1, _BLOCK // max(1, weights.size))
+    step = max(1, ONE_THREAD // max(1, weights.size))
     out = np.empty((len(weights), rows.shape[1]))
     for start in range(0, rows.shape[1], step):
         block = slice(start, start + step)

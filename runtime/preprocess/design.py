@@ -4,13 +4,13 @@ Knows nothing of voxels. Pure.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
 
 from runtime.arrays import Bool, Float64, Int64
+from runtime.products import ONE_THREAD
 
 PIVOT_TOLERANCE: Final = 1e-4
 """Least squared share of a column that earlier columns must leave unexplained."""
@@ -26,8 +26,8 @@ class Solver:
 
     kept: Int64[np.ndarray, " kept"]
     """Positions of the kept columns, in the order of their priority."""
-    triangle: Float64[np.ndarray, "kept kept"]
-    """R, upper triangular."""
+    weights: Float64[np.ndarray, "kept columns"]
+    """R^-T, zero for columns that are not kept: ``Q' = weights X'``."""
     rows: int
     """Rows seen."""
 
@@ -49,37 +49,37 @@ def solver_from_design(
         design: Columns by falling priority.
         is_seen: Volumes that have arrived; other rows do not exist.
     """
-    X = design * is_seen[:, None]
+    # Columns as rows, each less what those kept before explain of it (modified
+    # Gram-Schmidt; Higham, 2002, ch. 19), and beside it how it is made of the columns.
+    volumes, columns = design.shape
+    left = np.zeros((columns, volumes + columns))
+    np.multiply(design.T, is_seen, out=left[:, :volumes])
+    np.fill_diagonal(left[:, volumes:], 1.0)
     rows = int(np.count_nonzero(is_seen))
-    Q = np.zeros_like(X)
+    norms2 = np.square(left[:, :volumes]).sum(axis=1).tolist()
     kept: list[int] = []
-    for column in range(X.shape[1]):
+    for column, norm2 in enumerate(norms2):
         if len(kept) + 1 >= rows:
             break
-        x = X[:, column]
-        norm2 = float(x.dot(x))
-        rest = x.copy()
-        if kept:
-            basis = Q[:, : len(kept)]
-            rest -= basis @ (basis.T @ x)
-            rest -= basis @ (basis.T @ rest)  # twice is enough (Giraud et al. 2005)
-        rest2 = float(rest.dot(rest))
-        if norm2 > 0.0 and rest2 > PIVOT_TOLERANCE * norm2:
-            np.divide(rest, math.sqrt(rest2), out=Q[:, len(kept)])
+        x, following = left[column, :volumes], left[column + 1 :]
+        left2 = float(x.dot(x))
+        if norm2 > 0.0 and left2 > PIVOT_TOLERANCE * norm2:
+            left[column] /= math.sqrt(left2)
+            shares = following[:, :volumes].dot(x)
+            following -= np.multiply.outer(shares, left[column])
             kept.append(column)
-    chosen = np.asarray(kept, dtype=np.int64)
-    triangle = np.triu(Q[:, : len(kept)].T @ X[:, chosen])
-    return Solver(chosen, triangle, rows)
+    chosen = np.array(kept, dtype=np.int64)
+    return Solver(chosen, left[chosen, volumes:], rows)
 
 
 def estimate_column(
     solver: Solver,
     column: int,
-    cross_products: Sequence[Float64[np.ndarray, " voxels"]],
+    cross_products: Float64[np.ndarray, "columns voxels"],
     squares: Float64[np.ndarray, " voxels"],
     *,
+    row_of: Int64[np.ndarray, " columns"],
     out: Float64[np.ndarray, "2 voxels"],
-    work: Float64[np.ndarray, " numbers"],
 ) -> None:
     """Write a column's least-squares coefficient and its standard error.
 
@@ -89,49 +89,35 @@ def estimate_column(
     Args:
         solver: From `solver_from_design`.
         column: Position in the design.
-        cross_products: ``X'y`` of each column over the rows seen.
+        cross_products: ``X'y`` of all columns over the rows seen, in any order.
         squares: ``y'y`` over the rows seen.
+        row_of: Where each column of the design lies in `cross_products`.
         out: Coefficient and standard error; zero and infinite where the column was not
             kept.
-        work: Written over; a number at least for each column and voxel.
     """
     beta, error = out
-    places = np.flatnonzero(solver.kept == column)
-    if places.size == 0:
+    if column not in solver.kept:
         beta[:], error[:] = 0.0, np.inf
         return
-    kept, lower = solver.kept.tolist(), solver.triangle.T
-    w = work[: len(kept) * squares.size].reshape(len(kept), squares.size)
-    _forward(lower, [cross_products[place] for place in kept], w)
-    unit = np.zeros(len(kept))
-    unit[places[0]] = 1.0
+    kept, columns = solver.weights.shape
     # The column's row of R^-1; its squared norm is the diagonal of (X'X)^-1.
-    row = np.linalg.solve(lower, unit)
-    np.matmul(row, w, out=beta)
-    np.einsum("kv,kv->v", w, w, out=error)
+    own = solver.weights[:, column]
+    weights = np.empty((kept + 1, columns))
+    weights[:kept, row_of] = solver.weights
+    weights[kept, row_of] = own @ solver.weights
+    # In blocks that stay on this thread and in its cache.
+    step = max(1, ONE_THREAD // weights.size)
+    work = np.empty((kept + 1) * min(step, squares.size))
+    for start in range(0, squares.size, step):
+        block = slice(start, start + step)
+        products = cross_products[:, block]
+        w = work[: (kept + 1) * products.shape[1]].reshape(kept + 1, -1)
+        np.matmul(weights, products, out=w)
+        beta[block] = w[kept]
+        np.einsum("kv,kv->v", w[:kept], w[:kept], out=error[block])
     np.subtract(squares, error, out=error)
     if error.min() < 0.0:
         np.maximum(error, 0.0, out=error)
-    error /= solver.rows - len(kept)
-    error *= row @ row
+    error /= solver.rows - kept
+    error *= own @ own
     np.sqrt(error, out=error)
-
-
-def _forward(
-    lower: Float64[np.ndarray, "kept kept"],
-    right: Sequence[Float64[np.ndarray, " voxels"]],
-    w: Float64[np.ndarray, "kept voxels"],
-) -> None:
-    """Solve a lower triangular system for every voxel, by rows (Higham, 2002, ch. 8).
-
-    A general solver would copy all voxels the other way round, twice, and factorise
-    what is a factor already: four times as long.
-    """
-    np.divide(right[0], lower[0, 0], out=w[0])
-    for k in range(1, len(right)):
-        if k == 1:  # for which numpy has no fast product
-            np.multiply(w[0], lower[1, 0], out=w[1])
-        else:
-            np.matmul(lower[k, :k], w[:k], out=w[k])
-        np.subtract(right[k], w[k], out=w[k])
-        w[k] /= lower[k, k]

@@ -38,7 +38,6 @@ STATE_VERSION: Final = 2
 State = dict[str, np.ndarray | int | float]
 Regressor = Float64[np.ndarray, " volumes"]
 Regressors = Float64[np.ndarray, "groups volumes"]
-Rows = list[Float64[np.ndarray, " voxels"]]
 
 
 @final
@@ -96,6 +95,9 @@ class IncrementalTrialGlm:
             self._responses, tr_s=tr_s, volumes=expected_volumes, most=max_trials
         )
         fixed = self._drift.shape[1] + confounds
+        # First the rows of the trial that is estimated, and of all others.
+        self._products = np.zeros((2 + fixed, voxels))
+        self._row_of = np.array([2, 0, 1, *range(3, 2 + fixed)])
         # Arrays of the state, by name; everything else follows from the arguments.
         self._a: dict[str, Any] = {
             "is_seen": np.zeros(expected_volumes, dtype=np.bool_),
@@ -107,7 +109,7 @@ class IncrementalTrialGlm:
             "confound_origin": np.zeros(confounds),
             "confounds": np.zeros((expected_volumes, confounds)),
             "squares": np.zeros(voxels),
-            "fixed_products": np.zeros((fixed, voxels)),
+            "fixed_products": self._products[2:],
             "total_products": np.zeros(voxels),
             "trial_products": np.zeros((max_trials, voxels)),
             "ring": np.zeros((RING_VOLUMES, voxels), dtype=np.float32),
@@ -116,7 +118,6 @@ class IncrementalTrialGlm:
         self._taken, self._last = 0, -1
         self._fixed, self._found = np.empty(fixed), np.empty((2, voxels))
         self._y, self._work = np.empty(voxels), np.empty(voxels)
-        self._columns = np.empty((fixed + 2) * voxels)
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
@@ -292,23 +293,23 @@ class IncrementalTrialGlm:
     ) -> tuple[Float64[np.ndarray, " voxels"], Float64[np.ndarray, " voxels"]]:
         """Return beta and standard error; valid until the next call."""
         own, others = self._trials.own(row), self._trials.others(row)
-        products = self._gathered(row, own, others)
+        self._gather(row, own, others)
         for group, part in enumerate(self._layout.groups):
             design = self._design(own[group], others[group])
             estimate_column(
                 solver_from_design(design, self._a["is_seen"]),
                 1,
-                [of_column[part] for of_column in products],
+                self._products[:, part],
                 self._a["squares"][part],
+                row_of=self._row_of,
                 out=self._found[:, part],
-                work=self._columns,
             )
         beta, error = self._found
         return self._layout.restored(beta), self._layout.restored(error)
 
-    def _gathered(self, row: int, own: Regressors, others: Regressors) -> Rows:
-        a, rest = self._a, self._work
-        products, (constant, *fixed) = a["trial_products"][row], a["fixed_products"]
+    def _gather(self, row: int, own: Regressors, others: Regressors) -> None:
+        a, (products, rest) = self._a, self._products[:2]
+        products[:] = a["trial_products"][row]
         # A trial that has just begun weighs 1e-10: against the total's rounding
         # nothing of it would remain.
         seen = np.abs(others * a["is_seen"]).max(axis=1)
@@ -317,7 +318,6 @@ class IncrementalTrialGlm:
             np.add(known[:row].sum(axis=0), known[row + 1 :].sum(axis=0), out=rest)
         else:
             np.subtract(a["total_products"], products, out=rest)
-        return [constant, products, rest, *fixed]
 
     def _design(
         self, own: Regressor, others: Regressor
