@@ -41,7 +41,7 @@ class DecodingModel(Protocol):
     """The part of `runtime.maps.Model` that decoding uses."""
 
     def encode_voxels(self, voxels: Voxels) -> Latent:
-        """Return z_n, the mode of the posterior."""
+        """Return z_n, the mode of the posterior; valid until the next call."""
         ...
 
     def decode_latent(self, z_n: Latent) -> Latent:

@@ -117,13 +117,28 @@ class Inputs:
         check_inputs(self._buffers, inputs)
         for name, buffer in self._buffers.items():
             array = inputs[name]
-            is_read = array.nbytes >= READ_BYTES and array.flags.carray
-            if not is_read:
+            read = _as_library_takes(array) if array.nbytes >= READ_BYTES else None
+            if read is None:
                 np.copyto(buffer, array)
-            place = array if is_read else buffer
+            place = buffer if read is None else read
             if place is not self._bound[name]:
                 self._bind(name, place)
                 self._bound[name] = place
+
+
+def _as_library_takes(array: Array) -> Array | None:
+    """Return an array over the same memory that can be written; None: there is none."""
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        return None
+    if array.flags.writeable:
+        return array
+    # OpenVINO takes no other, though it only reads: such as another engine's output.
+    view = array.view()
+    try:
+        view.flags.writeable = True
+    except ValueError:
+        return None
+    return view
 
 
 def fill(buffers: Mapping[str, Array], inputs: Mapping[str, Array]) -> None:

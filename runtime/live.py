@@ -80,10 +80,10 @@ class RunDecoder(Closing):
         self._reference = bundle.reference()
         # The one place where an overlay changes what is computed.
         self._space = bundle.feature_space()
-        read_with: DecodingModel = model
+        read_with: DecodingModel = model.in_place()
         if overlay is not None:
             self._space = overlay.space(bundle)
-            read_with = overlay.corrected(model)
+            read_with = overlay.corrected(read_with)
         self._reader = Reader(
             read_with, self._retrieval, backbone_of(bundle), abstain_below
         )

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from runtime.engine import READ_BYTES, open_engine
+from runtime.engine import READ_BYTES, Inputs, open_engine, read_only
 from runtime.engines.ort_cuda import BoundEngine
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
@@ -64,6 +64,41 @@ def test_an_input_may_be_reused_at_once(engine):
     x[:] = 0
 
     np.testing.assert_allclose(y, expected)
+
+
+def test_an_input_may_be_what_cannot_be_written_to(engine):
+    x = X.copy()
+    x.flags.writeable = False
+
+    np.testing.assert_allclose(engine.run({"x": x})["y"], X @ WEIGHT)
+
+    assert (x == X).all()
+    assert not x.flags.writeable
+
+
+def test_another_engines_output_is_read_where_it_lies(monkeypatch):
+    monkeypatch.setattr("runtime.engine.READ_BYTES", 0)
+    bound = {}
+    inputs = Inputs(SPEC.inputs, bound.__setitem__)
+    output = read_only({"x": X.copy()})["x"]
+
+    inputs.take({"x": output})
+
+    assert np.shares_memory(bound["x"], output)
+    assert bound["x"].flags.writeable  # OpenVINO takes no other
+    assert not output.flags.writeable
+
+
+def test_an_input_that_nobody_can_write_to_is_copied(monkeypatch):
+    monkeypatch.setattr("runtime.engine.READ_BYTES", 0)
+    bound = {}
+    inputs = Inputs(SPEC.inputs, bound.__setitem__)
+    mapped = np.frombuffer(X.tobytes(), X.dtype).reshape(X.shape)
+
+    inputs.take({"x": mapped})
+
+    assert (bound["x"] == X).all()
+    assert not np.shares_memory(bound["x"], mapped)
 
 
 def test_inputs_may_lie_anywhere_and_in_any_order(engine):
