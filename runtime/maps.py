@@ -250,7 +250,7 @@ class Model(Closing):
         self._require_latent("z_n" if direction == "decode" else "z_v", z)
         if direction == "encode" and self.manifest.flow.is_centred:
             z = z - self.latent_mean
-        return np.concatenate(list(self._trajectory(z, direction)))
+        return np.concatenate([z.copy() for z in self._trajectory(z, direction)])
 
     def _trajectory(
         self, z: Latent, direction: Direction

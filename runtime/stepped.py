@@ -1,16 +1,20 @@
 """The flow as one engine of a step, driven as often as its grid has evaluations."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, final
+from itertools import pairwise
+from typing import Final, NamedTuple, final
 
 import numpy as np
 
 from runtime.arrays import Float32, Shaped
 from runtime.engine import Array, Engine, allocate, check_inputs, read_only
 from runtime.manifest import GraphSpec, Manifest
-from runtime.solver import Direction, Solver, solver_from_name, trajectory
+from runtime.solver import Direction, Solver, solver_from_name
 
 State = Float32[np.ndarray, "1 tokens width"]
+_BLOCK: Final = 2**16
+"""Numbers of a sum that are computed at a time: three arrays of so many stay in a
+core's second cache, where one latent of the published size does not."""
 
 
 class Course(NamedTuple):
@@ -42,8 +46,53 @@ def course_of(
     )
 
 
+@final
+class Terms:
+    """A sum of states by numbers, of which a solver makes a step; not computed yet.
+
+    Computed block by block its products stay in the cache. Every number comes out as
+    that of the same statement on arrays, bit for bit.
+    """
+
+    def __init__(self, *terms: tuple[float | None, State]) -> None:
+        """Put a sum together of states, each with what it is multiplied by, if any."""
+        self._terms = terms
+
+    def __rmul__(self, number: float) -> "Terms":
+        """Multiply a state."""
+        return Terms((number, self.state()))
+
+    def __add__(self, other: "Terms") -> "Terms":
+        """Add on the right."""
+        return Terms(*self._terms, *other._terms)
+
+    def state(self, out: State | None = None) -> State:
+        """Return the sum: an array of its own, or the one state that it is of.
+
+        Args:
+            out: Written and returned instead; may be the sum's first state.
+        """
+        if len(self._terms) == 1 and self._terms[0][0] is None:
+            return self._terms[0][1]
+        if out is None:
+            out = np.empty_like(self._terms[0][1], order="C")
+        end, work = out.reshape(-1), np.empty(min(_BLOCK, out.size), out.dtype)
+        (first_by, first), *others = [(by, z.reshape(-1)) for by, z in self._terms]
+        for start in range(0, end.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            total, product = end[block], work[: end[block].size]
+            found = _product(first_by, first[block], total)
+            for by, z in others:
+                found = np.add(found, _product(by, z[block], product), out=total)
+        return out
+
+
+def _product(by: float | None, z: Array, out: Array) -> Array:
+    return z if by is None else np.multiply(z, by, out=out)
+
+
 def driven(step: Engine, course: Course, z: State) -> Iterator[State]:
-    """Yield the state after each step of a flow.
+    """Yield the state after each step of a flow; valid until the next.
 
     Args:
         step: Engine of the graph ``step``.
@@ -56,12 +105,16 @@ def driven(step: Engine, course: Course, z: State) -> Iterator[State]:
     """
     rows, is_single = iter(course.rows), course.solver.evaluations == 1
 
-    def velocity(z: Shaped[np.ndarray, "..."], _t: float) -> State:
-        out = step.run({"z": z, "modulation": next(rows)[None]})["velocity"]
+    def velocity(z: Terms, _t: float) -> Terms:
+        inputs = {"z": z.state(), "modulation": next(rows)[None]}
+        out = step.run(inputs)["velocity"]
         # A copy where a step holds two velocities at once: the engine has one.
-        return out if is_single else out.copy()
+        return Terms((None, out if is_single else out.copy()))
 
-    return trajectory(velocity, z, course.times, course.solver)
+    end = np.empty_like(z, order="C")
+    for t, t_next in pairwise(course.times):
+        z = course.solver.step(velocity, Terms((None, z)), t, t_next).state(end)
+        yield z
 
 
 @final

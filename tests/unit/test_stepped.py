@@ -1,0 +1,76 @@
+"""A flow driven step by step is the solver's, bit for bit."""
+
+import numpy as np
+import pytest
+
+from runtime.solver import SOLVERS, time_grid, trajectory
+from runtime.stepped import _BLOCK, Course, Terms, driven
+
+SHAPE = (1, 5, _BLOCK // 4)  # more than one block holds
+WEIGHT = np.float32(0.3)
+
+
+class Shifting:
+    """An engine whose velocity is a multiple of the state and a shift; has a buffer."""
+
+    name, version = "shifting", "0"
+
+    def __init__(self):
+        self.buffer = np.empty(SHAPE, np.float32)
+
+    def run(self, inputs):
+        np.multiply(inputs["z"], WEIGHT, out=self.buffer)
+        self.buffer += inputs["modulation"][0, 0]
+        return {"velocity": self.buffer}
+
+    def close(self):
+        pass
+
+
+def velocity(rows):
+    given = iter(rows)
+    return lambda z, _t: z * WEIGHT + next(given)[0]
+
+
+@pytest.fixture(name="z")
+def _z():
+    return np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+def test_every_state_is_that_of_the_solver_on_arrays(solver, direction, z):
+    times = time_grid(3, direction)
+    rows = np.linspace(-1, 1, 3 * solver.evaluations, dtype=np.float32)[:, None]
+    given = z.copy()
+    course = Course(rows, times, solver)
+
+    found = [state.copy() for state in driven(Shifting(), course, z)]
+
+    wanted = list(trajectory(velocity(rows), given, times, solver))
+    assert all(state.dtype == np.float32 for state in found)
+    np.testing.assert_array_equal(found, wanted)
+    assert (z == given).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_a_flow_has_one_array_and_that_is_its_own(solver, z):
+    rows, step = np.zeros((2 * solver.evaluations, 1), np.float32), Shifting()
+    course = Course(rows, time_grid(2, "decode"), solver)
+
+    first, second = driven(step, course, z)
+
+    assert first is second
+    assert not np.shares_memory(first, z)
+    assert not np.shares_memory(first, step.buffer)
+    assert not np.shares_memory(first, list(driven(step, course, z))[-1])
+
+
+def test_terms_are_computed_from_left_to_right(z):
+    y = z[..., ::-1]  # of another order in memory
+    x = np.float32(1e8) * y
+
+    found = (Terms((None, x)) + 0.1 * Terms((None, z)) + Terms((None, y))).state()
+
+    np.testing.assert_array_equal(found, (x + 0.1 * z) + y)
+    assert Terms((None, x)).state() is x
