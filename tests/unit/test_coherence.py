@@ -134,7 +134,7 @@ def test_a_bundle_that_is_only_sealed_anew_opens(folder):
         ),
         (
             {"graphs": lambda graphs: (*graphs, graphs[2])},
-            "manifest.json: graphs: expected step f32 once, found it 2 times",
+            "manifest.json: graphs: expected decoder f32 once, found it 2 times",
         ),
     ],
     ids=lambda what: None if isinstance(what, str) else "-".join(what),
