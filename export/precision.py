@@ -30,11 +30,17 @@ _WIDE: Final = frozenset(
         "Add",
         "Conv",
         "ConvTranspose",
+        "Div",
         "Gelu",
         "InstanceNormalization",
         "LayerNormalization",
         "Mul",
+        "Reciprocal",
+        "ReduceL2",
+        "ReduceMean",
         "Sigmoid",
+        "Sqrt",
+        "Sub",
     }
 )
 """Statistics are sums of squares, which overflow float16. Rounding sums and scalings

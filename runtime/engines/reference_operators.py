@@ -102,6 +102,28 @@ def _gelu(inputs: tuple[Array | None, ...], a: Attributes) -> tuple[Array, ...]:
     return (0.5 * x * (1 + erf(x / math.sqrt(2))),)
 
 
+def _reduced(function: Callable[..., Array]) -> Operator:
+    """Make an operator that leaves one number of the axes that its input names."""
+
+    def operator(inputs: tuple[Array | None, ...], a: Attributes) -> tuple[Array, ...]:
+        x = _needed(inputs[0])
+        has_axes = len(inputs) > 1 and inputs[1] is not None and inputs[1].size > 0
+        if not has_axes and a.get("noop_with_empty_axes", 0):
+            raise BackendError("reference: expected axes to reduce, found none")
+        axes = _axes(inputs) if has_axes else tuple(range(x.ndim))
+        return (function(x, axes, bool(a.get("keepdims", 1))),)
+
+    return operator
+
+
+def _mean(x: Array, axes: tuple[int, ...], keeps: bool) -> Array:
+    return np.asarray(x.mean(axes, keepdims=keeps))
+
+
+def _length(x: Array, axes: tuple[int, ...], keeps: bool) -> Array:
+    return np.asarray(np.sqrt(np.square(x).sum(axes, keepdims=keeps)))
+
+
 def _standardised(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
     centred: Array = x - x.mean(axes, keepdims=True)
     y: Array = centred / np.sqrt(np.square(centred).mean(axes, keepdims=True) + epsilon)
@@ -311,6 +333,9 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "Mul": _plain(np.multiply),
         "QuantizeLinear": _quantise,
         "RMSNormalization": _rms_norm,
+        "Reciprocal": _plain(np.reciprocal),
+        "ReduceL2": _reduced(_length),
+        "ReduceMean": _reduced(_mean),
         "Reshape": _reshape,
         "Sigmoid": _plain(expit),
         "Slice": _slice,

@@ -92,6 +92,34 @@ def test_products_are_half_and_everything_else_is_float32(tmp_path, precision):
     assert types["x"] == types["r"] == types["y"] == TensorProto.FLOAT
 
 
+@pytest.mark.parametrize("precision", HALVES)
+def test_the_statistics_of_a_norm_are_float32_behind_a_half_product(
+    tmp_path, precision
+):
+    statistics = [
+        ("ReduceMean", "hi", "m", {}),
+        ("Sub", "hm", "d", {}),
+        ("ReduceL2", "di", "l", {}),
+        ("Div", "lc", "v", {}),
+        ("Sqrt", "v", "s", {}),
+        ("Reciprocal", "s", "r", {}),
+        ("Mul", "hr", "y", {}),
+    ]
+    weights = {
+        "w": np.eye(3, dtype=np.float32),
+        "c": np.array(3, np.float32),
+        "i": np.array([1], np.int64),
+    }
+    graph = graph_of([("MatMul", "xw", "h", {}), *statistics], weights)
+
+    model = proto_of(halved(graph, precision), tmp_path / "g.onnx")
+
+    types = types_of(model)
+    for node in model.graph.node:
+        if node.op_type not in ("MatMul", "Cast"):
+            assert types[node.input[0]] == TensorProto.FLOAT, node.op_type
+
+
 def test_no_cast_comes_between_the_two_products_of_attention():
     graph = halved(attention(), "bf16")
 
@@ -174,9 +202,9 @@ def test_an_operator_that_nobody_judged_is_refused():
 
     assert str(caught.value) == (
         "Exp: expected an operator whose half precision is known, one of Add, Conv, "
-        "ConvTranspose, Gather, Gelu, InstanceNormalization, LayerNormalization, "
-        "MatMul, Mul, Reshape, Sigmoid, Slice, Softmax, Split, Squeeze, Transpose, "
-        "Unsqueeze"
+        "ConvTranspose, Div, Gather, Gelu, InstanceNormalization, "
+        "LayerNormalization, MatMul, Mul, Reciprocal, ReduceL2, ReduceMean, Reshape, "
+        "Sigmoid, Slice, Softmax, Split, Sqrt, Squeeze, Sub, Transpose, Unsqueeze"
     )
 
 

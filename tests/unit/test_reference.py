@@ -72,6 +72,11 @@ CASES = [
     ("Sqrt", [abs(numbers(5))], {}),
     ("Tanh", [numbers(5)], {}),
     ("Sigmoid", [numbers(5)], {}),
+    ("Reciprocal", [numbers(5)], {}),
+    ("ReduceMean", [numbers(2, 3, 4), ints(-1)], {}),
+    ("ReduceMean", [numbers(2, 3, 4), ints(0, 2)], {"keepdims": 0}),
+    ("ReduceL2", [numbers(2, 3, 1, 4), ints(2, 3)], {"keepdims": 1}),
+    ("ReduceL2", [numbers(2, 3)], {}),
     ("Identity", [numbers(5)], {}),
     ("MatMul", [numbers(2, 4, 3), numbers(3, 5)], {}),
     ("Unsqueeze", [numbers(2, 3), ints(0, -1)], {}),
@@ -272,6 +277,13 @@ def test_a_cast_to_what_has_no_meaning_here_is_refused():
         "reference: expected a cast to floats, int32, int64 or bool, "
         "found element type 17"
     )
+
+
+def test_a_sum_over_nothing_is_refused_where_it_would_change_nothing():
+    with pytest.raises(BackendError) as caught:
+        apply("ReduceL2", [np.zeros(1)], {"noop_with_empty_axes": 1})
+
+    assert str(caught.value) == "reference: expected axes to reduce, found none"
 
 
 @given(
