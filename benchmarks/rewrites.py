@@ -3,10 +3,10 @@
     python -m benchmarks.rewrites [--of block] [--rounds 30] [--threads 2] [--json FILE]
     python -m benchmarks.rewrites --of encoder --backends openvino --precision bf16
 
-One block and the final layer of the velocity field, or the voxel encoder, exported
-without a rewrite and with each, each held against the trained module in float64. Every
-round calls every arm once, in changing order; a ratio is formed inside a round, its
-interval from the rounds.
+One block and the final layer of the velocity field, the voxel encoder, or the decoder,
+exported without a rewrite and with each, each held against the trained module in
+float64. Every round calls every arm once, in changing order; a ratio is formed inside a
+round, its interval from the rounds.
 """
 
 import argparse
@@ -24,7 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.fold import FoldedEncoder, conditioning_table
+from export.assemble import autoencoder_modules
+from export.channels_last import channels_last
+from export.fold import FoldedEncoder, VoxelDecoder, conditioning_table
 from export.graphs import Graph, graph_from_module, write_graph
 from export.parity import stressed
 from runtime.bench.statistics import ratio
@@ -103,12 +105,16 @@ class Arm(nn.Module):
 class EncoderArm(nn.Module):
     """The voxel encoder, its first layers one product, with some of the rewrites."""
 
-    def __init__(self, vae: NeuroVAE, *, alone=False, mean=False, folded=False) -> None:
+    def __init__(
+        self, vae: NeuroVAE, *, alone=False, mean=False, folded=False, last=False
+    ) -> None:
         super().__init__()
         self.vae, self.whole = vae, FoldedEncoder(vae)
         self.alone, self.mean = alone, mean
         if not folded:
             self.whole.features.mid.attn_1 = vae.encoder.mid.attn_1
+        if last:
+            self.whole = channels_last(self.whole, "features.down.0", "mean")
 
     def forward(self, voxels: Tensor) -> tuple[Tensor, ...]:
         """Return z_n, and the retrieval features unless it is alone."""
@@ -124,6 +130,7 @@ ENCODER_ARMS = {
     "z_n alone": {"alone": True},
     "no log-variance": {"alone": True, "mean": True},
     "attention of two maps": {"alone": True, "mean": True, "folded": True},
+    "channels last": {"alone": True, "mean": True, "folded": True, "last": True},
 }
 ARMS = {
     "as trained": {},
@@ -190,7 +197,28 @@ def encoder_cases() -> dict[str, Case]:
     return found
 
 
-CASES = {"block": block_cases, "encoder": encoder_cases}
+@torch.no_grad()
+def decoder_cases() -> dict[str, Case]:
+    config = config_from_preset("paper-subj01").vae
+    torch.manual_seed(0)
+    vae = NeuroVAE(config).eval()
+    z_n = torch.randn(1, config.tokens, config.width)
+    wide = copy.deepcopy(vae).double()
+    wanted, found = wide.decode(z_n.double()), {}
+    for name, fold in (
+        ("attention of two maps", VoxelDecoder),
+        ("channels last", lambda vae: autoencoder_modules(vae)[-1]),
+    ):
+        found[name] = Case(
+            graph_from_module("decoder", fold(vae).eval(), (z_n,), inputs=["z_n"],
+                              outputs=["voxels"]),
+            {"z_n": z_n.numpy()},
+            rel_l2(fold(wide)(z_n.double()), wanted),
+        )  # fmt: skip
+    return found
+
+
+CASES = {"block": block_cases, "encoder": encoder_cases, "decoder": decoder_cases}
 
 
 def main() -> None:

@@ -12,7 +12,9 @@ from typing import Final, Literal, final
 import numpy as np
 import torch
 from jaxtyping import Float64, Shaped
+from torch import nn
 
+from export.channels_last import channels_last
 from export.eight_bits import Ranges, quantised
 from export.fold import (
     FoldedEncoder,
@@ -192,6 +194,17 @@ def write_autoencoder(
     )
 
 
+def autoencoder_modules(vae: NeuroVAE) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Return what is exported: the encoder, retrieval and the decoder, rewritten."""
+    first, last = "features.down.0", "vae.decoder.conv_out"
+    decoded = "vae.pre_proj2" if vae.is_compact else "vae.decoder.mid"
+    return (
+        channels_last(FoldedEncoder(vae), first, "mean"),
+        channels_last(FoldedRetrieval(vae), first, "features.norm_out"),
+        channels_last(VoxelDecoder(vae), decoded, last),
+    )
+
+
 def autoencoder_graphs(vae: NeuroVAE) -> tuple[Graph, Graph, Graph]:
     """Return voxels to z_n, to the retrieval features, and z_n to voxels, in float32.
 
@@ -199,25 +212,19 @@ def autoencoder_graphs(vae: NeuroVAE) -> tuple[Graph, Graph, Graph]:
     """
     size = vae.config
     voxels = _examples((1, size.voxels))
-    encoder = graph_from_module(
-        "encoder",
-        FoldedEncoder(vae).eval(),
-        voxels,
-        inputs=["voxels"],
-        outputs=["z_n"],
+    encoder, retrieval, decoder = autoencoder_modules(vae)
+    return (
+        graph_from_module(
+            "encoder", encoder, voxels, inputs=["voxels"], outputs=["z_n"]
+        ),
+        graph_from_module(
+            "retrieval", retrieval, voxels, inputs=["voxels"], outputs=["retrieval"]
+        ),
+        graph_from_module(
+            "decoder",
+            decoder,
+            _examples((1, size.tokens, size.width)),
+            inputs=["z_n"],
+            outputs=["voxels"],
+        ),
     )
-    retrieval = graph_from_module(
-        "retrieval",
-        FoldedRetrieval(vae).eval(),
-        voxels,
-        inputs=["voxels"],
-        outputs=["retrieval"],
-    )
-    decoder = graph_from_module(
-        "decoder",
-        VoxelDecoder(vae).eval(),
-        _examples((1, size.tokens, size.width)),
-        inputs=["z_n"],
-        outputs=["voxels"],
-    )
-    return encoder, retrieval, decoder

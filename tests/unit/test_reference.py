@@ -18,12 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch.nn import functional as F
 
-from export.fold import (
-    FoldedEncoder,
-    FoldedRetrieval,
-    FoldedVelocity,
-    VoxelDecoder,
-)
+from export.assemble import autoencoder_modules
+from export.fold import FoldedVelocity
 from export.graphs import graph_from_module, write_graph
 from runtime.bundle import open_bundle
 from runtime.engine import open_engine
@@ -373,20 +369,11 @@ def test_every_exported_graph_is_torch_in_float64():
     voxels, flow = model.config.vae.voxels, model.config.flow
     folded = FoldedVelocity(model.field).eval()
     latent = (1, flow.tokens, flow.width)
+    encoder, retrieval, decoder = autoencoder_modules(model.vae)
     results = [
-        *exported(
-            FoldedEncoder(model.vae).eval(),
-            [(1, voxels)],
-            ["voxels"],
-            ["z_n"],
-        ),
-        *exported(
-            FoldedRetrieval(model.vae).eval(),
-            [(1, voxels)],
-            ["voxels"],
-            ["retrieval"],
-        ),
-        *exported(VoxelDecoder(model.vae).eval(), [latent], ["z_n"], ["voxels"]),
+        *exported(encoder, [(1, voxels)], ["voxels"], ["z_n"]),
+        *exported(retrieval, [(1, voxels)], ["voxels"], ["retrieval"]),
+        *exported(decoder, [latent], ["z_n"], ["voxels"]),
         *exported(
             folded,
             [latent, (1, sum(folded.sizes))],
