@@ -29,7 +29,8 @@ def check_flow(
 
     Raises:
         BundleError: A graph listed twice, an unknown solver or path, a grid that is
-            none, or evaluations that neither the grid nor the table has.
+            none, evaluations that neither the grid nor the table has, or steps that
+            sum in one precision alone.
     """
     listed = Counter((graph.name, graph.precision) for graph in manifest.graphs)
     for (name, precision), times in listed.items():
@@ -38,6 +39,7 @@ def check_flow(
                 f"{MANIFEST}: graphs: expected {name} {precision} once, found it "
                 f"{times} times"
             )
+    _check_sums(manifest)
     try:
         path_from_name(manifest.flow.path)
         solver = solver_from_name(manifest.flow.solver, manifest.flow.path)
@@ -45,6 +47,33 @@ def check_flow(
         raise BundleError(f"{MANIFEST}: flow.{error}") from error
     _check_direction(manifest, tensors, solver, "decode")
     _check_direction(manifest, tensors, solver, "encode")
+
+
+def _check_sums(manifest: Manifest) -> None:
+    """Refuse steps that take weights and give no state, or are not all alike."""
+    found: dict[str, tuple[object, object]] = {}
+    for graph in manifest.graphs:
+        if graph.name == "step":
+            shapes = {port.name: port.shape for port in (*graph.inputs, *graph.outputs)}
+            is_like_z = "state" in shapes and shapes["state"] == shapes.get("z")
+            state = "like z" if is_like_z else shapes.get("state")
+            found[graph.precision] = shapes.get("weights"), state
+    if not any(
+        set(found.values()) <= {one} for one in (((2,), "like z"), (None, None))
+    ):
+        shown = (
+            f"{precision} with {_side(weights)} and {_side(state)}"
+            for precision, (weights, state) in found.items()
+        )
+        raise BundleError(
+            f"{MANIFEST}: graphs: expected each step with weights [2] and a state like "
+            f"z, or each with none and none, found {', '.join(shown)}"
+        )
+
+
+def _side(shape: object) -> str:
+    """Return a shape as a message shows it."""
+    return str(list(shape) if isinstance(shape, tuple) else shape or "none")
 
 
 def _check_direction(

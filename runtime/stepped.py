@@ -1,6 +1,6 @@
 """The flow as one engine of a step, driven as often as its grid has evaluations."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Final, NamedTuple, final
 
@@ -24,6 +24,9 @@ class Course(NamedTuple):
     """What each evaluation is conditioned on."""
     times: tuple[float, ...]
     solver: Solver
+    weights: Float32[np.ndarray, "evaluations 2"] | None = None
+    """Given to a step graph that makes sums, for each evaluation; None: it makes none.
+    """
 
 
 def course_of(
@@ -38,12 +41,34 @@ def course_of(
         tensors: The bundle's: the tables of the conditioning among them.
         direction: Which way.
     """
-    flow = manifest.flow
+    flow, times = manifest.flow, manifest.flow.times(direction)
+    solver = solver_from_name(flow.solver, flow.path)
+    # All alike, as `runtime.coherence` sees to.
+    steps = [graph for graph in manifest.graphs if graph.name == "step"]
+    is_summed = any(port.name == "weights" for step in steps for port in step.inputs)
     return Course(
         tensors[f"conditioning_{direction}"],
-        flow.times(direction),
-        solver_from_name(flow.solver, flow.path),
+        times,
+        solver,
+        sum_weights(solver, times) if is_summed else None,
     )
+
+
+def sum_weights(
+    solver: Solver, times: tuple[float, ...]
+) -> Float32[np.ndarray, "evaluations 2"]:
+    """Return what a step's state is of z and of the velocity, by each evaluation.
+
+    The solver's own step says it of a basis. Of a solver whose step has several
+    evaluations no graph makes the sum: each is asked for the velocity alone.
+    """
+    z, found = np.eye(2)
+    if solver.evaluations > 1:
+        return np.tile(found, (solver.evaluations * (len(times) - 1), 1)).astype(
+            np.float32
+        )
+    steps = [solver.step(lambda _z, _t: found, z, *pair) for pair in pairwise(times)]
+    return np.array(steps, np.float32)
 
 
 @final
@@ -103,18 +128,36 @@ def driven(step: Engine, course: Course, z: State) -> Iterator[State]:
         TensorMismatchError: Another shape or dtype.
         BackendError: The engine failed.
     """
-    rows, is_single = iter(course.rows), course.solver.evaluations == 1
+    evaluated, is_single = _evaluated(step, course), course.solver.evaluations == 1
+    end = np.empty_like(z, order="C")
+    if is_single and course.weights is not None:
+        for _ in pairwise(course.times):
+            # A copy: the engine must not read its next input where it writes.
+            np.copyto(end, evaluated(z))
+            z = end
+            yield z
+        return
 
     def velocity(z: Terms, _t: float) -> Terms:
-        inputs = {"z": z.state(), "modulation": next(rows)[None]}
-        out = step.run(inputs)["velocity"]
+        out = evaluated(z.state())
         # A copy where a step holds two velocities at once: the engine has one.
         return Terms((None, out if is_single else out.copy()))
 
-    end = np.empty_like(z, order="C")
     for t, t_next in pairwise(course.times):
         z = course.solver.step(velocity, Terms((None, z)), t, t_next).state(end)
         yield z
+
+
+def _evaluated(step: Engine, course: Course) -> Callable[[State], State]:
+    """Return what makes a course's evaluations, one by one, where the engine has it."""
+    given = [{"modulation": row[None]} for row in course.rows]
+    output = "velocity"
+    if course.weights is not None:
+        output = "state"
+        for inputs, weights in zip(given, course.weights, strict=True):
+            inputs["weights"] = weights
+    following = iter(given)
+    return lambda z: step.run({"z": z, **next(following)})[output]
 
 
 @final

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.solver import SOLVERS, time_grid, trajectory
-from runtime.stepped import _BLOCK, Course, Terms, driven
+from runtime.stepped import _BLOCK, Course, Terms, driven, sum_weights
 
 SHAPE = (1, 5, _BLOCK // 4)  # more than one block holds
 WEIGHT = np.float32(0.3)
@@ -22,6 +22,27 @@ class Shifting:
         np.multiply(inputs["z"], WEIGHT, out=self.buffer)
         self.buffer += inputs["modulation"][0, 0]
         return {"velocity": self.buffer}
+
+    def close(self):
+        pass
+
+
+class Summing:
+    """The same, which makes the sum of a step of it and keeps what it was told."""
+
+    name, version = "summing", "0"
+
+    def __init__(self):
+        self.shifting, self.told = Shifting(), []
+        self.buffer = np.empty(SHAPE, np.float32)
+
+    def run(self, inputs):
+        assert not np.shares_memory(inputs["z"], self.buffer)
+        by_z, by_velocity = inputs["weights"]
+        self.told.append((float(by_z), float(by_velocity)))
+        found = self.shifting.run(inputs)["velocity"]
+        np.add(by_z * inputs["z"], by_velocity * found, out=self.buffer)
+        return {"state": self.buffer}
 
     def close(self):
         pass
@@ -51,6 +72,37 @@ def test_every_state_is_that_of_the_solver_on_arrays(solver, direction, z):
     assert all(state.dtype == np.float32 for state in found)
     np.testing.assert_array_equal(found, wanted)
     assert (z == given).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+def test_a_graph_that_makes_the_sum_gives_the_same_states(solver, direction, z):
+    times = time_grid(3, direction)
+    rows = np.linspace(-1, 1, 3 * solver.evaluations, dtype=np.float32)[:, None]
+    given, step, weights = z.copy(), Summing(), sum_weights(solver, times)
+
+    flow = driven(step, Course(rows, times, solver, weights), z)
+    found = [state.copy() for state in flow]
+
+    wanted = list(trajectory(velocity(rows), given, times, solver))
+    np.testing.assert_array_equal(found, wanted)
+    assert (z == given).all()
+    assert len(step.told) == 3 * solver.evaluations
+    assert (set(step.told) == {(0.0, 1.0)}) is (solver.evaluations > 1)
+
+
+def test_the_state_of_a_graph_is_taken_and_not_summed_again(z):
+    solver, times = SOLVERS["euler"], time_grid(2, "decode")
+    rows, step = np.zeros((2, 1), np.float32), Summing()
+    # Other weights than the solver's: who sums by itself finds another state.
+    course = Course(rows, times, solver, np.float32([[0, 0], [0, 0]]))
+
+    first, second = driven(step, course, z)
+
+    assert first is second
+    assert (first == 0).all()
+    assert not np.shares_memory(first, step.buffer)
+    assert not np.shares_memory(first, z)
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
