@@ -28,6 +28,7 @@ import torch
 from export.assemble import flow_of, write_flow
 from export.fold import FoldedVelocity
 from export.parity import stressed
+from export.unroll import TABLE_ROW
 from runtime.engine import open_engine
 from runtime.errors import NeuroFlowError
 from runtime.graphs import told_precision
@@ -84,12 +85,15 @@ def arms_of(options, folder: Path) -> tuple[dict[str, Arm], list]:
         spec.name: rng.normal(size=spec.shape).astype(np.float32)
         for spec in step.inputs
     }
+    # Of the sum, the velocity alone: what torch computes.
+    inputs["weights"] = np.array([0, 1], np.float32)
     told = told_precision(step, options.backend, options.precision)
     engine = open_engine(options.backend, folder / step.file, step, precision=told)
     folded = FoldedVelocity(field).eval().to(options.device)
+    own = {name: inputs[name] for name in ("z", TABLE_ROW)}
     dtype = DTYPES[options.precision]
     arms: dict[str, Arm] = {
-        f"{engine.name} {options.precision}": lambda: engine.run(inputs)["velocity"]
+        f"{engine.name} {options.precision}": lambda: engine.run(inputs)["state"]
     }
     name_of_type = str(dtype).removeprefix("torch.")
     forms = {"torch eager": "eager", "torch.compile": "compile"}
@@ -97,7 +101,7 @@ def arms_of(options, folder: Path) -> tuple[dict[str, Arm], list]:
         forms["torch autocast"] = "autocast"
     for name, form in forms.items():
         arms[f"{name} {name_of_type}"] = torch_arm(
-            folded, inputs, options.device, dtype, form=form
+            folded, own, options.device, dtype, form=form
         )
     return arms, [engine]
 

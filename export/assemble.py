@@ -31,7 +31,7 @@ from export.graphs import (
     write_graph,
 )
 from export.precision import Half, halved
-from export.unroll import TABLE_ROW, evaluation_grid, unrolled
+from export.unroll import TABLE_ROW, evaluation_grid, unrolled, with_sum
 from runtime.errors import ConfigError
 from runtime.manifest import EightBits, GraphSpec
 from runtime.solver import Direction, Solver
@@ -88,14 +88,17 @@ class Flow:
     steps: Mapping[Direction, int]
 
     def graphs(self, precision: Precision) -> tuple[Graph, ...]:
-        """Return the step and both unrolled directions around the same weights."""
+        """Return the step and both unrolled directions around the same weights.
+
+        The step makes the solver's sum as well; the others have it in them.
+        """
         step = (
             quantised(self.step, self.ranges.of, precision)
             if precision == "int8" or precision == "fp8"
             else in_precision(self.step, precision)
         )
         return (
-            step,
+            with_sum(step),
             *(
                 unrolled(
                     step,

@@ -2,11 +2,12 @@
 
 The solver itself is executed (`runtime.solver.solve`); each evaluation clones the
 velocity graph's nodes around the same weights. What the graph computes is therefore
-what the solver computes, for every solver that the runtime knows.
+what the solver computes, for every solver that the runtime knows. A step by itself
+makes the sum of one solver step too, for whoever drives it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 import numpy as np
@@ -20,6 +21,7 @@ from runtime.solver import Direction, Solver, evaluation_times, solve, time_grid
 
 TABLE_ROW: Final = "modulation"
 """Input of the step graph that receives a row of the conditioning table."""
+_WEIGHTS: Final = "weights"
 _ENDS: Final = {"decode": ("z_n", "z_v"), "encode": ("z_v", "z_n")}
 
 
@@ -103,6 +105,31 @@ def unrolled(
         (_renamed(spec, target),),
         tape.weights,
         step.precision,
+    )
+
+
+def with_sum(step: Graph) -> Graph:
+    """Return the velocity graph with the sum that a solver makes of it.
+
+    Its output, ``state``, is ``weights[0] * z + weights[1] * velocity``, in float32
+    whatever the products are in; ``weights`` is the last input. The velocity, for which
+    these are 0 and 1, is no output of its own: for two consumers OpenVINO turns it in
+    memory, which takes several times as long as the sum.
+
+    Args:
+        step: ``(z, modulation) -> velocity``, in any precision.
+    """
+    by = [f"{_WEIGHTS}.z", f"{_WEIGHTS}.velocity"]
+    terms = ["sum.z", "sum.velocity"]
+    nodes = [helper.make_node("Split", [_WEIGHTS], by, name=_WEIGHTS, num_outputs=2)]
+    for weight, name, term in zip(by, ("z", "velocity"), terms, strict=True):
+        nodes.append(helper.make_node("Mul", [weight, name], [term], name=term))
+    nodes.append(helper.make_node("Add", terms, ["state"], name="sum"))
+    return replace(
+        step,
+        nodes=(*step.nodes, *nodes),
+        inputs=(*step.inputs, TensorSpec(name=_WEIGHTS, shape=(2,))),
+        outputs=(_renamed(step.outputs[0], "state"),),
     )
 
 

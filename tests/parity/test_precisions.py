@@ -35,6 +35,7 @@ pytestmark = pytest.mark.slow
 
 HALVES = ("f16", "bf16")
 PRECISIONS = ("f32", *HALVES, *EIGHT_BITS)
+VELOCITY = np.array([0, 1], np.float32)
 
 
 def trained_model(folder) -> RandomModel:
@@ -99,8 +100,8 @@ def test_the_field_that_is_judged_is_far_from_the_zero_that_proves_nothing(bundl
         centre = bundle.latent_mean if name == "z_v" else np.float32(0)
         for z in golden[name] - centre:
             for row in bundle.tensors[f"conditioning_{way}"]:
-                inputs = {"z": z[None], "modulation": row[None]}
-                velocity = engine.run(inputs)["velocity"]
+                inputs = {"z": z[None], "modulation": row[None], "weights": VELOCITY}
+                velocity = engine.run(inputs)["state"]
                 shares.append(np.linalg.norm(velocity) / np.linalg.norm(z))
     engine.close()
 
@@ -321,7 +322,8 @@ def test_openvino_reads_every_graph(bundle):
     for precision in PRECISIONS:
         spec = bundle.manifest.graph("step", precision)
         engine = open_engine("openvino", bundle.folder / spec.file, spec, threads=1)
-        found[precision] = engine.run({"z": z, "modulation": row})["velocity"].copy()
+        inputs = {"z": z, "modulation": row, "weights": VELOCITY}
+        found[precision] = engine.run(inputs)["state"].copy()
         engine.close()
 
     assert judge("f16", found["f32"], found["f16"]).rel_l2 < 1e-2

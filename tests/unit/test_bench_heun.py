@@ -67,7 +67,7 @@ def test_a_flow_of_n_evaluations_makes_n_of_them(heun, monkeypatch):
         for n in (2, 6, 20):
             called.clear()
             stages.flow(n)()
-            assert called == [{"z", "modulation"}] * n
+            assert called == [{"z", "modulation", "weights"}] * n
         for n in (1, 5):
             with pytest.raises(UsageError, match="expected a multiple of 2"):
                 stages.flow(n)

@@ -301,7 +301,7 @@ def test_a_flow_of_n_evaluations_costs_n_evaluations(preset, monkeypatch):
         for n in (1, 5, 20):
             called.clear()
             stages.flow(n)()
-            assert called == [{"z", "modulation"}] * n
+            assert called == [{"z", "modulation", "weights"}] * n
         stages.close()
 
 

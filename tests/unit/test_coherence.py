@@ -14,12 +14,17 @@ from runtime.bundle import (
     open_bundle,
     write_manifest,
 )
+from runtime.coherence import check_flow
 from runtime.errors import BundleError
 from runtime.sealed import seal
 from tests.models import served_bundle
 from tests.sealed_folder import specs
 
 TABLE = "tensors.safetensors: conditioning_decode"
+SUMS = (
+    "manifest.json: graphs: expected each step with weights [2] and a state like z, or "
+    "each with none and none"
+)
 ROWS = "a row for each evaluation, found"
 
 
@@ -56,6 +61,18 @@ def table(change):
         return kept if found is None else kept | {name: np.ascontiguousarray(found)}
 
     return changed
+
+
+def ports(kind, keep):
+    """The same graphs, the step with some of its inputs or outputs."""
+
+    def changed(graph):
+        kept = tuple(port for port in getattr(graph, kind) if keep(port.name))
+        return msgspec.structs.replace(graph, **{kind: kept})
+
+    return lambda graphs: tuple(
+        changed(graph) if graph.name == "step" else graph for graph in graphs
+    )
 
 
 def test_a_bundle_that_is_only_sealed_anew_opens(folder):
@@ -136,6 +153,14 @@ def test_a_bundle_that_is_only_sealed_anew_opens(folder):
             {"graphs": lambda graphs: (*graphs, graphs[2])},
             "manifest.json: graphs: expected decoder f32 once, found it 2 times",
         ),
+        (
+            {"graphs": ports("outputs", lambda name: name != "state")},
+            f"{SUMS}, found f32 with [2] and none",
+        ),
+        (
+            {"graphs": ports("inputs", lambda name: name != "weights")},
+            f"{SUMS}, found f32 with none and like z",
+        ),
     ],
     ids=lambda what: None if isinstance(what, str) else "-".join(what),
 )
@@ -145,3 +170,24 @@ def test_statements_that_contradict_each_other_are_one_line(folder, changes, lin
 
     assert str(caught.value) == line
     assert caught.value.exit_status == 1
+
+
+def test_a_step_makes_the_sum_in_every_precision_or_in_none(folder):
+    manifest = decode_manifest((folder / MANIFEST).read_bytes())
+    tensors = load_file(folder / TENSORS)
+    plain = ports("inputs", lambda name: name != "weights")(manifest.graphs)
+    plain = ports("outputs", lambda _name: False)(plain)
+    (other,) = (
+        msgspec.structs.replace(graph, precision="bf16")
+        for graph in plain
+        if graph.name == "step"
+    )
+
+    check_flow(msgspec.structs.replace(manifest, graphs=plain), tensors)
+    both = msgspec.structs.replace(manifest, graphs=(*manifest.graphs, other))
+    with pytest.raises(BundleError) as caught:
+        check_flow(both, tensors)
+
+    assert str(caught.value) == (
+        f"{SUMS}, found f32 with [2] and like z, bf16 with none and none"
+    )

@@ -64,7 +64,7 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize(
     ("form", "judged"),
-    [("unrolled", ["voxels", "z_n"]), ("step", ["voxels", "modulation z"])],
+    [("unrolled", ["voxels", "z_n"]), ("step", ["voxels", "modulation weights z"])],
 )
 def test_what_is_served_is_judged_once_and_nothing_else_is(calls, form, judged):
     first, flow = judged
@@ -92,4 +92,4 @@ def test_an_engine_that_takes_over_is_judged_by_what_is_served_alone(
             model.decode_latent(z_n)
 
     # Judged by one sample in one direction, then the answer.
-    assert calls == ["modulation z"] * 2 * steps
+    assert calls == ["modulation weights z"] * 2 * steps

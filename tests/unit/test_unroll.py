@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
 
@@ -17,13 +18,17 @@ from export.fold import FoldedVelocity, conditioning_table
 from export.graphs import WeightStore, with_weights_of, write_graph
 from export.precision import halved, rounded_in_float32
 from export.unroll import evaluation_grid, unrolled
+from runtime.engine import open_engine
 from runtime.errors import ParityError
 from runtime.golden import judge
 from runtime.sealed import WEIGHTS_MAGIC
 from runtime.solver import SOLVERS, solve, time_grid
+from runtime.stepped import sum_weights
 from tests.models import random_model
 from training.config import SiTConfig
 from training.sit import SiT
+
+CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 # An export stands behind them, and most of it is torch's exporter.
 pytestmark = pytest.mark.slow
@@ -139,6 +144,93 @@ def test_both_directions_and_the_step_share_one_weights_file(field, tmp_path):
         "decode_flow",
         "encode_flow",
     }
+
+
+@pytest.fixture(scope="module")
+def written(field, tmp_path_factory):
+    """What a manifest says of the graphs of each precision, and their folder."""
+    folder = tmp_path_factory.mktemp("written")
+    (folder / "graphs").mkdir()
+    flow = flow_of(field, SOLVERS["rotation"], {"decode": 2, "encode": 2})
+    z = np.random.default_rng(1).normal(size=(4, 8, 12))
+    flow.ranges.watch(z, [0.0, 0.5, 0.75, 1.0])
+    names = "f32", "f16", "bf16", "int8", "fp8"
+    specs = {name: write_flow(flow.graphs(name), folder) for name in names}
+    return {key: (folder, *found) for key, found in specs.items()}
+
+
+@pytest.mark.parametrize("solver", [SOLVERS["euler"], SOLVERS["rotation"]])
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+@pytest.mark.parametrize(
+    ("backend", "written_in", "told"),
+    [
+        ("ort", "f32", "f32"),
+        ("ort", "f16", "f32"),
+        ("ort", "int8", "f32"),
+        ("ort", "fp8", "f32"),
+        ("openvino", "f32", "f32"),
+        pytest.param(
+            "openvino",
+            "f32",
+            "bf16",
+            marks=pytest.mark.skipif(
+                "BF16" not in CAPABILITIES, reason="not run: no bfloat16 here"
+            ),
+        ),
+        ("openvino", "int8", "int8"),
+        ("reference", "f32", "f32"),
+        ("reference", "bf16", "f32"),
+    ],
+)
+def test_a_step_makes_the_solvers_sum_in_float32(
+    written, solver, direction, backend, written_in, told
+):
+    folder, spec, *_ = written[written_in]
+    path = folder / spec.file
+    engine = open_engine(backend, path, spec, precision=told, threads=1)
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=(1, 8, 12)).astype(np.float32)
+    row = rng.normal(size=(1, 168)).astype(np.float32)
+
+    def state(*weights):
+        told = np.array(weights, np.float32)
+        return engine.run({"z": z, "modulation": row, "weights": told})["state"].copy()
+
+    velocity = state(0, 1)
+    np.testing.assert_array_equal(state(1, 0), z)
+    for by_z, by_velocity in sum_weights(solver, time_grid(3, direction)):
+        wanted = by_z * z + by_velocity * velocity
+        assert np.abs(by_velocity * velocity).max() > 0.1
+        found = state(by_z, by_velocity)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+    engine.close()
+
+
+def test_the_sum_leaves_the_velocity_as_it_was(step, written, tmp_path):
+    folder, spec, *_ = written["f32"]
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=(1, 8, 12)).astype(np.float32)
+    row = rng.normal(size=(1, 168)).astype(np.float32)
+    inputs = {"z": z, "modulation": row}
+    write_graph(step, tmp_path / "g.onnx")
+    plain = open_engine("ort", tmp_path / "g.onnx", step.spec("g.onnx"), threads=1)
+    summing = open_engine("ort", folder / spec.file, spec, threads=1)
+
+    weights = np.array([0, 1], np.float32)
+    found = summing.run(inputs | {"weights": weights})["state"]
+
+    np.testing.assert_array_equal(found, plain.run(inputs)["velocity"])
+
+
+def test_every_step_says_what_it_takes_and_gives_and_the_whole_flow_has_it_inside(
+    written,
+):
+    for _, step, *whole in written.values():
+        assert [port.name for port in step.inputs] == ["z", "modulation", "weights"]
+        assert [port.name for port in step.outputs] == ["state"]
+        assert step.outputs[0].shape == step.inputs[0].shape
+        for graph in whole:
+            assert (len(graph.inputs), len(graph.outputs)) == (1, 1)
 
 
 @pytest.fixture(scope="module")
