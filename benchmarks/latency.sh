@@ -10,5 +10,5 @@ python=${PYTHON:-$PWD/.venv/bin/python}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 "$python" -m neuroflow bench --preset paper-subj01 --precision bf16 \
     --against ort,torch,torch-compile,torch-autocast,openvino:int8 \
-    --rounds 6 --seconds 6 --tr 2 --json docs/latency.json "$@" >/dev/null
+    --rounds 6 --seconds 7.5 --tr 2 --json docs/latency.json "$@" >/dev/null
 "$python" -m benchmarks.latency_table docs/latency.json docs/latency_avx2.json docs/latency.md

@@ -1,6 +1,7 @@
 """A machine says what it is, and nothing that it does not know."""
 
 import numpy as np
+import openvino
 import pytest
 
 from runtime.bench.limits import (
@@ -31,6 +32,8 @@ processor\t: 1
 model name\t: A Processor 9000
 cpu MHz\t\t: 3000.000
 """
+
+HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def test_a_processor_is_read_from_its_description():
@@ -119,6 +122,22 @@ def test_both_libraries_do_the_products(are_convolutions):
     assert [array.shape for array in by_numpy] == [(3, 4), (2, 6)]
     for one, other in zip(by_numpy, by_openvino, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="not run: this processor has no bfloat16")
+@pytest.mark.parametrize("are_convolutions", [False, True])
+def test_in_bfloat16_the_products_are_the_same_but_for_rounding(are_convolutions):
+    products = ((16, 64, 32), (16, 32, 8))
+
+    by_numpy = numpy_products(products)()
+    call = openvino_products(
+        products, precision="bf16", threads=1, are_convolutions=are_convolutions
+    )
+    found = [array.view(np.uint16).astype(np.uint32) << 16 for array in call()]
+
+    for one, other in zip(by_numpy, found, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(other.view(np.float32), one, rtol=0.02, atol=0.1)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
