@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, final
 import msgspec
 import numpy as np
 
-from runtime.arrays import Float32
+from runtime.arrays import Float32, Shaped
 from runtime.bench.work import Sizes
 from runtime.engines.openvino_weights import rounded
 from runtime.errors import BackendError
@@ -86,7 +86,8 @@ def openvino_products(
     It returns them, in buffers that the next call writes again; of one seed the same
     as `numpy_products` does. Convolutions of one tap are other kernels for the same
     products, on some processors the faster ones. In bfloat16 they take and give it, as
-    one product gives it to the next in a graph: no conversion is in the limit.
+    one product gives it to the next in a graph: no conversion is in the limit. Its
+    numbers are then bits that numpy has no name for.
 
     Raises:
         BackendError: The library is missing or refuses.
@@ -132,7 +133,7 @@ def openvino_products(
     except RuntimeError as error:
         raise BackendError(f"openvino: {' '.join(str(error).split())}") from error
 
-    def call() -> list[Float32[np.ndarray, "rows outputs"]]:
+    def call() -> list[Shaped[np.ndarray, "rows outputs"]]:
         request.infer()
         return [request.get_output_tensor(i).data[0] for i in range(len(values))]
 
