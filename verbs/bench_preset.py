@@ -68,9 +68,9 @@ def generated_model(config: ModelConfig, seed: int) -> tuple[NeuroVAE, SiT]:
                 # At 1 and 0, as they begin, engines leave them out.
                 if isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm):
                     module.weight.copy_(
-                        torch.exp(0.3 * torch.randn_like(module.weight))
+                        torch.exp(0.1 * torch.randn_like(module.weight))
                     )
-                    module.bias.copy_(0.3 * torch.randn_like(module.bias))
+                    module.bias.copy_(0.1 * torch.randn_like(module.bias))
     return vae, stressed(field, seed + 1)
 
 
