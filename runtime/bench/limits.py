@@ -14,6 +14,7 @@ import numpy as np
 
 from runtime.arrays import Float32, Shaped
 from runtime.bench.work import Sizes
+from runtime.engines.openvino import import_library, one_line
 from runtime.engines.openvino_weights import rounded
 from runtime.errors import BackendError
 from runtime.timing import Clock
@@ -92,14 +93,8 @@ def openvino_products(
     Raises:
         BackendError: The library is missing or refuses.
     """
-    try:
-        import openvino
-        from openvino import opset13 as ops
-    except ImportError as error:
-        raise BackendError(
-            "openvino: expected the library openvino, found none. "
-            "Install the extra cpu."
-        ) from error
+    openvino = import_library()
+    ops = openvino.opset13
     rng = np.random.default_rng(seed)
     inputs, outputs, values = [], [], []
     kind = "bf16" if precision == "bf16" else "f32"
@@ -131,7 +126,7 @@ def openvino_products(
         for i, value in enumerate(values):
             request.set_input_tensor(i, value)
     except RuntimeError as error:
-        raise BackendError(f"openvino: {' '.join(str(error).split())}") from error
+        raise BackendError(f"openvino: {one_line(error)}") from error
 
     def call() -> list[Shaped[np.ndarray, "rows outputs"]]:
         request.infer()
