@@ -31,6 +31,11 @@ def latents(seed, items=7):
     return found + np.float32(2), np.full((TOKENS, WIDTH), 2, np.float32)
 
 
+def head_of(gallery, mean, rows_of):
+    names = [str(i) for i in range(len(gallery))]
+    return Retrieval(gallery, names, names, mean=mean, temperature=0.1, rows_of=rows_of)
+
+
 def oracle(gallery, mean, z_v):
     a = (gallery.astype(np.float64) - mean).reshape(len(gallery), -1)
     b = (z_v.astype(np.float64) - mean).ravel()
@@ -71,14 +76,8 @@ def test_a_latent_that_is_not_finite_finds_nothing(value):
     gallery, mean = latents(2)
     z_v = gallery[0].copy()
     z_v[3, 4] = value
-    names = [str(i) for i in range(len(gallery))]
-    head = Retrieval(
-        gallery,
-        names,
-        names,
-        mean=mean,
-        temperature=0.1,
-        rows_of=lambda latents, mean: EightBitRows(latents, mean, threads=1),
+    head = head_of(
+        gallery, mean, lambda latents, mean: EightBitRows(latents, mean, threads=1)
     )
 
     assert not np.isfinite(head.cosines(z_v)).any()
@@ -135,14 +134,8 @@ def test_a_library_that_fails_is_said_in_one_line():
     with pytest.raises(BackendError, match=r"^openvino: gallery: lost its way$"):
         opened.cosines(gallery[0])
 
-    names = [str(i) for i in range(len(gallery))]
-    head = Retrieval(
-        gallery,
-        names,
-        names,
-        mean=mean,
-        temperature=0.1,
-        rows_of=lambda latents, mean: StandbyRows(opened, latents, mean),
+    head = head_of(
+        gallery, mean, lambda latents, mean: StandbyRows(opened, latents, mean)
     )
     assert head.troubles == ()
     answer = head.answer(gallery[4])
