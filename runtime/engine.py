@@ -61,7 +61,8 @@ class Engine(Protocol):
 
         Args:
             inputs: Exactly the graph's inputs, of exactly their shapes and dtypes;
-                read no longer when the call returns.
+                read no longer when the call returns. One may be an output of the last
+                call.
 
         Returns:
             The graph's outputs; read-only and valid until the next call.
@@ -124,6 +125,40 @@ class Inputs:
             if place is not self._bound[name]:
                 self._bind(name, place)
                 self._bound[name] = place
+
+
+class Outputs:
+    """An engine's outputs; one that its next call may read has two buffers.
+
+    They are written in turn: whoever drives a step gives its state back as it is, and
+    an engine that reads inputs where they lie must not write there.
+    """
+
+    def __init__(self, graph: GraphSpec, bind: Callable[[str, Array], None]) -> None:
+        """Allocate the buffers and bind the first.
+
+        Args:
+            graph: An output of the shape and dtype of an input may become one.
+            bind: Tells the library where to write an output.
+        """
+        self._bind = bind
+        taken = {(port.shape, port.dtype) for port in graph.inputs}
+        twice = [out for out in graph.outputs if (out.shape, out.dtype) in taken]
+        first, second = allocate(graph.outputs), allocate(tuple(twice))
+        seen = read_only(first)
+        self._next = first, seen
+        self._last = first | second, MappingProxyType({**seen, **read_only(second)})
+        for name, buffer in first.items():
+            bind(name, buffer)
+
+    def turn(self) -> Mapping[str, Array]:
+        """Return where the library writes now, which is not where it did before."""
+        (buffers, seen), (last, _) = self._next, self._last
+        for name, buffer in buffers.items():
+            if buffer is not last[name]:
+                self._bind(name, buffer)
+        self._next, self._last = self._last, self._next
+        return seen
 
 
 def _as_library_takes(array: Array) -> Array | None:

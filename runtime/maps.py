@@ -227,7 +227,8 @@ class Model(Closing):
             return self._run(f"{direction}_flow", source, z, target)
         for state in self._trajectory(z, direction):
             end = state
-        return np.ascontiguousarray(end[0])
+        # A copy: the step's buffer is written again by the next flow.
+        return np.array(end[0])
 
     def states(
         self, z: Latent, direction: Direction

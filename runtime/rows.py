@@ -10,8 +10,9 @@ from typing import Final, Protocol, final, runtime_checkable
 import numpy as np
 
 from runtime.arrays import Float32
-from runtime.engine import Precision
+from runtime.engine import Array, Inputs, Precision
 from runtime.errors import BackendError, ParityError
+from runtime.manifest import TensorSpec
 
 Latent = Float32[np.ndarray, "tokens width"]
 Latents = Float32[np.ndarray, "items tokens width"]
@@ -53,6 +54,12 @@ def unit_rows(latents: Latents, mean: Row) -> Iterator[Row]:
         np.subtract(latent.ravel(), mean, out=row)
         row /= length_of(row)
         yield row
+
+
+def query_of(numbers: int, bind: Callable[[str, Array], None]) -> Inputs:
+    """Return the input of an engine that searches: a latent of so many numbers."""
+    spec = TensorSpec(name="z_v", shape=(1, numbers), dtype="float32")
+    return Inputs((spec,), bind)
 
 
 @final

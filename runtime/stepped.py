@@ -117,7 +117,7 @@ def _product(by: float | None, z: Array, out: Array) -> Array:
 
 
 def driven(step: Engine, course: Course, z: State) -> Iterator[State]:
-    """Yield the state after each step of a flow; valid until the next.
+    """Yield the state after each step of a flow; valid until the step's next call.
 
     Args:
         step: Engine of the graph ``step``.
@@ -129,14 +129,12 @@ def driven(step: Engine, course: Course, z: State) -> Iterator[State]:
         BackendError: The engine failed.
     """
     evaluated, is_single = _evaluated(step, course), course.solver.evaluations == 1
-    end = np.empty_like(z, order="C")
     if is_single and course.weights is not None:
         for _ in pairwise(course.times):
-            # A copy: the engine must not read its next input where it writes.
-            np.copyto(end, evaluated(z))
-            z = end
+            z = evaluated(z)
             yield z
         return
+    end = np.empty_like(z, order="C")
 
     def velocity(z: Terms, _t: float) -> Terms:
         out = evaluated(z.state())

@@ -20,13 +20,13 @@ WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
 X = np.array([[1, -2, 3]], np.float32)
 
 
-def affine(*, node=None, weight=None, **model_arguments) -> onnx.ModelProto:
+def affine(*, node=None, weight=None, width=2, **model_arguments) -> onnx.ModelProto:
     """The graph, or one that differs from it in something."""
     graph = helper.make_graph(
         [node or helper.make_node("MatMul", ["x", "w"], ["y"])],
         "affine",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, width])],
         [weight or numpy_helper.from_array(WEIGHT, "w")],
     )
     arguments = {"opset_imports": [helper.make_opsetid("", 20)]} | model_arguments

@@ -11,7 +11,7 @@ import numpy as np
 from runtime.arrays import Float32
 from runtime.bench.result import Who
 from runtime.bundle import Bundle
-from runtime.engine import Array, Engine, Inputs, Precision, allocate, read_only
+from runtime.engine import Array, Engine, Inputs, Outputs, Precision
 from runtime.errors import UsageError
 from runtime.estimator import BetaEstimator, ExternalEstimator
 from runtime.gallery import Gallery
@@ -21,7 +21,7 @@ from runtime.heads import Retrieval
 from runtime.manifest import GraphSpec, Manifest
 from runtime.model import Model
 from runtime.preprocess import VoxelMask
-from runtime.rows import Latent, Latents, Rows, are_in_8_bits, rows_by
+from runtime.rows import Latent, Latents, Rows, are_in_8_bits, query_of, rows_by
 from runtime.solver import solver_from_name, time_grid
 from verbs.bench_orders import Job
 from verbs.bench_volume import Volumes
@@ -39,12 +39,12 @@ class Silent:
 
     def __init__(self, graph: GraphSpec) -> None:
         self._inputs = Inputs(graph.inputs, lambda _name, _memory: None)
-        self._outputs = read_only(allocate(graph.outputs))
+        self._outputs = Outputs(graph, lambda _name, _memory: None)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Take the inputs; see `runtime.engine.Engine.run`."""
         self._inputs.take(inputs)
-        return self._outputs
+        return self._outputs.turn()
 
     def close(self) -> None:
         """Do nothing."""
@@ -55,12 +55,12 @@ class SilentRows:
     """An engine that searches: it takes its query, computes nothing and finds 0."""
 
     def __init__(self, latents: Latents, mean: Latent) -> None:
-        self._query = np.zeros(mean.shape, np.float32)
+        self._inputs = query_of(mean.size, lambda _name, _memory: None)
         self._items = len(latents)
 
     def cosines(self, z_v: Latent) -> Float32[np.ndarray, " items"]:
         """Take the query; see `runtime.rows.Rows`."""
-        np.copyto(self._query, z_v)
+        self._inputs.take({"z_v": z_v.reshape(1, -1)})
         return np.zeros(self._items, np.float32)
 
 

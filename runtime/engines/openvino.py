@@ -11,10 +11,9 @@ from runtime.engine import (
     Array,
     Engine,
     Inputs,
+    Outputs,
     Precision,
-    allocate,
     check_ports,
-    read_only,
 )
 from runtime.engines.cache import KeptEngine, let_go
 from runtime.engines.device import cpu_facts, cpu_flags, cpu_here
@@ -58,24 +57,21 @@ class OpenVinoEngine:
         self._request = request
         # A model may compute with weights in the memory it was made or loaded from.
         self._memory = memory
-        outputs = allocate(graph.outputs)
-        self._outputs = read_only(outputs)
 
         def bind(name: str, memory: Array) -> None:
             request.set_tensor(name, library.Tensor(memory, shared_memory=True))
 
-        self._inputs = Inputs(graph.inputs, bind)
-        for name, buffer in outputs.items():
-            bind(name, buffer)
+        self._inputs, self._outputs = Inputs(graph.inputs, bind), Outputs(graph, bind)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Evaluate the graph; see `Engine.run`."""
         self._inputs.take(inputs)
+        outputs = self._outputs.turn()
         try:
             self._request.infer()
         except RuntimeError as error:
             raise BackendError(f"openvino: {one_line(error)}") from error
-        return self._outputs
+        return outputs
 
     def close(self) -> None:
         """Give the compiled model's memory back."""

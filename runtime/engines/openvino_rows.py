@@ -10,10 +10,11 @@ from typing import Any, Final, final
 import numpy as np
 
 from runtime.arrays import Float32
+from runtime.engine import Array
 from runtime.engines.openvino import import_library, one_line
 from runtime.engines.signal_stack import use_ordinary_signal_stack
 from runtime.errors import BackendError, ParityError
-from runtime.rows import Latent, Latents, unit_rows
+from runtime.rows import Latent, Latents, query_of, unit_rows
 
 LARGEST: Final = 127
 MOST_OFF: Final = 1e-3
@@ -48,18 +49,16 @@ class EightBitRows:
         }
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(threads)
-        self._z_v = np.zeros((1, centre.size), np.float32)
         self._products = np.zeros((1, len(latents)), np.float32)
         self._squares = np.zeros((1, 1), np.float32)
         try:
             model = _search(library, whole, scales, centre)
             compiled = library.Core().compile_model(model, "CPU", config)
             self._request = compiled.create_infer_request()
-            bound = (self._z_v, self._products, self._squares)
-            tensors = [library.Tensor(one, shared_memory=True) for one in bound]
-            self._request.set_input_tensor(0, tensors[0])
-            for place, tensor in enumerate(tensors[1:]):
-                self._request.set_output_tensor(place, tensor)
+            for place, found in enumerate((self._products, self._squares)):
+                bound = library.Tensor(found, shared_memory=True)
+                self._request.set_output_tensor(place, bound)
+            self._inputs = query_of(centre.size, self._bind)
         except RuntimeError as error:
             raise BackendError(f"openvino: gallery: {one_line(error)}") from error
         finally:
@@ -77,7 +76,7 @@ class EightBitRows:
         Raises:
             BackendError: The library failed.
         """
-        np.copyto(self._z_v, z_v.reshape(1, -1))
+        self._inputs.take({"z_v": z_v.reshape(1, -1)})
         try:
             self._request.infer()
         except RuntimeError as error:
@@ -88,6 +87,10 @@ class EightBitRows:
             return np.full(self._products.size, np.nan, np.float32)
         found: Float32[np.ndarray, " items"] = self._products[0] / (length or 1)
         return found
+
+    def _bind(self, name: str, memory: Array) -> None:
+        tensor = import_library().Tensor(memory, shared_memory=True)
+        self._request.set_tensor(name, tensor)
 
 
 def _rounded(latents: Latents, mean: Float32[np.ndarray, " k"]) -> tuple[Any, ...]:

@@ -10,10 +10,9 @@ from runtime.engine import (
     Array,
     Engine,
     Inputs,
+    Outputs,
     Precision,
-    allocate,
     check_ports,
-    read_only,
 )
 from runtime.engines.cache import KeptEngine
 from runtime.engines.floating_point import SubnormalsAsZero
@@ -98,18 +97,20 @@ class OrtEngine:
         self._failures = failures(library)
         self._session = session
         self._subnormals_as_zero = SubnormalsAsZero()
-        outputs = allocate(graph.outputs)
-        self._outputs = read_only(outputs)
         self._binding = session.io_binding()
-        self._inputs = Inputs(graph.inputs, self._binding.bind_cpu_input)
-        for name, buffer in outputs.items():
+
+        def write(name: str, buffer: Array) -> None:
             self._binding.bind_output(
                 name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data
             )
 
+        self._inputs = Inputs(graph.inputs, self._binding.bind_cpu_input)
+        self._outputs = Outputs(graph, write)
+
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Evaluate the graph; see `Engine.run`."""
         self._inputs.take(inputs)
+        outputs = self._outputs.turn()
         try:
             # The caller's thread takes its part of the work, and is the only one where
             # there is no other.
@@ -117,7 +118,7 @@ class OrtEngine:
                 self._session.run_with_iobinding(self._binding)
         except self._failures as error:
             raise BackendError(f"ort: {line(error)}") from error
-        return self._outputs
+        return outputs
 
     def close(self) -> None:
         """Give the session's memory back."""

@@ -116,8 +116,7 @@ def estimate_column(
         beta[block] = w[kept]
         np.einsum("kv,kv->v", w[:kept], w[:kept], out=error[block])
     np.subtract(squares, error, out=error)
+    error *= (own @ own) / (solver.rows - kept)
     if error.min() < 0.0:
         np.maximum(error, 0.0, out=error)
-    error /= solver.rows - kept
-    error *= own @ own
     np.sqrt(error, out=error)

@@ -191,8 +191,7 @@ class IncrementalTrialGlm:
             a["origin"][:], a["confound_origin"][:] = ordered, values
         y = np.subtract(ordered, a["origin"], out=self._y)
         slot = self._taken % RING_VOLUMES
-        a["ring"][slot] = ordered
-        a["ring_index"][slot] = volume_index
+        a["ring"][slot], a["ring_index"][slot] = ordered, volume_index
         a["is_seen"][volume_index] = True
         a["confounds"][volume_index] = values - a["confound_origin"]
         self._taken += 1
@@ -201,16 +200,17 @@ class IncrementalTrialGlm:
         drift = self._drift[volume_index]
         self._fixed[: drift.size] = drift
         self._fixed[drift.size :] = a["confounds"][volume_index]
+        # Last what an estimate reads: it finds it in the cache.
+        for row in self._trials.shown_in(volume_index):
+            weights = self._layout.spread(self._trials.at(row, volume_index))
+            a["trial_products"][row] += np.multiply(y, weights, out=work)
+        total = self._layout.spread(self._trials.total_at(volume_index))
+        a["total_products"] += np.multiply(y, total, out=work)
+        a["squares"] += np.square(y, out=work)
         constant, *others = a["fixed_products"]
         constant += y
         for products, weight in zip(others, self._fixed[1:], strict=True):
             products += np.multiply(y, weight, out=work)
-        a["squares"] += np.square(y, out=work)
-        total = self._layout.spread(self._trials.total_at(volume_index))
-        a["total_products"] += np.multiply(y, total, out=work)
-        for row in self._trials.shown_in(volume_index):
-            weights = self._layout.spread(self._trials.at(row, volume_index))
-            a["trial_products"][row] += np.multiply(y, weights, out=work)
 
     def _confounds(
         self, confounds: Float64[np.ndarray, " confounds"] | None

@@ -255,10 +255,15 @@ class AffineNormaliser:
             TensorMismatchError: Another number of voxels.
         """
         require_rows("betas", betas, self.mean.size)
-        centred: Float64[np.ndarray, "*batch voxels"]
-        centred = np.subtract(betas, self.mean, dtype=np.float64)
+        # At once: numpy converts piece by piece where it subtracts as well.
+        centred = betas.astype(np.float64)
+        centred -= self._centre
         centred *= self._gain
         return centred.astype(np.float32)
+
+    @functools.cached_property
+    def _centre(self) -> Float64[np.ndarray, " voxels"]:
+        return self.mean.astype(np.float64)
 
     @functools.cached_property
     def _gain(self) -> Float64[np.ndarray, " voxels"]:

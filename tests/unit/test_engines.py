@@ -4,16 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
-from runtime.engine import READ_BYTES, Inputs, open_engine, read_only
+from runtime.engine import READ_BYTES, Inputs, Outputs, open_engine, read_only
 from runtime.engines.ort_cuda import BoundEngine
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
-from tests.affine_graph import SPEC, WEIGHT, X, write_affine
+from tests.affine_graph import SPEC, WEIGHT, X, affine, write_affine
 from tests.models import tiny_bundle
 
 BACKENDS = ["ort", "openvino", "reference"]
@@ -49,6 +51,44 @@ def test_outputs_keep_their_buffer_from_call_to_call(engine):
 
     assert second is first
     np.testing.assert_allclose(second, 2 * kept)
+
+
+@pytest.mark.usefixtures("_inputs_are_taken")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_input_may_be_the_last_output(backend, tmp_path):
+    square = np.float32([[0, 1, 2], [3, 0, 1], [1, 1, 1]])
+    model = affine(weight=numpy_helper.from_array(square, "w"), width=3)
+    (tmp_path / "square.onnx").write_bytes(model.SerializeToString())
+    y = TensorSpec(name="y", shape=(1, 3))
+    spec = msgspec.structs.replace(SPEC, outputs=(y,))
+    engine = open_engine(backend, tmp_path / "square.onnx", spec, threads=1)
+    found = X
+
+    for power in (1, 2, 3):
+        found = engine.run({"x": found})["y"]
+        np.testing.assert_allclose(found, X @ np.linalg.matrix_power(square, power))
+
+    engine.close()
+
+
+def test_an_output_that_may_be_read_next_is_not_written_over():
+    y, other = TensorSpec(name="y", shape=(1, 3)), TensorSpec(name="z", shape=(1, 2))
+    bound = {}
+    outputs = Outputs(
+        msgspec.structs.replace(SPEC, outputs=(y, other)), bound.__setitem__
+    )
+
+    seen = []
+    for value in (1, 2, 3):
+        found = outputs.turn()
+        bound["y"][:] = bound["z"][:] = value
+        assert (found["y"] == value).all()
+        assert (found["z"] == value).all()
+        seen.append(found)
+
+    assert (seen[1]["y"] == 2).all()
+    assert seen[2] is seen[0]
+    assert seen[1]["z"] is seen[0]["z"]  # like no input: one buffer
 
 
 def test_a_caller_cannot_write_to_an_output(engine):

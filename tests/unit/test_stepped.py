@@ -34,9 +34,10 @@ class Summing:
 
     def __init__(self):
         self.shifting, self.told = Shifting(), []
-        self.buffer = np.empty(SHAPE, np.float32)
+        self.buffer, self.other = np.empty((2, *SHAPE), np.float32)
 
     def run(self, inputs):
+        self.buffer, self.other = self.other, self.buffer
         assert not np.shares_memory(inputs["z"], self.buffer)
         by_z, by_velocity = inputs["weights"]
         self.told.append((float(by_z), float(by_velocity)))
@@ -99,10 +100,10 @@ def test_the_state_of_a_graph_is_taken_and_not_summed_again(z):
 
     first, second = driven(step, course, z)
 
-    assert first is second
     assert (first == 0).all()
-    assert not np.shares_memory(first, step.buffer)
-    assert not np.shares_memory(first, z)
+    assert (second == 0).all()
+    assert second is step.buffer  # not copied: the caller copies the last
+    assert first is step.other
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
