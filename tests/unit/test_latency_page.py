@@ -1,9 +1,11 @@
 """The latency page shows what its raw samples say, and nothing else."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks.graph_profile import shown
 from benchmarks.latency_table import measured, replaced
 from runtime.bench.result import decode_result
 from runtime.bench.table import ratios
@@ -15,6 +17,15 @@ PAGE = (DOCS / "latency.md").read_text("utf-8")
 
 def test_the_page_shows_its_raw_samples():
     assert replaced(PAGE, measured(FILES)) == PAGE
+
+
+def test_the_profile_is_that_of_its_samples():
+    found = json.loads((DOCS / "graph_profile.json").read_bytes())
+
+    assert shown(found["times_ms"], found["limit_ms"]) in PAGE
+    # What shows why a step is no faster: nearly all of it is products.
+    step = found["times_ms"]["step"]["openvino"]
+    assert all(one["products"] > 0.9 * sum(one.values()) for one in step)
 
 
 def test_the_readmes_ratios_are_those_of_the_committed_run():
