@@ -55,14 +55,16 @@ class Engine(Protocol):
     """Backend's name."""
     version: str
     """Version of the backend's library."""
+    keeps_last: bool
+    """Whether a call leaves the outputs of the one before as they are, also where it
+    fails: they may be its inputs, and those of an engine that takes over."""
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Evaluate the graph.
 
         Args:
             inputs: Exactly the graph's inputs, of exactly their shapes and dtypes;
-                read no longer when the call returns. One may be an output of the last
-                call.
+                read no longer when the call returns.
 
         Returns:
             The graph's outputs; read-only and valid until the next call.

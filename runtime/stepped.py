@@ -129,12 +129,15 @@ def driven(step: Engine, course: Course, z: State) -> Iterator[State]:
         BackendError: The engine failed.
     """
     evaluated, is_single = _evaluated(step, course), course.solver.evaluations == 1
+    end = np.empty_like(z, order="C")
     if is_single and course.weights is not None:
         for _ in pairwise(course.times):
             z = evaluated(z)
+            if not step.keeps_last:
+                np.copyto(end, z)
+                z = end
             yield z
         return
-    end = np.empty_like(z, order="C")
 
     def velocity(z: Terms, _t: float) -> Terms:
         out = evaluated(z.state())
@@ -174,6 +177,7 @@ class SteppedFlow:
             course: Of the flow.
         """
         self.name, self.version = step.name, step.version
+        self.keeps_last = False
         self._step, self._course = step, course
         self._inputs = allocate(graph.inputs)
         self._buffers = allocate(graph.outputs)

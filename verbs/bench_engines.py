@@ -35,7 +35,7 @@ SERVED: Final[tuple[Part, ...]] = ("encoder", "decoder", "decode_flow")
 class Silent:
     """An engine that takes its inputs, computes nothing and gives its outputs."""
 
-    name, version = "silent", "0"
+    name, version, keeps_last = "silent", "0", True
 
     def __init__(self, graph: GraphSpec) -> None:
         self._inputs = Inputs(graph.inputs, lambda _name, _memory: None)

@@ -43,6 +43,7 @@ class WarmEngine:
                 says whether it was the end.
         """
         self.name, self.version = engine.name, engine.version
+        self.keeps_last = engine.keeps_last
         self._engine, self._pause = engine, pause
         self._over = threading.Event()
         self._is_used = threading.Lock()

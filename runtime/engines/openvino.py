@@ -45,6 +45,7 @@ class OpenVinoEngine:
     """An inference request whose tensors share memory with numpy buffers."""
 
     name = "openvino"
+    keeps_last = True
 
     def __init__(
         self,

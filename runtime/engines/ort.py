@@ -91,6 +91,7 @@ class OrtEngine:
     """A session whose inputs and outputs are bound once to numpy buffers."""
 
     name = "ort"
+    keeps_last = True
 
     def __init__(self, library: Any, session: Any, graph: GraphSpec) -> None:
         self.version = library.__version__

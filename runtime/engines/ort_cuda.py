@@ -46,6 +46,7 @@ class BoundEngine:
             BackendError: The library failed.
         """
         self.name, self.version = name, library.__version__
+        self.keeps_last = False
         self._failures = failures(library)
         self._session, self._binding = session, session.io_binding()
         self._inputs = allocate(graph.inputs)

@@ -113,6 +113,7 @@ class ReferenceEngine:
     """An evaluation with an engine's buffers; outputs are rounded to their dtype."""
 
     name = "reference"
+    keeps_last = False
     version = f"numpy {np.__version__}"
 
     def __init__(self, evaluation: Evaluation, graph: GraphSpec) -> None:

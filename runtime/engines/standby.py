@@ -37,6 +37,7 @@ class StandbyEngine:
         self._what, self._engine, self._behind = what, first, list(behind)
         self._judge = judge
         self.name, self.version = first.name, first.version
+        self.keeps_last = first.keeps_last
         self.troubles: tuple[str, ...] = ()
         """A line for every engine that failed and was replaced."""
 
@@ -84,6 +85,7 @@ class StandbyEngine:
             self._engine.close()
         self._engine = engine
         self.name, self.version = engine.name, engine.version
+        self.keeps_last = engine.keeps_last
 
     def close(self) -> None:
         """Close the engine that computes, and forget those behind it."""

@@ -40,6 +40,7 @@ class TensorRtEngine:
     """An execution context whose whole call is captured in one CUDA graph."""
 
     name = "tensorrt"
+    keeps_last = False
 
     def __init__(
         self, version: str, context: Any, cuda: Cuda, graph: GraphSpec

@@ -65,8 +65,12 @@ def test_an_input_may_be_the_last_output(backend, tmp_path):
     found = X
 
     for power in (1, 2, 3):
-        found = engine.run({"x": found})["y"]
+        last, kept = found, found.copy()
+        found = engine.run({"x": last})["y"]
         np.testing.assert_allclose(found, X @ np.linalg.matrix_power(square, power))
+        assert not engine.keeps_last or (last == kept).all()
+
+    assert engine.keeps_last is (backend != "reference")
 
     engine.close()
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from runtime.engines.standby import StandbyEngine
+from runtime.errors import BackendError
 from runtime.solver import SOLVERS, time_grid, trajectory
 from runtime.stepped import _BLOCK, Course, Terms, driven, sum_weights
 
@@ -13,7 +15,7 @@ WEIGHT = np.float32(0.3)
 class Shifting:
     """An engine whose velocity is a multiple of the state and a shift; has a buffer."""
 
-    name, version = "shifting", "0"
+    name, version, keeps_last = "shifting", "0", False
 
     def __init__(self):
         self.buffer = np.empty(SHAPE, np.float32)
@@ -30,7 +32,7 @@ class Shifting:
 class Summing:
     """The same, which makes the sum of a step of it and keeps what it was told."""
 
-    name, version = "summing", "0"
+    name, version, keeps_last = "summing", "0", True
 
     def __init__(self):
         self.shifting, self.told = Shifting(), []
@@ -117,6 +119,43 @@ def test_a_flow_has_one_array_and_that_is_its_own(solver, z):
     assert not np.shares_memory(first, z)
     assert not np.shares_memory(first, step.buffer)
     assert not np.shares_memory(first, list(driven(step, course, z))[-1])
+
+
+class Dying:
+    """A graph that makes sums, with one buffer, written to before the last call fails.
+
+    So does a GPU that is lost while its answer is copied.
+    """
+
+    name, version, keeps_last = "dying", "0", False
+
+    def __init__(self):
+        self.summing, self.buffer = Summing(), np.empty(SHAPE, np.float32)
+
+    def run(self, inputs):
+        state = self.summing.run(inputs)["state"]
+        if len(self.summing.told) == 3:
+            self.buffer[:] = np.nan
+            raise BackendError("dying: gone")
+        self.buffer[:] = state
+        return {"state": self.buffer}
+
+    def close(self):
+        pass
+
+
+def test_an_engine_that_fails_leaves_the_state_to_the_one_behind_it(z):
+    solver, times = SOLVERS["euler"], time_grid(4, "decode")
+    rows = np.linspace(-1, 1, 4, dtype=np.float32)[:, None]
+    course = Course(rows, times, solver, sum_weights(solver, times))
+    behind = StandbyEngine("step", Dying(), [Summing], lambda _engine: None)
+
+    found = [state.copy() for state in driven(behind, course, z)]
+
+    assert behind.name == "summing"
+    np.testing.assert_array_equal(
+        found, [state.copy() for state in driven(Summing(), course, z)]
+    )
 
 
 def test_terms_are_computed_from_left_to_right(z):
