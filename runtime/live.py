@@ -25,6 +25,7 @@ from runtime.gallery import Gallery, open_gallery
 from runtime.given import check_abstain_below
 from runtime.graphs import BOTH_WAYS, Part
 from runtime.heads import Retrieval
+from runtime.maps import InPlace
 from runtime.model import SAMPLES, Model, open_model
 from runtime.overlay import Overlay, open_overlay
 from runtime.preprocess import VoxelMask
@@ -80,7 +81,7 @@ class RunDecoder(Closing):
         self._reference = bundle.reference()
         # The one place where an overlay changes what is computed.
         self._space = bundle.feature_space()
-        read_with: DecodingModel = model.in_place()
+        read_with: DecodingModel = InPlace(model)
         if overlay is not None:
             self._space = overlay.space(bundle)
             read_with = overlay.corrected(read_with)

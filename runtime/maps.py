@@ -92,10 +92,6 @@ class Model(Closing):
                 name, self._engines[name], openers, functools.partial(judge, name)
             )
 
-    def in_place(self) -> "InPlace":
-        """Return this model for one who is done with a z_n before the next."""
-        return InPlace(self)
-
     @property
     def troubles(self) -> tuple[str, ...]:
         """A line for every engine that failed and was replaced by another."""
@@ -269,7 +265,7 @@ class Model(Closing):
 
 @final
 class InPlace:
-    """A model whose z_n stays where the engine has it.
+    """A model for one who is done with a z_n before the next: it stays in the engine.
 
     It cannot be written to, and is valid until the next that is asked for. One of the
     published size takes 1.7 MB, and whoever decodes it at once needs no copy.

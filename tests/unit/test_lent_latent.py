@@ -6,6 +6,7 @@ import pytest
 from runtime.bundle import open_bundle
 from runtime.errors import TensorMismatchError, UsageError
 from runtime.graphs import SERVED
+from runtime.maps import InPlace
 from runtime.model import open_model
 from tests.models import tiny_bundle
 
@@ -18,7 +19,7 @@ def test_what_is_decoded_in_place_is_what_is_decoded(form, backend, monkeypatch)
         rows = bundle.golden()["voxels"][:2].astype(np.float32)
         with open_model(bundle, backend=backend, form=form, parts=SERVED) as model:
             wanted = [model.decode_latent(model.encode_voxels(row)) for row in rows]
-            lending = model.in_place()
+            lending = InPlace(model)
 
             first = lending.encode_voxels(rows[0])
             found = [lending.decode_latent(lending.encode_voxels(row)) for row in rows]
@@ -36,6 +37,6 @@ def test_what_is_no_input_is_refused_in_place_too():
         with open_model(bundle, parts=SERVED) as model:
             voxels = model.manifest.voxels.count
             with pytest.raises(TensorMismatchError, match="voxels"):
-                model.in_place().encode_voxels(np.zeros(voxels + 1, np.float32))
+                InPlace(model).encode_voxels(np.zeros(voxels + 1, np.float32))
         with pytest.raises(UsageError, match="found it closed"):
-            model.in_place().encode_voxels(np.zeros(voxels, np.float32))
+            InPlace(model).encode_voxels(np.zeros(voxels, np.float32))
