@@ -263,7 +263,8 @@ def _fuzz(
                 progress.at(number)
                 if number >= warm and (number - warm) % every == 0:
                     scales.look()
-            _hear_out(socket, heard)
+            # Whom the dead do not answer, they never will.
+            _hear_out(socket, heard, min(HEAR_OUT_S, 12 * patience_s))
             scales.look()
     return heard
 
@@ -276,10 +277,10 @@ def _begins_a_run(frames: list[bytes]) -> bool:
     return isinstance(record, RunStart) and record.sequence == 0
 
 
-def _hear_out(socket: "zmq.Socket[bytes]", heard: Heard) -> None:
+def _hear_out(socket: "zmq.Socket[bytes]", heard: Heard, within_s: float) -> None:
     """Ask a last thing, which is refused by name, and hear all until it is."""
     last = encode(Hello(stream="last-word", role="observer", versions=(99,)))
-    until = time.monotonic() + HEAR_OUT_S
+    until = time.monotonic() + within_s
     while not heard.is_out and time.monotonic() < until:
         socket.send_multipart(last.frames)
         if socket.poll(500):
