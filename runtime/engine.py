@@ -4,26 +4,20 @@ Knows no library: `open_engine` imports the one that is asked for.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-
-from runtime.arrays import Shaped
+from runtime.buffers import Array
 from runtime.engines.cache import KeptEngine
 from runtime.errors import BackendError, TensorMismatchError
-from runtime.manifest import GraphSpec, TensorSpec
+from runtime.manifest import GraphSpec
 from runtime.onnx_guard import check_file
 
 Backend = Literal["ort", "ort_cuda", "openvino", "tensorrt", "reference"]
 Precision = Literal["f32", "f16", "bf16", "int8", "fp8"]
 """Of the arithmetic. What is not f32 keeps inputs, outputs and the flow's state so."""
-Array = Shaped[np.ndarray, "..."]
-READ_BYTES: Final = 256 * 1024
-"""From this size on it costs less to tell a library where an input lies than to copy
-it: a latent of the published size takes 1.7 MB."""
 Wait = Literal["spin", "block"]
 """How a caller waits for a GPU: on a core of its own, or asleep."""
 
@@ -78,137 +72,6 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give the library's memory back; the engine must not run again."""
         ...
-
-
-def allocate(specs: tuple[TensorSpec, ...]) -> dict[str, Array]:
-    """Return zeroed buffers for tensors, by name."""
-    return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in specs}
-
-
-def read_only(buffers: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Return views of buffers that the caller of an engine cannot write to."""
-    views = {name: buffer.view() for name, buffer in buffers.items()}
-    for view in views.values():
-        view.flags.writeable = False
-    return MappingProxyType(views)
-
-
-class Inputs:
-    """An engine's inputs: large ones are read where they lie, others are copied."""
-
-    def __init__(
-        self, specs: tuple[TensorSpec, ...], bind: Callable[[str, Array], None]
-    ) -> None:
-        """Allocate the buffers of those that are copied.
-
-        Args:
-            specs: What the manifest says of the inputs.
-            bind: Tells the library from which memory to read an input.
-        """
-        self._buffers, self._bind = allocate(specs), bind
-        # Kept, so that the memory that the library reads stays where it is.
-        self._bound = dict(self._buffers)
-        for name, buffer in self._buffers.items():
-            bind(name, buffer)
-
-    def take(self, inputs: Mapping[str, Array]) -> None:
-        """Let the library read these; it must be done with them when a call returns.
-
-        Raises:
-            TensorMismatchError: Another set of names, another shape or another dtype.
-        """
-        check_inputs(self._buffers, inputs)
-        for name, buffer in self._buffers.items():
-            array = inputs[name]
-            read = _as_library_takes(array) if array.nbytes >= READ_BYTES else None
-            if read is None:
-                np.copyto(buffer, array)
-            place = buffer if read is None else read
-            if place is not self._bound[name]:
-                self._bind(name, place)
-                self._bound[name] = place
-
-
-class Outputs:
-    """An engine's outputs; one that its next call may read has two buffers.
-
-    They are written in turn: whoever drives a step gives its state back as it is, and
-    an engine that reads inputs where they lie must not write there.
-    """
-
-    def __init__(self, graph: GraphSpec, bind: Callable[[str, Array], None]) -> None:
-        """Allocate the buffers and bind the first.
-
-        Args:
-            graph: An output of the shape and dtype of an input may become one.
-            bind: Tells the library where to write an output.
-        """
-        self._bind = bind
-        taken = {(port.shape, port.dtype) for port in graph.inputs}
-        twice = [out for out in graph.outputs if (out.shape, out.dtype) in taken]
-        first, second = allocate(graph.outputs), allocate(tuple(twice))
-        seen = read_only(first)
-        self._next = first, seen
-        self._last = first | second, MappingProxyType({**seen, **read_only(second)})
-        for name, buffer in first.items():
-            bind(name, buffer)
-
-    def turn(self) -> Mapping[str, Array]:
-        """Return where the library writes now, which is not where it did before."""
-        (buffers, seen), (last, _) = self._next, self._last
-        for name, buffer in buffers.items():
-            if buffer is not last[name]:
-                self._bind(name, buffer)
-        self._next, self._last = self._last, self._next
-        return seen
-
-
-def _as_library_takes(array: Array) -> Array | None:
-    """Return an array over the same memory that can be written; None: there is none."""
-    if not (array.flags.c_contiguous and array.flags.aligned):
-        return None
-    if array.flags.writeable:
-        return array
-    # OpenVINO takes no other, though it only reads: such as another engine's output.
-    view = array.view()
-    try:
-        view.flags.writeable = True
-    except ValueError:
-        return None
-    return view
-
-
-def fill(buffers: Mapping[str, Array], inputs: Mapping[str, Array]) -> None:
-    """Copy inputs into an engine's buffers.
-
-    Raises:
-        TensorMismatchError: Another set of names, another shape or another dtype.
-    """
-    check_inputs(buffers, inputs)
-    for name, buffer in buffers.items():
-        np.copyto(buffer, inputs[name])
-
-
-def check_inputs(buffers: Mapping[str, Array], inputs: Mapping[str, Array]) -> None:
-    """Refuse what are not a graph's inputs.
-
-    Raises:
-        TensorMismatchError: Another set of names, another shape or another dtype.
-    """
-    if inputs.keys() != buffers.keys():
-        raise TensorMismatchError(
-            "inputs",
-            expected=", ".join(sorted(buffers)),
-            found=", ".join(sorted(inputs)) or "none",
-        )
-    for name, buffer in buffers.items():
-        array = inputs[name]
-        if array.shape != buffer.shape or array.dtype != buffer.dtype:
-            raise TensorMismatchError(
-                name,
-                expected=f"{buffer.dtype} {list(buffer.shape)}",
-                found=f"{array.dtype} {list(array.shape)}",
-            )
 
 
 def check_ports(

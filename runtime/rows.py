@@ -10,7 +10,8 @@ from typing import Final, Protocol, final, runtime_checkable
 import numpy as np
 
 from runtime.arrays import Float32
-from runtime.engine import Array, Inputs, Precision
+from runtime.buffers import Inputs
+from runtime.engine import Precision
 from runtime.errors import BackendError, ParityError
 from runtime.manifest import TensorSpec
 
@@ -33,6 +34,8 @@ class Rows(Protocol):
 
         Raises:
             BackendError: What searches failed.
+            TensorMismatchError: An engine searches, and it is not float32 or has
+                another size.
         """
         ...
 
@@ -56,10 +59,10 @@ def unit_rows(latents: Latents, mean: Row) -> Iterator[Row]:
         yield row
 
 
-def query_of(numbers: int, bind: Callable[[str, Array], None]) -> Inputs:
+def query_of(numbers: int) -> Inputs:
     """Return the input of an engine that searches: a latent of so many numbers."""
     spec = TensorSpec(name="z_v", shape=(1, numbers), dtype="float32")
-    return Inputs((spec,), bind)
+    return Inputs((spec,))
 
 
 @final

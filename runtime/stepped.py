@@ -7,7 +7,8 @@ from typing import Final, NamedTuple, final
 import numpy as np
 
 from runtime.arrays import Float32, Shaped
-from runtime.engine import Array, Engine, allocate, check_inputs, read_only
+from runtime.buffers import Array, allocate, check_inputs, read_only
+from runtime.engine import Engine
 from runtime.manifest import GraphSpec, Manifest
 from runtime.solver import Direction, Solver, solver_from_name
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from runtime.arrays import Float32
 from runtime.bench.result import Who
+from runtime.buffers import Array, Inputs, Outputs
 from runtime.bundle import Bundle
-from runtime.engine import Array, Engine, Inputs, Outputs, Precision
+from runtime.engine import Engine, Precision
 from runtime.errors import UsageError
 from runtime.estimator import BetaEstimator, ExternalEstimator
 from runtime.gallery import Gallery
@@ -31,6 +32,10 @@ SERVED: Final[tuple[Part, ...]] = ("encoder", "decoder", "decode_flow")
 """The maps whose stages are measured, in the form in which a server runs them."""
 
 
+def _no_library(_name: str, _memory: Array) -> None:
+    """Bind nothing."""
+
+
 @final
 class Silent:
     """An engine that takes its inputs, computes nothing and gives its outputs."""
@@ -38,12 +43,12 @@ class Silent:
     name, version, keeps_last = "silent", "0", True
 
     def __init__(self, graph: GraphSpec) -> None:
-        self._inputs = Inputs(graph.inputs, lambda _name, _memory: None)
-        self._outputs = Outputs(graph, lambda _name, _memory: None)
+        self._inputs, self._outputs = Inputs(graph.inputs), Outputs(graph)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Take the inputs; see `runtime.engine.Engine.run`."""
-        self._inputs.take(inputs)
+        self._inputs.take(inputs, _no_library)
+        self._outputs.offer(_no_library)
         return self._outputs.turn()
 
     def close(self) -> None:
@@ -55,12 +60,12 @@ class SilentRows:
     """An engine that searches: it takes its query, computes nothing and finds 0."""
 
     def __init__(self, latents: Latents, mean: Latent) -> None:
-        self._inputs = query_of(mean.size, lambda _name, _memory: None)
+        self._inputs = query_of(mean.size)
         self._items = len(latents)
 
     def cosines(self, z_v: Latent) -> Float32[np.ndarray, " items"]:
         """Take the query; see `runtime.rows.Rows`."""
-        self._inputs.take({"z_v": z_v.reshape(1, -1)})
+        self._inputs.take({"z_v": z_v.reshape(1, -1)}, _no_library)
         return np.zeros(self._items, np.float32)
 
 

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, final, runtime_checkable
 
-from runtime.engine import Array, Engine
+from runtime.buffers import Array
+from runtime.engine import Engine
 from runtime.errors import BackendError
 
 PERIOD_S: Final = 0.05

@@ -7,14 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, final
 
-from runtime.engine import (
-    Array,
-    Engine,
-    Inputs,
-    Outputs,
-    Precision,
-    check_ports,
-)
+from runtime.buffers import Array, Inputs, Outputs
+from runtime.engine import Engine, Precision, check_ports
 from runtime.engines.cache import KeptEngine, let_go
 from runtime.engines.device import cpu_facts, cpu_flags, cpu_here
 from runtime.engines.openvino_products import convolve
@@ -55,24 +49,24 @@ class OpenVinoEngine:
         memory: Sequence[object] = (),
     ) -> None:
         self.version = library.__version__
-        self._request = request
+        self._library, self._request = library, request
         # A model may compute with weights in the memory it was made or loaded from.
         self._memory = memory
-
-        def bind(name: str, memory: Array) -> None:
-            request.set_tensor(name, library.Tensor(memory, shared_memory=True))
-
-        self._inputs, self._outputs = Inputs(graph.inputs, bind), Outputs(graph, bind)
+        self._inputs, self._outputs = Inputs(graph.inputs), Outputs(graph)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Evaluate the graph; see `Engine.run`."""
-        self._inputs.take(inputs)
-        outputs = self._outputs.turn()
         try:
+            self._inputs.take(inputs, self._bind)
+            self._outputs.offer(self._bind)
             self._request.infer()
         except RuntimeError as error:
             raise BackendError(f"openvino: {one_line(error)}") from error
-        return outputs
+        return self._outputs.turn()
+
+    def _bind(self, name: str, memory: Array) -> None:
+        tensor = self._library.Tensor(memory, shared_memory=True)
+        self._request.set_tensor(name, tensor)
 
     def close(self) -> None:
         """Give the compiled model's memory back."""

@@ -10,7 +10,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from runtime.arrays import Float32
-from runtime.engine import Array
+from runtime.buffers import Array
 from runtime.engines.openvino import import_library, one_line
 from runtime.engines.signal_stack import use_ordinary_signal_stack
 from runtime.errors import BackendError, ParityError
@@ -58,12 +58,13 @@ class EightBitRows:
             for place, found in enumerate((self._products, self._squares)):
                 bound = library.Tensor(found, shared_memory=True)
                 self._request.set_output_tensor(place, bound)
-            self._inputs = query_of(centre.size, self._bind)
         except RuntimeError as error:
             raise BackendError(f"openvino: gallery: {one_line(error)}") from error
         finally:
             use_ordinary_signal_stack()
-        off = float(np.abs(self.cosines(latents[0]) - wanted).max())
+        self._library, self._inputs = library, query_of(centre.size)
+        # A copy: it would be lent to the library, and the gallery with it.
+        off = float(np.abs(self.cosines(latents[0].copy()) - wanted).max())
         if not off <= MOST_OFF:
             raise ParityError(
                 f"gallery: expected cosines in 8 bits within {MOST_OFF:g} of float32, "
@@ -75,9 +76,10 @@ class EightBitRows:
 
         Raises:
             BackendError: The library failed.
+            TensorMismatchError: Another size or dtype.
         """
-        self._inputs.take({"z_v": z_v.reshape(1, -1)})
         try:
+            self._inputs.take({"z_v": z_v.reshape(1, -1)}, self._bind)
             self._request.infer()
         except RuntimeError as error:
             raise BackendError(f"openvino: gallery: {one_line(error)}") from error
@@ -89,7 +91,7 @@ class EightBitRows:
         return found
 
     def _bind(self, name: str, memory: Array) -> None:
-        tensor = import_library().Tensor(memory, shared_memory=True)
+        tensor = self._library.Tensor(memory, shared_memory=True)
         self._request.set_tensor(name, tensor)
 
 

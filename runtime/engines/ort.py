@@ -6,14 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, final
 
-from runtime.engine import (
-    Array,
-    Engine,
-    Inputs,
-    Outputs,
-    Precision,
-    check_ports,
-)
+from runtime.buffers import Array, Inputs, Outputs
+from runtime.engine import Engine, Precision, check_ports
 from runtime.engines.cache import KeptEngine
 from runtime.engines.floating_point import SubnormalsAsZero
 from runtime.errors import BackendError
@@ -99,27 +93,25 @@ class OrtEngine:
         self._session = session
         self._subnormals_as_zero = SubnormalsAsZero()
         self._binding = session.io_binding()
-
-        def write(name: str, buffer: Array) -> None:
-            self._binding.bind_output(
-                name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data
-            )
-
-        self._inputs = Inputs(graph.inputs, self._binding.bind_cpu_input)
-        self._outputs = Outputs(graph, write)
+        self._inputs, self._outputs = Inputs(graph.inputs), Outputs(graph)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Evaluate the graph; see `Engine.run`."""
-        self._inputs.take(inputs)
-        outputs = self._outputs.turn()
         try:
+            self._inputs.take(inputs, self._binding.bind_cpu_input)
+            self._outputs.offer(self._write_to)
             # The caller's thread takes its part of the work, and is the only one where
             # there is no other.
             with self._subnormals_as_zero:
                 self._session.run_with_iobinding(self._binding)
         except self._failures as error:
             raise BackendError(f"ort: {line(error)}") from error
-        return outputs
+        return self._outputs.turn()
+
+    def _write_to(self, name: str, buffer: Array) -> None:
+        self._binding.bind_output(
+            name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data
+        )
 
     def close(self) -> None:
         """Give the session's memory back."""

@@ -9,15 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from runtime.engine import (
-    Array,
-    Engine,
-    Precision,
-    allocate,
-    check_ports,
-    fill,
-    read_only,
-)
+from runtime.buffers import Array, allocate, fill, read_only
+from runtime.engine import Engine, Precision, check_ports
 from runtime.engines.cache import KeptEngine
 from runtime.engines.ort import failures, import_ort, line
 from runtime.errors import BackendError

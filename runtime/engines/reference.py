@@ -10,7 +10,8 @@ from typing import final
 import numpy as np
 
 from runtime.arrays import Shaped
-from runtime.engine import Array, Engine, Precision, allocate, fill, read_only
+from runtime.buffers import Array, allocate, fill, read_only
+from runtime.engine import Engine, Precision
 from runtime.engines.cache import KeptEngine
 from runtime.engines.reference_operators import OPERATORS
 from runtime.errors import BackendError

@@ -8,7 +8,8 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, final
 
-from runtime.engine import Array, Engine
+from runtime.buffers import Array
+from runtime.engine import Engine
 from runtime.errors import BackendError, NeuroFlowError
 
 Opener = Callable[[], Engine]

@@ -13,15 +13,8 @@ from typing import Any, final
 
 import numpy as np
 
-from runtime.engine import (
-    Array,
-    Engine,
-    Precision,
-    Waiting,
-    check_ports,
-    fill,
-    read_only,
-)
+from runtime.buffers import Array, fill, read_only
+from runtime.engine import Engine, Precision, Waiting, check_ports
 from runtime.engines.cache import EngineFacts, KeptEngine
 from runtime.engines.cuda import Cuda, import_cuda
 from runtime.engines.keep_warm import WarmEngine

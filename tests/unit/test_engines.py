@@ -1,7 +1,10 @@
 """Engines give what a graph computes, and refuse what is not its input."""
 
+import functools
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import msgspec
@@ -11,7 +14,8 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from runtime.engine import READ_BYTES, Inputs, Outputs, open_engine, read_only
+from runtime.buffers import READ_BYTES, Inputs, Outputs, read_only
+from runtime.engine import open_engine
 from runtime.engines.ort_cuda import BoundEngine
 from runtime.errors import BackendError, TensorMismatchError
 from runtime.manifest import GraphSpec, TensorSpec
@@ -29,7 +33,7 @@ def path(tmp_path_factory) -> Path:
 @pytest.fixture(params=[READ_BYTES, 0], ids=["copied", "read in place"])
 def _inputs_are_taken(request, monkeypatch):
     """Small ones are copied into buffers, large ones are not; here both are small."""
-    monkeypatch.setattr("runtime.engine.READ_BYTES", request.param)
+    monkeypatch.setattr("runtime.buffers.READ_BYTES", request.param)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -75,17 +79,20 @@ def test_an_input_may_be_the_last_output(backend, tmp_path):
     engine.close()
 
 
-def test_an_output_that_may_be_read_next_is_not_written_over():
+def two_ports():
+    """Outputs of which one could be an input, and where a library was told they lie."""
     y, other = TensorSpec(name="y", shape=(1, 3)), TensorSpec(name="z", shape=(1, 2))
-    bound = {}
-    outputs = Outputs(
-        msgspec.structs.replace(SPEC, outputs=(y, other)), bound.__setitem__
-    )
+    return Outputs(msgspec.structs.replace(SPEC, outputs=(y, other))), {}
+
+
+def test_an_output_that_may_be_read_next_is_not_written_over():
+    outputs, bound = two_ports()
 
     seen = []
     for value in (1, 2, 3):
-        found = outputs.turn()
+        outputs.offer(bound.__setitem__)
         bound["y"][:] = bound["z"][:] = value
+        found = outputs.turn()
         assert (found["y"] == value).all()
         assert (found["z"] == value).all()
         seen.append(found)
@@ -93,6 +100,52 @@ def test_an_output_that_may_be_read_next_is_not_written_over():
     assert (seen[1]["y"] == 2).all()
     assert seen[2] is seen[0]
     assert seen[1]["z"] is seen[0]["z"]  # like no input: one buffer
+
+
+def test_a_call_after_one_that_failed_leaves_what_succeeded_last():
+    outputs, bound = two_ports()
+    outputs.offer(bound.__setitem__)
+    bound["y"][:] = 1
+    last = outputs.turn()["y"]
+
+    for value in (np.nan, np.nan, 2):  # two that fail, and the same once more
+        outputs.offer(bound.__setitem__)
+        bound["y"][:] = value
+        assert (last == 1).all()
+
+    assert (outputs.turn()["y"] == 2).all()
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_an_engine_goes_when_nobody_has_it_any_more(backend, path):
+    engine = open_engine(backend, path, SPEC, threads=1)
+    engine.run({"x": X})
+    seen = weakref.ref(engine)
+    gc.collect()
+
+    gc.disable()  # by itself, and not when a collection finds it
+    try:
+        del engine
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("port", ["_inputs", "_outputs"])
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_memory_that_a_library_refuses_is_said_in_one_line(backend, port, path):
+    engine = open_engine(backend, path, SPEC, threads=1)
+
+    class Refusing:
+        def take(self, _inputs, _bind):
+            raise RuntimeError("no\n  memory")
+
+        offer = functools.partialmethod(take, None)
+
+    setattr(engine, port, Refusing())
+
+    with pytest.raises(BackendError, match=f"^{backend}: no memory$"):
+        engine.run({"x": X})
 
 
 def test_a_caller_cannot_write_to_an_output(engine):
@@ -121,12 +174,12 @@ def test_an_input_may_be_what_cannot_be_written_to(engine):
 
 
 def test_another_engines_output_is_read_where_it_lies(monkeypatch):
-    monkeypatch.setattr("runtime.engine.READ_BYTES", 0)
+    monkeypatch.setattr("runtime.buffers.READ_BYTES", 0)
     bound = {}
-    inputs = Inputs(SPEC.inputs, bound.__setitem__)
+    inputs = Inputs(SPEC.inputs)
     output = read_only({"x": X.copy()})["x"]
 
-    inputs.take({"x": output})
+    inputs.take({"x": output}, bound.__setitem__)
 
     assert np.shares_memory(bound["x"], output)
     assert bound["x"].flags.writeable  # OpenVINO takes no other
@@ -134,12 +187,12 @@ def test_another_engines_output_is_read_where_it_lies(monkeypatch):
 
 
 def test_an_input_that_nobody_can_write_to_is_copied(monkeypatch):
-    monkeypatch.setattr("runtime.engine.READ_BYTES", 0)
+    monkeypatch.setattr("runtime.buffers.READ_BYTES", 0)
     bound = {}
-    inputs = Inputs(SPEC.inputs, bound.__setitem__)
+    inputs = Inputs(SPEC.inputs)
     mapped = np.frombuffer(X.tobytes(), X.dtype).reshape(X.shape)
 
-    inputs.take({"x": mapped})
+    inputs.take({"x": mapped}, bound.__setitem__)
 
     assert (bound["x"] == X).all()
     assert not np.shares_memory(bound["x"], mapped)

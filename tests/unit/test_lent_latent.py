@@ -14,7 +14,7 @@ from tests.models import tiny_bundle
 @pytest.mark.parametrize("backend", ["ort", "openvino"])
 @pytest.mark.parametrize("form", ["unrolled", "step"])
 def test_what_is_decoded_in_place_is_what_is_decoded(form, backend, monkeypatch):
-    monkeypatch.setattr("runtime.engine.READ_BYTES", 0)
+    monkeypatch.setattr("runtime.buffers.READ_BYTES", 0)
     with open_bundle(tiny_bundle()) as bundle:
         rows = bundle.golden()["voxels"][:2].astype(np.float32)
         with open_model(bundle, backend=backend, form=form, parts=SERVED) as model:

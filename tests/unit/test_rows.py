@@ -1,6 +1,8 @@
 """A gallery's rows: searched in 8 bits they give what they give in float64."""
 
+import gc
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime import rows
+from runtime.buffers import READ_BYTES
 from runtime.engines import openvino_rows
 from runtime.engines.openvino_rows import EightBitRows
-from runtime.errors import BackendError, ParityError
+from runtime.errors import BackendError, ParityError, TensorMismatchError
 from runtime.heads import Retrieval
 from runtime.rows import (
     LEAST_BYTES,
@@ -119,6 +122,32 @@ def test_rows_that_are_wrong_are_not_believed(monkeypatch):
     )
     monkeypatch.setattr(rows, "LEAST_BYTES", gallery.nbytes)
     assert type(rows_by("openvino", "bf16", 1)(gallery, mean)) is WholeRows
+
+
+def test_rows_go_when_nobody_has_them_any_more_and_keep_no_gallery():
+    gallery, mean = latents(8)
+    gallery = np.repeat(gallery, 1 + READ_BYTES // gallery[0].nbytes, axis=1)
+    mean = np.repeat(mean, len(gallery[0]) // len(mean), axis=0)
+    opened = EightBitRows(gallery, mean, threads=1)
+    seen = weakref.ref(opened), weakref.ref(gallery)
+    gc.collect()
+
+    gc.disable()  # by themselves, and not when a collection finds them
+    try:
+        del gallery
+        assert seen[1]() is None
+        del opened
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_a_query_of_another_size_is_refused():
+    gallery, mean = latents(9)
+    opened = EightBitRows(gallery, mean, threads=1)
+
+    with pytest.raises(TensorMismatchError, match=r"^z_v: expected float32 \[1, 16384"):
+        opened.cosines(gallery[0, 1:])
 
 
 def test_a_library_that_fails_is_said_in_one_line():
