@@ -1,7 +1,11 @@
-"""Turns: every engine and the machine's limits once a round, in changing order."""
+"""Turns: stage by stage, every engine once a round, in changing order.
+
+A virtual machine is faster or slower by a sixth for seconds or minutes. What is
+compared is measured one after the other, and not with minutes between.
+"""
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from statistics import median_low
 from typing import final
@@ -73,6 +77,9 @@ class Taken:
         )
 
 
+Turn = Callable[[Taken], None]
+
+
 @final
 @dataclass(slots=True)
 class Turns:
@@ -95,26 +102,39 @@ class Turns:
         for who in whos:
             for stage in self._stages(who, first):
                 self._calibrate(stage, who)
-        turns: list[Callable[[Taken], None]] = [
-            *(functools.partial(self._limit, threads) for threads in self.limits),
-            *(functools.partial(self._engine, who, first) for who in whos),
-        ]
+        groups = [*self._by_stage(whos, first), self._flows_and_limits(whos)]
         for i in range(self.plan.rounds):
             self.say(f"round {i + 1} of {self.plan.rounds}")
-            # Whoever comes first finds another cache and clock than who comes last.
-            for one in turns[i % len(turns) :] + turns[: i % len(turns)]:
-                one(taken)
+            for turns in groups:
+                # Whoever comes first finds another cache and clock than who comes last.
+                for one in turns[i % len(turns) :] + turns[: i % len(turns)]:
+                    one(taken)
         return taken
+
+    def _by_stage(
+        self, whos: list[Who], first: Collection[Who]
+    ) -> Iterator[list[Turn]]:
+        of = {who: self._stages(who, first) for who in whos}
+        for stage in dict.fromkeys(one for stages in of.values() for one in stages):
+            yield [
+                functools.partial(self._stage, stage, who)
+                for who in whos
+                if stage in of[who]
+            ]
+
+    def _flows_and_limits(self, whos: list[Who]) -> list[Turn]:
+        return [
+            *(functools.partial(self._limit, threads) for threads in self.limits),
+            *(functools.partial(self._flow, who) for who in whos),
+        ]
 
     def _limit(self, threads: int, taken: Taken) -> None:
         rounds = taken.limits.setdefault(threads, [])
         rounds.append(_limit(self.limits[threads]))
 
-    def _engine(self, who: Who, first: Collection[Who], taken: Taken) -> None:
-        for stage in self._stages(who, first):
-            order = Order(stage=stage, count=self._counts[stage, who])
-            taken.stage(stage, who, self.engines[who].ask(order))
-        taken.flow(who, self._flow(who))
+    def _stage(self, stage: str, who: Who, taken: Taken) -> None:
+        order = Order(stage=stage, count=self._counts[stage, who])
+        taken.stage(stage, who, self.engines[who].ask(order))
 
     def pace(self, whos: list[Who]) -> list[PacedSeries]:
         """Measure whole decodes at the scanner's pace, one engine at a time."""
@@ -150,12 +170,12 @@ class Turns:
         count = round(share_ns / max(min(samples), 1))
         self._counts[stage, who] = max(1, min(count, MOST_CALLS))
 
-    def _flow(self, who: Who) -> list[int]:
+    def _flow(self, who: Who, taken: Taken) -> None:
         times = []
         for n in self.plan.evaluations:
             order = Order(stage="flow", evaluations=n, count=self._repeats(n, who))
             times.append(median_low(self.engines[who].ask(order).samples_ns))
-        return times
+        taken.flow(who, times)
 
     def _repeats(self, n: int, who: Who) -> int:
         key = (f"flow {n}", who)

@@ -70,15 +70,20 @@ def test_whoever_comes_first_changes_from_round_to_round():
     rounds.take(first=[OURS])
 
     found = [
-        peer
+        (peer, order.stage)
         for peer, order in log
-        if peer == "limit" or (order.stage == "encoder" and order.count == 10)
+        if peer == "limit"
+        or (order.stage == "encoder" and order.count == 10)
+        or (order.stage == "flow" and order.evaluations == 5 and order.count > 1)
     ]
-    assert [found[i : i + 3] for i in range(0, 12, 3)] == [
-        ["limit", "ort", "torch"],
-        ["ort", "torch", "limit"],
-        ["torch", "limit", "ort"],
-        ["limit", "ort", "torch"],
+    limit, ort, torch = ("limit", ""), ("ort", "flow"), ("torch", "flow")
+    stages = [("ort", "encoder"), ("torch", "encoder")]
+    # Beside each other within a round: what is compared meets the same machine.
+    assert [found[i : i + 5] for i in range(0, 20, 5)] == [
+        [*stages, limit, ort, torch],
+        [*stages[::-1], ort, torch, limit],
+        [*stages, torch, limit, ort],
+        [*stages[::-1], limit, ort, torch],
     ]
 
 
