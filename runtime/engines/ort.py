@@ -82,7 +82,7 @@ def import_ort(backend: OrtBackend = "ort") -> Any:
 
 @final
 class OrtEngine:
-    """A session whose inputs and outputs are bound once to numpy buffers."""
+    """A session whose inputs and outputs are bound to the memory of numpy arrays."""
 
     name = "ort"
     keeps_last = True
