@@ -23,7 +23,8 @@ import numpy as np
 import onnx
 from torch.profiler import ProfilerActivity, profile
 
-from runtime.bench.limits import block_products, flop, openvino_products
+from benchmarks.two_trees import drawn
+from runtime.bench.limits import best, block_products, flop, openvino_products
 from runtime.bench.result import Who
 from runtime.bench.table import markdown
 from runtime.bench.work import evaluation
@@ -32,10 +33,10 @@ from runtime.engines.device import cpu_facts, cpu_flags
 from runtime.engines.openvino import convolutions_are_faster, import_library
 from runtime.engines.openvino_products import convolve
 from runtime.engines.openvino_weights import halve
-from training.config import ModelConfig, config_from_preset
+from training.config import config_from_json
 from verbs.bench_machine import read_machine, read_moment
 from verbs.bench_orders import Job
-from verbs.bench_preset import write_preset
+from verbs.bench_preset import CONFIG
 from verbs.bench_sizes import sizes_of_config
 from verbs.bench_torch import open_torch
 
@@ -81,6 +82,7 @@ class Profiled:
         }
         compiled = core.compile_model(model, "CPU", config)
         self._request = compiled.create_infer_request()
+        self._calls, self._summed = 0, dict.fromkeys(KINDS, 0.0)
         rng = np.random.default_rng(0)
         for port in compiled.inputs:
             numbers = rng.standard_normal(tuple(port.shape)).astype(np.float32)
@@ -95,14 +97,18 @@ class Profiled:
     def times(self) -> Times:
         """Run once and return what each kind took."""
         self._request.infer()
-        found: Times = dict.fromkeys(KINDS, 0.0)
+        self._calls += 1
+        summed: Times = dict.fromkeys(KINDS, 0.0)
         for node in self._request.get_profiling_info():
             kind = LIBRARY_KINDS.get(node.node_type)
             if kind is None:
                 made_of = self._made_of.get(node.node_name, set())
                 is_attention = bool(made_of & {"Softmax", "MatMul"})
                 kind = ATTENTION if is_attention else REST
-            found[kind] += node.real_time.total_seconds() * 1e3
+            # The library tells the mean of all calls so far, in whole microseconds.
+            summed[kind] += self._calls * node.real_time.total_seconds() * 1e3
+        found = {kind: summed[kind] - self._summed[kind] for kind in KINDS}
+        self._summed = summed
         return found
 
 
@@ -144,41 +150,41 @@ def measured(bundle: Bundle, weights: Path, threads: int, rounds: int) -> Any:
     return rows
 
 
-def limit_ms(config: ModelConfig, threads: int, rounds: int) -> float:
-    """Return the least time that the products of a block take, as a step's."""
-    sizes = sizes_of_config(config)
+def limit_ms(weights: Path, threads: int) -> float:
+    """Return the least time of a step whose products run at this machine's limit."""
+    sizes = sizes_of_config(config_from_json((weights / CONFIG).read_bytes()))
     products = block_products(sizes)
-    best = np.inf
-    for are_convolutions in (False, True):
-        call = openvino_products(
+    ways = {
+        name: openvino_products(
             products,
             precision="bf16",
             threads=threads,
-            are_convolutions=are_convolutions,
+            are_convolutions=name == "convolutions",
         )
+        for name in ("products", "convolutions")
+    }
+    for call in ways.values():
         call()
-        taken = []
-        for _ in range(rounds):
-            began = time.perf_counter_ns()
-            call()
-            taken.append(time.perf_counter_ns() - began)
-        best = min(best, float(np.median(taken)))
-    return best / 1e6 * evaluation(sizes).flop / flop(products)
+    rate = best(ways, flop(products), time.monotonic_ns)
+    return evaluation(sizes).flop / rate.per_s * 1e3
 
 
 def shown(rows: Any, limit: float) -> str:
-    """Return a table of each graph, medians of the rounds."""
+    """Return a table of each graph, means of the rounds.
+
+    No medians: what the counters round in one call they make up for in the next.
+    """
     text = []
     for name, found in rows.items():
         body = []
         whole = {
-            by: float(np.median([sum(one.values()) for one in times]))
+            by: float(np.mean([sum(one.values()) for one in times]))
             for by, times in found.items()
         }
         for kind in KINDS:
             cells = [kind]
             for by, times in found.items():
-                middle = float(np.median([one[kind] for one in times]))
+                middle = float(np.mean([one[kind] for one in times]))
                 cells += [f"{middle:.3g}", f"{100 * middle / whole[by]:.1f} %"]
             body.append(cells)
         total = ["all", *(cell for ms in whole.values() for cell in (f"{ms:.3g}", ""))]
@@ -194,15 +200,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    config = config_from_preset("paper-subj01")
-    flow = msgspec.structs.replace(config.flow, depth=options.depth)
-    config = msgspec.structs.replace(config, flow=flow)
     with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch)
-        folder = write_preset(config, out, created="2026-01-02", seed=0)
+        weights = Path(scratch) / "weights"
+        folder = drawn(Path(scratch), options.depth)
         with open_bundle(folder, is_drawn=True) as bundle:
-            rows = measured(bundle, out / "weights", options.threads, options.rounds)
-            limit = limit_ms(config, options.threads, options.rounds)
+            rows = measured(bundle, weights, options.threads, options.rounds)
+        limit = limit_ms(weights, options.threads)
     print(shown(rows, limit))
     machine, moment = read_machine(), read_moment()
     print(f"{machine.cpu}, {machine.cores} cores, load {moment.load}")

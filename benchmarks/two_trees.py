@@ -27,9 +27,9 @@ from verbs.bench_orders import Child, Job, Order, started
 from verbs.bench_preset import write_preset
 
 
-def drawn(folder: Path) -> Path:
+def drawn(folder: Path, depth: int = 1) -> Path:
     config = config_from_preset("paper-subj01")
-    flow = msgspec.structs.replace(config.flow, depth=1)
+    flow = msgspec.structs.replace(config.flow, depth=depth)
     config = msgspec.structs.replace(config, flow=flow)
     return write_preset(config, folder, created="2026-01-02", seed=0)
 

@@ -25,7 +25,8 @@ def test_the_profile_is_that_of_its_samples():
     assert shown(found["times_ms"], found["limit_ms"]) in PAGE
     # What shows why a step is no faster: nearly all of it is products.
     step = found["times_ms"]["step"]["openvino"]
-    assert all(one["products"] > 0.9 * sum(one.values()) for one in step)
+    every = sum(sum(one.values()) for one in step)
+    assert sum(one["products"] for one in step) > 0.9 * every
 
 
 def test_the_readmes_ratios_are_those_of_the_committed_run():
