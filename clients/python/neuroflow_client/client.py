@@ -237,10 +237,13 @@ class Client:
         if not newest.run:
             return
         if not self._is_done:
+            was_known = self._is_known
             yield from self._replayed(replay)
             if not self._is_done:
+                # Between the two questions it may have begun, as the newest one.
+                is_begun = self._is_known and not was_known
                 is_awaited = not self._is_known and self._is_as_at_first(newest)
-                if is_awaited or newest.run == self.run:
+                if is_begun or is_awaited or newest.run == self.run:
                     return
                 raise self._gone()
         if self._follow and newest.run != self.run:
