@@ -6,6 +6,7 @@ Here the server is the real `Outbox`; when it learns what, and which announcemen
 lost, is drawn.
 """
 
+import itertools
 from collections import deque
 
 import zmq
@@ -37,11 +38,9 @@ class Server:
         self.outbox, self.to_come = Outbox(), deque(to_come)
         self.waits, self.lost = deque(waits), lost
         self.now_ns, self.wait, self.beats = 10, 0, 0
-        self.answers, self.announcements = deque(), deque()
-        self.first = None
+        self.announcements, self.first = deque(), None
         for _ in range(learned):
             self.learn()
-        self.announcements.clear()
 
     def learn(self):
         if not self.to_come:
@@ -66,26 +65,29 @@ class Server:
             self.wait = self.waits.popleft() if self.waits else 1
 
     def socket(self, _context, kind):
+        if kind == zmq.SUB:
+            self.announcements.clear()
         return Socket(self, kind)
 
     def connect(self, _socket):
         """Be there."""
 
-    def asked(self, frames):
+    def answered(self, frames):
         self.go_on()
-        request = decode(frames).record
+        request, answers = decode(frames).record, []
         if isinstance(request, ReplayRequest):
             if self.first is None:
                 self.first = int(self.outbox.run_id or 1) + self.outbox.has_ended
-            self.answers += [one.frames for one in self.outbox.replay(request)]
+            answers = self.outbox.replay(request)
         elif isinstance(request, Hello):
             welcome = Welcome(stream="server", publish="tcp://x", replay="tcp://x")
-            self.answers.append(encode(welcome).frames)
+            answers = [encode(welcome)]
         self.go_on()
+        return [one.frames for one in answers]
 
     def next(self, socket, _question=None):
         if socket.kind == zmq.DEALER:
-            return frames_from(self.answers.popleft())
+            return frames_from(socket.answers.popleft())
         self.go_on()
         if self.announcements:
             return frames_from(self.announcements.popleft())
@@ -106,7 +108,7 @@ class Socket:
     """One of the client's sockets."""
 
     def __init__(self, server, kind):
-        self.server, self.kind = server, kind
+        self.server, self.kind, self.answers = server, kind, deque()
 
     def __enter__(self):
         return self
@@ -120,7 +122,7 @@ class Socket:
     connect = setsockopt
 
     def send_multipart(self, frames, _flags=0):
-        self.server.asked(frames)
+        self.answers += self.server.answered(frames)
 
 
 def runs_of(volumes):
@@ -218,3 +220,27 @@ def test_who_follows_has_every_run_from_there_on_whole(volumes, learned, waits, 
     else:
         assert isinstance(broken_off, SilenceError)
         assert had == whole(volumes, server.first, len(volumes))
+
+
+@given(VOLUMES, LEARNED, WAITS, LOST, st.integers(0, 4), st.booleans())
+def test_who_breaks_off_and_resumes_has_the_rest(
+    volumes, learned, waits, lost, had, is_another
+):
+    server = Server(learned, runs_of(volumes), waits, lost)
+    client, taken_all, broken_off = Client("tcp://x"), [], None
+    client._line = server
+    try:
+        taken_all += [one.outcome_index for one in itertools.islice(client, had)]
+        if is_another and taken_all:
+            client = Client("tcp://x", run=client.run, from_index=client.next_index)
+            client._line = server
+        taken_all += [one.outcome_index for one in client]
+    except (GapError, SilenceError) as error:
+        broken_off = error
+
+    if broken_off is None:
+        assert taken_all == list(range(volumes[int(client.run) - 1]))
+    elif client.run:
+        assert is_gone(server, client.run)
+    else:
+        assert isinstance(broken_off, SilenceError)
