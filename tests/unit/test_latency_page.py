@@ -1,7 +1,9 @@
 """The latency page shows what its raw samples say, and nothing else."""
 
 import json
+import operator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -47,6 +49,19 @@ def test_the_readmes_ratios_are_those_of_the_committed_run():
         ("step", "ort f32"),
     ):
         assert found[stage, over] in readme
+
+
+def test_the_encoders_ratios_are_those_of_the_run_that_met_both_states():
+    file = DOCS / "latency_two_states.json"
+    series = decode_result(file.read_bytes(), file.name).series
+    ours, torch = (
+        next(s for s in series if (s.stage, s.who.peer) == ("encoder", peer))
+        for peer in ("openvino", "torch-compile")
+    )
+    middle = [[median(samples) for samples in one.rounds_ns] for one in (ours, torch)]
+
+    for ratio in map(operator.truediv, *middle):
+        assert f"{ratio:.3f}" in PAGE
 
 
 def test_every_target_has_a_row_with_a_figure_or_a_reason():

@@ -12,13 +12,14 @@ from collections import deque
 import zmq
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import structs
 from neuroflow_client import Client, GapError, SilenceError
 from neuroflow_client.frames import frames_from
 
-from bci_bridge import outcomes
 from bci_bridge.messages import Heartbeat, Hello, ReplayRequest, Welcome
 from bci_bridge.outbox import Outbox
 from bci_bridge.wire import decode, encode
+from tests.integration.test_client import ended_of, volume_of
 
 QUIET = 3
 """Heartbeats in a row, with nothing left to learn, after which a server is silent."""
@@ -39,20 +40,16 @@ class Server:
         self.waits, self.lost = deque(waits), lost
         self.now_ns, self.wait, self.beats = 10, 0, 0
         self.announcements, self.first = deque(), None
-        for _ in range(learned):
+        for _ in range(min(learned, len(to_come))):
             self.learn()
 
     def learn(self):
-        if not self.to_come:
-            return
         self.now_ns += 1
-        begun_or_outcome = self.to_come.popleft()
-        if isinstance(begun_or_outcome, str):
-            self.outbox.start_run(begun_or_outcome)
+        run_or_outcome = self.to_come.popleft()
+        if isinstance(run_or_outcome, str):
+            self.outbox.start_run(run_or_outcome)
             return
-        kind, fields = begun_or_outcome
-        at = dict.fromkeys(("sent_ns", "decided_ns", "published_ns"), self.now_ns)
-        said = encode(kind(stream="server", **at, **fields))
+        said = encode(structs.replace(run_or_outcome, sent_ns=self.now_ns))
         self.outbox.keep(said)
         if self.now_ns not in self.lost:
             self.announcements.append(said.frames)
@@ -126,27 +123,24 @@ class Socket:
 
 
 def runs_of(volumes):
-    """Runs named from 1 on: each one's start, its volumes and its end."""
+    """Runs named from 1 on: each one's name as it begins, its volumes and its end."""
     to_come = []
-    for run, count in enumerate(volumes, 1):
-        said = {"run": str(run), "outcome_index": count, "count": count}
-        to_come += [
-            str(run),
-            *(volume_of(str(run), index) for index in range(count)),
-            (outcomes.RunEnded, said | {"aborted": False}),
-        ]
+    for number, count in enumerate(volumes, 1):
+        run = str(number)
+        to_come += [run, *(volume_of(run, index) for index in range(count))]
+        to_come.append(ended_of(run, count).record)
     return to_come
 
 
-def volume_of(run, index):
-    said = {"run": run, "outcome_index": index, "volume_index": index}
-    return outcomes.VolumeOutcome, said | {"input": "OK", "timing": "LIVE"}
-
-
-def taken(server, **wanted):
-    """What a client has, each run's outcomes by index, and what broke it off."""
-    client, had = Client("tcp://x", with_end=True, **wanted), {}
+def client_of(server, **wanted):
+    client = Client("tcp://x", with_end=True, **wanted)
     client._line = server
+    return client
+
+
+def taken(client):
+    """What a client has, each run's outcomes by index, and what broke it off."""
+    had = {}
     try:
         for outcome in client:
             had.setdefault(outcome.run, []).append(outcome.outcome_index)
@@ -184,7 +178,7 @@ def test_a_named_run_that_is_there_or_comes_next_is_had_whole(
     begun = to_come.index(str(run - 1)) + 1 if run > 1 else 0
     server = Server(begun + learned, to_come, waits, lost)
 
-    had, broken_off = taken(server, run=str(run))
+    had, broken_off = taken(client_of(server, run=str(run)))
 
     if broken_off is None:
         assert had == whole(volumes, run, run)
@@ -199,7 +193,7 @@ def test_who_names_none_has_the_run_under_way_or_the_next_whole(
 ):
     server = Server(learned, runs_of(volumes), waits, lost)
 
-    had, broken_off = taken(server)
+    had, broken_off = taken(client_of(server))
 
     if isinstance(broken_off, GapError):
         assert is_gone(server, broken_off.run)
@@ -213,7 +207,7 @@ def test_who_names_none_has_the_run_under_way_or_the_next_whole(
 def test_who_follows_has_every_run_from_there_on_whole(volumes, learned, waits, lost):
     server = Server(learned, runs_of(volumes), waits, lost)
 
-    had, broken_off = taken(server, follow=True)
+    had, broken_off = taken(client_of(server, follow=True))
 
     if isinstance(broken_off, GapError):
         assert is_gone(server, broken_off.run)
@@ -222,24 +216,22 @@ def test_who_follows_has_every_run_from_there_on_whole(volumes, learned, waits, 
         assert had == whole(volumes, server.first, len(volumes))
 
 
-@given(VOLUMES, LEARNED, WAITS, LOST, st.integers(0, 4), st.booleans())
+@given(VOLUMES, LEARNED, WAITS, LOST, st.integers(1, 4), st.booleans())
 def test_who_breaks_off_and_resumes_has_the_rest(
-    volumes, learned, waits, lost, had, is_another
+    volumes, learned, waits, lost, count, is_another
 ):
     server = Server(learned, runs_of(volumes), waits, lost)
-    client, taken_all, broken_off = Client("tcp://x"), [], None
-    client._line = server
-    try:
-        taken_all += [one.outcome_index for one in itertools.islice(client, had)]
-        if is_another and taken_all:
-            client = Client("tcp://x", run=client.run, from_index=client.next_index)
-            client._line = server
-        taken_all += [one.outcome_index for one in client]
-    except (GapError, SilenceError) as error:
-        broken_off = error
+    client = client_of(server)
+    before, broken_off = taken(itertools.islice(client, count))
+    if broken_off is None and is_another:
+        client = client_of(server, run=client.run, from_index=client.next_index)
+    if broken_off is None:
+        after, broken_off = taken(client)
 
     if broken_off is None:
-        assert taken_all == list(range(volumes[int(client.run) - 1]))
+        (had,) = before.values()
+        rest = after.get(client.run, [])
+        assert {client.run: had + rest} == whole(volumes, server.first, server.first)
     elif client.run:
         assert is_gone(server, client.run)
     else:
